@@ -1,0 +1,83 @@
+"""Every error a user can meet, typed: what was wrong, where, and what to do next.
+
+All derive from `SpeedupError`; those caused by an argument also derive from the
+builtin that Python users expect (`ValueError`, `TypeError`, `KeyError`).
+"""
+
+from __future__ import annotations
+
+
+class SpeedupError(Exception):
+    """Base of all errors raised on purpose by this package."""
+
+    def __str__(self) -> str:
+        # KeyError would print its argument quoted.
+        return str(self.args[0]) if self.args else ""
+
+
+class InputError(SpeedupError, TypeError):
+    """The example input is missing or is not something a forward can be called with."""
+
+
+class MaskError(SpeedupError, ValueError):
+    """A mask does not fit the model; base of the more precise kinds below."""
+
+
+class UnknownNameError(MaskError, KeyError):
+    """A mask names a module or parameter that the model does not have."""
+
+
+class MaskTargetError(MaskError):
+    """A mask is aimed at something that cannot be masked, such as a buffer."""
+
+
+class MaskShapeError(MaskError):
+    """A mask is neither of its parameter's shape nor broadcastable to it."""
+
+
+class MaskValueError(MaskError):
+    """A mask holds something other than zeros and ones."""
+
+
+class MaskDeviceError(MaskError):
+    """A mask lives on another device than its parameter."""
+
+
+class MaskFileError(MaskError):
+    """A mask file is missing, damaged, or holds something other than masks."""
+
+
+class NonFiniteWeightError(SpeedupError, ValueError):
+    """A parameter holds inf or NaN; equivalence is only promised for finite weights."""
+
+
+class ExportError(SpeedupError):
+    """`torch.export` could not trace the model; says in which module and why."""
+
+
+class UnknownModuleError(SpeedupError, KeyError):
+    """A module path handed to the planner does not exist in the model."""
+
+
+class RuleError(SpeedupError):
+    """An operator's rule broke its contract (wrong number or shape of results)."""
+
+
+class FixpointError(SpeedupError):
+    """The coupling constraints did not settle within their bound."""
+
+
+class StaleModelError(SpeedupError):
+    """The model changed between planning and materializing."""
+
+
+class EquivalenceError(SpeedupError):
+    """The small model is not equivalent to the masked one; it was not handed out."""
+
+
+class StructureError(EquivalenceError):
+    """The small model does not trace to the operations that the plan expects."""
+
+
+class OutputError(EquivalenceError):
+    """The small model's outputs differ from the masked model's."""

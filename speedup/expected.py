@@ -1,0 +1,73 @@
+"""The trace that a small model must have, derived from the plan's analysis, and that it has."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from speedup.coupling import Analysis
+from speedup.edits import Edit, NewBias
+from speedup.graph import Graph, Op, Shape, Value, concrete
+from speedup.plan import Expected, ExpectedOp
+
+
+def expected_trace(analysis: Analysis, edits: Sequence[Edit]) -> Expected:
+    """What the small model has to trace to."""
+    new_biases = {e.path: len(e.value.tensor) for e in edits if isinstance(e, NewBias)}
+    return _described(analysis.graph, analysis.sizes, analysis.arguments, new_biases)
+
+
+def actual_trace(graph: Graph) -> Expected:
+    """A traced model in the same terms."""
+    return _described(graph, lambda v: v.shape, lambda op: {n: op[n] for n in op.arguments}, {})
+
+
+def _described(
+    graph: Graph,
+    sizes: Callable[[Value], Shape],
+    arguments: Callable[[Op], Mapping[str, Any]],
+    new_biases: Mapping[str, int],
+) -> Expected:
+    names: dict[int, Any] = {v.index: v.name for v in graph.state}
+    names.update({v.index: ("input", n) for n, v in enumerate(graph.inputs)})
+    ops = []
+    for op in graph.ops:
+        given = dict(arguments(op))
+        if op.owner.path in new_biases and "bias" in given and given["bias"] is None:
+            given["bias"] = f"{op.owner.path}.bias"
+        operands = tuple(names[v.index] for v in op.operands)
+        if isinstance(given.get("bias"), str):
+            operands = (*operands, given["bias"])
+        plain = tuple((n, _plain(a)) for n, a in given.items() if n != "bias")
+        ops.append(
+            ExpectedOp(
+                str(op.target), op.owner.path, operands, plain, tuple(sizes(r) for r in op.results)
+            )
+        )
+        names.update({r.index: (op.index, n) for n, r in enumerate(op.results)})
+    return Expected(tuple(ops), tuple(names[v.index] for v in graph.outputs))
+
+
+def _plain(argument: Any) -> Any:
+    """An argument without its tensors; sizes that are left open (-1) stay so."""
+    if isinstance(argument, Value):
+        return "tensor"
+    if isinstance(argument, tuple):
+        return tuple(_plain(a) for a in argument)
+    found = concrete(argument)
+    return found if isinstance(found, int | float | bool | str | None) else str(found)
+
+
+def first_difference(expected: Expected, actual: Expected) -> str | None:
+    """The first way in which two traces differ, in words; None when they agree."""
+    for want, have in zip(expected.ops, actual.ops, strict=False):
+        if want != have:
+            return f"in {want.path or 'the forward'}: expected {_worded(want)}, found {_worded(have)}"
+    if len(expected.ops) != len(actual.ops):
+        return f"expected {len(expected.ops)} operations, found {len(actual.ops)}"
+    return None if expected.outputs == actual.outputs else "the outputs are computed by other operations"
+
+
+def _worded(op: ExpectedOp) -> str:
+    arguments = ", ".join(f"{n}={a}" for n, a in op.arguments if a != "tensor")
+    return f"{op.target}({arguments}) on {op.operands} -> {', '.join(map(str, op.results))}"

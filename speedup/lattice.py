@@ -1,0 +1,148 @@
+"""What is known of a tensor's elements, in broadcast-compressed form.
+
+Each element is in the flat lattice of constant propagation::
+
+      Unknown          differs from input to input
+     /   |   \\
+   Known(c) ...        the same for every input
+
+A `Fact` holds one such element state per tensor element as two tensors, `known` and
+`value`, of the tensor's rank, in which a dimension has extent 1 where the state is uniform
+along it. A convolution's activation is then (1, C, 1, 1): cost follows channels, not pixels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from functools import lru_cache
+
+import torch
+from attrs import field, frozen
+from torch import Tensor
+
+Shape = tuple[int, ...]
+
+
+@frozen(eq=False)
+class Fact:
+    """State of every element: Known(`value`) where `known`, else Unknown (and `value` 0)."""
+
+    known: Tensor
+    value: Tensor
+    _cache: dict[str, Tensor] = field(factory=dict, repr=False, alias="cache")
+
+    @property
+    def ndim(self) -> int:
+        return self.known.ndim
+
+    @property
+    def is_unknown(self) -> bool:
+        """Whether nothing at all is known; a cheap test that may miss a spread-out False."""
+        return self.known.numel() == 1 and not bool(self.known)
+
+    def is_all_known(self) -> bool:
+        return bool(self.known) if self.known.numel() == 1 else bool(self.known.all())
+
+    @property
+    def maybe_nonzero(self) -> Tensor:
+        """Bool, compressed: True where the element is not Known(0)."""
+        if "maybe_nonzero" not in self._cache:
+            nonzero = self.value != 0
+            self._cache["maybe_nonzero"] = nonzero if self.is_all_known() else nonzero | ~self.known
+        return self._cache["maybe_nonzero"]
+
+    @property
+    def known_nonzero(self) -> Tensor:
+        """Bool, compressed: True where the element is Known(c) with c other than 0."""
+        return self.known & (self.value != 0)
+
+
+@lru_cache(maxsize=64)
+def _false(ndim: int) -> Tensor:
+    return torch.zeros((1,) * ndim, dtype=torch.bool)
+
+
+@lru_cache(maxsize=64)
+def _true(ndim: int) -> Tensor:
+    return torch.ones((1,) * ndim, dtype=torch.bool)
+
+
+def unknown(ndim: int, dtype: torch.dtype) -> Fact:
+    """The top of the lattice, everywhere."""
+    return Fact(_false(ndim), torch.zeros((1,) * ndim, dtype=dtype))
+
+
+def constant(tensor: Tensor) -> Fact:
+    """Every element Known: `tensor` as it is, which may be compressed."""
+    return Fact(_true(tensor.ndim), tensor)
+
+
+def fact(known: Tensor, value: Tensor) -> Fact:
+    """A fact from raw results: values at Unknown elements are cleared."""
+    if known.numel() == 1 and not bool(known):
+        return unknown(value.ndim, value.dtype)
+    if bool(known.all()):
+        return Fact(_true(known.ndim), value)
+    return Fact(known, torch.where(known, value, torch.zeros((), dtype=value.dtype)))
+
+
+def join(a: Fact, b: Fact) -> Fact:
+    """Least upper bound: Known only where both are Known and agree."""
+    return fact(a.known & b.known & (a.value == b.value), a.value)
+
+
+def indicator(flag: bool, ndim: int) -> Tensor:
+    """A compressed bool that is `flag` everywhere. Shared: never write to it."""
+    return _true(ndim) if flag else _false(ndim)
+
+
+def spread(tensor: Tensor, shape: Shape, dims: Iterable[int]) -> Tensor:
+    """Expand the compressed `tensor` to its full extent along `dims` (a view)."""
+    wanted = list(tensor.shape)
+    for dim in dims:
+        wanted[dim] = shape[dim]
+    return tensor if tuple(wanted) == tuple(tensor.shape) else tensor.expand(wanted)
+
+
+def any_over(tensor: Tensor, dims: Iterable[int]) -> Tensor:
+    """Logical or along `dims`, which keep extent 1. `tensor` is bool and compressed."""
+    chosen = [d for d in dims if tensor.shape[d] != 1]
+    return tensor.any(dim=chosen, keepdim=True) if chosen else tensor
+
+
+def all_over(tensor: Tensor, dims: Iterable[int]) -> Tensor:
+    """Logical and along `dims`, which keep extent 1."""
+    chosen = [d for d in dims if tensor.shape[d] != 1]
+    return tensor.all(dim=chosen, keepdim=True) if chosen else tensor
+
+
+def along(tensor: Tensor, dim: int, extent: int) -> Tensor:
+    """Bool vector of length `extent`: whether anything is True at each index of `dim`."""
+    kept = any_over(tensor, (d for d in range(tensor.ndim) if d != dim % tensor.ndim))
+    return kept.reshape(-1).expand(extent)
+
+
+def vector(values: Tensor, dim: int, ndim: int) -> Tensor:
+    """A compressed tensor of rank `ndim` that varies along `dim` only."""
+    shape = [1] * ndim
+    shape[dim] = values.numel()
+    return values.reshape(shape)
+
+
+def fold_to(tensor: Tensor, shape: Shape) -> Tensor:
+    """Adjoint of broadcasting on indicators: or-reduce `tensor` to the rank and unit extents of `shape`."""
+    extra = tensor.ndim - len(shape)
+    if extra:
+        tensor = any_over(tensor, range(extra)).reshape(tensor.shape[extra:])
+    return any_over(tensor, (d for d, n in enumerate(shape) if n == 1))
+
+
+def uniform_along(tensor: Tensor, dims: Iterable[int]) -> bool:
+    """Whether the compressed `tensor` has the same content at every index of `dims`."""
+    chosen = [d for d in dims if tensor.shape[d] != 1]
+    if not chosen:
+        return True
+    first = tensor
+    for dim in chosen:
+        first = first.narrow(dim, 0, 1)
+    return bool((tensor == first).all())

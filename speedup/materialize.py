@@ -1,0 +1,125 @@
+"""`materialize`: apply a plan to its model's tensors and build the new, smaller module."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from speedup.copying import copy_module
+from speedup.edits import AddToParameter, Edit, MergeColumns, NewBias, SetAttribute, Slice, SliceGroups
+from speedup.errors import StaleModelError
+from speedup.plan import Plan, Stamp
+from speedup.planner import stamps_of
+from speedup.verify import verify as check
+
+Level = Literal["full", "structure", "none"]
+
+
+def materialize(plan: Plan, *, verify: Level = "full") -> nn.Module:
+    """Build the small model of `plan`: same classes, names, hooks, flags; smaller tensors.
+
+    It shares no storage with the planned model, which is not changed. Peak memory is that of
+    both models.
+
+    Args:
+        plan: what `plan_speedup` returned.
+        verify: "full" re-exports the small model, compares it with the plan, and runs it
+            against the masked model on fresh inputs at two batch sizes; "structure" only
+            compares the traces; "none" checks nothing.
+
+    Raises:
+        StaleModelError: the model's tensors changed since planning.
+        StructureError, OutputError: the small model is not equivalent; it is not handed out.
+    """
+    subject = plan.subject
+    _check_unchanged(subject.stamps, stamps_of(subject.model))
+    with torch.no_grad():
+        small = copy_module(subject.model, _replacements(plan))
+        _give_biases(small, plan.edits)
+    _set_attributes(small, plan.edits)
+    if verify != "none":
+        check(plan, small, level=verify)
+    return small
+
+
+def _check_unchanged(before: Sequence[Stamp], now: Sequence[Stamp]) -> None:
+    if before == now:
+        return
+    changed = [a.name for a, b in zip(before, now, strict=False) if a != b]
+    missing = {s.name for s in before} ^ {s.name for s in now}
+    names = sorted(missing) or changed
+    raise StaleModelError(
+        f"the model changed since it was planned: {', '.join(names[:3])}"
+        f"{' and others' if len(names) > 3 else ''}. Plan it again."
+    )
+
+
+def apply_edits(tensors: Mapping[str, Tensor], masks: Mapping[str, Tensor], edits: Iterable[Edit]) -> dict[str, Tensor]:
+    """The new tensors, by name, of all that masks or edits touch. A pure function of tensors.
+
+    `tensors` maps canonical names to the planned model's parameters and buffers; `masks` are
+    keep-masks by name. Untouched names are absent from the result.
+    """
+    changed: dict[str, Tensor] = {}
+    for name, mask in masks.items():
+        changed[name] = torch.where(mask, tensors[name].detach(), torch.zeros((), dtype=tensors[name].dtype))
+    for edit in edits:
+        if isinstance(edit, NewBias | SetAttribute):
+            continue
+        before = changed.get(edit.name)
+        if before is None:
+            before = tensors[edit.name].detach()
+        changed[edit.name] = _applied(edit, before)
+    return changed
+
+
+def _applied(edit: Slice | SliceGroups | AddToParameter | MergeColumns, tensor: Tensor) -> Tensor:
+    match edit:
+        case Slice(_, dim, indices):
+            return tensor.index_select(dim, torch.tensor(indices, device=tensor.device))
+        case SliceGroups(_, rows, columns):
+            height = torch.tensor(rows, device=tensor.device)
+            width = torch.tensor(columns, device=tensor.device)
+            return tensor[height[:, None], width]
+        case AddToParameter(_, delta, _):
+            return (tensor.double() + delta.tensor.to(tensor.device)).to(tensor.dtype)
+        case MergeColumns():
+            return _merged(edit, tensor)
+
+
+def _merged(edit: MergeColumns, tensor: Tensor) -> Tensor:
+    result = tensor.clone()
+    part = result if edit.rows is None else result.narrow(0, edit.rows[0], edit.rows[1] - edit.rows[0])
+    columns = torch.tensor(edit.columns, device=tensor.device)
+    factors = torch.tensor(edit.factors, dtype=torch.float64, device=tensor.device)
+    carried = part.index_select(edit.dim, columns).double().movedim(edit.dim, -1) @ factors
+    target = part.select(edit.dim, edit.into)
+    target.copy_((target.double() + carried).to(tensor.dtype))
+    return result
+
+
+def _replacements(plan: Plan) -> dict[int, Tensor]:
+    model = plan.subject.model
+    held = {**dict(model.named_parameters()), **dict(model.named_buffers())}
+    changed = apply_edits(held, plan.subject.masks, plan.edits)
+    return {id(held[name]): tensor.contiguous() for name, tensor in changed.items()}
+
+
+def _give_biases(small: nn.Module, edits: Iterable[Edit]) -> None:
+    for edit in edits:
+        if isinstance(edit, NewBias):
+            module = small.get_submodule(edit.path)
+            weight = next(module.parameters(recurse=False))
+            value = edit.value.tensor.to(device=weight.device, dtype=weight.dtype, copy=True)
+            module.register_parameter("bias", nn.Parameter(value, requires_grad=weight.requires_grad))
+
+
+def _set_attributes(small: nn.Module, edits: Iterable[Edit]) -> None:
+    for edit in edits:
+        if isinstance(edit, SetAttribute):
+            module = small.get_submodule(edit.path)
+            if hasattr(module, edit.attribute):
+                setattr(module, edit.attribute, edit.after)

@@ -1,0 +1,108 @@
+"""Hyper-parameters of torch.nn classes: which attributes describe the tensors they hold.
+
+A smaller layer is the same class with smaller tensors and these attributes set to match.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from torch import nn
+from torch.nn.modules.batchnorm import _NormBase
+from torch.nn.modules.conv import _ConvNd
+
+from speedup.graph import Op
+from speedup.rules.contraction import contraction_needs, describe
+from speedup.rules.normalization import group_norm_needs
+from speedup.rules.rule import Sizes
+
+Attributes = Mapping[str, int | tuple[int, ...]]
+
+
+def _linear(op: Op, sizes: Sizes) -> Attributes:
+    rows, columns = sizes(op.operands[1])
+    return {"in_features": columns, "out_features": rows}
+
+
+def _conv(op: Op, sizes: Sizes) -> Attributes:
+    shape = describe(op)
+    return {
+        "in_channels": sizes(shape.data)[shape.axis],
+        "out_channels": sizes(op.result)[shape.result_axis],
+        **contraction_needs(op, sizes),
+    }
+
+
+def _batch_norm(op: Op, sizes: Sizes) -> Attributes:
+    return {"num_features": sizes(op.operands[0])[1]}
+
+
+def _group_norm(op: Op, sizes: Sizes) -> Attributes:
+    return {"num_channels": sizes(op.operands[0])[1], **group_norm_needs(op, sizes)}
+
+
+def _layer_norm(op: Op, sizes: Sizes) -> Attributes:
+    rank = len(op["normalized_shape"])
+    return {"normalized_shape": tuple(sizes(op.operands[0])[-rank:])}
+
+
+def _embedding(op: Op, sizes: Sizes) -> Attributes:
+    rows, columns = sizes(op.operands[0])
+    return {"num_embeddings": rows, "embedding_dim": columns}
+
+
+def _prelu(op: Op, sizes: Sizes) -> Attributes:
+    return {"num_parameters": sizes(op.operands[1])[0]}
+
+
+# (module class, operator name prefix, attributes): an op of that name run by such a module.
+_TABLE: tuple[tuple[type[nn.Module], str, Callable[[Op, Sizes], Attributes]], ...] = (
+    (nn.Linear, "linear", _linear),
+    (_ConvNd, "conv", _conv),
+    (_NormBase, "batch_norm", _batch_norm),
+    (_NormBase, "instance_norm", _batch_norm),
+    (nn.GroupNorm, "group_norm", _group_norm),
+    (nn.LayerNorm, "layer_norm", _layer_norm),
+    (nn.RMSNorm, "rms_norm", _layer_norm),
+    (nn.Embedding, "embedding", _embedding),
+    (nn.PReLU, "prelu", _prelu),
+)
+
+# Operator arguments that the class reads from an attribute, so that a new value takes effect.
+_SETTABLE: tuple[tuple[type[nn.Module], frozenset[str]], ...] = (
+    (_ConvNd, frozenset({"groups"})),
+    (nn.GroupNorm, frozenset({"num_groups"})),
+)
+
+_FORWARDS_BIAS = frozenset(
+    c.forward
+    for c in (
+        nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d,
+        nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d,
+    )
+)
+
+
+def _name(op: Op) -> str:
+    return str(op.target._schema.name.split("::")[-1])
+
+
+def hyperparameters(op: Op, sizes: Sizes) -> Mapping[str, Any]:
+    """Attributes of the module that runs `op`, as they have to be at `sizes`."""
+    for kind, prefix, attributes in _TABLE:
+        if issubclass(op.owner.type, kind) and _name(op).startswith(prefix):
+            return attributes(op, sizes)
+    return {}
+
+
+def settable(op: Op) -> frozenset[str]:
+    """Arguments of `op` that its module reads from an attribute of its own."""
+    if not hyperparameters(op, lambda value: value.shape):
+        return frozenset()
+    return frozenset().union(*(names for kind, names in _SETTABLE if issubclass(op.owner.type, kind)))
+
+
+def may_add_bias(op: Op) -> bool:
+    """Whether the module that runs `op` would use a bias if it had one."""
+    return getattr(op.owner.type, "forward", None) in _FORWARDS_BIAS

@@ -1,0 +1,212 @@
+"""`plan_speedup`: trace, analyse, couple, and write down the edits. A pure function."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Mapping, Sequence
+from math import prod
+from types import MappingProxyType
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from speedup import constants, liveness
+from speedup.coupling import Analysis, couple
+from speedup.edits import AddToParameter, Edit, MergeColumns, NewBias, SetAttribute, Slice, SliceGroups
+from speedup.errors import NonFiniteWeightError, UnknownModuleError
+from speedup.expected import expected_trace
+from speedup.graph import Graph, Op, Origin, Shape, Value
+from speedup.inputs import example_from
+from speedup.masks import Masks, MaskSource, resolve_masks
+from speedup.native import hyperparameters
+from speedup.plan import Layer, Plan, Stamp, Subject
+from speedup.reasons import blocked_channels
+from speedup.rules import STANDARD, Rules, rule_for
+from speedup.rules.rule import UNKNOWN_OPERATOR, Sizes
+from speedup.trace import trace
+
+
+def plan_speedup(
+    model: nn.Module,
+    x: Any,
+    masks: MaskSource | None = None,
+    *,
+    kwargs: Mapping[str, Any] | None = None,
+    rules: Rules = STANDARD,
+    keep: Sequence[str] = (),
+) -> Plan:
+    """Plan the smallest model that computes what `model` with `masks` computes, in eval mode.
+
+    Nothing is changed: `model`, its flags and the global random state are as before.
+
+    Args:
+        model: any module that `torch.export` can trace.
+        x: example input: a tensor, a tuple or list of arguments, or a dict of keyword arguments.
+            Its shapes and dtypes matter; the plan holds for any batch size.
+        masks: keep-masks (1 keep, 0 drop) as `{module: {"weight": m}}`, `{parameter: m}`, or the
+            path of a file with either. None: zeros already in the weights count.
+        kwargs: further keyword arguments of the forward.
+        rules: operator rules; extend with `STANDARD | {my_operator: my_rule}`.
+        keep: paths of modules that must not change.
+
+    Raises:
+        InputError, MaskError, UnknownModuleError, NonFiniteWeightError: bad arguments.
+        ExportError: the model cannot be traced; the message names the module.
+    """
+    example = example_from(x, kwargs)
+    resolved = resolve_masks(model, masks)
+    _check_modules(model, keep)
+    stamps = stamps_of(model)
+    traced = trace(model, example)
+    _check_finite(traced.graph, traced.tensors)
+    with torch.no_grad():
+        facts = constants.analyse(traced.graph, traced.tensors, resolved, rules)
+        lives = liveness.analyse(traced.graph, facts, rules)
+        analysis = couple(traced.graph, facts, lives, rules, keep)
+        edits = tuple(_edits(analysis))
+    layers = _layers(model, analysis, edits)
+    return Plan(
+        edits=edits,
+        layers=layers,
+        blocked=blocked_channels(analysis),
+        unknown_operators=_unknown(traced.graph, rules),
+        expected=expected_trace(analysis, edits),
+        masks_digest=resolved.digest,
+        parameters_before=sum(p.numel() for p in model.parameters()),
+        parameters_after=sum(p.numel() for p in model.parameters()) + _parameter_change(analysis, edits),
+        macs_before=sum(layer.macs_before for layer in layers),
+        macs_after=sum(layer.macs_after for layer in layers),
+        subject=Subject(model, resolved, example, stamps),
+    )
+
+
+def stamps_of(model: nn.Module) -> tuple[Stamp, ...]:
+    """Identity and version of every parameter and buffer, to notice a change later."""
+    named = (*model.named_parameters(remove_duplicate=False), *model.named_buffers(remove_duplicate=False))
+    return tuple(Stamp(name, tuple(t.shape), id(t), t._version) for name, t in named)
+
+
+def _check_modules(model: nn.Module, names: Sequence[str]) -> None:
+    known = [name for name, _ in model.named_modules(remove_duplicate=False)]
+    for name in names:
+        if name not in known:
+            near = difflib.get_close_matches(name, known, 3)
+            raise UnknownModuleError(
+                f"keep names module {name!r}, which the model does not have"
+                + (f"; did you mean {', '.join(map(repr, near))}?" if near else "")
+            )
+
+
+def _check_finite(graph: Graph, tensors: Mapping[str, Tensor]) -> None:
+    for value in graph.values:
+        if value.origin is Origin.PARAMETER and value.dtype.is_floating_point and prod(value.shape):
+            tensor = tensors[value.name]
+            # One pass; NaN propagates through aminmax.
+            if not tensor.is_meta and not all(bool(torch.isfinite(t)) for t in torch.aminmax(tensor)):
+                raise NonFiniteWeightError(
+                    f"parameter {value.name!r} holds inf or NaN; equivalence is only promised for finite "
+                    "weights. Repair or re-train it before planning."
+                )
+
+
+def _unknown(graph: Graph, rules: Rules) -> tuple[str, ...]:
+    names = (str(op.target) for op in graph.ops if rule_for(op.target, rules) is UNKNOWN_OPERATOR)
+    return tuple(dict.fromkeys(names))
+
+
+def _edits(analysis: Analysis) -> Iterable[Edit]:
+    """Payments, then slices, then attributes, each in the order of the graph."""
+    payments: list[Edit] = []
+    for op in analysis.graph.ops:
+        payments.extend(rule_for(op.target, analysis.rules).pay(analysis.site(op), analysis.kept))
+    yield from payments
+    grouped = {edit.name for edit in payments if isinstance(edit, SliceGroups)}
+    for value in analysis.graph.state:
+        if value.origin is Origin.CONSTANT:
+            continue
+        for dim in range(value.ndim):
+            if value.name in grouped and dim < 2:
+                continue
+            kept = analysis.kept[(value.index, dim)]
+            if not analysis.kept.is_full((value.index, dim)):
+                yield Slice(value.name, dim, tuple(kept.nonzero().reshape(-1).tolist()))
+    yield from dict.fromkeys(_attributes(analysis))
+
+
+def _attributes(analysis: Analysis) -> Iterable[SetAttribute]:
+    for op in analysis.graph.ops:
+        before = hyperparameters(op, _original)
+        after = hyperparameters(op, analysis.sizes) if before else {}
+        for name, value in before.items():
+            if after[name] != value:
+                yield SetAttribute(op.owner.path, name, value, after[name])
+
+
+def _original(value: Value) -> Shape:
+    return value.shape
+
+
+def _parameter_change(analysis: Analysis, edits: Sequence[Edit]) -> int:
+    change = sum(e.value.tensor.numel() for e in edits if isinstance(e, NewBias))
+    for value in analysis.graph.state:
+        if value.origin is Origin.PARAMETER:
+            change += prod(analysis.sizes(value)) - prod(value.shape)
+    return change
+
+
+def _layers(model: nn.Module, analysis: Analysis, edits: Sequence[Edit]) -> tuple[Layer, ...]:
+    """One entry per module that holds parameters or does counted work, in the order of first use."""
+    graph = analysis.graph
+    by_owner: dict[str, list[Op]] = {}
+    for op in graph.ops:
+        by_owner.setdefault(op.owner.path, []).append(op)
+    by_name = {v.name: v for v in graph.state}
+    notes = _notes(edits, by_name)
+    modules = dict(model.named_modules(remove_duplicate=False))
+    layers = []
+    for path, ops in by_owner.items():
+        module = modules.get(path)
+        own = [] if module is None else [n for n, _ in module.named_parameters(path, recurse=False)]
+        values = [by_name[n] for n in own if n in by_name]
+        macs = [_macs(ops, analysis, sizes) for sizes in (_original, analysis.sizes)]
+        if not values and not macs[0]:
+            continue
+        added = sum(e.value.tensor.numel() for e in edits if isinstance(e, NewBias) and e.path == path)
+        layers.append(
+            Layer(
+                path,
+                ops[0].owner.type.__name__,
+                _description(ops, values, _original),
+                _description(ops, values, analysis.sizes),
+                sum(prod(v.shape) for v in values),
+                sum(prod(analysis.sizes(v)) for v in values) + added,
+                *macs,
+                tuple(notes.get(path, ())),
+            )
+        )
+    return tuple(layers)
+
+
+def _macs(ops: Sequence[Op], analysis: Analysis, sizes: Sizes) -> int:
+    return sum(rule_for(op.target, analysis.rules).macs(op, sizes) for op in ops)
+
+
+def _description(ops: Sequence[Op], values: Sequence[Value], sizes: Sizes) -> str:
+    for op in ops:
+        found = hyperparameters(op, sizes)
+        if found:
+            inside = ", ".join(f"{k}={v}" for k, v in found.items() if k != "groups" or v != 1)
+            return f"{op.owner.type.__name__}({inside})"
+    shapes = " ".join("x".join(map(str, sizes(v))) for v in values)
+    return f"{ops[0].owner.type.__name__}({shapes})"
+
+
+def _notes(edits: Sequence[Edit], by_name: Mapping[str, Value]) -> Mapping[str, list[str]]:
+    notes: dict[str, list[str]] = {}
+    for edit in edits:
+        if isinstance(edit, AddToParameter | MergeColumns):
+            notes.setdefault(edit.name.rpartition(".")[0], []).append(edit.why)
+        elif isinstance(edit, NewBias):
+            notes.setdefault(edit.path, []).append(edit.why)
+    return MappingProxyType(notes)

@@ -1,0 +1,229 @@
+"""Numbers that remember which tensor sizes they came from.
+
+While a model is traced, `x.shape` hands out `TrackedInt`s: ordinary ints that carry their
+expression through Python arithmetic. Operators that receive one are annotated with it, so
+the frozen graph knows that an argument was `x.shape[1] // 2` and not a literal 32.
+
+Comparisons are recorded as guards, since the forward may branch on them. Whatever turns a
+tracked number into an untracked one (`float(n)`, `len(x)`) marks its sizes as escaped.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any, cast
+
+import torch
+from torch.fx import Node
+from torch.fx.experimental.proxy_tensor import get_proxy_mode, get_proxy_slot
+from torch.overrides import TorchFunctionMode
+from torch.utils import _pytree as pytree
+
+from speedup.graph import FUNCTIONS, Arithmetic, Expression, Guard, SizeOf, sizes_in
+
+META_KEY = "speedup"
+
+
+class Record:
+    """What one trace saw of sizes; filled during that trace only."""
+
+    def __init__(self) -> None:
+        self.guards: list[tuple[Arithmetic, bool]] = []
+        self.escaped: list[SizeOf] = []
+
+    def frozen_guards(self) -> tuple[Guard, ...]:
+        """The guards without repetitions."""
+        return tuple(dict.fromkeys(Guard(e, o) for e, o in self.guards))
+
+
+class _Tracked:
+    """Mixin of tracked numbers: `expression` and the `record` of the trace they belong to."""
+
+    expression: Expression
+    record: Record
+
+
+def _expression(operand: Any) -> Expression:
+    return operand.expression if isinstance(operand, _Tracked) else cast(Expression, operand)
+
+
+def _plain(operand: Any) -> Any:
+    if isinstance(operand, TrackedInt):
+        return int.__int__(operand)
+    if isinstance(operand, TrackedFloat):
+        return float.__float__(operand)
+    return operand
+
+
+def tracked(number: float, expression: Expression, record: Record) -> Any:
+    """`number` with its provenance."""
+    kind = TrackedInt if isinstance(number, int) else TrackedFloat
+    result = kind(number)
+    result.expression = expression
+    result.record = record
+    return result
+
+
+def _arithmetic(name: str, reflected: bool = False) -> Callable[..., Any]:
+    function = FUNCTIONS[name]
+
+    def method(self: Any, *others: Any) -> Any:
+        if not all(type(_plain(o)) in (int, float) for o in others):
+            return NotImplemented
+        operands = (*others, self) if reflected else (self, *others)
+        number = function(*(_plain(o) for o in operands))
+        if type(number) not in (int, float):
+            return number
+        return tracked(number, Arithmetic(name, tuple(_expression(o) for o in operands)), self.record)
+
+    return method
+
+
+def _comparison(name: str) -> Callable[[Any, Any], Any]:
+    function = FUNCTIONS[name]
+
+    def method(self: Any, other: Any) -> Any:
+        if type(_plain(other)) not in (int, float):
+            return NotImplemented
+        outcome = function(_plain(self), _plain(other))
+        expression = Arithmetic(name, (_expression(self), _expression(other)))
+        if expression.operands[0] != expression.operands[1]:
+            self.record.guards.append((expression, outcome))
+        return outcome
+
+    return method
+
+
+def _escape(convert: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    def method(self: Any) -> Any:
+        self.record.escaped.extend(sizes_in(self.expression))
+        return convert(self)
+
+    return method
+
+
+_METHODS: dict[str, Callable[..., Any]] = {
+    **{f"__{n}__": _arithmetic(n) for n in ("add", "sub", "mul", "floordiv", "truediv", "mod", "pow")},
+    **{f"__r{n}__": _arithmetic(n, True) for n in ("add", "sub", "mul", "floordiv", "truediv", "mod", "pow")},
+    **{f"__{n}__": _arithmetic(n) for n in ("neg", "abs")},
+    **{f"__{n}__": _comparison(n) for n in ("eq", "ne", "lt", "le", "gt", "ge")},
+}
+
+TrackedInt: Any = type(
+    "TrackedInt",
+    (_Tracked, int),
+    {
+        **_METHODS,
+        "__hash__": int.__hash__,
+        "__float__": _escape(int.__float__),
+        "__round__": _escape(int.__int__),
+        "__deepcopy__": lambda self, memo: int.__int__(self),
+        "__reduce__": lambda self: (int, (int.__int__(self),)),
+    },
+)
+TrackedFloat: Any = type(
+    "TrackedFloat",
+    (_Tracked, float),
+    {
+        **_METHODS,
+        "__hash__": float.__hash__,
+        "__int__": _escape(float.__int__),
+        "__trunc__": _escape(float.__trunc__),
+        "__floor__": _escape(float.__floor__),
+        "__ceil__": _escape(float.__ceil__),
+        "__round__": _escape(float.__round__),
+        "__deepcopy__": lambda self, memo: float.__float__(self),
+        "__reduce__": lambda self: (float, (float.__float__(self),)),
+    },
+)
+
+
+def _flat_numbers(arguments: Any) -> Iterator[Any]:
+    """The numbers in a Python call's arguments, those inside slices included."""
+    for leaf in pytree.tree_leaves(arguments):
+        if isinstance(leaf, slice):
+            yield from (b for b in (leaf.start, leaf.stop, leaf.step) if isinstance(b, int))
+        elif isinstance(leaf, int | float) and not isinstance(leaf, bool):
+            yield leaf
+
+
+def _node_of(tensor: Any) -> Node | None:
+    mode = get_proxy_mode()
+    if mode is None or not isinstance(tensor, torch.Tensor):
+        return None
+    slot = get_proxy_slot(tensor, mode.tracer, None)
+    return None if slot is None else cast(Node, slot.proxy.node)
+
+
+_SHAPE = torch.Tensor.shape.__get__  # type: ignore[attr-defined]
+
+
+class SizeTracking(TorchFunctionMode):
+    """Hands out tracked sizes during a trace and annotates the nodes that receive them.
+
+    `node.meta["custom"]["speedup"]` then holds `("root", id)` on nodes whose sizes were read,
+    and the numbers of the Python call on nodes that it created. `torch.export` preserves
+    `meta["custom"]` through all its passes.
+    """
+
+    def __init__(self, record: Record) -> None:
+        super().__init__()
+        self.record = record
+        self._roots = 0
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        """Run `func`; track the sizes it returns, annotate the nodes it creates."""
+        kwargs = kwargs or {}
+        if func == _SHAPE:
+            return self._shape(args[0], func(*args))
+        if func in (torch.Tensor.size, torch.Tensor.numel, torch.numel, torch.Tensor.__len__):
+            return self._size(func, args, kwargs)
+        numbers = list(_flat_numbers((args, kwargs)))
+        if not any(isinstance(n, _Tracked) for n in numbers):
+            return func(*args, **kwargs)
+        mode = get_proxy_mode()
+        last = None if mode is None else next(iter(reversed(mode.tracer.graph.nodes)), None)
+        result = func(*args, **kwargs)
+        if mode is not None:
+            self._annotate(mode.tracer.graph, last, numbers)
+        return result
+
+    def _annotate(self, graph: torch.fx.Graph, last: Node | None, numbers: list[Any]) -> None:
+        notes = tuple((_plain(n), n.expression if isinstance(n, _Tracked) else None) for n in numbers)
+        for node in reversed(graph.nodes):
+            if node is last:
+                break
+            node.meta.setdefault("custom", {}).setdefault(META_KEY, {})["numbers"] = notes
+
+    def _root(self, tensor: Any) -> int | None:
+        node = _node_of(tensor)
+        if node is None:
+            return None
+        notes = node.meta.setdefault("custom", {}).setdefault(META_KEY, {})
+        if "root" not in notes:
+            notes["root"] = self._roots
+            self._roots += 1
+        return cast(int, notes["root"])
+
+    def _shape(self, tensor: Any, shape: torch.Size) -> torch.Size:
+        root = self._root(tensor)
+        if root is None:
+            return shape
+        return torch.Size([tracked(int(n), SizeOf(root, d), self.record) for d, n in enumerate(shape)])
+
+    def _size(self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        tensor, shape = args[0], self._shape(args[0], torch.Size(args[0].shape))
+        if func == torch.Tensor.size:
+            dim = kwargs.get("dim", args[1] if len(args) > 1 else None)
+            return shape if dim is None else shape[dim]
+        if func == torch.Tensor.__len__:
+            root = self._root(tensor)
+            if root is not None:
+                self.record.escaped.append(SizeOf(root, 0))
+            return func(*args, **kwargs)
+        total: Any = 1
+        for extent in shape:
+            total = total * extent
+        return total

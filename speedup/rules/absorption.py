@@ -1,0 +1,254 @@
+"""What a contraction does about constant input channels that are dropped: pay, or keep them.
+
+A dropped channel that is Known(c) for every input still counts. In order of preference its
+contribution goes
+
+1. into a bias, where it is the same at every position: an existing bias of its own, the
+   running mean of the BatchNorm that alone reads the result, or a new bias;
+2. into a *carrier*: one kept constant channel, whose weights take over those of the channels
+   that are multiples of it. Exact at every resolution, also under zero padding, where the
+   contribution varies near the border;
+3. nowhere: the channel stays, with the reason.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import torch
+from attrs import frozen
+from torch import Tensor
+
+from speedup.constraints import Carrier, Constraint, Pinned, carrier_of
+from speedup.edits import AddToParameter, Edit, Frozen, MergeColumns, NewBias, SliceGroups
+from speedup.graph import Op, Value
+from speedup.keepsets import KeepSets
+from speedup.rules.contraction import (
+    Contraction,
+    channel_state,
+    contraction_couple,
+    contraction_known,
+    contraction_live,
+    contraction_macs,
+    contraction_needs,
+    contraction_resize,
+    describe,
+    kernel_sums,
+    read_columns,
+)
+from speedup.rules.rule import Rule, Site
+
+
+@frozen(eq=False)
+class Account:
+    """Where a new constant contribution to every result position can be booked."""
+
+    name: str
+    sign: float
+    path: str | None
+    words: str
+
+
+@frozen(eq=False)
+class Debt:
+    """Constant channels of the data that count if dropped: which, how large, and who can pay.
+
+    `by_bias`, `by_carrier` and `unpaid` are disjoint bool vectors over the data's channels.
+    """
+
+    value: Tensor
+    by_bias: Tensor
+    by_carrier: Tensor
+    unpaid: Tensor
+    families: tuple[Tensor, ...]
+    account: Account | None
+
+
+def _batch_norm_after(site: Site) -> Value | None:
+    """The running mean of the BatchNorm that alone reads the op's result, if it can be shifted."""
+    result = site.op.result
+    readers = site.graph.readers[result.index]
+    if len(readers) != 1 or result in site.graph.outputs:
+        return None
+    reader = site.graph.ops[readers[0]]
+    if reader.target._schema.name != "aten::batch_norm" or reader["training"]:
+        return None
+    mean = reader.arguments.get("running_mean")
+    own = isinstance(mean, Value) and mean.is_state and site.graph.readers[mean.index] == (reader.index,)
+    return mean if own and reader.operands[0] is result and mean not in site.graph.outputs else None
+
+
+def account_of(site: Site, shape: Contraction) -> Account | None:
+    """The cheapest place that can take a constant, None when there is none."""
+    if shape.bias is not None and site.is_own(shape.bias):
+        return Account(shape.bias.name, 1.0, None, f"bias of {site.op.owner.path or 'the forward'}")
+    mean = _batch_norm_after(site)
+    if mean is not None:
+        return Account(mean.name, -1.0, None, f"running mean {mean.name}")
+    if shape.bias is None and site.may_add_bias and site.is_own(shape.weight):
+        return Account("", 1.0, site.op.owner.path, f"new bias of {site.op.owner.path}")
+    return None
+
+
+def debt_of(site: Site) -> Debt | None:
+    """What dropping constant channels would cost at this op; None when nothing."""
+    shape = describe(site.op)
+    data, weight = site.fact(shape.data), site.fact(shape.weight)
+    if data.is_unknown or shape.is_depthwise:
+        return None
+    known, uniform, value = channel_state(shape, data)
+    counts = known & _anywhere_nonzero(shape, data.value) & read_columns(shape, weight, site.live(site.op.result))
+    if not bool(counts.any()):
+        return None
+    usable = weight.is_all_known()
+    account = account_of(site, shape) if usable and not shape.border else None
+    by_bias = counts & uniform if account is not None else torch.zeros_like(counts)
+    rest = counts & ~by_bias
+    families: tuple[Tensor, ...] = ()
+    by_carrier = torch.zeros_like(counts)
+    if usable and bool(rest.any()) and site.is_own(shape.weight):
+        by_carrier = rest
+        families = tuple(_families(shape, data.value, rest))
+    return Debt(value, by_bias, by_carrier, rest & ~by_carrier, families, account)
+
+
+def _profiles(shape: Contraction, value: Tensor) -> Tensor:
+    """(channels, positions): each channel's constants over positions, compressed."""
+    wanted = list(value.shape)
+    wanted[shape.axis] = shape.data.shape[shape.axis]
+    return value.expand(wanted).movedim(shape.axis, 0).flatten(1)
+
+
+def _anywhere_nonzero(shape: Contraction, value: Tensor) -> Tensor:
+    return (_profiles(shape, value) != 0).any(1)
+
+
+def _magnitude(shape: Contraction, value: Tensor) -> Tensor:
+    return _profiles(shape, value).double().abs().amax(1)
+
+
+def _families(shape: Contraction, value: Tensor, members: Tensor) -> Iterable[Tensor]:
+    """Split `members` into channels of one conv group that are multiples of one another."""
+    profiles = _profiles(shape, value)
+    peak = profiles.abs().argmax(1, keepdim=True)
+    normal = profiles / profiles.gather(1, peak)
+    width = members.numel() // shape.groups
+    group = torch.arange(members.numel()) // width
+    tolerance = 16 * torch.finfo(profiles.dtype).eps if profiles.is_floating_point() else 0.0
+    left = members.clone()
+    while bool(left.any()):
+        first = int(left.nonzero()[0])
+        alike = (normal - normal[first]).abs().amax(1) <= tolerance
+        family = left & alike & (group == group[first])
+        family[first] = True
+        left &= ~family
+        yield family
+
+
+def couple(site: Site) -> Iterable[Constraint]:
+    """The contraction's coupling, and what its dropped constants demand."""
+    yield from contraction_couple(site)
+    debt = debt_of(site)
+    if debt is None:
+        return
+    shape = describe(site.op)
+    dim = (shape.data.index, shape.axis)
+    if bool(debt.unpaid.any()):
+        cause = site.because("reads constants that neither a bias nor another channel can take over")
+        yield Pinned(dim, cause, debt.unpaid)
+    if debt.families:
+        cause = site.because("a padded constant needs one channel to carry it")
+        rows = (site.op.result.index, shape.result_axis)
+        magnitude = _magnitude(shape, site.fact(shape.data).value)
+        yield Carrier(dim, debt.families, magnitude, rows, shape.groups, cause)
+
+
+def pay(site: Site, kept: KeepSets) -> Iterable[Edit]:
+    """Edits that make up for the dropped constants, and the slices of a grouped weight."""
+    shape = describe(site.op)
+    columns = kept[(shape.data.index, shape.axis)]
+    debt = None if bool(columns.all()) else debt_of(site)
+    if debt is not None:
+        dropped = debt.by_bias & ~columns
+        if debt.account is not None and bool(dropped.any()):
+            yield from _into_bias(site, shape, debt, debt.account, dropped, kept)
+        for family in debt.families:
+            if bool((family & ~columns).any()):
+                yield from _into_carrier(site, shape, family, columns, kept)
+    if shape.groups > 1 and not shape.is_depthwise:
+        yield from _slice_groups(shape, kept, site.op)
+
+
+def _into_bias(
+    site: Site, shape: Contraction, debt: Debt, account: Account, dropped: Tensor, kept: KeepSets
+) -> Iterable[Edit]:
+    constants = torch.where(dropped, debt.value, torch.zeros((), dtype=debt.value.dtype)).double()
+    sums = kernel_sums(shape, site.fact(shape.weight))
+    delta = torch.bmm(sums, constants.reshape(shape.groups, -1, 1)).reshape(-1) * account.sign
+    why = f"{int(dropped.sum())} constant channels into {account.words}"
+    if account.path is None:
+        yield AddToParameter(account.name, Frozen(delta), why)
+    else:
+        rows = kept[(site.op.result.index, shape.result_axis)]
+        yield NewBias(account.path, Frozen(delta[rows]), why)
+
+
+def _into_carrier(
+    site: Site, shape: Contraction, family: Tensor, columns: Tensor, kept: KeepSets
+) -> Iterable[Edit]:
+    value = site.fact(shape.data).value
+    profiles = _profiles(shape, value).double()
+    magnitude = _magnitude(shape, value)
+    into = carrier_of(family, columns, magnitude)
+    if into is None:
+        return
+    peak = int(profiles[into].abs().argmax())
+    gone = (family & ~columns).nonzero().reshape(-1)
+    factors = tuple(float(f) for f in profiles[gone, peak] / profiles[into, peak])
+    width = family.numel() // shape.groups
+    offset, rows = 0, None
+    if shape.groups > 1 and not shape.transposed:
+        group, height = into // width, shape.rows // shape.groups
+        offset, rows = group * width, (group * height, (group + 1) * height)
+    yield MergeColumns(
+        shape.weight.name,
+        shape.column_dim,
+        into - offset,
+        tuple(int(c) - offset for c in gone),
+        factors,
+        rows,
+        f"{len(factors)} constant channels into channel {into}",
+    )
+
+
+def _slice_groups(shape: Contraction, kept: KeepSets, op: Op) -> Iterable[Edit]:
+    columns = kept[(shape.data.index, shape.axis)]
+    rows = kept[(op.result.index, shape.result_axis)]
+    if bool(columns.all()) and bool(rows.all()):
+        return
+    outer, inner = (columns, rows) if shape.transposed else (rows, columns)
+    runs = inner.reshape(shape.groups, -1)
+    height = outer.numel() // shape.groups
+    kept_rows = [int(r) for r in outer.nonzero().reshape(-1)]
+    per_group = [tuple(int(c) for c in run.nonzero().reshape(-1)) for run in runs]
+    yield SliceGroups(
+        shape.weight.name, tuple(kept_rows), tuple(per_group[r // height] for r in kept_rows)
+    )
+
+
+CONTRACTION = Rule(
+    couple=couple,
+    known=contraction_known,
+    live=contraction_live,
+    needs=contraction_needs,
+    resize=contraction_resize,
+    pay=pay,
+    macs=contraction_macs,
+)
+
+RULES: dict[str, Rule] = {
+    "linear": CONTRACTION,
+    **{f"conv{n}d": CONTRACTION for n in (1, 2, 3)},
+    **{f"conv_transpose{n}d": CONTRACTION for n in (1, 2, 3)},
+    "convolution": CONTRACTION,
+}

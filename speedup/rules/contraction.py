@@ -1,0 +1,251 @@
+"""Products with a weight: linear, convolutions, transposed convolutions, matmul with a matrix.
+
+All of them are one thing here: `result[.., r, ..] = bias[r] + sum_c weight[r, c] * data[.., c, ..]`
+in groups of rows r and columns c, where a convolution's weight[r, c] is a kernel. Everything
+is decided on the *pattern* of the weight: which (row, column) pairs may be non-zero.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from math import prod
+from typing import Any
+
+import torch
+from attrs import frozen
+from torch import Tensor
+
+from speedup.constraints import Balanced, Constraint, Pinned
+from speedup.graph import Derived, Op, Shape, Value
+from speedup.keepsets import KeepSets
+from speedup.lattice import Fact, along, fact, indicator, vector
+from speedup.rules.rule import Facts, Lives, Site, Sizes, equal, nothing_known, pinned, reason_for
+
+
+@frozen(eq=False)
+class Contraction:
+    """How an op's operands take part in the product.
+
+    `axis` is the channel dimension of data, `result_axis` that of the result; `row_dim` and
+    `column_dim` are those of the weight. With `groups` > 1 the weight's `inner_dim` counts
+    within a group. `border`: a constant input gives a result that varies over positions.
+    """
+
+    data: Value
+    weight: Value
+    bias: Value | None
+    axis: int
+    result_axis: int
+    row_dim: int
+    column_dim: int
+    groups: int = 1
+    border: bool = False
+    transposed: bool = False
+
+    @property
+    def rows(self) -> int:
+        """Number of result channels."""
+        extent = self.weight.shape[self.row_dim]
+        return extent * self.groups if self.transposed else extent
+
+    @property
+    def is_depthwise(self) -> bool:
+        """One row and one column per group."""
+        return self.groups > 1 and self.groups == self.rows == self.data.shape[self.axis]
+
+
+def _has_border(op: Op, weight: Value) -> bool:
+    padding = op.get("padding")
+    if padding == "same":
+        return any(n > 1 for n in weight.shape[2:])
+    return isinstance(padding, tuple) and any(padding)
+
+
+def describe(op: Op) -> Contraction:
+    """The product that `op`, one of the operators of this family, computes."""
+    operands = op.operands
+    name = op.target._schema.name.split("::")[-1]
+    if name == "linear":
+        data, weight = operands[0], operands[1]
+        bias = operands[2] if len(operands) > 2 else None
+        return Contraction(data, weight, bias, data.ndim - 1, op.result.ndim - 1, 0, 1)
+    if name == "addmm":
+        bias, data, weight = operands
+        return Contraction(data, weight, bias if bias.ndim == 1 else None, 1, 1, 1, 0)
+    if name in ("mm", "matmul"):
+        data, weight = operands
+        return Contraction(data, weight, None, data.ndim - 1, op.result.ndim - 1, 1, 0)
+    data, weight = operands[0], operands[1]
+    bias = operands[2] if len(operands) > 2 else None
+    transposed = name.startswith("conv_transpose") or bool(op.get("transposed"))
+    axis = data.ndim - weight.ndim + 1
+    rows, columns = (1, 0) if transposed else (0, 1)
+    border = transposed or _has_border(op, weight)
+    return Contraction(data, weight, bias, axis, axis, rows, columns, op["groups"], border, transposed)
+
+
+def pattern(shape: Contraction, weight: Fact) -> Tensor:
+    """Bool (groups, rows per group, columns per group): which kernels may be non-zero."""
+    key = f"pattern {shape.groups} {shape.row_dim}"
+    if key not in weight._cache:
+        weight._cache[key] = _by_group(shape, weight.maybe_nonzero.expand(shape.weight.shape), "any")
+    return weight._cache[key]
+
+
+def kernel_sums(shape: Contraction, weight: Fact) -> Tensor:
+    """(groups, rows per group, columns per group) in float64: each kernel's sum."""
+    return _by_group(shape, weight.value.expand(shape.weight.shape).double(), "sum")
+
+
+def _by_group(shape: Contraction, full: Tensor, how: str) -> Tensor:
+    flat = full.flatten(2) if full.ndim > 2 else full[..., None]
+    reduced = flat[..., 0] if flat.shape[-1] == 1 else (flat.any(-1) if how == "any" else flat.sum(-1))
+    if shape.transposed:
+        return reduced.reshape(shape.groups, -1, reduced.shape[1]).transpose(1, 2)
+    if shape.row_dim == 1:
+        return reduced.t()[None]
+    return reduced.reshape(shape.groups, -1, reduced.shape[1])
+
+
+def _other(ndim: int, axis: int) -> list[int]:
+    return [d for d in range(ndim) if d != axis]
+
+
+def channel_state(shape: Contraction, data: Fact) -> tuple[Tensor, Tensor, Tensor]:
+    """Per channel of data: known at every position; uniform over positions; the value if so."""
+    extent, axis = shape.data.shape[shape.axis], shape.axis
+    known = ~along(~data.known, axis, extent)
+    value, first = data.value, data.value
+    for dim in _other(data.ndim, axis):
+        first = first.narrow(dim, 0, 1)
+    varies = along(value != first, axis, extent)
+    return known, ~varies, first.reshape(-1).expand(extent)
+
+
+def contraction_known(op: Op, facts: Facts) -> tuple[Fact, ...]:
+    """A row is known when every column it really reads is a uniform constant."""
+    shape = describe(op)
+    data, weight = facts[op.operands.index(shape.data)], facts[op.operands.index(shape.weight)]
+    reads = pattern(shape, weight)
+    if data.is_unknown:
+        reached = reads.any(2).reshape(-1)
+        if bool(reached.all()):
+            return nothing_known(op, facts)
+        total = torch.zeros(shape.rows, dtype=torch.float64)
+    else:
+        known, uniform, value = channel_state(shape, data)
+        settled = known & uniform & ((value == 0) | (not shape.border))
+        blocked = ~settled.reshape(shape.groups, 1, -1)
+        reached = (reads & blocked).any(2).reshape(-1)
+        usable = torch.where(settled, value, torch.zeros((), dtype=value.dtype)).double()
+        # Known reads go through known weights only.
+        if not weight.is_all_known() and bool((settled & (value != 0)).any()):
+            return nothing_known(op, facts)
+        total = _apply(kernel_sums(shape, weight), usable) if bool(usable.any()) else torch.zeros(shape.rows).double()
+    bias = None if shape.bias is None else facts[op.operands.index(shape.bias)]
+    if bias is not None:
+        total = total + bias.value.expand(shape.rows).double()
+        reached = reached | ~bias.known.expand(shape.rows)
+    ndim, axis = op.result.ndim, shape.result_axis
+    return (fact(vector(~reached, axis, ndim), vector(total.to(op.result.dtype), axis, ndim)),)
+
+
+def _apply(sums: Tensor, value: Tensor) -> Tensor:
+    groups = sums.shape[0]
+    return torch.bmm(sums, value.reshape(groups, -1, 1)).reshape(-1)
+
+
+def read_columns(shape: Contraction, weight: Fact, live_result: Tensor) -> Tensor:
+    """Bool per data channel: whether a live result channel reads it."""
+    rows = along(live_result, shape.result_axis, shape.rows).reshape(shape.groups, -1, 1)
+    return (pattern(shape, weight) & rows).any(1).reshape(-1)
+
+
+def contraction_live(op: Op, facts: Facts, live: Lives) -> tuple[Tensor, ...]:
+    shape = describe(op)
+    columns = read_columns(shape, facts[op.operands.index(shape.weight)], live[0])
+    rows = along(live[0], shape.result_axis, shape.rows)
+    reads = []
+    for value in op.operands:
+        if value is shape.data:
+            reads.append(vector(columns, shape.axis, value.ndim))
+        elif value is shape.weight:
+            alive = indicator(bool(rows.any()), value.ndim)
+            reads.append(alive if shape.transposed else vector(rows, shape.row_dim, value.ndim))
+        else:
+            reads.append(vector(rows, value.ndim - 1, value.ndim) if value.ndim else indicator(True, 0))
+    return tuple(reads)
+
+
+def contraction_couple(site: Site) -> Iterable[Constraint]:
+    """Rows with result channels and bias, columns with data channels, groups balanced."""
+    shape, result = describe(site.op), site.op.result
+    cause = site.because(reason_for(site.op, "ties its weight to its input and output channels"))
+    bias = [] if shape.bias is None else [(shape.bias, 0)]
+    for own in _other(shape.data.ndim, shape.axis):
+        if shape.data.shape[own] == result.shape[own] and own < shape.axis:
+            yield from equal(cause, (shape.data, own), (result, own))
+    space = site.because(reason_for(site.op, "works on windows of space"))
+    for value in (shape.data, result):
+        yield from pinned(value, range(shape.axis + 1, value.ndim), space)
+    yield from pinned(shape.weight, range(2, shape.weight.ndim), space)
+    rows, columns = (result, shape.result_axis), (shape.data, shape.axis)
+    if shape.groups == 1:
+        yield from equal(cause, rows, (shape.weight, shape.row_dim), *bias)
+        yield from equal(cause, columns, (shape.weight, shape.column_dim))
+    elif shape.is_depthwise:
+        yield from equal(cause, rows, columns, (shape.weight, 0), *bias)
+    else:
+        yield from _couple_groups(site, shape)
+
+
+def _couple_groups(site: Site, shape: Contraction) -> Iterable[Constraint]:
+    result, weight = site.op.result, shape.weight
+    rows, columns = (result, shape.result_axis), (shape.data, shape.axis)
+    cause = site.because("groups of a convolution must have equal counts of channels")
+    if not site.is_own(weight):
+        shared = site.because("a grouped weight that something else reads too stays whole")
+        yield from pinned(weight, range(weight.ndim), shared)
+        yield Pinned((columns[0].index, columns[1]), shared)
+        yield Pinned((rows[0].index, rows[1]), shared)
+        return
+    outer = columns if shape.transposed else rows
+    bias = [] if shape.bias is None else [(shape.bias, 0)]
+    yield from equal(cause, outer, (weight, 0))
+    yield from equal(cause, rows, *bias)
+    yield from pinned(weight, [1], cause)
+    changeable = "groups" in site.settable or isinstance(site.op.arguments["groups"], Derived)
+    dims = ((columns[0].index, columns[1]), (rows[0].index, rows[1]))
+    yield Balanced(dims, shape.groups, cause, fixed=not changeable)
+
+
+def contraction_resize(site: Site, kept: KeepSets) -> Mapping[int, Shape]:
+    """A grouped weight's inner dimension counts what one surviving group keeps."""
+    shape = describe(site.op)
+    if shape.groups == 1 or shape.is_depthwise:
+        return {}
+    columns = kept[(shape.data.index, shape.axis)]
+    rows = kept[(site.op.result.index, shape.result_axis)]
+    outer, inner = (columns, rows) if shape.transposed else (rows, columns)
+    width = int(inner.reshape(shape.groups, -1).sum(1).max())
+    return {shape.weight.index: (int(outer.sum()), width, *shape.weight.shape[2:])}
+
+
+def contraction_needs(op: Op, sizes: Sizes) -> Mapping[str, Any]:
+    """`groups` follows from the new extents of the weight and of the channels it counts."""
+    if "groups" not in op.arguments:
+        return {}
+    shape = describe(op)
+    inner = sizes(shape.weight)[1]
+    outer = sizes(op.result)[shape.result_axis] if shape.transposed else sizes(shape.data)[shape.axis]
+    return {"groups": outer // inner}
+
+
+def contraction_macs(op: Op, sizes: Sizes) -> int:
+    """Multiply-accumulates: per element of the larger side, one kernel over the inner extent."""
+    shape = describe(op)
+    weight = sizes(shape.weight)
+    if shape.transposed:
+        return prod(sizes(shape.data)) * prod(weight[1:])
+    inner = weight[shape.column_dim] * prod(weight[2:])
+    return prod(sizes(op.result)) * inner

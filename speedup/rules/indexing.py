@@ -1,0 +1,191 @@
+"""Tables that are looked up, and tensors that a forward creates."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor
+
+from speedup.constraints import Constraint, Pinned
+from speedup.graph import Op, derived_in
+from speedup.lattice import Fact, along, constant, fact, indicator, vector
+from speedup.layout import Block, Move, pull
+from speedup.rules.layout import couple_block
+from speedup.rules.rule import (
+    Facts,
+    Lives,
+    Rule,
+    Site,
+    equal,
+    evaluate,
+    everything_read,
+    nothing_known,
+    pinned,
+)
+
+
+def embedding_known(op: Op, facts: Facts) -> tuple[Fact, ...]:
+    """A column that is the same in every row is a constant whatever is looked up."""
+    table, index = facts[0], facts[1]
+    if not table.is_all_known():
+        return nothing_known(op, facts)
+    if index.is_all_known():
+        value = table.value.expand(op.operands[0].shape)[index.value.long()]
+        return (constant(value),)
+    first = table.value[:1]
+    same = (table.value == first).all(0)
+    return (fact(vector(same, op.result.ndim - 1, op.result.ndim), vector(first[0], op.result.ndim - 1, op.result.ndim)),)
+
+
+def embedding_live(op: Op, facts: Facts, live: Lives) -> tuple[Tensor, ...]:
+    columns = along(live[0], op.result.ndim - 1, op.operands[0].shape[1])
+    return (vector(columns, 1, 2), indicator(bool(columns.any()), op.operands[1].ndim))
+
+
+def embedding_couple(site: Site) -> Iterable[Constraint]:
+    table, index = site.op.operands
+    result = site.op.result
+    cause = site.because("embedding looks up rows of its table")
+    yield from equal(cause, (table, 1), (result, result.ndim - 1))
+    for dim in range(index.ndim):
+        yield from equal(cause, (index, dim), (result, dim))
+    yield from pinned(table, [0], cause)
+
+
+def _index_move(op: Op, facts: Facts) -> Move | None:
+    """`x[i]` with one known index tensor is a gather along one dimension."""
+    indices = op.arguments["indices"]
+    given = [(d, i) for d, i in enumerate(indices) if i is not None]
+    if len(given) != 1 or len(op.operands) != 2 or not facts[1].is_all_known():
+        return None
+    axis, index = given[0]
+    table = op.operands[0]
+    if index.dtype not in (torch.int64, torch.int32):
+        return None
+    rows = facts[1].value.expand(index.shape).reshape(-1).long() % table.shape[axis]
+    blocks = [Block((d,), (d if d < axis else d + index.ndim - 1,)) for d in range(table.ndim) if d != axis]
+    return Move(0, 0, (*blocks, Block((axis,), tuple(range(axis, axis + index.ndim)), rows)))
+
+
+def index_known(op: Op, facts: Facts) -> tuple[Fact, ...]:
+    move = _index_move(op, facts)
+    if move is None or facts[0].is_unknown:
+        return nothing_known(op, facts)
+    source, target, table = op.operands[0].shape, op.result.shape, facts[0]
+    return (
+        fact(
+            pull(move, table.known, source, target, torch.tensor(False)),
+            pull(move, table.value, source, target, torch.zeros((), dtype=table.value.dtype)),
+        ),
+    )
+
+
+def index_couple(site: Site) -> Iterable[Constraint]:
+    op = site.op
+    move = _index_move(op, [site.fact(v) for v in op.operands])
+    cause = site.because("an index refers to positions")
+    if move is None:
+        for value in (*op.operands, op.result):
+            yield from pinned(value, range(value.ndim), cause)
+        return
+    for block in move.blocks:
+        yield from couple_block(block, op.operands[0], op.result, False, cause)
+        if block.index is not None:
+            yield from pinned(op.operands[0], block.source, cause)
+    yield from pinned(op.operands[1], range(op.operands[1].ndim), cause)
+
+
+def index_select_couple(site: Site) -> Iterable[Constraint]:
+    op, data = site.op, site.op.operands[0]
+    axis = op["dim"] % data.ndim
+    cause = site.because("an index refers to positions")
+    for dim in range(data.ndim):
+        if dim != axis:
+            yield from equal(cause, (data, dim), (op.result, dim))
+    yield Pinned((data.index, axis), cause)
+    yield Pinned((op.result.index, axis), cause)
+    yield from pinned(op.operands[1], range(op.operands[1].ndim), cause)
+
+
+def _depends_on_input(op: Op) -> bool:
+    return any(True for _ in derived_in(tuple(op.arguments.values())))
+
+
+def filled_known(op: Op, facts: Facts) -> tuple[Fact, ...]:
+    """A tensor filled with one number is that number at every size."""
+    if any(not f.is_all_known() for f in facts[op_skip(op) :]):
+        return nothing_known(op, facts)
+    name = op.target._schema.name.split("::")[-1]
+    number = op.get("fill_value", 1 if name.endswith("ones") else 0)
+    shape = (1,) * op.result.ndim
+    return (constant(torch.full(shape, number, dtype=op.result.dtype)),)
+
+
+def op_skip(op: Op) -> int:
+    """`new_zeros(x, ...)` reads nothing of its first operand."""
+    return 1 if op.target._schema.name.split("::")[-1].startswith("new_") else 0
+
+
+def sequence_known(op: Op, facts: Facts) -> tuple[Fact, ...]:
+    """`arange` and the like: constants, unless their extent follows the input's."""
+    if _depends_on_input(op) or op.operands:
+        return nothing_known(op, facts)
+    return tuple(constant(t) for t in evaluate(op, []))
+
+
+def unread(op: Op, facts: Facts, live: Lives) -> tuple[Tensor, ...]:
+    """No operand element is read."""
+    return tuple(indicator(False, v.ndim) for v in op.operands)
+
+
+def sequence_couple(site: Site) -> Iterable[Constraint]:
+    cause = site.because("a sequence of numbers depends on its length")
+    for value in site.op.results:
+        yield from pinned(value, range(value.ndim), cause)
+
+
+def filled_couple(site: Site) -> Iterable[Constraint]:
+    """Any subset of equal entries is as good as any other."""
+    return ()
+
+
+def nothing(site: Site) -> Iterable[Constraint]:
+    """The op only checks; it ties nothing."""
+    return ()
+
+
+def tri_known(op: Op, facts: Facts) -> tuple[Fact, ...]:
+    """Below (above) a diagonal: known as the operand is; outside known 0."""
+    data = facts[0]
+    shape = op.operands[0].shape
+    inside = evaluate(op, [torch.ones(shape[-2:], dtype=torch.uint8)])[0].bool()
+    if data.is_unknown and bool(inside.all()):
+        return nothing_known(op, facts)
+    lead = (1,) * (data.ndim - 2)
+    return (fact(data.known | ~inside.reshape(lead + inside.shape), data.value * inside.to(data.value.dtype)),)
+
+
+def positions_couple(site: Site) -> Iterable[Constraint]:
+    """The last two dimensions are positions; the others correspond."""
+    data, result = site.op.operands[0], site.op.results[0]
+    cause = site.because("positions matter")
+    for dim in range(data.ndim - 2):
+        yield from equal(cause, (data, dim), (result, dim))
+    for value in (data, result):
+        yield from pinned(value, range(data.ndim - 2, data.ndim), cause)
+
+
+FILLED = Rule(couple=filled_couple, known=filled_known, live=unread)
+SEQUENCE = Rule(couple=sequence_couple, known=sequence_known, live=everything_read)
+CHECK = Rule(couple=nothing, live=unread)
+
+RULES: dict[str, Rule] = {
+    "embedding": Rule(couple=embedding_couple, known=embedding_known, live=embedding_live),
+    "index.Tensor": Rule(couple=index_couple, known=index_known, live=everything_read),
+    "index_select": Rule(couple=index_select_couple, live=everything_read),
+    **{name: FILLED for name in ("zeros", "ones", "full", "new_zeros", "new_ones", "new_full")},
+    **{name: SEQUENCE for name in ("arange", "linspace", "eye", "scalar_tensor", "tril_indices", "triu_indices")},
+    **{name: Rule(couple=positions_couple, known=tri_known) for name in ("tril", "triu")},
+    **{name: CHECK for name in ("_assert_tensor_metadata", "_assert_scalar", "_assert_async", "sym_constrain_range_for_size")},
+}

@@ -1,0 +1,225 @@
+"""Normalization layers: affine per channel, and statistics over what they normalize."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from speedup.constraints import Constraint, Whole
+from speedup.graph import Op
+from speedup.lattice import Fact, all_over, any_over, fact, indicator, spread, uniform_along, vector
+from speedup.rules.pointwise import aligned
+from speedup.rules.rule import (
+    Facts,
+    Lives,
+    Rule,
+    Site,
+    Sizes,
+    equal,
+    evaluate,
+    nothing_known,
+    pinned,
+    reason_for,
+)
+
+
+def _named(op: Op, facts: Facts, name: str) -> Fact | None:
+    position = op.position(name)
+    return None if position is None else facts[position]
+
+
+def _per_channel(op: Op, facts: Facts, name: str, otherwise: float) -> Fact:
+    """The fact of a (C,) operand as (1, C, 1, ...), or a constant when it is not given."""
+    found, ndim = _named(op, facts, name), op.result.ndim
+    if found is None:
+        return Fact(indicator(True, ndim), torch.full((1,) * ndim, otherwise, dtype=op.result.dtype))
+    return Fact(vector(found.known.reshape(-1), 1, ndim), vector(found.value.reshape(-1), 1, ndim))
+
+
+def _reads(op: Op, data: Tensor, rest: Tensor) -> tuple[Tensor, ...]:
+    """`data` for the first operand, the or of `rest` over all but channels for the (C,) ones."""
+    channels = any_over(rest, (d for d in range(rest.ndim) if d != 1)).reshape(-1)
+    return tuple(
+        data if n == 0 else (channels if channels.numel() in (1, v.shape[0]) else indicator(True, 1))
+        for n, v in enumerate(op.operands)
+    )
+
+
+def channels_coupled(site: Site) -> Iterable[Constraint]:
+    """Result, data and all per-channel operands keep the same channels; other dims correspond."""
+    op, data = site.op, site.op.operands[0]
+    yield from aligned(op, op.results[0], [data], site)
+    per_channel = [(v, 0) for v in op.operands[1:] if v.ndim == 1]
+    yield from equal(site.because(reason_for(op, "has one entry per channel")), (data, 1), *per_channel)
+
+
+def batch_norm_known(op: Op, facts: Facts) -> tuple[Fact, ...]:
+    """Affine with the running statistics; a zero weight leaves the bias whatever the input."""
+    mean, variance = _named(op, facts, "running_mean"), _named(op, facts, "running_var")
+    if op.get("training") or mean is None or variance is None or facts[0].ndim < 2:
+        return nothing_known(op, facts)
+    weight = _per_channel(op, facts, "weight", 1.0)
+    zero = weight.known & (weight.value == 0)
+    if facts[0].is_unknown and not bool(zero.any()):
+        return nothing_known(op, facts)
+    bias = _per_channel(op, facts, "bias", 0.0)
+    center, spread_ = (_per_channel(op, facts, n, 0.0) for n in ("running_mean", "running_var"))
+    affine = weight.known & bias.known & center.known & spread_.known
+    known = affine & (facts[0].known | zero)
+    scale = weight.value * torch.rsqrt(spread_.value + op["eps"])
+    value = torch.where(zero, bias.value, (facts[0].value - center.value) * scale + bias.value)
+    return (fact(known, value),)
+
+
+def batch_norm_live(op: Op, facts: Facts, live: Lives) -> tuple[Tensor, ...]:
+    weight = _per_channel(op, facts, "weight", 1.0)
+    return _reads(op, live[0] & weight.maybe_nonzero, live[0])
+
+
+def batch_norm_couple(site: Site) -> Iterable[Constraint]:
+    yield from channels_coupled(site)
+    if site.op.get("training") or site.op.position("running_mean") is None:
+        data = site.op.operands[0]
+        cause = site.because("batch statistics are taken over these dimensions")
+        yield from pinned(data, (d for d in range(data.ndim) if d != 1), cause)
+
+
+def instance_norm_known(op: Op, facts: Facts) -> tuple[Fact, ...]:
+    """A channel that is constant over space is its own mean: only the bias is left."""
+    data = facts[0]
+    weight, bias = _per_channel(op, facts, "weight", 1.0), _per_channel(op, facts, "bias", 0.0)
+    zero = weight.known & (weight.value == 0)
+    if not op.get("use_input_stats", True) or (data.is_unknown and not bool(zero.any())):
+        return nothing_known(op, facts)
+    space = range(2, data.ndim)
+    flat = data.known if uniform_along(data.value, space) else indicator(False, data.ndim)
+    known = (all_over(flat, space) | zero) & weight.known & bias.known
+    return (fact(known, bias.value.expand(torch.broadcast_shapes(known.shape, bias.value.shape))),)
+
+
+def instance_norm_live(op: Op, facts: Facts, live: Lives) -> tuple[Tensor, ...]:
+    weight = _per_channel(op, facts, "weight", 1.0)
+    data = any_over(live[0] & weight.maybe_nonzero, range(2, op.result.ndim))
+    return _reads(op, data, live[0])
+
+
+def instance_norm_couple(site: Site) -> Iterable[Constraint]:
+    yield from channels_coupled(site)
+    data = site.op.operands[0]
+    cause = site.because("statistics are taken over space")
+    yield from pinned(data, range(2, data.ndim), cause)
+
+
+def _groups(op: Op) -> int:
+    return int(op["num_groups"])
+
+
+def group_norm_known(op: Op, facts: Facts) -> tuple[Fact, ...]:
+    data, groups = facts[0], _groups(op)
+    weight, bias = _per_channel(op, facts, "weight", 1.0), _per_channel(op, facts, "bias", 0.0)
+    zero = weight.known & (weight.value == 0)
+    if data.is_unknown and not bool(zero.any()):
+        return nothing_known(op, facts)
+    shape, ndim = op.operands[0].shape, data.ndim
+    space = range(2, ndim)
+    flat = all_over(data.known, space) if uniform_along(data.value, space) else indicator(False, ndim)
+    flat = spread(flat, shape, [1])
+    whole = flat.unflatten(1, (groups, -1)).all(2, keepdim=True)
+    whole = whole.expand(-1, -1, shape[1] // groups, *[-1] * (ndim - 2)).flatten(1, 2)
+    value = spread(data.value, shape, [1])
+    for dim in space:
+        value = value.narrow(dim, 0, 1)
+    per_group = value.unflatten(1, (groups, -1))
+    mean = per_group.mean(2, keepdim=True)
+    variance = per_group.var(2, unbiased=False, keepdim=True)
+    normal = ((per_group - mean) * torch.rsqrt(variance + op["eps"])).flatten(1, 2)
+    result = torch.where(zero, bias.value, normal * weight.value + bias.value)
+    return (fact((whole | zero) & weight.known & bias.known, result),)
+
+
+def group_norm_live(op: Op, facts: Facts, live: Lives) -> tuple[Tensor, ...]:
+    groups, shape = _groups(op), op.result.shape
+    weight = _per_channel(op, facts, "weight", 1.0)
+    data = any_over(live[0] & weight.maybe_nonzero, range(2, op.result.ndim))
+    if data.shape[1] != 1:
+        run = data.unflatten(1, (groups, -1)).any(2, keepdim=True)
+        data = run.expand(-1, -1, shape[1] // groups, *[-1] * (len(shape) - 2)).flatten(1, 2)
+    return _reads(op, data, live[0])
+
+
+def group_norm_couple(site: Site) -> Iterable[Constraint]:
+    yield from channels_coupled(site)
+    data = site.op.operands[0]
+    cause = site.because("group_norm takes statistics over whole groups")
+    if "num_groups" in site.settable:
+        yield Whole((data.index, 1), _groups(site.op), cause)
+    else:
+        yield from pinned(data, [1], cause)
+    yield from pinned(data, range(2, data.ndim), cause)
+
+
+def group_norm_needs(op: Op, sizes: Sizes) -> Mapping[str, Any]:
+    data = op.operands[0]
+    return {"num_groups": _groups(op) * sizes(data)[1] // data.shape[1]}
+
+
+def _last(op: Op) -> range:
+    ndim = op.results[0].ndim
+    return range(ndim - len(op["normalized_shape"]), ndim)
+
+
+def layer_norm_known(op: Op, facts: Facts) -> tuple[Fact, ...]:
+    data, weight = facts[0], _named(op, facts, "weight")
+    bias = _named(op, facts, "bias")
+    dims = _last(op)
+    zero = indicator(False, data.ndim)
+    if weight is not None and weight.is_all_known():
+        lead = (1,) * (data.ndim - weight.ndim)
+        zero = (weight.value == 0).reshape(lead + tuple(weight.value.shape))
+    whole = all_over(data.known, dims)
+    if not bool(whole.any()) and not bool(zero.any()):
+        return nothing_known(op, facts)
+    if any(f is not None and not f.is_all_known() for f in (weight, bias)):
+        return nothing_known(op, facts)
+    operands = [spread(data.value, op.operands[0].shape, dims), *(f.value for f in facts[1:])]
+    value = evaluate(op, operands)[0]
+    return (fact((whole | zero).expand(torch.broadcast_shapes(whole.shape, zero.shape)), value),)
+
+
+def layer_norm_live(op: Op, facts: Facts, live: Lives) -> tuple[Tensor, ...]:
+    weight, dims = _named(op, facts, "weight"), _last(op)
+    reads = live[0]
+    if weight is not None:
+        nonzero = weight.maybe_nonzero
+        reads = reads & nonzero.reshape((1,) * (reads.ndim - nonzero.ndim) + tuple(nonzero.shape))
+    rest = any_over(live[0], range(live[0].ndim - len(dims)))
+    affine = rest.reshape(rest.shape[live[0].ndim - len(dims) :])
+    return tuple(any_over(reads, dims) if n == 0 else affine for n in range(len(op.operands)))
+
+
+def layer_norm_couple(site: Site) -> Iterable[Constraint]:
+    op, data = site.op, site.op.operands[0]
+    yield from aligned(op, op.results[0], [data], site)
+    cause = site.because(reason_for(op, "takes statistics over this dimension"))
+    dims = _last(op)
+    for value in op.operands[1:]:
+        for own, dim in zip(range(value.ndim), dims, strict=True):
+            yield from equal(cause, (data, dim), (value, own))
+    yield from pinned(data, dims, cause)
+
+
+LAYER_NORM = Rule(couple=layer_norm_couple, known=layer_norm_known, live=layer_norm_live)
+
+
+RULES: dict[str, Rule] = {
+    "batch_norm": Rule(couple=batch_norm_couple, known=batch_norm_known, live=batch_norm_live),
+    "instance_norm": Rule(couple=instance_norm_couple, known=instance_norm_known, live=instance_norm_live),
+    "group_norm": Rule(
+        couple=group_norm_couple, known=group_norm_known, live=group_norm_live, needs=group_norm_needs
+    ),
+    "layer_norm": LAYER_NORM,
+    "rms_norm": LAYER_NORM,
+}

@@ -1,0 +1,188 @@
+"""Elementwise operators: every result element reads the operand elements it is aligned with."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor
+
+from speedup.constraints import Constraint
+from speedup.graph import Op, Value
+from speedup.lattice import Fact, constant, fact, fold_to, indicator, vector
+from speedup.rules.rule import Facts, Lives, Rule, Site, equal, evaluate, nothing_known, reason_for
+
+_UNARY = (
+    "relu relu6 sigmoid silu gelu hardswish hardsigmoid hardtanh leaky_relu elu selu celu softplus mish tanh "
+    "exp exp2 expm1 log log2 log10 log1p sqrt rsqrt abs neg sin cos tan asin acos atan sinh cosh asinh acosh "
+    "atanh square reciprocal sign floor ceil round trunc frac erf erfc logit log_sigmoid hardshrink softshrink "
+    "threshold bitwise_not logical_not isnan isinf isfinite nan_to_num clamp clamp_min clamp_max positive "
+    "sgn deg2rad rad2deg sinc lgamma digamma erfinv zeros_like ones_like full_like fill zero "
+    "to _to_copy clone contiguous alias detach lift_fresh lift_fresh_copy _conj view_as_real_copy"
+).split()
+_BINARY = (
+    "add sub rsub div true_divide floor_divide remainder fmod pow float_power eq ne lt le gt ge maximum minimum fmax fmin "
+    "bitwise_and bitwise_or bitwise_xor logical_and logical_or logical_xor __and__ __or__ __xor__ atan2 hypot "
+    "lerp xlogy addcdiv copysign heaviside"
+).split()
+_DROPOUT = ("dropout", "feature_dropout", "alpha_dropout")
+
+
+def aligned(op: Op, result: Value, operands: Iterable[Value], site: Site) -> Iterable[Constraint]:
+    """Equal keep-sets along each dimension that is not broadcast."""
+    cause = site.because(reason_for(op, "works element by element"))
+    operands = tuple(operands)
+    for dim in range(result.ndim):
+        members = [(result, dim)]
+        for value in operands:
+            own = dim - (result.ndim - value.ndim)
+            if own >= 0 and value.shape[own] == result.shape[dim]:
+                members.append((value, own))
+        yield from equal(cause, *members)
+
+
+def couple(site: Site) -> Iterable[Constraint]:
+    return aligned(site.op, site.op.result, site.op.operands, site)
+
+
+def known(op: Op, facts: Facts) -> tuple[Fact, ...]:
+    if any(f.is_unknown for f in facts):
+        return nothing_known(op, facts)
+    (value,) = evaluate(op, [f.value for f in facts])
+    together = facts[0].known
+    for other in facts[1:]:
+        together = together & other.known
+    return (fact(_fit(together, op.result), _fit(value, op.result)),)
+
+
+def _fit(tensor: Tensor, value: Value) -> Tensor:
+    return tensor.reshape((1,) * (value.ndim - tensor.ndim) + tuple(tensor.shape))
+
+
+def live(op: Op, facts: Facts, live: Lives) -> tuple[Tensor, ...]:
+    return tuple(fold_to(live[0], v.shape) for v in op.operands)
+
+
+def product_known(op: Op, facts: Facts) -> tuple[Fact, ...]:
+    if len(facts) == 1:
+        return known(op, facts)
+    a, b = facts
+    if a.is_unknown and b.is_unknown:
+        return nothing_known(op, facts)
+    together = (a.known & b.known) | (a.known & (a.value == 0)) | (b.known & (b.value == 0))
+    (value,) = evaluate(op, [a.value, b.value])
+    return (fact(_fit(together, op.result), _fit(value, op.result)),)
+
+
+def product_live(op: Op, facts: Facts, live: Lives) -> tuple[Tensor, ...]:
+    if len(facts) == 1:
+        return (fold_to(live[0], op.operands[0].shape),)
+    a, b = op.operands
+    return (
+        fold_to(live[0] & facts[1].maybe_nonzero, a.shape),
+        fold_to(live[0] & facts[0].maybe_nonzero, b.shape),
+    )
+
+
+def _maybe(condition: Fact, outcome: bool) -> Tensor:
+    return ~condition.known | (condition.value if outcome else ~condition.value.bool())
+
+
+def where_live(op: Op, facts: Facts, live: Lives) -> tuple[Tensor, ...]:
+    """`where(condition, self, other)`: a branch that is never taken is not read."""
+    reads = [live[0], live[0] & _maybe(facts[0], True)]
+    if len(facts) > 2:
+        reads.append(live[0] & _maybe(facts[0], False))
+    if not isinstance(op.arguments["self"], Value):
+        reads = [live[0], live[0] & _maybe(facts[0], False)][: len(facts)]
+    return tuple(fold_to(r, v.shape) for r, v in zip(reads, op.operands, strict=True))
+
+
+def masked_fill_known(op: Op, facts: Facts) -> tuple[Fact, ...]:
+    """Elements under a known True mask are the fill value whatever the input."""
+    data, mask, *fill = facts
+    if mask.is_unknown or any(f.is_unknown for f in fill):
+        return nothing_known(op, facts)
+    (value,) = evaluate(op, [f.value for f in facts])
+    together = mask.known & (mask.value | data.known)
+    return (fact(_fit(together, op.result), _fit(value, op.result)),)
+
+
+def masked_fill_live(op: Op, facts: Facts, live: Lives) -> tuple[Tensor, ...]:
+    reads = [live[0] & _maybe(facts[1], False), live[0], live[0]]
+    return tuple(fold_to(r, v.shape) for r, v in zip(reads, op.operands, strict=False))
+
+
+def dropout_known(op: Op, facts: Facts) -> tuple[Fact, ...]:
+    """Dropout passes its input on in eval mode, and makes it random otherwise."""
+    return nothing_known(op, facts) if op.get("train", op.get("training")) else known(op, facts)
+
+
+def prelu_couple(site: Site) -> Iterable[Constraint]:
+    """The slope has one entry, or one per channel (dimension 1)."""
+    data, weight = site.op.operands
+    yield from aligned(site.op, site.op.result, [data], site)
+    if weight.ndim == 1 and weight.shape[0] > 1:
+        yield from equal(site.because("prelu has a slope per channel"), (weight, 0), (data, min(1, data.ndim - 1)))
+
+
+def _slope(weight: Fact, data: Value) -> Fact:
+    if weight.ndim != 1:
+        return weight
+    axis = min(1, data.ndim - 1)
+    return Fact(vector(weight.known, axis, data.ndim), vector(weight.value, axis, data.ndim))
+
+
+def prelu_known(op: Op, facts: Facts) -> tuple[Fact, ...]:
+    data, weight = facts[0], _slope(facts[1], op.operands[0])
+    if data.is_unknown or weight.is_unknown:
+        return nothing_known(op, facts)
+    value = torch.where(data.value > 0, data.value, data.value * weight.value)
+    return (fact(data.known & weight.known, value),)
+
+
+def prelu_live(op: Op, facts: Facts, live: Lives) -> tuple[Tensor, ...]:
+    weight = op.operands[1]
+    return (live[0], indicator(True, weight.ndim))
+
+
+def like_known(op: Op, facts: Facts) -> tuple[Fact, ...]:
+    """`zeros_like`, `fill` and the like read no value of their first operand."""
+    if any(f.is_unknown for f in facts[1:]):
+        return nothing_known(op, facts)
+    (value,) = evaluate(op, [facts[0].value[(slice(0, 1),) * facts[0].ndim], *(f.value for f in facts[1:])])
+    return (constant(value),)
+
+
+def like_live(op: Op, facts: Facts, live: Lives) -> tuple[Tensor, ...]:
+    rest = tuple(fold_to(live[0], v.shape) for v in op.operands[1:])
+    return (indicator(False, op.operands[0].ndim), *rest)
+
+
+def type_as_couple(site: Site) -> Iterable[Constraint]:
+    return aligned(site.op, site.op.result, site.op.operands[:1], site)
+
+
+def type_as_known(op: Op, facts: Facts) -> tuple[Fact, ...]:
+    return (Fact(facts[0].known, facts[0].value.to(op.result.dtype)),)
+
+
+def type_as_live(op: Op, facts: Facts, live: Lives) -> tuple[Tensor, ...]:
+    return (live[0], indicator(False, op.operands[1].ndim))
+
+
+ELEMENTWISE = Rule(couple=couple, known=known, live=live)
+PRODUCT = Rule(couple=couple, known=product_known, live=product_live)
+
+RULES: dict[str, Rule] = {
+    **{name: ELEMENTWISE for name in (*_UNARY, *_BINARY, "addcmul", "min.other", "max.other")},
+    "mul": PRODUCT,
+    "multiply": PRODUCT,
+    "where": Rule(couple=couple, known=known, live=where_live),
+    "masked_fill": Rule(couple=couple, known=masked_fill_known, live=masked_fill_live),
+    **{name: Rule(couple=couple, known=dropout_known, live=live) for name in _DROPOUT},
+    "prelu": Rule(couple=prelu_couple, known=prelu_known, live=prelu_live),
+    "_prelu_kernel": ELEMENTWISE,
+    **{n: Rule(couple=couple, known=like_known, live=like_live) for n in ("zeros_like", "ones_like", "full_like", "fill", "zero")},
+    "type_as": Rule(couple=type_as_couple, known=type_as_known, live=type_as_live),
+}

@@ -1,0 +1,282 @@
+"""Products of two activations, and attention."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from math import prod
+
+import torch
+from torch import Tensor
+
+from speedup.constraints import Constraint, Pinned
+from speedup.edits import Edit
+from speedup.graph import Op, Value
+from speedup.keepsets import KeepSets
+from speedup.lattice import Fact, all_over, along, any_over, fact, fold_to, indicator, spread, uniform_along
+from speedup.rules import absorption
+from speedup.rules.contraction import contraction_known, contraction_live, contraction_macs
+from speedup.rules.rule import (
+    Facts,
+    Lives,
+    Rule,
+    Site,
+    Sizes,
+    equal,
+    nothing_known,
+    pinned,
+    reason_for,
+)
+
+
+def _is_weight(value: Value, fact_: Fact | None = None) -> bool:
+    return value.is_state and value.ndim == 2
+
+
+def _is_contraction(op: Op) -> bool:
+    """Whether a matmul is a product with a parameter matrix, whose constants can be absorbed."""
+    name = op.target._schema.name.split("::")[-1]
+    if name == "addmm":
+        return _is_weight(op.operands[2]) and op["beta"] == 1 and op["alpha"] == 1 and op.operands[0].ndim == 1
+    return _is_weight(op.operands[1]) and not op.operands[0].is_state and op.operands[0].ndim >= 2
+
+
+def _factors(op: Op) -> tuple[int, int]:
+    """Positions of the two factors among the operands."""
+    return (1, 2) if op.target._schema.name.split("::")[-1] in ("addmm", "baddbmm") else (0, 1)
+
+
+def _any_product(a: Tensor, b: Tensor, inner: int) -> Tensor:
+    """Bool matrix product of compressed indicators, `inner` being the extent that is summed."""
+    left = a.expand(*a.shape[:-1], inner) if a.shape[-1] != b.shape[-2] else a
+    right = b.expand(*b.shape[:-2], inner, b.shape[-1]) if a.shape[-1] != b.shape[-2] else b
+    return (left.float() @ right.float()) > 0
+
+
+def product_known(op: Op, facts: Facts) -> tuple[Fact, ...]:
+    """Known where every term is: both factors known, or one of them 0."""
+    if _is_contraction(op):
+        return contraction_known(op, facts)
+    first, second = _factors(op)
+    a, b = facts[first], facts[second]
+    if (a.is_unknown and b.is_unknown) or a.ndim < 2 or b.ndim < 2 or first == 1:
+        return nothing_known(op, facts)
+    inner = op.operands[first].shape[-1]
+    open_ = _any_product(~a.known, b.maybe_nonzero, inner) | _any_product(a.maybe_nonzero, ~b.known, inner)
+    value = spread(a.value, op.operands[first].shape, [a.ndim - 1]) @ spread(
+        b.value, op.operands[second].shape, [b.ndim - 2]
+    )
+    return (fact(~open_, value),)
+
+
+def product_live(op: Op, facts: Facts, live: Lives) -> tuple[Tensor, ...]:
+    if _is_contraction(op):
+        return contraction_live(op, facts, live)
+    first, second = _factors(op)
+    a, b = op.operands[first], op.operands[second]
+    flag = indicator(bool(live[0].any()), 0)
+    if a.ndim < 2 or b.ndim < 2:
+        return tuple(flag.reshape((1,) * v.ndim) for v in op.operands)
+    right, left = facts[second].maybe_nonzero, facts[first].maybe_nonzero
+    reads_a = _any_product(live[0], right.transpose(-1, -2), b.shape[-1])
+    reads_b = _any_product(left.transpose(-1, -2), live[0], a.shape[-2])
+    rest = [fold_to(live[0], v.shape) for v in op.operands[:first]]
+    return (*rest, fold_to(reads_a, a.shape), fold_to(reads_b, b.shape))
+
+
+def product_couple(site: Site) -> Iterable[Constraint]:
+    op, result = site.op, site.op.result
+    if _is_contraction(op):
+        yield from absorption.couple(site)
+        return
+    first, second = _factors(op)
+    a, b = op.operands[first], op.operands[second]
+    cause = site.because(reason_for(op, "ties the dimensions of its factors"))
+    if a.ndim < 2 or b.ndim < 2:
+        for value in (a, b, result):
+            yield from pinned(value, range(value.ndim), cause)
+        return
+    yield from equal(cause, (a, a.ndim - 2), (result, result.ndim - 2))
+    yield from equal(cause, (b, b.ndim - 1), (result, result.ndim - 1))
+    yield from equal(cause, (a, a.ndim - 1), (b, b.ndim - 2))
+    for dim in range(result.ndim - 2):
+        members = [(result, dim)]
+        for value in (a, b):
+            own = dim - (result.ndim - value.ndim)
+            if own >= 0 and value.shape[own] == result.shape[dim]:
+                members.append((value, own))
+        yield from equal(cause, *members)
+    for value in op.operands[:first]:
+        yield from pinned(value, range(value.ndim), cause)
+        yield from pinned(result, range(result.ndim), cause)
+    sums = site.because("adds up products of constants")
+    left = along(site.fact(a).known_nonzero & site.live(a), a.ndim - 1, a.shape[-1])
+    right = along(site.fact(b).known_nonzero & site.live(b), b.ndim - 2, b.shape[-2])
+    if a.shape[-1] != 1:
+        yield Pinned((a.index, a.ndim - 1), sums, left & right)
+
+
+def product_pay(site: Site, kept: KeepSets) -> Iterable[Edit]:
+    return absorption.pay(site, kept) if _is_contraction(site.op) else ()
+
+
+def product_macs(op: Op, sizes: Sizes) -> int:
+    if _is_contraction(op):
+        return contraction_macs(op, sizes)
+    return prod(sizes(op.result)) * sizes(op.operands[_factors(op)[0]])[-1]
+
+
+def _letters(op: Op) -> tuple[list[str], str] | None:
+    """Operand and result letters of an einsum; None when it is not a plain one."""
+    equation = str(op["equation"]).replace(" ", "")
+    if "." in equation or "->" not in equation:
+        return None
+    inputs, result = equation.split("->")
+    operands = inputs.split(",")
+    plain = all(len(set(term)) == len(term) for term in (*operands, result))
+    fits = all(len(t) == v.ndim for t, v in zip(operands, op.operands, strict=False))
+    return (operands, result) if plain and fits and len(operands) == len(op.operands) else None
+
+
+def einsum_live(op: Op, facts: Facts, live: Lives) -> tuple[Tensor, ...]:
+    letters = _letters(op)
+    if letters is None:
+        flag = bool(live[0].any())
+        return tuple(indicator(flag, v.ndim) for v in op.operands)
+    operands, result = letters
+    reads = []
+    for term in operands:
+        gone = [d for d, letter in enumerate(result) if letter not in term]
+        left = [letter for letter in result if letter in term]
+        reduced = any_over(live[0], gone).squeeze(gone) if gone else live[0]
+        sizes = dict(zip(left, reduced.shape, strict=True))
+        order = [left.index(letter) for letter in term if letter in left]
+        reads.append(reduced.permute(order).reshape([sizes.get(letter, 1) for letter in term]))
+    return tuple(reads)
+
+
+def einsum_couple(site: Site) -> Iterable[Constraint]:
+    op, letters = site.op, _letters(site.op)
+    if letters is None:
+        cause = site.because("this einsum is kept as it is")
+        for value in (*op.operands, op.result):
+            yield from pinned(value, range(value.ndim), cause)
+        return
+    operands, result = letters
+    cause = site.because("einsum ties dimensions of one letter")
+    terms = [*zip(operands, op.operands, strict=True), (result, op.result)]
+    for letter in dict.fromkeys("".join((*operands, result))):
+        members = [(v, t.index(letter)) for t, v in terms if letter in t]
+        yield from equal(cause, *members)
+        if letter in result:
+            continue
+        sums = site.because("einsum adds up products of constants")
+        counts: Tensor | None = None
+        for value, dim in members:
+            one = along(site.fact(value).known_nonzero & site.live(value), dim, value.shape[dim])
+            counts = one if counts is None else counts & one
+        value, dim = members[0]
+        if counts is not None and value.shape[dim] != 1:
+            yield Pinned((value.index, dim), sums, counts)
+
+
+def einsum_macs(op: Op, sizes: Sizes) -> int:
+    letters = _letters(op)
+    if letters is None:
+        return 0
+    extents: dict[str, int] = {}
+    for term, value in zip(letters[0], op.operands, strict=True):
+        extents.update(zip(term, sizes(value), strict=True))
+    return prod(extents.values())
+
+
+def attention_known(op: Op, facts: Facts) -> tuple[Fact, ...]:
+    """Attention weights add up to 1: a value channel that is the same at every key stays itself."""
+    value = facts[2]
+    if value.is_unknown or len(op.operands) > 3 or op.get("dropout_p"):
+        return nothing_known(op, facts)
+    keys = value.ndim - 2
+    if not uniform_along(value.value, [keys]):
+        zero = all_over(value.known & (value.value == 0), [keys])
+        return (fact(zero, torch.zeros_like(zero, dtype=op.result.dtype)),)
+    return (fact(all_over(value.known, [keys]), value.value.narrow(keys, 0, 1)),)
+
+
+def attention_live(op: Op, facts: Facts, live: Lives) -> tuple[Tensor, ...]:
+    query, key, value = op.operands[:3]
+    (result,) = attention_known(op, facts)
+    weights = any_over(live[0] & ~result.known, [op.result.ndim - 1])
+    by_key = any_over(weights, [op.result.ndim - 2])
+    reads = [
+        fold_to(weights, query.shape),
+        _heads(by_key, key),
+        _heads(any_over(live[0], [op.result.ndim - 2]), value),
+    ]
+    return (*reads, *(fold_to(weights, v.shape) for v in op.operands[3:]))
+
+
+def _heads(live: Tensor, value: Value) -> Tensor:
+    """Grouped-query attention has fewer key heads than query heads: read if any of them is."""
+    if live.ndim > 2 and live.shape[-3] not in (1, value.shape[-3]):
+        live = live.unflatten(-3, (value.shape[-3], -1)).any(-3)
+    return fold_to(live, value.shape)
+
+
+def attention_couple(site: Site) -> Iterable[Constraint]:
+    op, result = site.op, site.op.result
+    query, key, value = op.operands[:3]
+    cause = site.because("attention ties heads and positions of query, key and value")
+    last = query.ndim - 1
+    if any(v.ndim != result.ndim for v in (query, key, value)):
+        for one in (query, key, value, result):
+            yield from pinned(one, range(one.ndim), cause)
+        return
+    for dim in range(last - 1):
+        if query.shape[dim] == key.shape[dim]:
+            yield from equal(cause, *((v, dim) for v in (query, key, value, result)))
+        else:
+            for one in (query, key, value, result):
+                yield from pinned(one, [dim], cause)
+    yield from equal(cause, (query, last - 1), (result, last - 1))
+    yield from equal(cause, (key, last - 1), (value, last - 1))
+    yield from pinned(key, [last - 1], site.because("softmax runs over all keys"))
+    if op["is_causal"]:
+        yield from pinned(query, [last - 1], site.because("a causal mask counts positions"))
+    yield from equal(cause, (value, last), (result, last))
+    yield from equal(cause, (query, last), (key, last))
+    scale = site.because("the default attention scale depends on the head's extent")
+    if op["scale"] is None:
+        yield from pinned(query, [last], scale)
+    else:
+        counts = along(site.fact(query).known_nonzero & site.live(query), last, query.shape[last])
+        counts = counts & along(site.fact(key).known_nonzero & site.live(key), last, key.shape[last])
+        yield from pinned(query, [last], site.because("adds up products of constants"), counts)
+    for mask in op.operands[3:]:
+        for dim in range(mask.ndim):
+            own = dim + result.ndim - mask.ndim
+            if mask.shape[dim] == 1:
+                continue
+            whole = query if own < last else key
+            other = own if own < last else last - 1
+            yield from equal(cause, (mask, dim), (whole, other))
+
+
+def attention_macs(op: Op, sizes: Sizes) -> int:
+    query, key = sizes(op.operands[0]), sizes(op.operands[1])
+    return prod(query[:-1]) * key[-2] * (query[-1] + sizes(op.operands[2])[-1])
+
+
+PRODUCT = Rule(
+    couple=product_couple,
+    known=product_known,
+    live=product_live,
+    pay=product_pay,
+    macs=product_macs,
+)
+
+RULES: dict[str, Rule] = {
+    **{name: PRODUCT for name in ("matmul", "mm", "bmm", "addmm", "baddbmm")},
+    "einsum": Rule(couple=einsum_couple, live=einsum_live, macs=einsum_macs),
+    "scaled_dot_product_attention": Rule(
+        couple=attention_couple, known=attention_known, live=attention_live, macs=attention_macs
+    ),
+}

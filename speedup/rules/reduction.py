@@ -1,0 +1,256 @@
+"""Operators that read whole dimensions: reductions, softmax, scans, pools, interpolation."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+
+import torch
+from torch import Tensor
+
+from speedup.constraints import Constraint, Mapped, Pinned
+from speedup.graph import Op
+from speedup.lattice import Fact, all_over, along, any_over, fact, indicator, spread, uniform_along, unknown
+from speedup.rules.rule import (
+    Facts,
+    Lives,
+    Rule,
+    Site,
+    equal,
+    evaluate,
+    nothing_known,
+    pinned,
+    reason_for,
+)
+
+
+def _dims(op: Op) -> tuple[int, ...]:
+    """The dimensions an op reduces or runs along; all of them when it names none."""
+    ndim = op.operands[0].ndim
+    given = op.get("dim", op.get("axis"))
+    if given is None or given == ():
+        return tuple(range(ndim))
+    return tuple(d % max(ndim, 1) for d in (given if isinstance(given, tuple) else (given,)))
+
+
+def _kept_dims(op: Op) -> list[tuple[int, int]]:
+    """(operand dim, result dim) of the dimensions that are not reduced."""
+    data, gone = op.operands[0], set(_dims(op))
+    if op.results[0].ndim == data.ndim:
+        return [(d, d) for d in range(data.ndim) if d not in gone]
+    return [(d, n) for n, d in enumerate(d for d in range(data.ndim) if d not in gone)]
+
+
+def _shaped(op: Op, tensor: Tensor) -> Tensor:
+    """A compressed tensor of the operand's rank, reduced dims being 1, in the result's rank."""
+    if op.results[0].ndim == tensor.ndim:
+        return tensor
+    gone = set(_dims(op))
+    return tensor.reshape([n for d, n in enumerate(tensor.shape) if d not in gone])
+
+
+def reduce_known(op: Op, facts: Facts) -> tuple[Fact, ...]:
+    """Known where all that is reduced is known."""
+    data = facts[0]
+    if data.is_unknown or len(op.operands) > 1:
+        return nothing_known(op, facts)
+    dims = _dims(op)
+    known = _shaped(op, all_over(data.known, dims))
+    if not bool(known.any()):
+        return nothing_known(op, facts)
+    values = evaluate(op, [spread(data.value, op.operands[0].shape, dims)])
+    return tuple(fact(known, v) for v in values)
+
+
+def _spread_back(op: Op, live: Tensor) -> Tensor:
+    data, gone = op.operands[0], _dims(op)
+    if live.ndim == data.ndim:
+        return any_over(live, gone)
+    shape = [1] * data.ndim
+    for own, result in _kept_dims(op):
+        shape[own] = live.shape[result]
+    return live.reshape(shape)
+
+
+def reduce_live(op: Op, facts: Facts, live: Lives) -> tuple[Tensor, ...]:
+    reads = [_spread_back(op, one) for one in live]
+    together = reads[0]
+    for other in reads[1:]:
+        together = together | other
+    return (together,)
+
+
+def reduce_couple(site: Site) -> Iterable[Constraint]:
+    op, data = site.op, site.op.operands[0]
+    cause = site.because(reason_for(op, "reads the whole dimension"))
+    for own, result in _kept_dims(op):
+        yield from equal(cause, (data, own), *((r, result) for r in op.results))
+    yield from pinned(data, _dims(op), cause)
+
+
+def sum_couple(site: Site) -> Iterable[Constraint]:
+    """Zeros do not count in a sum or a norm; constants do."""
+    op, data = site.op, site.op.operands[0]
+    if op.get("ord", 1) <= 0:
+        yield from reduce_couple(site)
+        return
+    cause = site.because(reason_for(op, "adds up constants that are not zero"))
+    for own, result in _kept_dims(op):
+        yield from equal(cause, (data, own), (op.result, result))
+    counts = site.fact(data).known_nonzero & site.live(data)
+    for dim in _dims(op):
+        if data.shape[dim] != 1:
+            yield Pinned((data.index, dim), cause, along(counts, dim, data.shape[dim]))
+
+
+def along_known(op: Op, facts: Facts) -> tuple[Fact, ...]:
+    """Softmax, scans, sorts: known where everything along the dimension is."""
+    data = facts[0]
+    if data.is_unknown or len(op.operands) > 1:
+        return nothing_known(op, facts)
+    dims = _dims(op)
+    known = all_over(data.known, dims)
+    if not bool(known.any()):
+        return nothing_known(op, facts)
+    values = evaluate(op, [spread(data.value, op.operands[0].shape, dims)])
+    return tuple(fact(known, v) for v in values)
+
+
+def along_live(op: Op, facts: Facts, live: Lives) -> tuple[Tensor, ...]:
+    together = any_over(live[0], _dims(op))
+    for other in live[1:]:
+        together = together | any_over(other, _dims(op))
+    return (together,)
+
+
+def along_couple(site: Site) -> Iterable[Constraint]:
+    op, data = site.op, site.op.operands[0]
+    cause = site.because(reason_for(op, "runs along the whole dimension"))
+    gone = _dims(op)
+    for dim in (d for d in range(data.ndim) if d not in gone):
+        yield from equal(cause, (data, dim), *((r, dim) for r in op.results))
+    for value in (data, *op.results):
+        yield from pinned(value, gone, cause)
+
+
+def _space(op: Op, rank: int) -> range:
+    ndim = op.operands[0].ndim
+    return range(ndim - rank, ndim)
+
+
+def _pool_known(op: Op, facts: Facts, rank: int, keeps_constants: Callable[[Op], bool]) -> tuple[Fact, ...]:
+    data = facts[0]
+    space = _space(op, rank)
+    flat = data.is_unknown or not (uniform_along(data.value, space) and uniform_along(data.known, space))
+    if flat:
+        return nothing_known(op, facts)
+    known, value = data.known, data.value
+    for dim in space:
+        known, value = known.narrow(dim, 0, 1), value.narrow(dim, 0, 1)
+    if not keeps_constants(op):
+        known = known & (value == 0)
+    rest = tuple(unknown(r.ndim, r.dtype) for r in op.results[1:])
+    return (fact(known, value), *rest)
+
+
+def _padded(op: Op) -> bool:
+    padding = op.get("padding") or (0,)
+    return any(padding if isinstance(padding, tuple) else (padding,))
+
+
+def _averages_only_inside(op: Op) -> bool:
+    if op.get("divisor_override") is not None:
+        return False
+    return not op.get("count_include_pad", False) or not (_padded(op) or op.get("ceil_mode", False))
+
+
+def _pool(rank: int, keeps_constants: Callable[[Op], bool]) -> Rule:
+    def known(op: Op, facts: Facts) -> tuple[Fact, ...]:
+        return _pool_known(op, facts, rank, keeps_constants)
+
+    def live(op: Op, facts: Facts, live: Lives) -> tuple[Tensor, ...]:
+        reads = any_over(live[0], _space(op, rank))
+        for other in live[1:]:
+            reads = reads | any_over(other, _space(op, rank))
+        return (reads, *(indicator(True, v.ndim) for v in op.operands[1:]))
+
+    def couple(site: Site) -> Iterable[Constraint]:
+        op, data = site.op, site.op.operands[0]
+        cause = site.because(reason_for(op, "works on windows of space"))
+        for dim in range(data.ndim - rank):
+            yield from equal(cause, (data, dim), *((r, dim) for r in op.results))
+        for value in (data, *op.results):
+            yield from pinned(value, _space(op, rank), cause)
+
+    return Rule(couple=couple, known=known, live=live)
+
+
+def _always(op: Op) -> bool:
+    return True
+
+
+def glu_couple(site: Site) -> Iterable[Constraint]:
+    """Both halves of the operand pair up with the result."""
+    op, data = site.op, site.op.operands[0]
+    axis = op["dim"] % data.ndim
+    cause = site.because("glu multiplies one half with the other")
+    for dim in range(data.ndim):
+        if dim != axis:
+            yield from equal(cause, (data, dim), (op.result, dim))
+    half = torch.arange(data.shape[axis]) % op.result.shape[axis]
+    yield Mapped(
+        ((op.result.index, axis),),
+        ((data.index, axis),),
+        half,
+        (op.result.shape[axis],),
+        (data.shape[axis],),
+        cause,
+    )
+
+
+def glu_known(op: Op, facts: Facts) -> tuple[Fact, ...]:
+    """A first half that is 0 stays 0 whatever gates it."""
+    data, axis = facts[0], op["dim"] % op.operands[0].ndim
+    if data.is_unknown:
+        return nothing_known(op, facts)
+    known, gate_known = spread(data.known, op.operands[0].shape, [axis]).chunk(2, axis)
+    value, gate = spread(data.value, op.operands[0].shape, [axis]).chunk(2, axis)
+    return (fact(known & (gate_known | (value == 0)), value * torch.sigmoid(gate)),)
+
+
+def glu_live(op: Op, facts: Facts, live: Lives) -> tuple[Tensor, ...]:
+    axis = op["dim"] % op.operands[0].ndim
+    return (live[0] if live[0].shape[axis] == 1 else torch.cat([live[0], live[0]], axis),)
+
+
+REDUCTION = Rule(couple=reduce_couple, known=reduce_known, live=reduce_live)
+ALONG = Rule(couple=along_couple, known=along_known, live=along_live)
+
+RULES: dict[str, Rule] = {
+    **{
+        name: REDUCTION
+        for name in (
+            "mean", "amax", "amin", "max.dim", "max.default", "min.dim", "min.default", "var", "std", "var_mean",
+            "prod", "argmax", "argmin", "logsumexp", "any", "all", "median", "norm", "std_mean",
+        )
+    },
+    **{
+        name: Rule(couple=sum_couple, known=reduce_known, live=reduce_live)
+        for name in ("sum", "linalg_vector_norm", "count_nonzero")
+    },
+    **{
+        name: ALONG
+        for name in (
+            "softmax", "_softmax", "log_softmax", "_log_softmax", "cumsum", "cumprod", "sort", "topk", "logcumsumexp",
+        )
+    },
+    **{f"max_pool{n}d": _pool(n, _always) for n in (1, 2, 3)},
+    **{f"max_pool{n}d_with_indices": _pool(n, _always) for n in (1, 2, 3)},
+    **{f"avg_pool{n}d": _pool(n, _averages_only_inside) for n in (1, 2, 3)},
+    **{f"adaptive_avg_pool{n}d": _pool(n, _always) for n in (1, 2, 3)},
+    **{f"adaptive_max_pool{n}d": _pool(n, _always) for n in (1, 2, 3)},
+    **{f"upsample_{kind}": _pool(rank, _always) for kind, rank in (
+        ("nearest1d", 1), ("nearest2d", 2), ("nearest3d", 3),
+        ("linear1d", 1), ("bilinear2d", 2), ("trilinear3d", 3), ("bicubic2d", 2),
+    )},
+    "glu": Rule(couple=glu_couple, known=glu_known, live=glu_live),
+}

@@ -1,0 +1,203 @@
+"""What a rule is: pure functions that say how one operator treats knowledge, liveness and coupling.
+
+A rule never changes the graph, a tensor or another rule. Everything it is not sure of it
+leaves at the sound default: nothing known, everything read, every dimension pinned.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import lru_cache
+from typing import Any, Protocol
+
+import torch
+from attrs import frozen
+from torch import Tensor
+
+from speedup.constraints import Cause, Constraint, Equal, Pinned
+from speedup.edits import Edit
+from speedup.graph import Graph, Op, Shape, Value, call_arguments, concrete
+from speedup.keepsets import KeepSets
+from speedup.lattice import Fact, indicator, spread, unknown
+from speedup.layout import Move
+
+Facts = Sequence[Fact]
+Lives = Sequence[Tensor]
+Sizes = Callable[[Value], Shape]
+Moves = Callable[[Mapping[str, Any], Sequence[Shape], Sequence[Shape]], tuple[Move, ...]]
+
+
+@frozen(eq=False)
+class Site:
+    """One op in its graph, with what the analyses found: the view that coupling rules get."""
+
+    graph: Graph
+    op: Op
+    facts: Sequence[Fact]
+    lives: Sequence[Tensor]
+    # Arguments of this op that its torch.nn module keeps as attributes, so that they can change.
+    settable: frozenset[str] = frozenset()
+    # Whether a missing bias can be given to the module that runs this op.
+    may_add_bias: bool = False
+
+    def fact(self, value: Value) -> Fact:
+        return self.facts[value.index]
+
+    def live(self, value: Value) -> Tensor:
+        """Bool, compressed: which elements of `value` anything reads."""
+        return self.lives[value.index]
+
+    def operand(self, name: str) -> Value | None:
+        """The tensor argument `name`, None when it was not given."""
+        argument = self.op.arguments.get(name)
+        return argument if isinstance(argument, Value) else None
+
+    def because(self, reason: str) -> Cause:
+        return Cause(self.op.index, reason)
+
+    def is_own(self, value: Value | None) -> bool:
+        """Whether `value` is a parameter or buffer that only this op reads, and reads once."""
+        return (
+            value is not None
+            and value.is_state
+            and bool(value.name)
+            and self.graph.readers[value.index] == (self.op.index,)
+            and value not in self.graph.outputs
+        )
+
+
+class Known(Protocol):
+    """Transfer function: facts of the results from facts of the operands."""
+
+    def __call__(self, op: Op, facts: Facts) -> Sequence[Fact]: ...
+
+
+class Live(Protocol):
+    """Transfer function: which operand elements the live result elements read."""
+
+    def __call__(self, op: Op, facts: Facts, live: Lives) -> Sequence[Tensor]: ...
+
+
+def nothing_known(op: Op, facts: Facts) -> tuple[Fact, ...]:
+    """Every result is Unknown."""
+    return tuple(unknown(r.ndim, r.dtype) for r in op.results)
+
+
+def everything_read(op: Op, facts: Facts, live: Lives) -> tuple[Tensor, ...]:
+    """All operands are live as soon as any result element is."""
+    flag = any(bool(one.any()) for one in live)
+    return tuple(indicator(flag, v.ndim) for v in op.operands)
+
+
+def all_pinned(site: Site) -> Iterable[Constraint]:
+    """No dimension that the op touches may shrink."""
+    cause = site.because(f"{site.op.target} has no rule that lets its dimensions shrink")
+    for value in (*site.op.operands, *site.op.results):
+        yield from pinned(value, range(value.ndim), cause)
+
+
+def no_needs(op: Op, sizes: Sizes) -> Mapping[str, Any]:
+    """The op keeps its arguments whatever the sizes are."""
+    return {}
+
+
+def no_resizing(site: Site, kept: KeepSets) -> Mapping[int, Shape]:
+    """Every value's new shape is what its keep-sets say."""
+    return {}
+
+
+def no_payment(site: Site, kept: KeepSets) -> Iterable[Edit]:
+    """Nothing that was dropped counts."""
+    return ()
+
+
+def no_macs(op: Op, sizes: Sizes) -> int:
+    """The op multiplies nothing worth counting."""
+    return 0
+
+
+@frozen(eq=False)
+class Rule:
+    """How one operator behaves. Omitted functions default to what is always sound.
+
+    Attributes:
+        couple: constraints between the keep-sets of the op's operands and results.
+        known: facts of the results, one per result, in the results' compressed rank.
+        live: bool tensors, one per operand, in the operand's compressed rank.
+        moves: for layout operators, the index maps at given arguments and shapes.
+        needs: arguments that the op must have at new sizes, where they differ from now.
+        resize: shapes of values, by index, that keep-sets alone do not tell (weights in groups).
+        pay: edits that make up for dropped constants.
+        macs: multiply-accumulates at given sizes.
+    """
+
+    couple: Callable[[Site], Iterable[Constraint]] = all_pinned
+    known: Known = nothing_known
+    live: Live = everything_read
+    moves: Moves | None = None
+    needs: Callable[[Op, Sizes], Mapping[str, Any]] = no_needs
+    resize: Callable[[Site, KeepSets], Mapping[int, Shape]] = no_resizing
+    pay: Callable[[Site, KeepSets], Iterable[Edit]] = no_payment
+    macs: Callable[[Op, Sizes], int] = no_macs
+
+
+UNKNOWN_OPERATOR = Rule()
+
+
+def pinned(
+    value: Value, dims: Iterable[int], cause: Cause, indices: Tensor | None = None
+) -> Iterable[Pinned]:
+    """Pin `dims` of `value`; extents of 1 need none."""
+    return (Pinned((value.index, d), cause, indices) for d in dims if value.shape[d] != 1)
+
+
+def equal(cause: Cause, *dims: tuple[Value, int]) -> Iterable[Equal]:
+    """One equality between dims of the same extent; extents of 1 need none."""
+    first, axis = dims[0]
+    if len(dims) > 1 and first.shape[axis] != 1:
+        yield Equal(tuple((v.index, d % v.ndim) for v, d in dims), cause)
+
+
+@lru_cache(maxsize=4096)
+def functional(target: torch._ops.OpOverload) -> torch._ops.OpOverload:
+    """The operator that computes what the in-place `target` computes, without writing."""
+    if not target._schema.is_mutable:
+        return target
+    namespace, name = target._schema.name.split("::")
+    packet = getattr(getattr(torch.ops, namespace), name.rstrip("_"), None)
+    overload = getattr(packet, target._overloadname, None)
+    return overload if isinstance(overload, torch._ops.OpOverload) else target
+
+
+def evaluate(op: Op, tensors: Sequence[Tensor]) -> tuple[Tensor, ...]:
+    """Run the op on `tensors` in place of its operands, on the CPU and without side effects."""
+    supply = iter(tensors)
+
+    def fill(argument: Any) -> Any:
+        if isinstance(argument, Value):
+            return next(supply)
+        if isinstance(argument, tuple):
+            return [fill(a) for a in argument]
+        return concrete(argument)
+
+    target = functional(op.target)
+    filled = {name: fill(argument) for name, argument in op.arguments.items()}
+    if filled.get("device") is not None:
+        filled["device"] = torch.device("cpu")
+    positional, keywords = call_arguments(op, filled)
+    if target._schema.is_mutable:
+        positional = [p.clone() if isinstance(p, Tensor) else p for p in positional]
+    results = target(*positional, **keywords)
+    return tuple(results) if isinstance(results, list | tuple) else (results,)
+
+
+def full_values(op: Op, facts: Facts) -> list[Tensor]:
+    """The operands' values at full shape (views)."""
+    return [
+        spread(f.value, v.shape, range(v.ndim)) for f, v in zip(facts, op.operands, strict=True)
+    ]
+
+
+def reason_for(op: Op, what: str) -> str:
+    """A uniform wording for causes: the operator's short name, then what it does."""
+    return f"{op.target._schema.name.split('::')[-1].rstrip('_')} {what}"

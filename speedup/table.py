@@ -1,0 +1,73 @@
+"""A plan as a table for the terminal."""
+
+from __future__ import annotations
+
+import io
+import shutil
+
+from rich.console import Console
+from rich.table import Table
+
+from speedup.plan import Layer, Plan
+
+_WIDEST = 160
+
+
+def plan_table(plan: Plan) -> str:
+    """Plain text: one row per layer that changes, what stays and why, totals last."""
+    stream = io.StringIO()
+    width = min(_WIDEST, max(80, shutil.get_terminal_size((120, 40)).columns))
+    console = Console(file=stream, width=width, color_system=None, highlight=False)
+    console.print(_layers(plan))
+    if plan.blocked:
+        console.print(_blocked(plan))
+    if plan.unknown_operators:
+        console.print(f"No rule, kept with all they touch: {', '.join(plan.unknown_operators)}")
+    console.print(
+        f"Parameters {_change(plan.parameters_before, plan.parameters_after)}, "
+        f"MACs {_change(plan.macs_before, plan.macs_after)}"
+    )
+    return stream.getvalue().rstrip()
+
+
+def _layers(plan: Plan) -> Table:
+    table = Table(title="What shrinks", title_justify="left")
+    for heading, justify in (
+        ("module", "left"), ("before -> after", "left"), ("parameters", "right"), ("MACs", "right"), ("notes", "left"),
+    ):
+        table.add_column(heading, justify=justify, overflow="fold")  # type: ignore[arg-type]
+    changed = [layer for layer in plan.layers if layer.is_changed]
+    for layer in changed:
+        table.add_row(
+            layer.path or "(model)",
+            _kinds(layer),
+            _change(layer.parameters_before, layer.parameters_after),
+            _change(layer.macs_before, layer.macs_after),
+            "; ".join(layer.notes),
+        )
+    rest = len(plan.layers) - len(changed)
+    if rest:
+        table.add_row("", f"{rest} other layers stay as they are", "", "", "")
+    return table
+
+
+def _kinds(layer: Layer) -> str:
+    if layer.before == layer.after:
+        return layer.before
+    after = layer.after.removeprefix(layer.kind)
+    return f"{layer.before} -> {after}"
+
+
+def _blocked(plan: Plan) -> Table:
+    table = Table(title="What could go but stays", title_justify="left")
+    for heading in ("module", "channels", "because"):
+        table.add_column(heading, overflow="fold")
+    for blocked in plan.blocked:
+        table.add_row(blocked.path, f"{blocked.count} of {blocked.of}", blocked.reason)
+    return table
+
+
+def _change(before: int, after: int) -> str:
+    if not before:
+        return "-"
+    return f"{before:,} -> {after:,} ({after / before:.0%})" if after != before else f"{before:,}"

@@ -1,0 +1,130 @@
+"""Trace a model with `torch.export` and freeze the result into a `Graph`.
+
+The caller's model is never touched: a clone that shares its tensors is traced in eval mode.
+"""
+
+from __future__ import annotations
+
+import re
+import traceback
+import warnings
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Any
+
+import torch
+from attrs import frozen
+from torch import Tensor, nn
+from torch.export import ExportedProgram
+from torch.export.graph_signature import InputKind
+
+from speedup.copying import share_module
+from speedup.errors import ExportError
+from speedup.freeze import freeze, has_aliased_mutation
+from speedup.graph import Graph, Origin
+from speedup.inputs import Example, tensors_of
+from speedup.provenance import Record, SizeTracking
+
+
+@frozen(eq=False)
+class Trace:
+    """A frozen graph and, apart from it, the live tensors of its state values by name."""
+
+    graph: Graph
+    tensors: Mapping[str, Tensor]
+
+
+class _Flat(nn.Module):
+    """Takes and returns flat tensors, so that any structure of inputs and outputs can be exported."""
+
+    def __init__(self, model: nn.Module, example: Example, tracking: SizeTracking) -> None:
+        super().__init__()
+        self.model = model
+        self._example = example
+        self._tracking = tracking
+
+    def forward(self, *tensors: Tensor) -> tuple[Tensor, ...]:
+        args, kwargs = self._example.call(tensors)
+        with self._tracking:
+            return tensors_of(self.model(*args, **kwargs))
+
+
+def trace(model: nn.Module, example: Example) -> Trace:
+    """The graph of `model`'s forward in eval mode on `example`.
+
+    Raises:
+        ExportError: `torch.export` cannot trace the model as a whole.
+    """
+    record = Record()
+    clone = share_module(model).eval()
+    program = _export(_Flat(clone, example, SizeTracking(record)), example, clone)
+    if has_aliased_mutation(program.graph):
+        with _quiet():
+            program = program.run_decompositions({})
+    graph = freeze(program, clone, record, _state_names(program))
+    return Trace(graph, _tensors(graph, program, model))
+
+
+def _export(flat: _Flat, example: Example, clone: nn.Module) -> ExportedProgram:
+    random_state = torch.get_rng_state()
+    try:
+        with _quiet(), torch.no_grad():
+            return torch.export.export(flat, example.tensors, strict=False)
+    except Exception as error:
+        raise _export_error(error, clone) from error
+    finally:
+        torch.set_rng_state(random_state)
+
+
+class _quiet(warnings.catch_warnings):  # noqa: N801
+    """Silences the deprecation chatter of export's own internals."""
+
+    def __enter__(self) -> None:
+        super().__enter__()
+        warnings.simplefilter("ignore")
+
+
+def _export_error(error: Exception, clone: nn.Module) -> ExportError:
+    names = {id(m): name for name, m in clone.named_modules()}
+    culprit = ""
+    line = ""
+    for frame, number in traceback.walk_tb(error.__traceback__):
+        owner = frame.f_locals.get("self")
+        if isinstance(owner, nn.Module) and id(owner) in names and frame.f_code.co_name == "forward":
+            culprit = f"{names[id(owner)] or 'the model itself'} ({type(owner).__name__})"
+            line = f" at line {number} of {frame.f_code.co_filename.rsplit('/', 1)[-1]}"
+    reason = str(error).strip().splitlines()
+    return ExportError(
+        f"torch.export cannot trace the model: {culprit or 'its inputs'}{line} raised "
+        f"{type(error).__name__}: {reason[0] if reason else 'no message'}. Check that "
+        "model(*inputs) runs in eval mode on the example input; data-dependent control flow "
+        "(if/while on tensor values) has to move out of the module you plan."
+    )
+
+
+def _state_names(program: ExportedProgram) -> Mapping[str, tuple[Origin, str]]:
+    """Placeholder name -> origin and name in the model, for all that is not a user input."""
+    kinds = {
+        InputKind.PARAMETER: Origin.PARAMETER,
+        InputKind.BUFFER: Origin.BUFFER,
+        InputKind.CONSTANT_TENSOR: Origin.CONSTANT,
+    }
+    return {
+        spec.arg.name: (kinds[spec.kind], re.sub(r"^model\.", "", spec.target or ""))
+        for spec in program.graph_signature.input_specs
+        if spec.kind in kinds and hasattr(spec.arg, "name")
+    }
+
+
+def _tensors(graph: Graph, program: ExportedProgram, model: nn.Module) -> Mapping[str, Tensor]:
+    held: dict[str, Tensor] = dict(model.named_parameters(remove_duplicate=False))
+    held.update(model.named_buffers(remove_duplicate=False))
+    constants = {re.sub(r"^model\.", "", k): v for k, v in program.constants.items()}
+    found = {}
+    for value in graph.state:
+        tensor = held.get(value.name, constants.get(value.name))
+        if not isinstance(tensor, Tensor):
+            raise ExportError(f"the trace reads {value.name!r}, which is no tensor of the model")
+        found[value.name] = tensor.detach()
+    return MappingProxyType(found)
+
