@@ -34,10 +34,7 @@ def _state(tensor: Tensor, mask: Tensor | None) -> Fact:
         if mask is None:
             return unknown(tensor.ndim, tensor.dtype)
         return fact(~mask.cpu(), torch.zeros(tuple(mask.shape), dtype=tensor.dtype))
-    here = tensor.cpu()
-    if mask is None:
-        return constant(here)
-    return constant(torch.where(mask.cpu(), here, torch.zeros((), dtype=here.dtype)))
+    return constant(tensor.cpu(), None if mask is None else mask.cpu())
 
 
 def _transfer(op: Op, facts: Sequence[Fact], rules: Rules) -> Sequence[Fact]:

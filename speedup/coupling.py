@@ -44,7 +44,7 @@ class Analysis:
 
     graph: Graph
     facts: tuple[Fact, ...]
-    lives: tuple[Tensor, ...]
+    sites: tuple[Site, ...]
     rules: Rules
     kept: KeepSets
     seeds: Mapping[Dim, Tensor | None]
@@ -57,20 +57,12 @@ class Analysis:
             return override
         return tuple(self.kept.count((value.index, d)) for d in range(value.ndim))
 
-    def site(self, op: Op) -> Site:
-        return site_of(self.graph, op, self.facts, self.lives)
-
     def arguments(self, op: Op) -> dict[str, Any]:
         """The arguments of `op` as the small model's forward will pass them."""
         return _carried_arguments(op, rule_for(op.target, self.rules), self)
 
     def size(self, value: int, dim: int) -> int:
         return self.sizes(self.graph.values[value])[dim]
-
-
-def site_of(graph: Graph, op: Op, facts: Sequence[Fact], lives: Sequence[Tensor]) -> Site:
-    """The view of `op` that coupling rules get."""
-    return Site(graph, op, facts, lives, native.settable(op), native.may_add_bias(op))
 
 
 def couple(
@@ -85,14 +77,17 @@ def couple(
     """
     seeds = _seeds(graph, facts, lives)
     extents = {(v.index, d): n for v in graph.values for d, n in enumerate(v.shape)}
-    constraints = list(_constraints(graph, facts, lives, rules))
+    sites = tuple(
+        Site(graph, op, facts, lives, native.settable(op), native.may_add_bias(op)) for op in graph.ops
+    )
+    constraints = list(_constraints(graph, sites, rules))
     constraints += _kept_modules(graph, tuple(keep))
     for _ in range(len(graph.ops) + 2):
         kept = solve(extents, seeds, constraints)
         resized: dict[int, Shape] = {}
-        for op in graph.ops:
-            resized.update(rule_for(op.target, rules).resize(site_of(graph, op, facts, lives), kept))
-        analysis = Analysis(graph, facts, lives, rules, kept, seeds, resized)
+        for site in sites:
+            resized.update(rule_for(site.op.target, rules).resize(site, kept))
+        analysis = Analysis(graph, facts, sites, rules, kept, seeds, resized)
         pins = [p for p in _misfits(analysis) if not kept.is_full(p.dim)]
         if not pins:
             return analysis
@@ -125,11 +120,9 @@ def _needed(value: Value, found: Fact, live: Tensor) -> Iterable[tuple[Dim, Tens
     ]
 
 
-def _constraints(
-    graph: Graph, facts: Sequence[Fact], lives: Sequence[Tensor], rules: Rules
-) -> Iterable[Constraint]:
-    for op in graph.ops:
-        yield from rule_for(op.target, rules).couple(site_of(graph, op, facts, lives))
+def _constraints(graph: Graph, sites: Sequence[Site], rules: Rules) -> Iterable[Constraint]:
+    for site in sites:
+        yield from rule_for(site.op.target, rules).couple(site)
     escape = Cause(None, "the forward takes this size out of sight (float(), math.sqrt, len, ...)")
     for size in graph.escaped:
         yield Pinned((size.value, size.dim), escape)
@@ -146,7 +139,7 @@ def _kept_modules(graph: Graph, names: tuple[str, ...]) -> Iterable[Pinned]:
 
 def _carried_arguments(op: Op, rule: Rule, analysis: Analysis) -> dict[str, Any]:
     needs = rule.needs(op, analysis.sizes)
-    able = native.settable(op)
+    able = analysis.sites[op.index].settable
     return {
         name: needs[name] if name in needs and name in able else carried(argument, analysis.size)
         for name, argument in op.arguments.items()

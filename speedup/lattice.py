@@ -13,7 +13,7 @@ along it. A convolution's activation is then (1, C, 1, 1): cost follows channels
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from functools import lru_cache
 
 import torch
@@ -25,15 +25,37 @@ Shape = tuple[int, ...]
 
 @frozen(eq=False)
 class Fact:
-    """State of every element: Known(`value`) where `known`, else Unknown (and `value` 0)."""
+    """State of every element: Known(`value`) where `known`, else Unknown (and `value` 0).
+
+    A large masked weight is held as its `raw` tensor and a compressed `mask` (False: 0), so
+    that it need not be copied to be reasoned about.
+    """
 
     known: Tensor
-    value: Tensor
+    raw: Tensor
+    mask: Tensor | None = None
     _cache: dict[str, Tensor] = field(factory=dict, repr=False, alias="cache")
 
     @property
     def ndim(self) -> int:
         return self.known.ndim
+
+    @property
+    def value(self) -> Tensor:
+        """The constants, compressed; 0 where Unknown."""
+        if self.mask is None:
+            return self.raw
+        return self.memo("value", lambda: torch.where(self._mask, self.raw, torch.zeros((), dtype=self.raw.dtype)))
+
+    @property
+    def _mask(self) -> Tensor:
+        return indicator(True, self.ndim) if self.mask is None else self.mask
+
+    def memo(self, key: str, compute: Callable[[], Tensor]) -> Tensor:
+        """The tensor `compute` gives, computed once per fact."""
+        if key not in self._cache:
+            self._cache[key] = compute()
+        return self._cache[key]
 
     @property
     def is_unknown(self) -> bool:
@@ -46,15 +68,21 @@ class Fact:
     @property
     def maybe_nonzero(self) -> Tensor:
         """Bool, compressed: True where the element is not Known(0)."""
-        if "maybe_nonzero" not in self._cache:
-            nonzero = self.value != 0
-            self._cache["maybe_nonzero"] = nonzero if self.is_all_known() else nonzero | ~self.known
-        return self._cache["maybe_nonzero"]
+        return self.memo("maybe_nonzero", self._maybe_nonzero)
+
+    def _maybe_nonzero(self) -> Tensor:
+        nonzero = (indicator(True, self.ndim) if _has_no_zero(self.raw) else self.raw != 0) & self._mask
+        return nonzero if self.is_all_known() else nonzero | ~self.known
 
     @property
     def known_nonzero(self) -> Tensor:
         """Bool, compressed: True where the element is Known(c) with c other than 0."""
         return self.known & (self.value != 0)
+
+
+def _has_no_zero(tensor: Tensor) -> bool:
+    """A fast test for large dense weights, which seldom hold a zero; False when in doubt."""
+    return tensor.is_floating_point() and tensor.numel() > 0 and bool(tensor.abs().amin() > 0)
 
 
 @lru_cache(maxsize=64)
@@ -72,9 +100,9 @@ def unknown(ndim: int, dtype: torch.dtype) -> Fact:
     return Fact(_false(ndim), torch.zeros((1,) * ndim, dtype=dtype))
 
 
-def constant(tensor: Tensor) -> Fact:
-    """Every element Known: `tensor` as it is, which may be compressed."""
-    return Fact(_true(tensor.ndim), tensor)
+def constant(tensor: Tensor, mask: Tensor | None = None) -> Fact:
+    """Every element Known: `tensor`, which may be compressed, and 0 where `mask` is False."""
+    return Fact(_true(tensor.ndim), tensor, mask)
 
 
 def fact(known: Tensor, value: Tensor) -> Fact:

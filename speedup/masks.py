@@ -28,7 +28,7 @@ def _owned(keep: Mapping[str, torch.Tensor]) -> Mapping[str, torch.Tensor]:
     for name, mask in keep.items():
         if mask.dtype is not torch.bool:
             raise errors.MaskError(f"mask for {name!r} is {mask.dtype}, not bool; use resolve_masks.")
-    contiguous = {name: mask.contiguous() for name, mask in keep.items() if not bool(mask.all())}
+    contiguous = {name: _compacted(mask).contiguous() for name, mask in keep.items() if not bool(mask.all())}
     return MappingProxyType({name: mask.clone() for name, mask in contiguous.items()})
 
 
@@ -38,7 +38,7 @@ class Masks(Mapping[str, torch.Tensor]):
 
     A canonical name is one that `model.named_parameters()` gives, the first for a tied parameter. A mask is
     a bool tensor, True where the parameter is kept, with the parameter's number of dimensions, each full or
-    of size 1. Masks without a False are dropped. Do not write to the tensors.
+    of size 1, as where all entries of a row are alike. Masks without a False are dropped. Do not write to the tensors.
 
     Args:
         keep: parameter name -> bool mask, copied; another dtype raises `MaskError`.
@@ -223,7 +223,19 @@ def _checked(name: str, value: object, parameter: nn.Parameter, *, movable: bool
         except (TypeError, ValueError, RuntimeError) as error:
             kind = type(value).__name__
             raise errors.MaskError(f"mask for {name!r}: pass a tensor, not a {kind} ({error}).") from error
-    return _binary(name, _placed(name, _fitted(name, mask, parameter.shape), parameter.device, movable))
+    fitted = _compacted(_fitted(name, mask, parameter.shape))
+    return _binary(name, _placed(name, fitted, parameter.device, movable))
+
+
+def _compacted(mask: torch.Tensor) -> torch.Tensor:
+    """`mask` with one entry per row where its rows are uniform, as filter masks are."""
+    if mask.ndim < 2 or mask.numel() == mask.shape[0] or not mask.numel() or mask.is_complex() or mask.is_meta:
+        return mask
+    rows = mask.flatten(1)
+    lowest = rows.amin(1)
+    if not torch.equal(lowest, rows.amax(1)):
+        return mask
+    return lowest.reshape(-1, *[1] * (mask.ndim - 1))
 
 
 def _fitted(name: str, mask: torch.Tensor, shape: torch.Size) -> torch.Tensor:

@@ -118,8 +118,8 @@ def _unknown(graph: Graph, rules: Rules) -> tuple[str, ...]:
 def _edits(analysis: Analysis) -> Iterable[Edit]:
     """Payments, then slices, then attributes, each in the order of the graph."""
     payments: list[Edit] = []
-    for op in analysis.graph.ops:
-        payments.extend(rule_for(op.target, analysis.rules).pay(analysis.site(op), analysis.kept))
+    for site in analysis.sites:
+        payments.extend(rule_for(site.op.target, analysis.rules).pay(site, analysis.kept))
     yield from payments
     grouped = {edit.name for edit in payments if isinstance(edit, SliceGroups)}
     for value in analysis.graph.state:

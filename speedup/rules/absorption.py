@@ -92,6 +92,10 @@ def account_of(site: Site, shape: Contraction) -> Account | None:
 
 def debt_of(site: Site) -> Debt | None:
     """What dropping constant channels would cost at this op; None when nothing."""
+    return site.once("debt", lambda: _debt(site))
+
+
+def _debt(site: Site) -> Debt | None:
     shape = describe(site.op)
     data, weight = site.fact(shape.data), site.fact(shape.weight)
     if data.is_unknown or shape.is_depthwise:

@@ -85,11 +85,10 @@ def describe(op: Op) -> Contraction:
 
 
 def pattern(shape: Contraction, weight: Fact) -> Tensor:
-    """Bool (groups, rows per group, columns per group): which kernels may be non-zero."""
-    key = f"pattern {shape.groups} {shape.row_dim}"
-    if key not in weight._cache:
-        weight._cache[key] = _by_group(shape, weight.maybe_nonzero.expand(shape.weight.shape), "any")
-    return weight._cache[key]
+    """Bool (groups, rows per group, columns per group), compressed: kernels that may be non-zero."""
+    return weight.memo(
+        f"pattern {shape.groups} {shape.row_dim}", lambda: _by_group(shape, weight.maybe_nonzero, "any")
+    )
 
 
 def kernel_sums(shape: Contraction, weight: Fact) -> Tensor:
@@ -97,14 +96,17 @@ def kernel_sums(shape: Contraction, weight: Fact) -> Tensor:
     return _by_group(shape, weight.value.expand(shape.weight.shape).double(), "sum")
 
 
-def _by_group(shape: Contraction, full: Tensor, how: str) -> Tensor:
-    flat = full.flatten(2) if full.ndim > 2 else full[..., None]
+def _by_group(shape: Contraction, tensor: Tensor, how: str) -> Tensor:
+    """Reduce the kernel dimensions of a weight's (compressed) tensor and split its groups."""
+    flat = tensor.flatten(2) if tensor.ndim > 2 else tensor[..., None]
     reduced = flat[..., 0] if flat.shape[-1] == 1 else (flat.any(-1) if how == "any" else flat.sum(-1))
-    if shape.transposed:
-        return reduced.reshape(shape.groups, -1, reduced.shape[1]).transpose(1, 2)
-    if shape.row_dim == 1:
-        return reduced.t()[None]
-    return reduced.reshape(shape.groups, -1, reduced.shape[1])
+    if shape.groups == 1:
+        return reduced.t()[None] if shape.row_dim == 1 else reduced[None]
+    if reduced.shape[0] == 1:
+        split = reduced[None]
+    else:
+        split = reduced.reshape(shape.groups, -1, reduced.shape[1])
+    return split.transpose(1, 2) if shape.transposed else split
 
 
 def _other(ndim: int, axis: int) -> list[int]:
@@ -128,7 +130,7 @@ def contraction_known(op: Op, facts: Facts) -> tuple[Fact, ...]:
     data, weight = facts[op.operands.index(shape.data)], facts[op.operands.index(shape.weight)]
     reads = pattern(shape, weight)
     if data.is_unknown:
-        reached = reads.any(2).reshape(-1)
+        reached = _full(reads.any(2), shape.groups, shape.rows)
         if bool(reached.all()):
             return nothing_known(op, facts)
         total = torch.zeros(shape.rows, dtype=torch.float64)
@@ -136,7 +138,7 @@ def contraction_known(op: Op, facts: Facts) -> tuple[Fact, ...]:
         known, uniform, value = channel_state(shape, data)
         settled = known & uniform & ((value == 0) | (not shape.border))
         blocked = ~settled.reshape(shape.groups, 1, -1)
-        reached = (reads & blocked).any(2).reshape(-1)
+        reached = _full((reads & blocked).any(2), shape.groups, shape.rows)
         usable = torch.where(settled, value, torch.zeros((), dtype=value.dtype)).double()
         # Known reads go through known weights only.
         if not weight.is_all_known() and bool((settled & (value != 0)).any()):
@@ -150,6 +152,11 @@ def contraction_known(op: Op, facts: Facts) -> tuple[Fact, ...]:
     return (fact(vector(~reached, axis, ndim), vector(total.to(op.result.dtype), axis, ndim)),)
 
 
+def _full(tensor: Tensor, groups: int, extent: int) -> Tensor:
+    """A compressed (groups, per group) tensor as a vector of length `extent`."""
+    return tensor.expand(groups, extent // groups).reshape(-1)
+
+
 def _apply(sums: Tensor, value: Tensor) -> Tensor:
     groups = sums.shape[0]
     return torch.bmm(sums, value.reshape(groups, -1, 1)).reshape(-1)
@@ -158,7 +165,8 @@ def _apply(sums: Tensor, value: Tensor) -> Tensor:
 def read_columns(shape: Contraction, weight: Fact, live_result: Tensor) -> Tensor:
     """Bool per data channel: whether a live result channel reads it."""
     rows = along(live_result, shape.result_axis, shape.rows).reshape(shape.groups, -1, 1)
-    return (pattern(shape, weight) & rows).any(1).reshape(-1)
+    columns = (pattern(shape, weight) & rows).any(1)
+    return _full(columns, shape.groups, shape.data.shape[shape.axis])
 
 
 def contraction_live(op: Op, facts: Facts, live: Lives) -> tuple[Tensor, ...]:

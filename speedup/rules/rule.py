@@ -8,10 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import lru_cache
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar, cast
 
 import torch
-from attrs import frozen
+from attrs import field, frozen
 from torch import Tensor
 
 from speedup.constraints import Cause, Constraint, Equal, Pinned
@@ -21,6 +21,7 @@ from speedup.keepsets import KeepSets
 from speedup.lattice import Fact, indicator, spread, unknown
 from speedup.layout import Move
 
+T = TypeVar("T")
 Facts = Sequence[Fact]
 Lives = Sequence[Tensor]
 Sizes = Callable[[Value], Shape]
@@ -39,6 +40,13 @@ class Site:
     settable: frozenset[str] = frozenset()
     # Whether a missing bias can be given to the module that runs this op.
     may_add_bias: bool = False
+    _memo: dict[str, Any] = field(factory=dict, repr=False, alias="memo")
+
+    def once(self, key: str, compute: Callable[[], T]) -> T:
+        """What `compute` gives, computed once per site."""
+        if key not in self._memo:
+            self._memo[key] = compute()
+        return cast(T, self._memo[key])
 
     def fact(self, value: Value) -> Fact:
         return self.facts[value.index]
