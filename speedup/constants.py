@@ -14,7 +14,9 @@ from speedup.rules import Rules, rule_for
 from speedup.rules.rule import evaluate, full_values
 
 
-def analyse(graph: Graph, tensors: Mapping[str, Tensor], masks: Mapping[str, Tensor], rules: Rules) -> tuple[Fact, ...]:
+def analyse(
+    graph: Graph, tensors: Mapping[str, Tensor], masks: Mapping[str, Tensor], rules: Rules
+) -> tuple[Fact, ...]:
     """The fact of every value, by index. `masks` are keep-masks by the name of a state value.
 
     Raises:
@@ -24,7 +26,9 @@ def analyse(graph: Graph, tensors: Mapping[str, Tensor], masks: Mapping[str, Ten
     for value in graph.state:
         facts[value.index] = _state(tensors[value.name], masks.get(value.name))
     for op in graph.ops:
-        for result, found in zip(op.results, _transfer(op, [facts[v.index] for v in op.operands], rules), strict=True):
+        for result, found in zip(
+            op.results, _transfer(op, [facts[v.index] for v in op.operands], rules), strict=True
+        ):
             facts[result.index] = found
     return tuple(facts)
 

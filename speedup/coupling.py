@@ -123,6 +123,9 @@ def _needed(value: Value, found: Fact, live: Tensor) -> Iterable[tuple[Dim, Tens
 def _constraints(graph: Graph, sites: Sequence[Site], rules: Rules) -> Iterable[Constraint]:
     for site in sites:
         yield from rule_for(site.op.target, rules).couple(site)
+        if native.is_rigid(site.op):
+            cause = site.because(f"{site.op.owner.type.__name__} insists on the sizes it was built for")
+            yield from _pinned_whole(site.op, cause)
     escape = Cause(None, "the forward takes this size out of sight (float(), math.sqrt, len, ...)")
     for size in graph.escaped:
         yield Pinned((size.value, size.dim), escape)
@@ -133,8 +136,12 @@ def _kept_modules(graph: Graph, names: tuple[str, ...]) -> Iterable[Pinned]:
         name = next((n for n in names if op.owner.path == n or op.owner.path.startswith(n + ".")), None)
         if name is not None:
             cause = Cause(op.index, f"keep={name!r} was asked for")
-            for value in (*op.operands, *op.results):
-                yield from (Pinned((value.index, d), cause) for d in range(value.ndim))
+            yield from _pinned_whole(op, cause)
+
+
+def _pinned_whole(op: Op, cause: Cause) -> Iterable[Pinned]:
+    for value in (*op.operands, *op.results):
+        yield from (Pinned((value.index, d), cause) for d in range(value.ndim))
 
 
 def _carried_arguments(op: Op, rule: Rule, analysis: Analysis) -> dict[str, Any]:
@@ -161,9 +168,7 @@ def _is_touched(op: Op, analysis: Analysis) -> bool:
     values = (*op.operands, *op.results)
     if any(not analysis.kept.is_full((v.index, d)) for v in values for d in range(v.ndim)):
         return True
-    return any(
-        carried(d, analysis.size) != d.number for d in derived_in(tuple(op.arguments.values()))
-    )
+    return any(carried(d, analysis.size) != d.number for d in derived_in(tuple(op.arguments.values())))
 
 
 def _pin_sizes(sizes: Iterable[SizeOf], cause: Cause) -> Iterable[Pinned]:
@@ -178,8 +183,7 @@ def _pin_roots(op: Op, cause: Cause) -> Iterable[Pinned]:
 
 def _pin_all(op: Op, cause: Cause) -> Iterable[Pinned]:
     yield from _pin_roots(op, cause)
-    for value in (*op.operands, *op.results):
-        yield from (Pinned((value.index, d), cause) for d in range(value.ndim))
+    yield from _pinned_whole(op, cause)
 
 
 def _misfits_of(op: Op, analysis: Analysis) -> Iterable[Pinned]:
@@ -215,7 +219,9 @@ def _misfits_of_layout(
     if found is None or len(found) != len(wanted):
         yield from _pin_all(op, cause)
         return
-    before = moves({n: concrete(a) for n, a in op.arguments.items()}, _shapes(op.operands), _shapes(op.results))
+    before = moves(
+        {n: concrete(a) for n, a in op.arguments.items()}, _shapes(op.operands), _shapes(op.results)
+    )
     bad = [
         (move, block)
         for move in before

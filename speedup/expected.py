@@ -30,8 +30,11 @@ def _described(
 ) -> Expected:
     names: dict[int, Any] = {v.index: v.name for v in graph.state}
     names.update({v.index: ("input", n) for n, v in enumerate(graph.inputs)})
-    ops = []
+    ops: list[ExpectedOp] = []
     for op in graph.ops:
+        if _passes_on(op, sizes):
+            names[op.result.index] = names[op.operands[0].index]
+            continue
         given = dict(arguments(op))
         if op.owner.path in new_biases and "bias" in given and given["bias"] is None:
             given["bias"] = f"{op.owner.path}.bias"
@@ -40,12 +43,16 @@ def _described(
             operands = (*operands, given["bias"])
         plain = tuple((n, _plain(a)) for n, a in given.items() if n != "bias")
         ops.append(
-            ExpectedOp(
-                str(op.target), op.owner.path, operands, plain, tuple(sizes(r) for r in op.results)
-            )
+            ExpectedOp(str(op.target), op.owner.path, operands, plain, tuple(sizes(r) for r in op.results))
         )
-        names.update({r.index: (op.index, n) for n, r in enumerate(op.results)})
+        names.update({r.index: (len(ops) - 1, n) for n, r in enumerate(op.results)})
     return Expected(tuple(ops), tuple(names[v.index] for v in graph.outputs))
+
+
+def _passes_on(op: Op, sizes: Callable[[Value], Shape]) -> bool:
+    """Whether the op returns its operand: tracing writes down a slice of everything as an alias."""
+    name = op.target._schema.name
+    return name == "aten::alias" or (name == "aten::slice" and sizes(op.result) == sizes(op.operands[0]))
 
 
 def _plain(argument: Any) -> Any:

@@ -102,7 +102,9 @@ class _Freezer:
 
     def value(self, fake: Any, origin: Origin, name: str = "") -> Value:
         if any(not isinstance(extent, int) for extent in fake.shape):
-            raise ExportError(f"a tensor of shape {tuple(fake.shape)} depends on the data; it cannot be planned")
+            raise ExportError(
+                f"a tensor of shape {tuple(fake.shape)} depends on the data; it cannot be planned"
+            )
         made = Value(len(self.values), tuple(int(n) for n in fake.shape), fake.dtype, origin, name)
         self.values.append(made)
         return made
@@ -154,12 +156,9 @@ class _Freezer:
                 arguments[parameter.name] = self.argument(given)
         fakes = node.meta.get("val")
         several = isinstance(fakes, list | tuple)
-        results = tuple(
-            self.value(f, Origin.RESULT) for f in (fakes if several else [fakes]) if isinstance(f, torch.Tensor)  # type: ignore[union-attr]
-        )
-        op = Op(
-            len(self.ops), target, MappingProxyType(arguments), results, self.owner(node), _where(node)
-        )
+        found: list[Any] = list(fakes) if isinstance(fakes, list | tuple) else [fakes]
+        results = tuple(self.value(f, Origin.RESULT) for f in found if isinstance(f, torch.Tensor))
+        op = Op(len(self.ops), target, MappingProxyType(arguments), results, self.owner(node), _where(node))
         self.ops.append(op)
         self.current[node] = results if several else (results[0] if results else None)
         written = _mutated(node)
@@ -172,7 +171,9 @@ class _Freezer:
             source, position = self.current[node.args[0]], node.args[1]  # type: ignore[index]
             self.current[node] = source[position]
             return
-        regions = [a for a in node.args if isinstance(a, Node) and isinstance(self.current.get(a), GraphModule)]
+        regions = [
+            a for a in node.args if isinstance(a, Node) and isinstance(self.current.get(a), GraphModule)
+        ]
         name = str(node.target)
         if len(regions) != 1 or not any(k in name for k in ("set_grad_enabled", "autocast")):
             raise ExportError(
@@ -242,6 +243,4 @@ def freeze(
     for node in program.graph.nodes:
         freezer.step(node)
     ops, guards, escaped = attach_sizes(tuple(freezer.ops), tuple(freezer.calls), freezer.roots, record)
-    return Graph(
-        tuple(freezer.values), ops, tuple(freezer.inputs), tuple(freezer.outputs), guards, escaped
-    )
+    return Graph(tuple(freezer.values), ops, tuple(freezer.inputs), tuple(freezer.outputs), guards, escaped)

@@ -74,23 +74,25 @@ class Arithmetic:
 
 Expression = SizeOf | Arithmetic | int | float
 
-FUNCTIONS: Mapping[str, Callable[..., Any]] = MappingProxyType({
-    "add": operator.add,
-    "sub": operator.sub,
-    "mul": operator.mul,
-    "floordiv": operator.floordiv,
-    "truediv": operator.truediv,
-    "mod": operator.mod,
-    "pow": operator.pow,
-    "neg": operator.neg,
-    "abs": abs,
-    "eq": operator.eq,
-    "ne": operator.ne,
-    "lt": operator.lt,
-    "le": operator.le,
-    "gt": operator.gt,
-    "ge": operator.ge,
-})
+FUNCTIONS: Mapping[str, Callable[..., Any]] = MappingProxyType(
+    {
+        "add": operator.add,
+        "sub": operator.sub,
+        "mul": operator.mul,
+        "floordiv": operator.floordiv,
+        "truediv": operator.truediv,
+        "mod": operator.mod,
+        "pow": operator.pow,
+        "neg": operator.neg,
+        "abs": abs,
+        "eq": operator.eq,
+        "ne": operator.ne,
+        "lt": operator.lt,
+        "le": operator.le,
+        "gt": operator.gt,
+        "ge": operator.ge,
+    }
+)
 
 
 def evaluate_expression(expression: Expression, size: Callable[[int, int], int]) -> Any:

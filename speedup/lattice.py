@@ -45,7 +45,9 @@ class Fact:
         """The constants, compressed; 0 where Unknown."""
         if self.mask is None:
             return self.raw
-        return self.memo("value", lambda: torch.where(self._mask, self.raw, torch.zeros((), dtype=self.raw.dtype)))
+        return self.memo(
+            "value", lambda: torch.where(self._mask, self.raw, torch.zeros((), dtype=self.raw.dtype))
+        )
 
     @property
     def _mask(self) -> Tensor:
@@ -163,6 +165,17 @@ def fold_to(tensor: Tensor, shape: Shape) -> Tensor:
     if extra:
         tensor = any_over(tensor, range(extra)).reshape(tensor.shape[extra:])
     return any_over(tensor, (d for d, n in enumerate(shape) if n == 1))
+
+
+def runs(tensor: Tensor, dim: int, count: int) -> Tensor:
+    """Split dimension `dim` into `count` equal runs: (..., n, ...) becomes (..., count, n / count, ...)."""
+    return tensor.reshape(*tensor.shape[:dim], count, -1, *tensor.shape[dim + 1 :])
+
+
+def broadcast(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
+    """Both compressed tensors at their common compressed shape (views)."""
+    first, second = torch.broadcast_tensors(a, b)  # type: ignore[no-untyped-call]
+    return first, second
 
 
 def uniform_along(tensor: Tensor, dims: Iterable[int]) -> bool:

@@ -146,9 +146,7 @@ def pull(move: Move, tensor: Tensor, source: Shape, target: Shape, fill: Tensor)
 def push(move: Move, live: Tensor, source: Shape, target: Shape) -> Tensor:
     """Backward pass on a compressed bool: which operand elements some True result element reads."""
     blocks = move.blocks
-    skip = [
-        _compressed(live, b.target) and (b.index is None or _onto(b, source)) for b in blocks
-    ]
+    skip = [_compressed(live, b.target) and (b.index is None or _onto(b, source)) for b in blocks]
     grouped = _grouped(live, target, [b.target for b in blocks], [not s for s in skip])
     for position, block in enumerate(blocks):
         if skip[position] or block.index is None:
@@ -197,5 +195,3 @@ def restricted(index: Tensor | None, kept_source: Tensor, kept_target: Tensor) -
     read = positions if index is None else index[positions]
     moved = torch.where(read >= 0, ranks[read.clamp(min=0)], read)
     return None if bool((moved == -2).any()) else moved
-
-

@@ -38,7 +38,8 @@ class Masks(Mapping[str, torch.Tensor]):
 
     A canonical name is one that `model.named_parameters()` gives, the first for a tied parameter. A mask is
     a bool tensor, True where the parameter is kept, with the parameter's number of dimensions, each full or
-    of size 1, as where all entries of a row are alike. Masks without a False are dropped. Do not write to the tensors.
+    of size 1, as where all entries of a row are alike. Masks without a False are dropped. Do not write to
+    the tensors.
 
     Args:
         keep: parameter name -> bool mask, copied; another dtype raises `MaskError`.
@@ -229,7 +230,13 @@ def _checked(name: str, value: object, parameter: nn.Parameter, *, movable: bool
 
 def _compacted(mask: torch.Tensor) -> torch.Tensor:
     """`mask` with one entry per row where its rows are uniform, as filter masks are."""
-    if mask.ndim < 2 or mask.numel() == mask.shape[0] or not mask.numel() or mask.is_complex() or mask.is_meta:
+    if (
+        mask.ndim < 2
+        or mask.numel() == mask.shape[0]
+        or not mask.numel()
+        or mask.is_complex()
+        or mask.is_meta
+    ):
         return mask
     rows = mask.flatten(1)
     lowest = rows.amin(1)

@@ -57,7 +57,9 @@ def _check_unchanged(before: Sequence[Stamp], now: Sequence[Stamp]) -> None:
     )
 
 
-def apply_edits(tensors: Mapping[str, Tensor], masks: Mapping[str, Tensor], edits: Iterable[Edit]) -> dict[str, Tensor]:
+def apply_edits(
+    tensors: Mapping[str, Tensor], masks: Mapping[str, Tensor], edits: Iterable[Edit]
+) -> dict[str, Tensor]:
     """The new tensors, by name, of all that masks or edits touch. A pure function of tensors.
 
     `tensors` maps canonical names to the planned model's parameters and buffers; `masks` are

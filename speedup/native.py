@@ -78,10 +78,24 @@ _SETTABLE: tuple[tuple[type[nn.Module], frozenset[str]], ...] = (
 _FORWARDS_BIAS = frozenset(
     c.forward
     for c in (
-        nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d,
-        nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d,
+        nn.Linear,
+        nn.Conv1d,
+        nn.Conv2d,
+        nn.Conv3d,
+        nn.ConvTranspose1d,
+        nn.ConvTranspose2d,
+        nn.ConvTranspose3d,
     )
 )
+
+
+# Classes whose own Python code checks tensor sizes against attributes out of the trace's sight.
+_RIGID: tuple[type[nn.Module], ...] = (nn.MultiheadAttention,)
+
+
+def is_rigid(op: Op) -> bool:
+    """Whether the module that runs `op` only accepts tensors of the sizes it was built for."""
+    return issubclass(op.owner.type, _RIGID)
 
 
 def _name(op: Op) -> str:

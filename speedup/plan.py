@@ -38,7 +38,9 @@ class Layer:
 
     @property
     def is_changed(self) -> bool:
-        return self.before != self.after or bool(self.notes) or self.parameters_before != self.parameters_after
+        return (
+            self.before != self.after or bool(self.notes) or self.parameters_before != self.parameters_after
+        )
 
 
 @frozen
@@ -111,7 +113,7 @@ class Plan:
     subject: Subject = field(eq=False, repr=False)
 
     def __str__(self) -> str:
-        from speedup.table import plan_table  # noqa: PLC0415  (rich is only needed to print)
+        from speedup.table import plan_table
 
         return plan_table(self)
 
@@ -128,7 +130,9 @@ class Plan:
                 f"the plan knows no module {path!r} with parameters; it knows {known}, ... (see plan.layers)"
             )
         lines += [f"  {note}" for layer in self.layers if layer.path == path for note in layer.notes]
-        lines += [f"  {b.count} of {b.of} could go but stay: {b.reason}" for b in self.blocked if b.path == path]
+        lines += [
+            f"  {b.count} of {b.of} could go but stay: {b.reason}" for b in self.blocked if b.path == path
+        ]
         return "\n".join(lines)
 
 
@@ -136,4 +140,3 @@ def _describe(layer: Layer) -> str:
     if layer.before == layer.after:
         return f"{layer.path}: {layer.before} stays as it is"
     return f"{layer.path}: {layer.before} -> {layer.after}"
-

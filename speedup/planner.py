@@ -18,7 +18,7 @@ from speedup.errors import NonFiniteWeightError, UnknownModuleError
 from speedup.expected import expected_trace
 from speedup.graph import Graph, Op, Origin, Shape, Value
 from speedup.inputs import example_from
-from speedup.masks import Masks, MaskSource, resolve_masks
+from speedup.masks import MaskSource, resolve_masks
 from speedup.native import hyperparameters
 from speedup.plan import Layer, Plan, Stamp, Subject
 from speedup.reasons import blocked_channels
@@ -100,7 +100,7 @@ def _check_modules(model: nn.Module, names: Sequence[str]) -> None:
 
 def _check_finite(graph: Graph, tensors: Mapping[str, Tensor]) -> None:
     for value in graph.values:
-        if value.origin is Origin.PARAMETER and value.dtype.is_floating_point and prod(value.shape):
+        if value.origin is Origin.PARAMETER and value.dtype.is_floating_point and 0 not in value.shape:
             tensor = tensors[value.name]
             # One pass; NaN propagates through aminmax.
             if not tensor.is_meta and not all(bool(torch.isfinite(t)) for t in torch.aminmax(tensor)):
@@ -169,20 +169,21 @@ def _layers(model: nn.Module, analysis: Analysis, edits: Sequence[Edit]) -> tupl
         module = modules.get(path)
         own = [] if module is None else [n for n, _ in module.named_parameters(path, recurse=False)]
         values = [by_name[n] for n in own if n in by_name]
-        macs = [_macs(ops, analysis, sizes) for sizes in (_original, analysis.sizes)]
-        if not values and not macs[0]:
+        macs = _macs(ops, analysis, _original)
+        if not values and not macs:
             continue
         added = sum(e.value.tensor.numel() for e in edits if isinstance(e, NewBias) and e.path == path)
         layers.append(
             Layer(
-                path,
-                ops[0].owner.type.__name__,
-                _description(ops, values, _original),
-                _description(ops, values, analysis.sizes),
-                sum(prod(v.shape) for v in values),
-                sum(prod(analysis.sizes(v)) for v in values) + added,
-                *macs,
-                tuple(notes.get(path, ())),
+                path=path,
+                kind=ops[0].owner.type.__name__,
+                before=_description(ops, values, _original),
+                after=_description(ops, values, analysis.sizes),
+                parameters_before=sum(prod(v.shape) for v in values),
+                parameters_after=sum(prod(analysis.sizes(v)) for v in values) + added,
+                macs_before=macs,
+                macs_after=_macs(ops, analysis, analysis.sizes),
+                notes=tuple(notes.get(path, ())),
             )
         )
     return tuple(layers)

@@ -152,7 +152,7 @@ def _node_of(tensor: Any) -> Node | None:
     if mode is None or not isinstance(tensor, torch.Tensor):
         return None
     slot = get_proxy_slot(tensor, mode.tracer, None)
-    return None if slot is None else cast(Node, slot.proxy.node)
+    return None if slot is None else slot.proxy.node
 
 
 _SHAPE = torch.Tensor.shape.__get__  # type: ignore[attr-defined]

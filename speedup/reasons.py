@@ -42,7 +42,12 @@ def _blocked(op: Op, analysis: Analysis, members: dict[int, list[Dim]]) -> Itera
     for growth in analysis.kept.growth:
         share = left & growth.added if analysis.kept.class_of(growth.dim) == own else None
         if share is not None and bool(share.any()):
-            yield Blocked(op.owner.path, int(share.sum()), extent, _worded(growth.cause.op, growth.cause.reason, analysis))
+            yield Blocked(
+                op.owner.path,
+                int(share.sum()),
+                extent,
+                _worded(growth.cause.op, growth.cause.reason, analysis),
+            )
             left = left & ~share
     for other in members.get(own, ()):
         wanted = analysis.seeds[other]

@@ -33,7 +33,11 @@ def plan_table(plan: Plan) -> str:
 def _layers(plan: Plan) -> Table:
     table = Table(title="What shrinks", title_justify="left")
     for heading, justify in (
-        ("module", "left"), ("before -> after", "left"), ("parameters", "right"), ("MACs", "right"), ("notes", "left"),
+        ("module", "left"),
+        ("before -> after", "left"),
+        ("parameters", "right"),
+        ("MACs", "right"),
+        ("notes", "left"),
     ):
         table.add_column(heading, justify=justify, overflow="fold")  # type: ignore[arg-type]
     changed = [layer for layer in plan.layers if layer.is_changed]

@@ -10,7 +10,6 @@ import traceback
 import warnings
 from collections.abc import Mapping
 from types import MappingProxyType
-from typing import Any
 
 import torch
 from attrs import frozen
@@ -127,4 +126,3 @@ def _tensors(graph: Graph, program: ExportedProgram, model: nn.Module) -> Mappin
             raise ExportError(f"the trace reads {value.name!r}, which is no tensor of the model")
         found[value.name] = tensor.detach()
     return MappingProxyType(found)
-

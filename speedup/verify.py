@@ -135,9 +135,7 @@ def _spread(a: Tensor, b: Tensor) -> float:
 
 def _noise(masked: nn.Module, example: Example, tensors: Sequence[Tensor], number: int) -> float:
     """How far rounding in the inputs alone moves an output of the masked model."""
-    moved = [
-        t * (1 + 4 * torch.finfo(t.dtype).eps) if t.is_floating_point() else t for t in tensors
-    ]
+    moved = [t * (1 + 4 * torch.finfo(t.dtype).eps) if t.is_floating_point() else t for t in tensors]
     before, after = _run(masked, example, tensors)[number][1], _run(masked, example, moved)[number][1]
     eps = torch.finfo(before.dtype).eps if before.is_floating_point() else 0.0
     size = float(before.double().nan_to_num(0, 0, 0).abs().max()) if before.numel() else 0.0

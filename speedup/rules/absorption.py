@@ -101,7 +101,9 @@ def _debt(site: Site) -> Debt | None:
     if data.is_unknown or shape.is_depthwise:
         return None
     known, uniform, value = channel_state(shape, data)
-    counts = known & _anywhere_nonzero(shape, data.value) & read_columns(shape, weight, site.live(site.op.result))
+    counts = (
+        known & _anywhere_nonzero(shape, data.value) & read_columns(shape, weight, site.live(site.op.result))
+    )
     if not bool(counts.any()):
         return None
     usable = weight.is_all_known()
@@ -235,9 +237,7 @@ def _slice_groups(shape: Contraction, kept: KeepSets, op: Op) -> Iterable[Edit]:
     height = outer.numel() // shape.groups
     kept_rows = [int(r) for r in outer.nonzero().reshape(-1)]
     per_group = [tuple(int(c) for c in run.nonzero().reshape(-1)) for run in runs]
-    yield SliceGroups(
-        shape.weight.name, tuple(kept_rows), tuple(per_group[r // height] for r in kept_rows)
-    )
+    yield SliceGroups(shape.weight.name, tuple(kept_rows), tuple(per_group[r // height] for r in kept_rows))
 
 
 CONTRACTION = Rule(

@@ -102,10 +102,7 @@ def _by_group(shape: Contraction, tensor: Tensor, how: str) -> Tensor:
     reduced = flat[..., 0] if flat.shape[-1] == 1 else (flat.any(-1) if how == "any" else flat.sum(-1))
     if shape.groups == 1:
         return reduced.t()[None] if shape.row_dim == 1 else reduced[None]
-    if reduced.shape[0] == 1:
-        split = reduced[None]
-    else:
-        split = reduced.reshape(shape.groups, -1, reduced.shape[1])
+    split = reduced[None] if reduced.shape[0] == 1 else reduced.reshape(shape.groups, -1, reduced.shape[1])
     return split.transpose(1, 2) if shape.transposed else split
 
 
@@ -143,7 +140,11 @@ def contraction_known(op: Op, facts: Facts) -> tuple[Fact, ...]:
         # Known reads go through known weights only.
         if not weight.is_all_known() and bool((settled & (value != 0)).any()):
             return nothing_known(op, facts)
-        total = _apply(kernel_sums(shape, weight), usable) if bool(usable.any()) else torch.zeros(shape.rows).double()
+        total = (
+            _apply(kernel_sums(shape, weight), usable)
+            if bool(usable.any())
+            else torch.zeros(shape.rows).double()
+        )
     bias = None if shape.bias is None else facts[op.operands.index(shape.bias)]
     if bias is not None:
         total = total + bias.value.expand(shape.rows).double()

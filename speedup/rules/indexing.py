@@ -35,7 +35,12 @@ def embedding_known(op: Op, facts: Facts) -> tuple[Fact, ...]:
         return (constant(value),)
     first = table.value[:1]
     same = (table.value == first).all(0)
-    return (fact(vector(same, op.result.ndim - 1, op.result.ndim), vector(first[0], op.result.ndim - 1, op.result.ndim)),)
+    return (
+        fact(
+            vector(same, op.result.ndim - 1, op.result.ndim),
+            vector(first[0], op.result.ndim - 1, op.result.ndim),
+        ),
+    )
 
 
 def embedding_live(op: Op, facts: Facts, live: Lives) -> tuple[Tensor, ...]:
@@ -163,7 +168,9 @@ def tri_known(op: Op, facts: Facts) -> tuple[Fact, ...]:
     if data.is_unknown and bool(inside.all()):
         return nothing_known(op, facts)
     lead = (1,) * (data.ndim - 2)
-    return (fact(data.known | ~inside.reshape(lead + inside.shape), data.value * inside.to(data.value.dtype)),)
+    return (
+        fact(data.known | ~inside.reshape(lead + inside.shape), data.value * inside.to(data.value.dtype)),
+    )
 
 
 def positions_couple(site: Site) -> Iterable[Constraint]:
@@ -184,8 +191,10 @@ RULES: dict[str, Rule] = {
     "embedding": Rule(couple=embedding_couple, known=embedding_known, live=embedding_live),
     "index.Tensor": Rule(couple=index_couple, known=index_known, live=everything_read),
     "index_select": Rule(couple=index_select_couple, live=everything_read),
-    **{name: FILLED for name in ("zeros", "ones", "full", "new_zeros", "new_ones", "new_full")},
-    **{name: SEQUENCE for name in ("arange", "linspace", "eye", "scalar_tensor", "tril_indices", "triu_indices")},
+    **dict.fromkeys(("zeros", "ones", "full", "new_zeros", "new_ones", "new_full"), FILLED),
+    **dict.fromkeys(("arange", "linspace", "eye", "scalar_tensor", "tril_indices", "triu_indices"), SEQUENCE),
     **{name: Rule(couple=positions_couple, known=tri_known) for name in ("tril", "triu")},
-    **{name: CHECK for name in ("_assert_tensor_metadata", "_assert_scalar", "_assert_async", "sym_constrain_range_for_size")},
+    **dict.fromkeys(
+        ("_assert_tensor_metadata", "_assert_scalar", "_assert_async", "sym_constrain_range_for_size"), CHECK
+    ),
 }

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from speedup.constraints import Constraint, Counted, Equal, Mapped, Pinned
 from speedup.graph import Op, Value, derived_in
-from speedup.lattice import Fact, fact, indicator, spread, uniform_along, unknown
+from speedup.lattice import Fact, fact, indicator, runs, spread, uniform_along, unknown
 from speedup.layout import Block, Move, Shape, plain, pull, push, reshape_blocks, same_dims
 from speedup.rules.rule import Facts, Lives, Moves, Rule, Site, equal, reason_for
 
@@ -35,7 +35,8 @@ def layout_known(op: Op, facts: Facts, moves: Moves) -> tuple[Fact, ...]:
         return tuple(unknown(r.ndim, r.dtype) for r in op.results)
     found = _moves_of(op, moves)
     return tuple(
-        _overlay(op, result, facts, [m for m in found if m.result == n]) for n, result in enumerate(op.results)
+        _overlay(op, result, facts, [m for m in found if m.result == n])
+        for n, result in enumerate(op.results)
     )
 
 
@@ -84,14 +85,16 @@ def layout_couple(site: Site, moves: Moves) -> Iterable[Constraint]:
             yield from couple_block(block, source, target, padded, cause)
 
 
-def couple_block(block: Block, source: Value, target: Value, padded: bool, cause: Any) -> Iterable[Constraint]:
+def couple_block(
+    block: Block, source: Value, target: Value, padded: bool, cause: Any
+) -> Iterable[Constraint]:
     """The constraint that one block of a move puts on the dimensions it rearranges."""
     if block.is_plain:
         yield from equal(cause, (target, block.target[0]), (source, block.source[0]))
         return
     sources = tuple((source.index, d) for d in block.source if source.shape[d] != 1)
     targets = tuple((target.index, d) for d in block.target if target.shape[d] != 1)
-    if not targets and not sources or (not sources and block.index is not None):
+    if (not targets and not sources) or (not sources and block.index is not None):
         return
     if block.index is None and len(sources) == len(targets) == 1:
         yield Equal((*sources, *targets), cause)
@@ -148,7 +151,9 @@ def swap(arguments: Arguments, sources: Sequence[Shape], targets: Sequence[Shape
     return (Move(0, 0, plain([(s, t) for t, s in enumerate(order)])),)
 
 
-def transpose_2d(arguments: Arguments, sources: Sequence[Shape], targets: Sequence[Shape]) -> tuple[Move, ...]:
+def transpose_2d(
+    arguments: Arguments, sources: Sequence[Shape], targets: Sequence[Shape]
+) -> tuple[Move, ...]:
     ndim = len(sources[0])
     return (Move(0, 0, plain([(ndim - 1 - t, t) for t in range(ndim)])),)
 
@@ -178,7 +183,9 @@ def repeat(arguments: Arguments, sources: Sequence[Shape], targets: Sequence[Sha
     return (Move(0, 0, tuple(blocks)),)
 
 
-def repeat_interleave(arguments: Arguments, sources: Sequence[Shape], targets: Sequence[Shape]) -> tuple[Move, ...]:
+def repeat_interleave(
+    arguments: Arguments, sources: Sequence[Shape], targets: Sequence[Shape]
+) -> tuple[Move, ...]:
     source, repeats, dim = sources[0], arguments["repeats"], arguments["dim"]
     if dim is None:
         total = 1
@@ -314,12 +321,16 @@ def unfold(arguments: Arguments, sources: Sequence[Shape], targets: Sequence[Sha
     ndim = len(sources[0])
     axis = _axis(arguments["dimension"], ndim)
     count = targets[0][axis]
-    index = (torch.arange(count)[:, None] * arguments["step"] + torch.arange(arguments["size"])[None]).reshape(-1)
+    index = (
+        torch.arange(count)[:, None] * arguments["step"] + torch.arange(arguments["size"])[None]
+    ).reshape(-1)
     blocks = [Block((d,), (d,)) for d in range(ndim) if d != axis]
     return (Move(0, 0, (*blocks, Block((axis,), (axis, ndim), index))),)
 
 
-def channel_shuffle(arguments: Arguments, sources: Sequence[Shape], targets: Sequence[Shape]) -> tuple[Move, ...]:
+def channel_shuffle(
+    arguments: Arguments, sources: Sequence[Shape], targets: Sequence[Shape]
+) -> tuple[Move, ...]:
     source, groups = sources[0], arguments["groups"]
     index = torch.arange(source[1]).reshape(groups, -1).t().reshape(-1)
     return (Move(0, 0, same_dims(len(source), {1: index})),)
@@ -340,7 +351,9 @@ def _is_elastic(op: Op) -> bool:
 def slice_known(op: Op, facts: Facts, moves: Moves) -> tuple[Fact, ...]:
     """A table cut to the input's length holds other entries at other lengths."""
     axis = _axis(op["dim"], op.operands[0].ndim)
-    if _is_elastic(op) and not (uniform_along(facts[0].value, [axis]) and uniform_along(facts[0].known, [axis])):
+    if _is_elastic(op) and not (
+        uniform_along(facts[0].value, [axis]) and uniform_along(facts[0].known, [axis])
+    ):
         return (unknown(op.result.ndim, op.result.dtype),)
     return layout_known(op, facts, moves)
 
@@ -365,15 +378,15 @@ def _slice_rule(moves: Moves) -> Rule:
 
 def shuffle_blocks_known(op: Op, facts: Facts) -> tuple[Fact, ...]:
     """`pixel_shuffle` of channels that are constant everywhere, to the same constant."""
-    data, square = facts[0], op["upscale_factor"] ** 2
+    data = facts[0]
     axis = op.result.ndim - 3
     if data.is_unknown or any(n != 1 for d, n in enumerate(data.known.shape) if d > axis):
         return (unknown(op.result.ndim, op.result.dtype),)
     if any(n != 1 for d, n in enumerate(data.value.shape) if d > axis):
         return (unknown(op.result.ndim, op.result.dtype),)
-    shape = op.operands[0].shape
-    known = spread(data.known, shape, [axis]).unflatten(axis, (-1, square))
-    value = spread(data.value, shape, [axis]).unflatten(axis, (-1, square))
+    shape, channels = op.operands[0].shape, op.result.shape[axis]
+    known = runs(spread(data.known, shape, [axis]), axis, channels)
+    value = runs(spread(data.value, shape, [axis]), axis, channels)
     same = (value == value.narrow(axis + 1, 0, 1)).all(axis + 1)
     return (fact(known.all(axis + 1) & same, value.select(axis + 1, 0)),)
 
@@ -416,8 +429,18 @@ RULES: dict[str, Rule] = {
     **{
         name: layout_rule(reshape)
         for name in (
-            "view", "reshape", "_unsafe_view", "flatten", "unflatten", "squeeze", "unsqueeze", "view_as",
-            "reshape_as", "atleast_1d", "_reshape_alias", "ravel",
+            "view",
+            "reshape",
+            "_unsafe_view",
+            "flatten",
+            "unflatten",
+            "squeeze",
+            "unsqueeze",
+            "view_as",
+            "reshape_as",
+            "atleast_1d",
+            "_reshape_alias",
+            "ravel",
         )
     },
     "permute": layout_rule(permute),

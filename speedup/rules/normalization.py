@@ -10,7 +10,18 @@ from torch import Tensor
 
 from speedup.constraints import Constraint, Whole
 from speedup.graph import Op
-from speedup.lattice import Fact, all_over, any_over, fact, indicator, spread, uniform_along, vector
+from speedup.lattice import (
+    Fact,
+    all_over,
+    any_over,
+    broadcast,
+    fact,
+    indicator,
+    runs,
+    spread,
+    uniform_along,
+    vector,
+)
 from speedup.rules.pointwise import aligned
 from speedup.rules.rule import (
     Facts,
@@ -97,7 +108,7 @@ def instance_norm_known(op: Op, facts: Facts) -> tuple[Fact, ...]:
     space = range(2, data.ndim)
     flat = data.known if uniform_along(data.value, space) else indicator(False, data.ndim)
     known = (all_over(flat, space) | zero) & weight.known & bias.known
-    return (fact(known, bias.value.expand(torch.broadcast_shapes(known.shape, bias.value.shape))),)
+    return (fact(*broadcast(known, bias.value)),)
 
 
 def instance_norm_live(op: Op, facts: Facts, live: Lives) -> tuple[Tensor, ...]:
@@ -127,12 +138,12 @@ def group_norm_known(op: Op, facts: Facts) -> tuple[Fact, ...]:
     space = range(2, ndim)
     flat = all_over(data.known, space) if uniform_along(data.value, space) else indicator(False, ndim)
     flat = spread(flat, shape, [1])
-    whole = flat.unflatten(1, (groups, -1)).all(2, keepdim=True)
+    whole = runs(flat, 1, groups).all(2, keepdim=True)
     whole = whole.expand(-1, -1, shape[1] // groups, *[-1] * (ndim - 2)).flatten(1, 2)
     value = spread(data.value, shape, [1])
     for dim in space:
         value = value.narrow(dim, 0, 1)
-    per_group = value.unflatten(1, (groups, -1))
+    per_group = runs(value, 1, groups)
     mean = per_group.mean(2, keepdim=True)
     variance = per_group.var(2, unbiased=False, keepdim=True)
     normal = ((per_group - mean) * torch.rsqrt(variance + op["eps"])).flatten(1, 2)
@@ -145,7 +156,7 @@ def group_norm_live(op: Op, facts: Facts, live: Lives) -> tuple[Tensor, ...]:
     weight = _per_channel(op, facts, "weight", 1.0)
     data = any_over(live[0] & weight.maybe_nonzero, range(2, op.result.ndim))
     if data.shape[1] != 1:
-        run = data.unflatten(1, (groups, -1)).any(2, keepdim=True)
+        run = runs(data, 1, groups).any(2, keepdim=True)
         data = run.expand(-1, -1, shape[1] // groups, *[-1] * (len(shape) - 2)).flatten(1, 2)
     return _reads(op, data, live[0])
 
@@ -186,7 +197,7 @@ def layer_norm_known(op: Op, facts: Facts) -> tuple[Fact, ...]:
         return nothing_known(op, facts)
     operands = [spread(data.value, op.operands[0].shape, dims), *(f.value for f in facts[1:])]
     value = evaluate(op, operands)[0]
-    return (fact((whole | zero).expand(torch.broadcast_shapes(whole.shape, zero.shape)), value),)
+    return (fact(whole | zero, value),)
 
 
 def layer_norm_live(op: Op, facts: Facts, live: Lives) -> tuple[Tensor, ...]:

@@ -12,19 +12,130 @@ from speedup.graph import Op, Value
 from speedup.lattice import Fact, constant, fact, fold_to, indicator, vector
 from speedup.rules.rule import Facts, Lives, Rule, Site, equal, evaluate, nothing_known, reason_for
 
-_UNARY = (
-    "relu relu6 sigmoid silu gelu hardswish hardsigmoid hardtanh leaky_relu elu selu celu softplus mish tanh "
-    "exp exp2 expm1 log log2 log10 log1p sqrt rsqrt abs neg sin cos tan asin acos atan sinh cosh asinh acosh "
-    "atanh square reciprocal sign floor ceil round trunc frac erf erfc logit log_sigmoid hardshrink softshrink "
-    "threshold bitwise_not logical_not isnan isinf isfinite nan_to_num clamp clamp_min clamp_max positive "
-    "sgn deg2rad rad2deg sinc lgamma digamma erfinv zeros_like ones_like full_like fill zero "
-    "to _to_copy clone contiguous alias detach lift_fresh lift_fresh_copy _conj view_as_real_copy"
-).split()
-_BINARY = (
-    "add sub rsub div true_divide floor_divide remainder fmod pow float_power eq ne lt le gt ge maximum minimum fmax fmin "
-    "bitwise_and bitwise_or bitwise_xor logical_and logical_or logical_xor __and__ __or__ __xor__ atan2 hypot "
-    "lerp xlogy addcdiv copysign heaviside"
-).split()
+_UNARY = [
+    "relu",
+    "relu6",
+    "sigmoid",
+    "silu",
+    "gelu",
+    "hardswish",
+    "hardsigmoid",
+    "hardtanh",
+    "leaky_relu",
+    "elu",
+    "selu",
+    "celu",
+    "softplus",
+    "mish",
+    "tanh",
+    "exp",
+    "exp2",
+    "expm1",
+    "log",
+    "log2",
+    "log10",
+    "log1p",
+    "sqrt",
+    "rsqrt",
+    "abs",
+    "neg",
+    "sin",
+    "cos",
+    "tan",
+    "asin",
+    "acos",
+    "atan",
+    "sinh",
+    "cosh",
+    "asinh",
+    "acosh",
+    "atanh",
+    "square",
+    "reciprocal",
+    "sign",
+    "floor",
+    "ceil",
+    "round",
+    "trunc",
+    "frac",
+    "erf",
+    "erfc",
+    "logit",
+    "log_sigmoid",
+    "hardshrink",
+    "softshrink",
+    "threshold",
+    "bitwise_not",
+    "logical_not",
+    "isnan",
+    "isinf",
+    "isfinite",
+    "nan_to_num",
+    "clamp",
+    "clamp_min",
+    "clamp_max",
+    "positive",
+    "sgn",
+    "deg2rad",
+    "rad2deg",
+    "sinc",
+    "lgamma",
+    "digamma",
+    "erfinv",
+    "zeros_like",
+    "ones_like",
+    "full_like",
+    "fill",
+    "zero",
+    "to",
+    "_to_copy",
+    "clone",
+    "contiguous",
+    "alias",
+    "detach",
+    "lift_fresh",
+    "lift_fresh_copy",
+    "_conj",
+    "view_as_real_copy",
+]
+_BINARY = [
+    "add",
+    "sub",
+    "rsub",
+    "div",
+    "true_divide",
+    "floor_divide",
+    "remainder",
+    "fmod",
+    "pow",
+    "float_power",
+    "eq",
+    "ne",
+    "lt",
+    "le",
+    "gt",
+    "ge",
+    "maximum",
+    "minimum",
+    "fmax",
+    "fmin",
+    "bitwise_and",
+    "bitwise_or",
+    "bitwise_xor",
+    "logical_and",
+    "logical_or",
+    "logical_xor",
+    "__and__",
+    "__or__",
+    "__xor__",
+    "atan2",
+    "hypot",
+    "lerp",
+    "xlogy",
+    "addcdiv",
+    "copysign",
+    "heaviside",
+]
 _DROPOUT = ("dropout", "feature_dropout", "alpha_dropout")
 
 
@@ -123,7 +234,9 @@ def prelu_couple(site: Site) -> Iterable[Constraint]:
     data, weight = site.op.operands
     yield from aligned(site.op, site.op.result, [data], site)
     if weight.ndim == 1 and weight.shape[0] > 1:
-        yield from equal(site.because("prelu has a slope per channel"), (weight, 0), (data, min(1, data.ndim - 1)))
+        yield from equal(
+            site.because("prelu has a slope per channel"), (weight, 0), (data, min(1, data.ndim - 1))
+        )
 
 
 def _slope(weight: Fact, data: Value) -> Fact:
@@ -175,7 +288,7 @@ ELEMENTWISE = Rule(couple=couple, known=known, live=live)
 PRODUCT = Rule(couple=couple, known=product_known, live=product_live)
 
 RULES: dict[str, Rule] = {
-    **{name: ELEMENTWISE for name in (*_UNARY, *_BINARY, "addcmul", "min.other", "max.other")},
+    **dict.fromkeys((*_UNARY, *_BINARY, "addcmul", "min.other", "max.other"), ELEMENTWISE),
     "mul": PRODUCT,
     "multiply": PRODUCT,
     "where": Rule(couple=couple, known=known, live=where_live),
@@ -183,6 +296,9 @@ RULES: dict[str, Rule] = {
     **{name: Rule(couple=couple, known=dropout_known, live=live) for name in _DROPOUT},
     "prelu": Rule(couple=prelu_couple, known=prelu_known, live=prelu_live),
     "_prelu_kernel": ELEMENTWISE,
-    **{n: Rule(couple=couple, known=like_known, live=like_live) for n in ("zeros_like", "ones_like", "full_like", "fill", "zero")},
+    **{
+        n: Rule(couple=couple, known=like_known, live=like_live)
+        for n in ("zeros_like", "ones_like", "full_like", "fill", "zero")
+    },
     "type_as": Rule(couple=type_as_couple, known=type_as_known, live=type_as_live),
 }

@@ -12,7 +12,18 @@ from speedup.constraints import Constraint, Pinned
 from speedup.edits import Edit
 from speedup.graph import Op, Value
 from speedup.keepsets import KeepSets
-from speedup.lattice import Fact, all_over, along, any_over, fact, fold_to, indicator, spread, uniform_along
+from speedup.lattice import (
+    Fact,
+    all_over,
+    along,
+    any_over,
+    fact,
+    fold_to,
+    indicator,
+    runs,
+    spread,
+    uniform_along,
+)
 from speedup.rules import absorption
 from speedup.rules.contraction import contraction_known, contraction_live, contraction_macs
 from speedup.rules.rule import (
@@ -36,7 +47,9 @@ def _is_contraction(op: Op) -> bool:
     """Whether a matmul is a product with a parameter matrix, whose constants can be absorbed."""
     name = op.target._schema.name.split("::")[-1]
     if name == "addmm":
-        return _is_weight(op.operands[2]) and op["beta"] == 1 and op["alpha"] == 1 and op.operands[0].ndim == 1
+        return (
+            _is_weight(op.operands[2]) and op["beta"] == 1 and op["alpha"] == 1 and op.operands[0].ndim == 1
+        )
     return _is_weight(op.operands[1]) and not op.operands[0].is_state and op.operands[0].ndim >= 2
 
 
@@ -217,7 +230,7 @@ def attention_live(op: Op, facts: Facts, live: Lives) -> tuple[Tensor, ...]:
 def _heads(live: Tensor, value: Value) -> Tensor:
     """Grouped-query attention has fewer key heads than query heads: read if any of them is."""
     if live.ndim > 2 and live.shape[-3] not in (1, value.shape[-3]):
-        live = live.unflatten(-3, (value.shape[-3], -1)).any(-3)
+        live = runs(live, live.ndim - 3, value.shape[-3]).any(-3)
     return fold_to(live, value.shape)
 
 
@@ -274,7 +287,7 @@ PRODUCT = Rule(
 )
 
 RULES: dict[str, Rule] = {
-    **{name: PRODUCT for name in ("matmul", "mm", "bmm", "addmm", "baddbmm")},
+    **dict.fromkeys(("matmul", "mm", "bmm", "addmm", "baddbmm"), PRODUCT),
     "einsum": Rule(couple=einsum_couple, live=einsum_live, macs=einsum_macs),
     "scaled_dot_product_attention": Rule(
         couple=attention_couple, known=attention_known, live=attention_live, macs=attention_macs

@@ -226,31 +226,64 @@ REDUCTION = Rule(couple=reduce_couple, known=reduce_known, live=reduce_live)
 ALONG = Rule(couple=along_couple, known=along_known, live=along_live)
 
 RULES: dict[str, Rule] = {
-    **{
-        name: REDUCTION
-        for name in (
-            "mean", "amax", "amin", "max.dim", "max.default", "min.dim", "min.default", "var", "std", "var_mean",
-            "prod", "argmax", "argmin", "logsumexp", "any", "all", "median", "norm", "std_mean",
-        )
-    },
+    **dict.fromkeys(
+        (
+            "mean",
+            "amax",
+            "amin",
+            "max.dim",
+            "max.default",
+            "min.dim",
+            "min.default",
+            "var",
+            "std",
+            "var_mean",
+            "prod",
+            "argmax",
+            "argmin",
+            "logsumexp",
+            "any",
+            "all",
+            "median",
+            "norm",
+            "std_mean",
+        ),
+        REDUCTION,
+    ),
     **{
         name: Rule(couple=sum_couple, known=reduce_known, live=reduce_live)
         for name in ("sum", "linalg_vector_norm", "count_nonzero")
     },
-    **{
-        name: ALONG
-        for name in (
-            "softmax", "_softmax", "log_softmax", "_log_softmax", "cumsum", "cumprod", "sort", "topk", "logcumsumexp",
-        )
-    },
+    **dict.fromkeys(
+        (
+            "softmax",
+            "_softmax",
+            "log_softmax",
+            "_log_softmax",
+            "cumsum",
+            "cumprod",
+            "sort",
+            "topk",
+            "logcumsumexp",
+        ),
+        ALONG,
+    ),
     **{f"max_pool{n}d": _pool(n, _always) for n in (1, 2, 3)},
     **{f"max_pool{n}d_with_indices": _pool(n, _always) for n in (1, 2, 3)},
     **{f"avg_pool{n}d": _pool(n, _averages_only_inside) for n in (1, 2, 3)},
     **{f"adaptive_avg_pool{n}d": _pool(n, _always) for n in (1, 2, 3)},
     **{f"adaptive_max_pool{n}d": _pool(n, _always) for n in (1, 2, 3)},
-    **{f"upsample_{kind}": _pool(rank, _always) for kind, rank in (
-        ("nearest1d", 1), ("nearest2d", 2), ("nearest3d", 3),
-        ("linear1d", 1), ("bilinear2d", 2), ("trilinear3d", 3), ("bicubic2d", 2),
-    )},
+    **{
+        f"upsample_{kind}": _pool(rank, _always)
+        for kind, rank in (
+            ("nearest1d", 1),
+            ("nearest2d", 2),
+            ("nearest3d", 3),
+            ("linear1d", 1),
+            ("bilinear2d", 2),
+            ("trilinear3d", 3),
+            ("bicubic2d", 2),
+        )
+    },
     "glu": Rule(couple=glu_couple, known=glu_known, live=glu_live),
 }

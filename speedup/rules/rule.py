@@ -201,9 +201,7 @@ def evaluate(op: Op, tensors: Sequence[Tensor]) -> tuple[Tensor, ...]:
 
 def full_values(op: Op, facts: Facts) -> list[Tensor]:
     """The operands' values at full shape (views)."""
-    return [
-        spread(f.value, v.shape, range(v.ndim)) for f, v in zip(facts, op.operands, strict=True)
-    ]
+    return [spread(f.value, v.shape, range(v.ndim)) for f, v in zip(facts, op.operands, strict=True)]
 
 
 def reason_for(op: Op, what: str) -> str:
