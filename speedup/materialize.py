@@ -7,6 +7,8 @@ from typing import Literal
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.prune import BasePruningMethod
+from torch.nn.utils.weight_norm import WeightNorm
 
 from speedup.copying import copy_module
 from speedup.edits import AddToParameter, Edit, MergeColumns, NewBias, SetAttribute, Slice, SliceGroups
@@ -39,6 +41,7 @@ def materialize(plan: Plan, *, verify: Level = "full") -> nn.Module:
     with torch.no_grad():
         small = copy_module(subject.model, _replacements(plan))
         _give_biases(small, plan.edits)
+    _refresh_cached(small)
     _set_attributes(small, plan.edits)
     if verify != "none":
         check(plan, small, level=verify)
@@ -117,6 +120,14 @@ def _give_biases(small: nn.Module, edits: Iterable[Edit]) -> None:
             weight = next(module.parameters(recurse=False))
             value = edit.value.tensor.to(device=weight.device, dtype=weight.dtype, copy=True)
             module.register_parameter("bias", nn.Parameter(value, requires_grad=weight.requires_grad))
+
+
+def _refresh_cached(small: nn.Module) -> None:
+    """Recompute the weights that `torch.nn.utils` keeps on modules between forwards."""
+    for module in small.modules():
+        for hook in module._forward_pre_hooks.values():
+            if isinstance(hook, BasePruningMethod | WeightNorm):
+                hook(module, None)
 
 
 def _set_attributes(small: nn.Module, edits: Iterable[Edit]) -> None:

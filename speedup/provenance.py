@@ -10,6 +10,7 @@ tracked number into an untracked one (`float(n)`, `len(x)`) marks its sizes as e
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterator
 from typing import Any, cast
 
@@ -87,7 +88,9 @@ def _comparison(name: str) -> Callable[[Any, Any], Any]:
             return NotImplemented
         outcome = function(_plain(self), _plain(other))
         expression = Arithmetic(name, (_expression(self), _expression(other)))
-        if expression.operands[0] != expression.operands[1]:
+        # torch.nn checks its input against its own hyper-parameters, which change along.
+        caller = sys._getframe(1).f_globals.get("__name__", "")
+        if expression.operands[0] != expression.operands[1] and not caller.startswith("torch.nn.modules."):
             self.record.guards.append((expression, outcome))
         return outcome
 

@@ -212,6 +212,8 @@ def _couple_groups(site: Site, shape: Contraction) -> Iterable[Constraint]:
     result, weight = site.op.result, shape.weight
     rows, columns = (result, shape.result_axis), (shape.data, shape.axis)
     cause = site.because("groups of a convolution must have equal counts of channels")
+    bias = [] if shape.bias is None else [(shape.bias, 0)]
+    yield from equal(cause, rows, *bias)
     if not site.is_own(weight):
         shared = site.because("a grouped weight that something else reads too stays whole")
         yield from pinned(weight, range(weight.ndim), shared)
@@ -219,9 +221,7 @@ def _couple_groups(site: Site, shape: Contraction) -> Iterable[Constraint]:
         yield Pinned((rows[0].index, rows[1]), shared)
         return
     outer = columns if shape.transposed else rows
-    bias = [] if shape.bias is None else [(shape.bias, 0)]
     yield from equal(cause, outer, (weight, 0))
-    yield from equal(cause, rows, *bias)
     yield from pinned(weight, [1], cause)
     changeable = "groups" in site.settable or isinstance(site.op.arguments["groups"], Derived)
     dims = ((columns[0].index, columns[1]), (rows[0].index, rows[1]))
