@@ -55,4 +55,6 @@ def _can_run(op: Op, facts: Sequence[Fact]) -> bool:
     """Whether the op is a pure function of constants, at any input size."""
     deterministic = torch.Tag.nondeterministic_seeded not in op.target.tags and op.target.namespace == "aten"
     plain = not any(True for _ in derived_in(tuple(op.arguments.values())))
-    return bool(facts) and bool(op.results) and deterministic and plain and all(f.is_all_known() for f in facts)
+    return (
+        bool(facts) and bool(op.results) and deterministic and plain and all(f.is_all_known() for f in facts)
+    )

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
+from heapq import heappop, heappush
 from types import MappingProxyType
 
 import torch
@@ -97,7 +98,9 @@ class _Solver:
                 self.watchers[known].append(number)
         self.forced = deque(n for n, c in enumerate(closures) if not c.is_choice)
         self.queued = set(self.forced)
-        self.choices = {n for n, c in enumerate(closures) if c.is_choice}
+        # A heap: choices are asked in the order of the constraints.
+        self.choices = [n for n, c in enumerate(closures) if c.is_choice]
+        self.open_choices = set(self.choices)
         self.budget = 8 * len(closures) + sum(
             s.numel() * (len(w) + 1) for s, w in zip(sets, self.watchers, strict=True)
         )
@@ -130,7 +133,9 @@ class _Solver:
         self.growth.append(Growth(dim, added, cause))
         for number in self.watchers[known]:
             if self.closures[number].is_choice:
-                self.choices.add(number)
+                if number not in self.open_choices:
+                    self.open_choices.add(number)
+                    heappush(self.choices, number)
             elif number not in self.queued:
                 self.queued.add(number)
                 self.forced.append(number)
@@ -143,8 +148,8 @@ class _Solver:
                 self.apply(number)
             if not self.choices:
                 return
-            number = min(self.choices)
-            self.choices.discard(number)
+            number = heappop(self.choices)
+            self.open_choices.discard(number)
             self.apply(number)
 
 

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from speedup.constraints import Carrier, Constraint, Pinned, carrier_of
 from speedup.edits import AddToParameter, Edit, Frozen, MergeColumns, NewBias, SliceGroups
-from speedup.graph import Op, Value
+from speedup.graph import Op, Origin, Value
 from speedup.keepsets import KeepSets
 from speedup.rules.contraction import (
     Contraction,
@@ -74,7 +74,11 @@ def _batch_norm_after(site: Site) -> Value | None:
     if reader.target._schema.name != "aten::batch_norm" or reader["training"]:
         return None
     mean = reader.arguments.get("running_mean")
-    own = isinstance(mean, Value) and mean.is_state and site.graph.readers[mean.index] == (reader.index,)
+    own = (
+        isinstance(mean, Value)
+        and mean.origin is Origin.BUFFER
+        and site.graph.readers[mean.index] == (reader.index,)
+    )
     return mean if own and reader.operands[0] is result and mean not in site.graph.outputs else None
 
 

@@ -205,7 +205,8 @@ def einsum_macs(op: Op, sizes: Sizes) -> int:
 def attention_known(op: Op, facts: Facts) -> tuple[Fact, ...]:
     """Attention weights add up to 1: a value channel that is the same at every key stays itself."""
     value = facts[2]
-    if value.is_unknown or len(op.operands) > 3 or op.get("dropout_p"):
+    same_lead = op.operands[2].shape[:-2] == op.result.shape[:-2]
+    if value.is_unknown or not same_lead or len(op.operands) > 3 or op.get("dropout_p"):
         return nothing_known(op, facts)
     keys = value.ndim - 2
     if not uniform_along(value.value, [keys]):

@@ -61,6 +61,18 @@ def reduce_known(op: Op, facts: Facts) -> tuple[Fact, ...]:
     return tuple(fact(known, v) for v in values)
 
 
+def counting_known(op: Op, facts: Facts) -> tuple[Fact, ...]:
+    """Like `reduce_known`, but how much adds up depends on how many there are, such as the batch."""
+    if facts[0].is_all_known():
+        return reduce_known(op, facts)
+    return tuple(fact(f.known & (f.value == 0), f.value) for f in reduce_known(op, facts))
+
+
+def constants_only(op: Op, facts: Facts) -> tuple[Fact, ...]:
+    """Known only for tensors that are constants as a whole."""
+    return reduce_known(op, facts) if facts[0].is_all_known() else nothing_known(op, facts)
+
+
 def _spread_back(op: Op, live: Tensor) -> Tensor:
     data, gone = op.operands[0], _dims(op)
     if live.ndim == data.ndim:
@@ -223,67 +235,35 @@ def glu_live(op: Op, facts: Facts, live: Lives) -> tuple[Tensor, ...]:
 
 
 REDUCTION = Rule(couple=reduce_couple, known=reduce_known, live=reduce_live)
+COUNTING = Rule(couple=reduce_couple, known=constants_only, live=reduce_live)
+SUM = Rule(couple=sum_couple, known=counting_known, live=reduce_live)
 ALONG = Rule(couple=along_couple, known=along_known, live=along_live)
 
+_REDUCTIONS = """
+    mean amax amin max.dim max.default min.dim min.default var std var_mean std_mean argmax argmin
+    any all median
+""".split()
+_ALONG = "softmax _softmax log_softmax _log_softmax cumsum cumprod logcumsumexp sort topk".split()
+_UPSAMPLE = {
+    "nearest1d": 1,
+    "nearest2d": 2,
+    "nearest3d": 3,
+    "linear1d": 1,
+    "bilinear2d": 2,
+    "bicubic2d": 2,
+    "trilinear3d": 3,
+}
+
 RULES: dict[str, Rule] = {
-    **dict.fromkeys(
-        (
-            "mean",
-            "amax",
-            "amin",
-            "max.dim",
-            "max.default",
-            "min.dim",
-            "min.default",
-            "var",
-            "std",
-            "var_mean",
-            "prod",
-            "argmax",
-            "argmin",
-            "logsumexp",
-            "any",
-            "all",
-            "median",
-            "norm",
-            "std_mean",
-        ),
-        REDUCTION,
-    ),
-    **{
-        name: Rule(couple=sum_couple, known=reduce_known, live=reduce_live)
-        for name in ("sum", "linalg_vector_norm", "count_nonzero")
-    },
-    **dict.fromkeys(
-        (
-            "softmax",
-            "_softmax",
-            "log_softmax",
-            "_log_softmax",
-            "cumsum",
-            "cumprod",
-            "sort",
-            "topk",
-            "logcumsumexp",
-        ),
-        ALONG,
-    ),
+    **dict.fromkeys(_REDUCTIONS, REDUCTION),
+    **dict.fromkeys(("prod", "logsumexp", "norm"), COUNTING),
+    **dict.fromkeys(("sum", "linalg_vector_norm", "count_nonzero"), SUM),
+    **dict.fromkeys(_ALONG, ALONG),
     **{f"max_pool{n}d": _pool(n, _always) for n in (1, 2, 3)},
-    **{f"max_pool{n}d_with_indices": _pool(n, _always) for n in (1, 2, 3)},
+    **{f"max_pool{n}d_with_indices": _pool(n, _always) for n in (2, 3)},
     **{f"avg_pool{n}d": _pool(n, _averages_only_inside) for n in (1, 2, 3)},
     **{f"adaptive_avg_pool{n}d": _pool(n, _always) for n in (1, 2, 3)},
     **{f"adaptive_max_pool{n}d": _pool(n, _always) for n in (1, 2, 3)},
-    **{
-        f"upsample_{kind}": _pool(rank, _always)
-        for kind, rank in (
-            ("nearest1d", 1),
-            ("nearest2d", 2),
-            ("nearest3d", 3),
-            ("linear1d", 1),
-            ("bilinear2d", 2),
-            ("trilinear3d", 3),
-            ("bicubic2d", 2),
-        )
-    },
+    **{f"upsample_{kind}": _pool(rank, _always) for kind, rank in _UPSAMPLE.items()},
     "glu": Rule(couple=glu_couple, known=glu_known, live=glu_live),
 }

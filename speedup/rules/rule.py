@@ -16,7 +16,7 @@ from torch import Tensor
 
 from speedup.constraints import Cause, Constraint, Equal, Pinned
 from speedup.edits import Edit
-from speedup.graph import Graph, Op, Shape, Value, call_arguments, concrete
+from speedup.graph import Graph, Op, Origin, Shape, Value, call_arguments, concrete
 from speedup.keepsets import KeepSets
 from speedup.lattice import Fact, indicator, spread, unknown
 from speedup.layout import Move
@@ -67,8 +67,7 @@ class Site:
         """Whether `value` is a parameter or buffer that only this op reads, and reads once."""
         return (
             value is not None
-            and value.is_state
-            and bool(value.name)
+            and value.origin in (Origin.PARAMETER, Origin.BUFFER)
             and self.graph.readers[value.index] == (self.op.index,)
             and value not in self.graph.outputs
         )
