@@ -5,7 +5,7 @@ The generic functions at the top turn any of them into a rule.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
@@ -14,10 +14,10 @@ from torch import Tensor
 from speedup.constraints import Constraint, Counted, Equal, Mapped, Pinned
 from speedup.graph import Op, Value, derived_in
 from speedup.lattice import Fact, fact, indicator, runs, spread, uniform_along, unknown
-from speedup.layout import Block, Move, Shape, plain, pull, push, reshape_blocks, same_dims
+from speedup.layout import Block, Move, pull, push
+from speedup.rules import moves
+from speedup.rules.moves import axis_of
 from speedup.rules.rule import Facts, Lives, Moves, Rule, Site, equal, reason_for
-
-Arguments = Mapping[str, Any]
 
 
 def _moves_of(op: Op, moves: Moves) -> tuple[Move, ...]:
@@ -126,216 +126,6 @@ def layout_rule(moves: Moves, extra: Callable[[Site], Iterable[Constraint]] | No
     )
 
 
-def _axis(dim: int, ndim: int) -> int:
-    return dim + ndim if dim < 0 else dim
-
-
-def reshape(arguments: Arguments, sources: Sequence[Shape], targets: Sequence[Shape]) -> tuple[Move, ...]:
-    return (Move(0, 0, reshape_blocks(sources[0], targets[0])),)
-
-
-def permute(arguments: Arguments, sources: Sequence[Shape], targets: Sequence[Shape]) -> tuple[Move, ...]:
-    ndim = len(sources[0])
-    dims = [_axis(d, ndim) for d in arguments["dims"]]
-    return (Move(0, 0, plain([(s, t) for t, s in enumerate(dims)])),)
-
-
-def swap(arguments: Arguments, sources: Sequence[Shape], targets: Sequence[Shape]) -> tuple[Move, ...]:
-    ndim = len(sources[0])
-    first = arguments.get("dim0", arguments.get("axis0", 0))
-    second = arguments.get("dim1", arguments.get("axis1", 1))
-    order = list(range(ndim))
-    if ndim:
-        a, b = _axis(first, ndim), _axis(second, ndim)
-        order[a], order[b] = b, a
-    return (Move(0, 0, plain([(s, t) for t, s in enumerate(order)])),)
-
-
-def transpose_2d(
-    arguments: Arguments, sources: Sequence[Shape], targets: Sequence[Shape]
-) -> tuple[Move, ...]:
-    ndim = len(sources[0])
-    return (Move(0, 0, plain([(ndim - 1 - t, t) for t in range(ndim)])),)
-
-
-def expand(arguments: Arguments, sources: Sequence[Shape], targets: Sequence[Shape]) -> tuple[Move, ...]:
-    source, target = sources[0], targets[0]
-    extra = len(target) - len(source)
-    blocks = [Block((), (t,), _zeros(target[t])) for t in range(extra)]
-    for s, extent in enumerate(source):
-        t = s + extra
-        repeated = extent == 1 and target[t] != 1
-        blocks.append(Block((s,), (t,), _zeros(target[t]) if repeated else None))
-    return (Move(0, 0, tuple(blocks)),)
-
-
-def _zeros(extent: int) -> Tensor:
-    return torch.zeros(extent, dtype=torch.int64)
-
-
-def repeat(arguments: Arguments, sources: Sequence[Shape], targets: Sequence[Shape]) -> tuple[Move, ...]:
-    source, target = sources[0], targets[0]
-    extra = len(target) - len(source)
-    blocks = [Block((), (t,), _zeros(target[t])) for t in range(extra)]
-    for s, extent in enumerate(source):
-        index = torch.arange(target[s + extra]) % extent
-        blocks.append(Block((s,), (s + extra,), None if target[s + extra] == extent else index))
-    return (Move(0, 0, tuple(blocks)),)
-
-
-def repeat_interleave(
-    arguments: Arguments, sources: Sequence[Shape], targets: Sequence[Shape]
-) -> tuple[Move, ...]:
-    source, repeats, dim = sources[0], arguments["repeats"], arguments["dim"]
-    if dim is None:
-        total = 1
-        for extent in source:
-            total *= extent
-        index = torch.arange(total * repeats) // repeats
-        return (Move(0, 0, (Block(tuple(range(len(source))), (0,), index),)),)
-    axis = _axis(dim, len(source))
-    index = torch.arange(source[axis] * repeats) // repeats
-    return (Move(0, 0, same_dims(len(source), {axis: index})),)
-
-
-def cat(arguments: Arguments, sources: Sequence[Shape], targets: Sequence[Shape]) -> tuple[Move, ...]:
-    target = targets[0]
-    axis = _axis(arguments["dim"], len(target))
-    moves, start = [], 0
-    for number, source in enumerate(sources):
-        if len(source) != len(target):
-            continue
-        index = torch.full((target[axis],), -1)
-        index[start : start + source[axis]] = torch.arange(source[axis])
-        start += source[axis]
-        moves.append(Move(number, 0, same_dims(len(target), {axis: index})))
-    return tuple(moves)
-
-
-def stack(arguments: Arguments, sources: Sequence[Shape], targets: Sequence[Shape]) -> tuple[Move, ...]:
-    axis = _axis(arguments["dim"], len(targets[0]))
-    moves = []
-    for number, source in enumerate(sources):
-        index = torch.full((len(sources),), -1)
-        index[number] = 0
-        blocks = [Block((s,), (s + (s >= axis),)) for s in range(len(source))]
-        moves.append(Move(number, 0, (*blocks, Block((), (axis,), index))))
-    return tuple(moves)
-
-
-def split(arguments: Arguments, sources: Sequence[Shape], targets: Sequence[Shape]) -> tuple[Move, ...]:
-    ndim = len(sources[0])
-    axis = _axis(arguments["dim"], ndim)
-    moves, start = [], 0
-    for number, target in enumerate(targets):
-        index = torch.arange(start, start + target[axis])
-        start += target[axis]
-        moves.append(Move(0, number, same_dims(ndim, {axis: index})))
-    return tuple(moves)
-
-
-def unbind(arguments: Arguments, sources: Sequence[Shape], targets: Sequence[Shape]) -> tuple[Move, ...]:
-    axis = _axis(arguments["dim"], len(sources[0]))
-    return tuple(_select(sources[0], axis, n, n) for n in range(len(targets)))
-
-
-def _select(source: Shape, axis: int, index: int, result: int) -> Move:
-    blocks = [Block((s,), (s - (s > axis),)) for s in range(len(source)) if s != axis]
-    return Move(0, result, (*blocks, Block((axis,), (), torch.tensor([index]))))
-
-
-def select(arguments: Arguments, sources: Sequence[Shape], targets: Sequence[Shape]) -> tuple[Move, ...]:
-    axis = _axis(arguments["dim"], len(sources[0]))
-    index = arguments["index"]
-    return (_select(sources[0], axis, index + sources[0][axis] if index < 0 else index, 0),)
-
-
-def slice_(arguments: Arguments, sources: Sequence[Shape], targets: Sequence[Shape]) -> tuple[Move, ...]:
-    ndim = len(sources[0])
-    axis = _axis(arguments["dim"], ndim)
-    extent = sources[0][axis]
-    bounds = slice(arguments["start"], arguments["end"], arguments["step"]).indices(extent)
-    index = torch.arange(*bounds)
-    return (Move(0, 0, same_dims(ndim, {} if index.numel() == extent else {axis: index})),)
-
-
-def narrow(arguments: Arguments, sources: Sequence[Shape], targets: Sequence[Shape]) -> tuple[Move, ...]:
-    ndim, start = len(sources[0]), arguments["start"]
-    axis = _axis(arguments["dim"], ndim)
-    start = start + sources[0][axis] if start < 0 else start
-    index = torch.arange(start, start + arguments["length"])
-    return (Move(0, 0, same_dims(ndim, {axis: index})),)
-
-
-def roll(arguments: Arguments, sources: Sequence[Shape], targets: Sequence[Shape]) -> tuple[Move, ...]:
-    source = sources[0]
-    if not arguments["dims"]:
-        total = torch.tensor(source).prod().item()
-        index = (torch.arange(int(total)) - arguments["shifts"][0]) % int(total)
-        every = tuple(range(len(source)))
-        return (Move(0, 0, (Block(every, every, index),)),)
-    special: dict[int, Tensor] = {}
-    for shift, dim in zip(arguments["shifts"], arguments["dims"], strict=True):
-        axis = _axis(dim, len(source))
-        before = special.get(axis, torch.arange(source[axis]))
-        special[axis] = before[(torch.arange(source[axis]) - shift) % source[axis]]
-    return (Move(0, 0, same_dims(len(source), special)),)
-
-
-def flip(arguments: Arguments, sources: Sequence[Shape], targets: Sequence[Shape]) -> tuple[Move, ...]:
-    ndim = len(sources[0])
-    axes = [_axis(d, ndim) for d in arguments["dims"]]
-    return (Move(0, 0, same_dims(ndim, {a: torch.arange(sources[0][a]).flip(0) for a in axes})),)
-
-
-def pad(arguments: Arguments, sources: Sequence[Shape], targets: Sequence[Shape]) -> tuple[Move, ...]:
-    source, target = sources[0], targets[0]
-    amounts, mode = arguments["pad"], arguments.get("mode", "constant")
-    special = {}
-    for number in range(len(amounts) // 2):
-        axis = len(source) - 1 - number
-        before, extent = amounts[2 * number], source[axis]
-        if target[axis] == extent and before == 0:
-            continue
-        special[axis] = _pad_index(torch.arange(target[axis]) - before, extent, mode)
-    return (Move(0, 0, same_dims(len(source), special)),)
-
-
-def _pad_index(position: Tensor, extent: int, mode: str) -> Tensor:
-    if mode == "reflect":
-        inside = position.abs()
-        return torch.where(inside >= extent, 2 * (extent - 1) - inside, inside)
-    if mode == "replicate":
-        return position.clamp(0, extent - 1)
-    if mode == "circular":
-        return position % extent
-    outside = (position < 0) | (position >= extent)
-    return torch.where(outside, torch.full_like(position, -1), position)
-
-
-def _fixed_pad(mode: str) -> Moves:
-    return lambda arguments, s, t: pad({"pad": arguments["padding"], "mode": mode}, s, t)
-
-
-def unfold(arguments: Arguments, sources: Sequence[Shape], targets: Sequence[Shape]) -> tuple[Move, ...]:
-    ndim = len(sources[0])
-    axis = _axis(arguments["dimension"], ndim)
-    count = targets[0][axis]
-    index = (
-        torch.arange(count)[:, None] * arguments["step"] + torch.arange(arguments["size"])[None]
-    ).reshape(-1)
-    blocks = [Block((d,), (d,)) for d in range(ndim) if d != axis]
-    return (Move(0, 0, (*blocks, Block((axis,), (axis, ndim), index))),)
-
-
-def channel_shuffle(
-    arguments: Arguments, sources: Sequence[Shape], targets: Sequence[Shape]
-) -> tuple[Move, ...]:
-    source, groups = sources[0], arguments["groups"]
-    index = torch.arange(source[1]).reshape(groups, -1).t().reshape(-1)
-    return (Move(0, 0, same_dims(len(source), {1: index})),)
-
-
 def _even_chunks(site: Site) -> Iterable[Constraint]:
     """`chunk` cuts into equal parts, so parts that were equal must stay so."""
     axis = site.op["dim"] % site.op.operands[0].ndim
@@ -350,7 +140,7 @@ def _is_elastic(op: Op) -> bool:
 
 def slice_known(op: Op, facts: Facts, moves: Moves) -> tuple[Fact, ...]:
     """A table cut to the input's length holds other entries at other lengths."""
-    axis = _axis(op["dim"], op.operands[0].ndim)
+    axis = axis_of(op["dim"], op.operands[0].ndim)
     if _is_elastic(op) and not (
         uniform_along(facts[0].value, [axis]) and uniform_along(facts[0].known, [axis])
     ):
@@ -362,7 +152,7 @@ def _keep_table(site: Site) -> Iterable[Constraint]:
     """What an input-dependent slice of a table does not read now it may read next time."""
     table = site.op.operands[0]
     if _is_elastic(site.op) and site.fact(table).is_all_known():
-        axis = _axis(site.op["dim"], table.ndim)
+        axis = axis_of(site.op["dim"], table.ndim)
         yield Pinned((table.index, axis), site.because("a slice that depends on the input's size reads it"))
 
 
@@ -427,7 +217,7 @@ def shuffle_blocks_couple(site: Site) -> Iterable[Constraint]:
 
 RULES: dict[str, Rule] = {
     **{
-        name: layout_rule(reshape)
+        name: layout_rule(moves.reshape)
         for name in (
             "view",
             "reshape",
@@ -443,27 +233,27 @@ RULES: dict[str, Rule] = {
             "ravel",
         )
     },
-    "permute": layout_rule(permute),
-    **{name: layout_rule(swap) for name in ("transpose", "swapaxes", "swapdims")},
-    **{name: layout_rule(transpose_2d) for name in ("t", "numpy_T")},
-    **{name: layout_rule(expand) for name in ("expand", "expand_as", "broadcast_to")},
-    **{name: layout_rule(repeat) for name in ("repeat", "tile")},
-    "repeat_interleave.self_int": layout_rule(repeat_interleave),
-    **{name: layout_rule(cat) for name in ("cat", "concat", "concatenate")},
-    "stack": layout_rule(stack),
-    **{name: layout_rule(split) for name in ("split", "split_with_sizes", "unsafe_split")},
-    **{name: layout_rule(split, _even_chunks) for name in ("chunk", "unsafe_chunk")},
-    "unbind": layout_rule(unbind),
-    "select.int": layout_rule(select),
-    "slice": _slice_rule(slice_),
-    "narrow": _slice_rule(narrow),
-    "roll": layout_rule(roll),
-    "flip": layout_rule(flip),
-    **{name: layout_rule(pad) for name in ("pad", "constant_pad_nd")},
-    **{f"reflection_pad{n}d": layout_rule(_fixed_pad("reflect")) for n in (1, 2, 3)},
-    **{f"replication_pad{n}d": layout_rule(_fixed_pad("replicate")) for n in (1, 2, 3)},
-    "unfold": layout_rule(unfold),
-    "channel_shuffle": layout_rule(channel_shuffle),
-    "native_channel_shuffle": layout_rule(channel_shuffle),
+    "permute": layout_rule(moves.permute),
+    **{name: layout_rule(moves.swap) for name in ("transpose", "swapaxes", "swapdims")},
+    **{name: layout_rule(moves.transpose_2d) for name in ("t", "numpy_T")},
+    **{name: layout_rule(moves.expand) for name in ("expand", "expand_as", "broadcast_to")},
+    **{name: layout_rule(moves.repeat) for name in ("repeat", "tile")},
+    "repeat_interleave.self_int": layout_rule(moves.repeat_interleave),
+    **{name: layout_rule(moves.cat) for name in ("cat", "concat", "concatenate")},
+    "stack": layout_rule(moves.stack),
+    **{name: layout_rule(moves.split) for name in ("split", "split_with_sizes", "unsafe_split")},
+    **{name: layout_rule(moves.split, _even_chunks) for name in ("chunk", "unsafe_chunk")},
+    "unbind": layout_rule(moves.unbind),
+    "select.int": layout_rule(moves.select),
+    "slice": _slice_rule(moves.slice_),
+    "narrow": _slice_rule(moves.narrow),
+    "roll": layout_rule(moves.roll),
+    "flip": layout_rule(moves.flip),
+    **{name: layout_rule(moves.pad) for name in ("pad", "constant_pad_nd")},
+    **{f"reflection_pad{n}d": layout_rule(moves.fixed_pad("reflect")) for n in (1, 2, 3)},
+    **{f"replication_pad{n}d": layout_rule(moves.fixed_pad("replicate")) for n in (1, 2, 3)},
+    "unfold": layout_rule(moves.unfold),
+    "channel_shuffle": layout_rule(moves.channel_shuffle),
+    "native_channel_shuffle": layout_rule(moves.channel_shuffle),
     "pixel_shuffle": Rule(couple=shuffle_blocks_couple, known=shuffle_blocks_known, live=shuffle_blocks_live),
 }
