@@ -197,8 +197,9 @@ def _description(ops: Sequence[Op], values: Sequence[Value], sizes: Sizes) -> st
     for op in ops:
         found = hyperparameters(op, sizes)
         if found:
-            inside = ", ".join(f"{k}={v}" for k, v in found.items() if k != "groups" or v != 1)
-            return f"{op.owner.type.__name__}({inside})"
+            counts = [str(v) for k, v in found.items() if not k.endswith("groups")]
+            groups = [f"{k}={v}" for k, v in found.items() if k.endswith("groups") and v != 1]
+            return f"{op.owner.type.__name__}({', '.join(counts + groups)})"
     shapes = " ".join("x".join(map(str, sizes(v))) for v in values)
     return f"{ops[0].owner.type.__name__}({shapes})"
 

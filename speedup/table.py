@@ -58,8 +58,7 @@ def _layers(plan: Plan) -> Table:
 def _kinds(layer: Layer) -> str:
     if layer.before == layer.after:
         return layer.before
-    after = layer.after.removeprefix(layer.kind)
-    return f"{layer.before} -> {after}"
+    return f"{layer.before} -> {layer.after.removeprefix(layer.kind)}"
 
 
 def _blocked(plan: Plan) -> Table:
