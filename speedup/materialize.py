@@ -18,6 +18,7 @@ from speedup.planner import stamps_of
 from speedup.verify import verify as check
 
 Level = Literal["full", "structure", "none"]
+TensorEdit = Slice | SliceGroups | AddToParameter | MergeColumns
 
 
 def materialize(plan: Plan, *, verify: Level = "full") -> nn.Module:
@@ -68,20 +69,23 @@ def apply_edits(
     `tensors` maps canonical names to the planned model's parameters and buffers; `masks` are
     keep-masks by name. Untouched names are absent from the result.
     """
-    changed: dict[str, Tensor] = {}
-    for name, mask in masks.items():
-        changed[name] = torch.where(mask, tensors[name].detach(), torch.zeros((), dtype=tensors[name].dtype))
+    by_name: dict[str, list[TensorEdit]] = {name: [] for name in masks}
     for edit in edits:
-        if isinstance(edit, NewBias | SetAttribute):
-            continue
-        before = changed.get(edit.name)
-        if before is None:
-            before = tensors[edit.name].detach()
-        changed[edit.name] = _applied(edit, before)
-    return changed
+        if not isinstance(edit, NewBias | SetAttribute):
+            by_name.setdefault(edit.name, []).append(edit)
+    # One tensor at a time: a masked copy at full size lives no longer than its own edits.
+    return {name: _changed(tensors[name].detach(), masks.get(name), own) for name, own in by_name.items()}
 
 
-def _applied(edit: Slice | SliceGroups | AddToParameter | MergeColumns, tensor: Tensor) -> Tensor:
+def _changed(tensor: Tensor, mask: Tensor | None, edits: Iterable[TensorEdit]) -> Tensor:
+    if mask is not None:
+        tensor = torch.where(mask, tensor, torch.zeros((), dtype=tensor.dtype, device=tensor.device))
+    for edit in edits:
+        tensor = _applied(edit, tensor)
+    return tensor.contiguous()
+
+
+def _applied(edit: TensorEdit, tensor: Tensor) -> Tensor:
     match edit:
         case Slice(_, dim, indices):
             return tensor.index_select(dim, torch.tensor(indices, device=tensor.device))
@@ -110,7 +114,7 @@ def _replacements(plan: Plan) -> dict[int, Tensor]:
     model = plan.subject.model
     held = {**dict(model.named_parameters()), **dict(model.named_buffers())}
     changed = apply_edits(held, plan.subject.masks, plan.edits)
-    return {id(held[name]): tensor.contiguous() for name, tensor in changed.items()}
+    return {id(held[name]): tensor for name, tensor in changed.items()}
 
 
 def _give_biases(small: nn.Module, edits: Iterable[Edit]) -> None:

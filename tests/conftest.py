@@ -1,0 +1,24 @@
+"""What holds for every test: one thread, and the global random state it started with."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+
+import pytest
+import torch
+
+# pytest hangs a handler on every logger that does not propagate; one on this logger makes torch.export
+# write down each tensor that it sees, which is slow and would be printed with every failure.
+logging.getLogger("torch.__trace").propagate = True
+
+# The suite runs in parallel processes; more threads in each would only fight for the cores.
+torch.set_num_threads(1)
+
+
+@pytest.fixture(autouse=True)
+def _same_global_randomness() -> Iterator[None]:
+    """Seeds the global generator, so that no test depends on those that ran before it."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        yield
