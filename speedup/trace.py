@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import re
 import traceback
-import warnings
 from collections.abc import Mapping
 from types import MappingProxyType
 
@@ -22,6 +21,7 @@ from speedup.errors import ExportError
 from speedup.freeze import freeze, has_aliased_mutation
 from speedup.graph import Graph, Origin
 from speedup.inputs import Example, tensors_of
+from speedup.isolation import isolated, quiet
 from speedup.provenance import Record, SizeTracking
 
 
@@ -58,29 +58,18 @@ def trace(model: nn.Module, example: Example) -> Trace:
     clone = share_module(model).eval()
     program = _export(_Flat(clone, example, SizeTracking(record)), example, clone)
     if has_aliased_mutation(program.graph):
-        with _quiet():
+        with quiet():
             program = program.run_decompositions({})
     graph = freeze(program, clone, record, _state_names(program))
     return Trace(graph, _tensors(graph, program, model))
 
 
 def _export(flat: _Flat, example: Example, clone: nn.Module) -> ExportedProgram:
-    random_state = torch.get_rng_state()
     try:
-        with _quiet(), torch.no_grad():
+        with isolated(), quiet(), torch.no_grad():
             return torch.export.export(flat, example.tensors, strict=False)
     except Exception as error:
         raise _export_error(error, clone) from error
-    finally:
-        torch.set_rng_state(random_state)
-
-
-class _quiet(warnings.catch_warnings):  # noqa: N801
-    """Silences the deprecation chatter of export's own internals."""
-
-    def __enter__(self) -> None:
-        super().__enter__()
-        warnings.simplefilter("ignore")
 
 
 def _export_error(error: Exception, clone: nn.Module) -> ExportError:

@@ -13,6 +13,7 @@ from speedup.copying import share_module
 from speedup.errors import EquivalenceError, ExportError, OutputError, StructureError
 from speedup.expected import actual_trace, first_difference
 from speedup.inputs import Example, batch_size, fresh_inputs, named_tensors_of
+from speedup.isolation import isolated
 from speedup.masks import apply_masks
 from speedup.plan import Plan
 from speedup.trace import trace
@@ -62,8 +63,7 @@ def _compare(plan: Plan, small: nn.Module, example: Example) -> Verification:
     own = batch_size(example)
     sizes: list[int | None] = [None] if own is None else [own, 1 if own != 1 else 2]
     worst, ran = 0.0, []
-    random_state = torch.get_rng_state()
-    try:
+    with isolated():
         for size in sizes:
             inputs = [fresh_inputs(example, size, generator) for _ in range(2)]
             try:
@@ -75,8 +75,6 @@ def _compare(plan: Plan, small: nn.Module, example: Example) -> Verification:
                 continue
             worst = max(worst, _error(masked, candidate, example, inputs, reference))
             ran.append(size)
-    finally:
-        torch.set_rng_state(random_state)
     return Verification(True, worst, tuple(ran))
 
 

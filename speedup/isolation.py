@@ -1,0 +1,25 @@
+"""Running a model without leaving traces: random state restored, internal warnings kept quiet."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+
+
+@contextmanager
+def isolated() -> Iterator[None]:
+    """Restore the global random state of the CPU and of all devices in use on leaving."""
+    devices = list(range(torch.cuda.device_count())) if torch.cuda.is_initialized() else []
+    with torch.random.fork_rng(devices=devices):
+        yield
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Keep the deprecation warnings that export's own internals raise from the user."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
