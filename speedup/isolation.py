@@ -12,7 +12,7 @@ import torch
 @contextmanager
 def isolated() -> Iterator[None]:
     """Restore the global random state of the CPU and of all devices in use on leaving."""
-    devices = list(range(torch.cuda.device_count())) if torch.cuda.is_initialized() else []
+    devices = list(range(torch.cuda.device_count())) if torch.cuda.is_initialized() else []  # type: ignore[no-untyped-call]
     with torch.random.fork_rng(devices=devices):
         yield
 
