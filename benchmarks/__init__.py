@@ -1,0 +1,1 @@
+"""Measurements to run by hand, each a module: `python -m benchmarks.zoo`. They share `tests.support`."""

@@ -1,0 +1,125 @@
+"""What planning costs on top of its trace: the time of plan_speedup less its torch.export, over the latter.
+
+`python -m benchmarks.plan_cost [NAMES...]` exits with 1 if a model's median ratio is 1 or more. float32 at
+224 x 224; half of every convolution's filters are masked, in a ViT half of the hidden rows of every encoder
+block's MLP.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from functools import partial
+from statistics import median
+from typing import Annotated, Any
+from unittest.mock import patch
+
+import torch
+import typer
+from attrs import frozen
+from rich.console import Console
+from rich.table import Table
+from torch import Tensor, nn
+
+from speedup import plan_speedup
+from tests.support import vision
+from tests.support.masking import Masks, l1_half_masks, random_row_masks
+from tests.support.zoo import lively_classifier
+
+SIZE = 224
+LIMIT = 1.0
+MODELS = ("resnet50", "densenet121", "vit_b_16")
+
+
+@frozen(eq=False)
+class Subject:
+    """A masked model and an example input."""
+
+    name: str
+    model: nn.Module
+    masks: Masks
+    example: Tensor
+
+
+@frozen
+class Cost:
+    """Seconds of one `plan_speedup` and, of these, of its `torch.export.export`."""
+
+    plan: float
+    export: float
+
+    @property
+    def ratio(self) -> float:
+        return (self.plan - self.export) / self.export
+
+
+def main(
+    names: Annotated[list[str] | None, typer.Argument(help="torchvision classifiers.")] = None,
+    repeats: Annotated[int, typer.Option(help="Measurements of each model.")] = 7,
+    threads: Annotated[int, typer.Option(help="Threads torch may use.")] = 1,
+) -> None:
+    torch.set_num_threads(threads)
+    subjects = [_subject(name) for name in names or MODELS]
+    # The first call in a process imports what torch.export needs.
+    measured(subjects[0])
+    costs: dict[str, list[Cost]] = {subject.name: [] for subject in subjects}
+    for _ in range(repeats):
+        for subject in subjects:
+            costs[subject.name].append(measured(subject))
+    Console().print(_table(costs, repeats, threads))
+    raise typer.Exit(1 if any(_median_ratio(costs[name]) >= LIMIT for name in costs) else 0)
+
+
+def measured(subject: Subject) -> Cost:
+    """Plan once, with `torch.export.export` wrapped by a clock."""
+    exports: list[float] = []
+    with patch("torch.export.export", _clocked(torch.export.export, exports)):
+        start = time.perf_counter()
+        plan_speedup(subject.model, subject.example, subject.masks)
+        total = time.perf_counter() - start
+    if not exports:
+        raise RuntimeError(f"{subject.name}: plan_speedup did not call torch.export.export by that name")
+    return Cost(plan=total, export=sum(exports))
+
+
+def _clocked(function: Any, seconds: list[float]) -> Any:
+    def clocked(*args: Any, **kwargs: Any) -> Any:
+        start = time.perf_counter()
+        try:
+            return function(*args, **kwargs)
+        finally:
+            seconds.append(time.perf_counter() - start)
+
+    return clocked
+
+
+def _subject(name: str) -> Subject:
+    recipe = _half_of_hidden_rows if name.startswith("vit") else l1_half_masks
+    model, masks = lively_classifier(name, size=SIZE, recipe=recipe)
+    return Subject(name, model, masks, vision.images(1, SIZE, seed=0))
+
+
+_half_of_hidden_rows = partial(
+    random_row_masks, fraction=0.5, seed=0, select=lambda path, _: path.endswith("mlp.0")
+)
+
+
+def _median_ratio(costs: Sequence[Cost]) -> float:
+    return median(cost.ratio for cost in costs)
+
+
+def _table(costs: dict[str, list[Cost]], repeats: int, threads: int) -> Table:
+    table = Table(title=f"medians of {repeats} interleaved runs, {threads} thread(s)")
+    table.add_column("model")
+    for heading in ("plan_speedup s", "its torch.export s", "(plan - export) / export"):
+        table.add_column(heading, justify="right")
+    for name, runs in costs.items():
+        ratio = _median_ratio(runs)
+        seconds = (median(run.plan for run in runs), median(run.export for run in runs))
+        style = None if ratio < LIMIT else "red"
+        table.add_row(name, *(f"{value:.3f}" for value in seconds), f"{ratio:.2f}", style=style)
+    return table
+
+
+if __name__ == "__main__":
+    typer.run(main)

@@ -1,0 +1,1 @@
+"""What the tests and the benchmarks share: models, states, masks and the comparison with the oracle."""

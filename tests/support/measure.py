@@ -1,0 +1,258 @@
+"""Is a small model the masked one? Measured against how the masked model's output varies with its input."""
+
+from __future__ import annotations
+
+import math
+import time
+import traceback
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+import torch
+from attrs import evolve, frozen
+from torch import Tensor, nn
+
+from tests.support.lively import Inputs
+from tests.support.masking import Masks
+from tests.support.untouched import differences, snapshot
+
+if TYPE_CHECKING:
+    from speedup import Plan
+
+MakeInputs: TypeAlias = Callable[[int, int], Inputs]
+"""(batch size, seed) -> the arguments of one call."""
+
+_BATCH_SIZES = (1, 3)
+_CALLS = 3
+# An element that varies a million times less than the liveliest one is a constant with rounding noise on it.
+_CONSTANT_BELOW = 1e-6
+
+
+@frozen
+class Exactness:
+    """What came of planning and materializing one model.
+
+    `error` is the largest `relative_error` met, `nan` if it never came to a comparison; `touched` names
+    what planning or materializing changed in the model; `failure` is the traceback or the broken promise,
+    if any. Zeros stand for what was not reached. Times are in seconds.
+    """
+
+    name: str
+    error: float = math.nan
+    touched: tuple[str, ...] = ()
+    failure: str | None = None
+    parameters_before: int = 0
+    parameters_after: int = 0
+    macs_before: int = 0
+    macs_after: int = 0
+    plan_seconds: float = 0.0
+    materialize_seconds: float = 0.0
+
+    @property
+    def parameters_kept(self) -> float:
+        """Parameters after over before."""
+        return self.parameters_after / max(self.parameters_before, 1)
+
+    @property
+    def macs_kept(self) -> float:
+        """Multiply-accumulates after over before."""
+        return self.macs_after / max(self.macs_before, 1)
+
+    def is_exact(self, tolerance: float = 1e-9) -> bool:
+        """Whether nothing failed, nothing was touched, and the error is below `tolerance`."""
+        return self.failure is None and not self.touched and self.error < tolerance
+
+    def require_exact(self, tolerance: float = 1e-9) -> None:
+        """Raise an AssertionError that says what is wrong unless `is_exact(tolerance)`."""
+        assert self.failure is None, f"{self.name}: {self.failure}"
+        assert not self.touched, f"{self.name}: the model was touched: {', '.join(self.touched[:8])}"
+        assert self.error < tolerance, (
+            f"{self.name}: relative error {self.error:.3g}, not below {tolerance:.0e}"
+        )
+
+
+def check_exact(
+    model: nn.Module,
+    masks: Masks | None,
+    make_inputs: MakeInputs,
+    *,
+    name: str = "",
+    other_inputs: Sequence[MakeInputs] = (),
+    batch_sizes: Sequence[int] = _BATCH_SIZES,
+    also_verified: bool = False,
+) -> Exactness:
+    """Plan and materialize `model`; compare with `apply_masks` at several batch and input sizes.
+
+    The plan is made from `make_inputs(2, ...)`, so the batch sizes compared are not the traced one.
+    `other_inputs` make inputs of other sizes, such as resolutions, that the model takes too; they are
+    compared at the first of `batch_sizes` only. Both are compared in eval mode.
+
+    The library's own verification is off, so that it cannot be what passes; with `also_verified` the plan
+    is materialized a second time with it. Nothing is raised: whatever goes wrong is in the result, see
+    `Exactness.require_exact`.
+    """
+    before = snapshot(model)
+    result = Exactness(name or type(model).__name__)
+    try:
+        result, small = _compacted(result, model, masks, make_inputs, also_verified)
+        calls = [(make_inputs, batch) for batch in batch_sizes]
+        calls += [(make, batch_sizes[0]) for make in other_inputs]
+        error = _largest_error(model, masks, small, calls)
+        result = evolve(result, error=error)
+    except Exception:
+        result = evolve(result, failure=traceback.format_exc())
+    return evolve(result, touched=differences(before, snapshot(model)))
+
+
+def relative_error(masked: nn.Module, small: nn.Module, inputs: Sequence[Inputs]) -> float:
+    """How far `small` is from `masked`, in units of how much the output of `masked` varies between inputs.
+
+    The models run in the mode they are in. `inputs` are two or more calls of equal shapes and different
+    values. Per output tensor, the spread of an element is its standard deviation over the calls; the unit
+    is the median spread of the elements that vary at all, which neither a few wild elements nor constant
+    ones move (where none varies, the largest magnitude, or 1). The result is the largest absolute
+    difference over all elements and calls, in this unit, largest over the output tensors: `inf` for NaN or
+    infinity in either output and for differing integers or booleans.
+
+    Outputs may be tensors, or tuples, lists, mappings, dataclasses and plain objects of them.
+
+    Raises:
+        AssertionError: the outputs differ in structure, shape or dtype, or in a leaf that is not a tensor.
+        ValueError: fewer than two inputs, by which nothing can vary.
+    """
+    if len(inputs) < 2:
+        raise ValueError(f"relative_error needs two inputs or more to see what varies, not {len(inputs)}")
+    expected = [_outputs(masked, call) for call in inputs]
+    actual = [_outputs(small, call) for call in inputs]
+    for one, other in zip(expected, actual, strict=True):
+        _require_same_form(one, other)
+    tensors = [place for place, leaf in expected[0].items() if isinstance(leaf, Tensor)]
+    return max((_leaf_error(_stack(expected, at), _stack(actual, at)) for at in tensors), default=0.0)
+
+
+def _compacted(
+    result: Exactness, model: nn.Module, masks: Masks | None, make_inputs: MakeInputs, also_verified: bool
+) -> tuple[Exactness, nn.Module]:
+    from speedup import materialize, plan_speedup
+
+    example = make_inputs(2, 0)
+    start = time.perf_counter()
+    plan = plan_speedup(model, example, masks)
+    planned = time.perf_counter()
+    small = materialize(plan, verify="none")
+    made = time.perf_counter()
+    _require_counts(plan, model, small)
+    _require_own_storage(model, small)
+    if also_verified:
+        materialize(plan)
+    measured = evolve(
+        result,
+        parameters_before=plan.parameters_before,
+        parameters_after=plan.parameters_after,
+        macs_before=plan.macs_before,
+        macs_after=plan.macs_after,
+        plan_seconds=planned - start,
+        materialize_seconds=made - planned,
+    )
+    return measured, small
+
+
+def _largest_error(
+    model: nn.Module, masks: Masks | None, small: nn.Module, calls: Sequence[tuple[MakeInputs, int]]
+) -> float:
+    from speedup import apply_masks
+
+    masked = apply_masks(model, masks).eval()
+    small.eval()
+    errors = [
+        relative_error(masked, small, [make(batch, 100 * batch + call) for call in range(_CALLS)])
+        for make, batch in calls
+    ]
+    return max(errors)
+
+
+def _require_counts(plan: Plan, model: nn.Module, small: nn.Module) -> None:
+    for when, counted, planned in (
+        ("before", _numel(model), plan.parameters_before),
+        ("after", _numel(small), plan.parameters_after),
+    ):
+        assert counted == planned, f"the plan counts {planned} parameters {when}, the model has {counted}"
+
+
+def _require_own_storage(model: nn.Module, small: nn.Module) -> None:
+    shared = _storages(model) & _storages(small)
+    assert not shared, f"{len(shared)} storages are shared between the model and the small one"
+
+
+def _storages(model: nn.Module) -> set[int]:
+    tensors = (*model.parameters(), *model.buffers())
+    return {tensor.untyped_storage().data_ptr() for tensor in tensors if tensor.numel()}
+
+
+def _numel(model: nn.Module) -> int:
+    return sum(parameter.numel() for parameter in model.parameters())
+
+
+def _outputs(model: nn.Module, call: Inputs) -> dict[str, Any]:
+    with torch.no_grad():
+        if isinstance(call, Tensor):
+            output = model(call)
+        elif isinstance(call, Mapping):
+            output = model(**call)
+        else:
+            output = model(*call)
+    return dict(_leaves(output, "output", ()))
+
+
+def _leaves(item: Any, place: str, inside: tuple[int, ...]) -> Iterator[tuple[str, Any]]:
+    """The tensors and plain values in an output, each with its place; `inside` guards against cycles."""
+    if isinstance(item, Mapping):
+        parts = [(f"{place}[{key!r}]", part) for key, part in item.items()]
+    elif isinstance(item, tuple | list):
+        parts = [(f"{place}[{at}]", part) for at, part in enumerate(item)]
+    elif hasattr(item, "__dict__") and not isinstance(item, Tensor | type):
+        parts = [(f"{place}.{key}", part) for key, part in vars(item).items()]
+    else:
+        yield place, item
+        return
+    if id(item) not in inside:
+        for part_place, part in parts:
+            yield from _leaves(part, part_place, (*inside, id(item)))
+
+
+def _require_same_form(expected: Mapping[str, Any], actual: Mapping[str, Any]) -> None:
+    assert expected.keys() == actual.keys(), (
+        f"the outputs differ in structure: masked {sorted(expected)}, small {sorted(actual)}"
+    )
+    for place, one in expected.items():
+        other = actual[place]
+        if isinstance(one, Tensor) and isinstance(other, Tensor):
+            forms = [f"{leaf.dtype} {tuple(leaf.shape)}" for leaf in (one, other)]
+            assert forms[0] == forms[1], f"{place}: masked {forms[0]}, small {forms[1]}"
+        else:
+            assert type(one) is type(other) and one == other, f"{place}: masked {one!r}, small {other!r}"
+
+
+def _stack(outputs: Sequence[Mapping[str, Any]], place: str) -> Tensor:
+    return torch.stack([output[place].detach() for output in outputs])
+
+
+def _leaf_error(expected: Tensor, actual: Tensor) -> float:
+    """Error of one output tensor, the calls stacked in dimension 0."""
+    if not expected.dtype.is_floating_point and not expected.dtype.is_complex:
+        return 0.0 if torch.equal(expected, actual) else math.inf
+    if not expected.numel():
+        return 0.0
+    if not (expected.isfinite().all() and actual.isfinite().all()):
+        return math.inf
+    wide = torch.complex128 if expected.dtype.is_complex else torch.float64
+    expected, actual = expected.to(wide), actual.to(wide)
+    return float((actual - expected).abs().max()) / _unit(expected)
+
+
+def _unit(expected: Tensor) -> float:
+    spread = expected.std(0)
+    varying = spread[spread > _CONSTANT_BELOW * spread.max()]
+    if len(varying):
+        return float(varying.median())
+    return float(expected.abs().max()) or 1.0

@@ -1,0 +1,90 @@
+"""The command line: what it prints and the exit codes it ends with."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+
+import pytest
+from typer.testing import CliRunner
+
+import speedup.demo
+from speedup.cli import app, exit_code
+from speedup.errors import (
+    EquivalenceError,
+    MaskShapeError,
+    OutputError,
+    SpeedupError,
+    StructureError,
+    UnknownNameError,
+)
+
+RUNNER = CliRunner()
+
+
+def _raising(error: Exception) -> Callable[[], None]:
+    def run_demo() -> None:
+        raise error
+
+    return run_demo
+
+
+def test_demo_prints_the_shapes_and_the_errors_of_both_networks():
+    result = RUNNER.invoke(app, ["demo"], catch_exceptions=False)
+
+    assert result.exit_code == 0
+    assert "Conv2d(1, 3, kernel_size=(5, 5)" in result.stdout
+    assert "Conv2d(3, 16, kernel_size=(5, 5)" in result.stdout
+    assert result.stdout.count("largest error against the masked model") == 2
+    assert len(re.findall(r"│ (?:parameters|MACs|latency, ms) ", result.stdout)) == 6
+
+
+def test_unknown_command_is_bad_usage():
+    result = RUNNER.invoke(app, ["no-such-command"])
+
+    assert result.exit_code == 2
+    assert "no-such-command" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [
+        (EquivalenceError("differs"), 1),
+        (StructureError("differs"), 1),
+        (OutputError("differs"), 1),
+        (UnknownNameError("no module 'conv9'"), 2),
+        (MaskShapeError("(3,) does not fit (6,)"), 2),
+    ],
+)
+def test_error_ends_as_one_line_and_its_exit_code(
+    error: SpeedupError, code: int, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(speedup.demo, "run_demo", _raising(error))
+
+    result = RUNNER.invoke(app, ["demo"])
+
+    assert exit_code(error) == code
+    assert result.exit_code == code
+    assert result.stderr == f"error: {error}\n"
+
+
+def test_message_of_several_lines_is_printed_as_one(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(speedup.demo, "run_demo", _raising(SpeedupError("first,\n  second")))
+
+    assert RUNNER.invoke(app, ["demo"]).stderr == "error: first, second\n"
+
+
+def test_debug_shows_the_traceback_and_keeps_the_exit_code(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(speedup.demo, "run_demo", _raising(OutputError("differs")))
+
+    result = RUNNER.invoke(app, ["--debug", "demo"])
+
+    assert result.exit_code == 1
+    assert "Traceback" in result.stderr
+    assert "OutputError: differs" in result.stderr
+
+
+def test_other_exceptions_are_not_swallowed(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(speedup.demo, "run_demo", _raising(ZeroDivisionError("a bug")))
+
+    assert isinstance(RUNNER.invoke(app, ["demo"]).exception, ZeroDivisionError)

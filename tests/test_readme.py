@@ -1,0 +1,80 @@
+"""The README's commands and its example are what is run, word for word."""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from torch import nn
+
+import speedup
+from speedup.demo.cases import lenet
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def _commands() -> Callable[[str], tuple[str, ...]]:
+    spec = importlib.util.spec_from_file_location("readme_commands", ROOT / ".ci" / "readme_commands.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module.commands
+
+
+def test_readme_holds_two_commands_that_set_themselves_up():
+    commands = _commands()(README)
+
+    assert len(commands) == 2
+    for command in commands:
+        assert command.startswith("python3 -m venv .venv && .venv/bin/pip install")
+        assert "-c constraints.txt" in command
+    assert commands[0].endswith("speedup demo")
+    assert "-m pytest" in commands[1]
+
+
+def test_commands_stand_on_the_first_screen():
+    last_command = README.index(_commands()(README)[1])
+
+    assert README[:last_command].count("\n") < 30
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "```sh\ntrue\n```\n```sh\ntrue\n```\n",
+        "<!-- run by .ci/run -->\n```sh\ntrue\n```\n",
+        "<!-- run by .ci/run -->\n```sh\ntrue\n```\n" * 3,
+        "<!-- run by .ci/run -->\n```sh\ntrue\ntrue\n```\n" * 2,
+        "<!-- run by .ci/run -->\n```sh\n```\n" * 2,
+        "<!-- run by .ci/run -->\nsome words\n```sh\ntrue\n```\n" * 2,
+    ],
+    ids=["none", "unmarked", "one", "three", "two lines", "empty", "not adjacent"],
+)
+def test_anything_but_two_one_line_commands_is_refused(text: str):
+    with pytest.raises(ValueError, match=r"README\.md"):
+        _commands()(text)
+
+
+def test_first_example_runs_as_it_stands(capsys: pytest.CaptureFixture[str]):
+    example = re.search(r"^```python\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)
+    assert example is not None
+    case = lenet()
+    names: dict[str, object] = {"model": case.model, "x": case.inputs(1, seed=0), "masks": case.masks}
+
+    exec(example[1], names)
+
+    small = names["small"]
+    assert isinstance(small, nn.Module)
+    assert small.get_submodule("conv1").out_channels == 3
+    assert "conv1" in capsys.readouterr().out
+
+
+def test_every_error_named_exists():
+    for name in set(re.findall(r"`(\w+Error)`", README)) - {"ValueError", "TypeError", "KeyError"}:
+        assert issubclass(getattr(speedup, name), speedup.SpeedupError)
