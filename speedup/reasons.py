@@ -10,6 +10,7 @@ from torch import Tensor
 from speedup.constraints import Dim
 from speedup.coupling import Analysis
 from speedup.graph import Op, Value
+from speedup.keepsets import Growth
 from speedup.lattice import along
 from speedup.plan import Blocked
 from speedup.rules.contraction import describe
@@ -22,32 +23,32 @@ def blocked_channels(analysis: Analysis) -> tuple[Blocked, ...]:
     members: dict[int, list[Dim]] = {}
     for dim in analysis.seeds:
         members.setdefault(analysis.kept.class_of(dim), []).append(dim)
+    growth: dict[int, list[Growth]] = {}
+    for one in analysis.kept.growth:
+        growth.setdefault(analysis.kept.class_of(one.dim), []).append(one)
     found: list[Blocked] = []
     for op in analysis.graph.ops:
         if op.target._schema.name.split("::")[-1].startswith(_PRODUCTS) and op.owner.path:
-            found.extend(_blocked(op, analysis, members))
+            found.extend(_blocked(op, analysis, members, growth))
     return tuple(found)
 
 
-def _blocked(op: Op, analysis: Analysis, members: dict[int, list[Dim]]) -> Iterable[Blocked]:
+def _blocked(
+    op: Op, analysis: Analysis, members: dict[int, list[Dim]], growth: dict[int, list[Growth]]
+) -> Iterable[Blocked]:
     shape = describe(op)
     dim = (op.result.index, shape.result_axis)
     extent = op.result.shape[shape.result_axis]
     seed = analysis.seeds.get(dim, torch.zeros(extent, dtype=torch.bool))
-    idle = analysis.kept[dim] & ~seed if seed is not None else _constant(op.result, dim[1], analysis)
-    if not bool(idle.any()):
+    left = analysis.kept[dim] & ~seed if seed is not None else _constant(op.result, dim[1], analysis)
+    if not bool(left.any()):
         return
-    left = idle
     own = analysis.kept.class_of(dim)
-    for growth in analysis.kept.growth:
-        share = left & growth.added if analysis.kept.class_of(growth.dim) == own else None
-        if share is not None and bool(share.any()):
-            yield Blocked(
-                op.owner.path,
-                int(share.sum()),
-                extent,
-                _worded(growth.cause.op, growth.cause.reason, analysis),
-            )
+    for one in growth.get(own, ()):
+        share = left & one.added
+        if bool(share.any()):
+            reason = _worded(one.cause.op, one.cause.reason, analysis)
+            yield Blocked(op.owner.path, int(share.sum()), extent, reason)
             left = left & ~share
     for other in members.get(own, ()):
         wanted = analysis.seeds[other]
