@@ -11,7 +11,7 @@ from speedup.errors import RuleError
 from speedup.graph import Graph, Op, derived_in
 from speedup.lattice import Fact, constant, fact, unknown
 from speedup.rules import Rules, rule_for
-from speedup.rules.rule import evaluate, full_values
+from speedup.rules.rule import evaluate, full_values, nothing_known
 
 
 def analyse(
@@ -42,7 +42,13 @@ def _state(tensor: Tensor, mask: Tensor | None) -> Fact:
 
 
 def _transfer(op: Op, facts: Sequence[Fact], rules: Rules) -> Sequence[Fact]:
-    found = rule_for(op.target, rules).known(op, facts)
+    rule = rule_for(op.target, rules)
+    # A number that the forward derived from the input's size is another at another size;
+    # layout and filling rules look at such numbers themselves.
+    follows_input = any(True for _ in derived_in(tuple(op.arguments.values())))
+    if follows_input and rule.moves is None and not rule.reads_sizes:
+        return nothing_known(op, facts)
+    found = rule.known(op, facts)
     ranks = [f.ndim for f in found]
     if ranks != [r.ndim for r in op.results]:
         raise RuleError(f"the rule of {op.label} returned facts of ranks {ranks} for {op.results}")
@@ -52,9 +58,7 @@ def _transfer(op: Op, facts: Sequence[Fact], rules: Rules) -> Sequence[Fact]:
 
 
 def _can_run(op: Op, facts: Sequence[Fact]) -> bool:
-    """Whether the op is a pure function of constants, at any input size."""
+    """Whether the op is a pure function of constants that are given element by element."""
     deterministic = torch.Tag.nondeterministic_seeded not in op.target.tags and op.target.namespace == "aten"
-    plain = not any(True for _ in derived_in(tuple(op.arguments.values())))
-    return (
-        bool(facts) and bool(op.results) and deterministic and plain and all(f.is_all_known() for f in facts)
-    )
+    given = all(f.is_all_known() and f.raw.shape == v.shape for f, v in zip(facts, op.operands, strict=True))
+    return bool(facts) and bool(op.results) and deterministic and given

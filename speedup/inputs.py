@@ -62,19 +62,19 @@ def example_from(x: Any, kwargs: Mapping[str, Any] | None = None) -> Example:
 
 def tensors_of(output: Any) -> tuple[Tensor, ...]:
     """The tensors of a forward's output in a fixed order, from tuples, dicts, dataclasses and objects."""
-    return tuple(t for _, t in named_tensors_of(output))
+    return tuple(leaf for _, leaf in leaves_of(output) if isinstance(leaf, Tensor))
 
 
-def named_tensors_of(output: Any) -> Iterator[tuple[str, Tensor]]:
-    """Like `tensors_of`, each with its place in the output (`[0].logits`)."""
+def leaves_of(output: Any) -> Iterator[tuple[str, Any]]:
+    """The tensors, numbers and strings of an output, each with its place in it (`[0].logits`)."""
     return _walk(output, "", set())
 
 
-def _walk(item: Any, place: str, seen: set[int]) -> Iterator[tuple[str, Tensor]]:
-    if isinstance(item, Tensor):
+def _walk(item: Any, place: str, seen: set[int]) -> Iterator[tuple[str, Any]]:
+    if isinstance(item, Tensor | str | int | float | bool | None):
         yield place, item
         return
-    if isinstance(item, type | str | int | float | bool | None) or id(item) in seen:
+    if isinstance(item, type) or id(item) in seen:
         return
     seen.add(id(item))
     if isinstance(item, Mapping):

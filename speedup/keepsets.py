@@ -123,6 +123,11 @@ class _Solver:
 
     def grow(self, dim: Dim, demand: Tensor, cause: Cause) -> None:
         known = self.classes[dim]
+        if demand.shape != self.sets[known].shape:
+            raise RuleError(
+                f"a constraint ({cause.reason}) demands {tuple(demand.shape)} indices of a dimension "
+                f"of extent {self.sets[known].numel()}"
+            )
         if self.full[known]:
             return
         added = demand & ~self.sets[known]

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Literal
+from collections.abc import Iterable, Mapping
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor, nn
@@ -12,9 +12,9 @@ from torch.nn.utils.weight_norm import WeightNorm
 
 from speedup.copying import copy_module
 from speedup.edits import AddToParameter, Edit, MergeColumns, NewBias, SetAttribute, Slice, SliceGroups
-from speedup.errors import StaleModelError
-from speedup.plan import Plan, Stamp
-from speedup.planner import stamps_of
+from speedup.errors import InputError, StaleModelError
+from speedup.plan import Plan
+from speedup.stamps import changes, stamps_of
 from speedup.verify import verify as check
 
 Level = Literal["full", "structure", "none"]
@@ -34,31 +34,34 @@ def materialize(plan: Plan, *, verify: Level = "full") -> nn.Module:
             compares the traces; "none" checks nothing.
 
     Raises:
+        InputError: `verify` is none of these.
         StaleModelError: the model's tensors changed since planning.
         StructureError, OutputError: the small model is not equivalent; it is not handed out.
     """
+    if verify not in get_args(Level):
+        raise InputError(f"verify={verify!r} is no level; choose one of {', '.join(get_args(Level))}")
+    with torch.inference_mode(mode=False):
+        small = _built(plan)
+        if verify != "none":
+            check(plan, small, level=verify)
+    return small
+
+
+def _built(plan: Plan) -> nn.Module:
     subject = plan.subject
-    _check_unchanged(subject.stamps, stamps_of(subject.model))
+    changed = changes(subject.stamps, stamps_of(subject.model))
+    if changed:
+        names = ", ".join(name or "the model itself" for name in changed[:3])
+        raise StaleModelError(
+            f"the model changed since it was planned: {names}{' and others' if len(changed) > 3 else ''}. "
+            "Plan it again."
+        )
     with torch.no_grad():
         small = copy_module(subject.model, _replacements(plan))
         _give_biases(small, plan.edits)
     _refresh_cached(small)
     _set_attributes(small, plan.edits)
-    if verify != "none":
-        check(plan, small, level=verify)
     return small
-
-
-def _check_unchanged(before: Sequence[Stamp], now: Sequence[Stamp]) -> None:
-    if before == now:
-        return
-    changed = [a.name for a, b in zip(before, now, strict=False) if a != b]
-    missing = {s.name for s in before} ^ {s.name for s in now}
-    names = sorted(missing) or changed
-    raise StaleModelError(
-        f"the model changed since it was planned: {', '.join(names[:3])}"
-        f"{' and others' if len(names) > 3 else ''}. Plan it again."
-    )
 
 
 def apply_edits(

@@ -16,6 +16,7 @@ from speedup.errors import UnknownModuleError
 from speedup.graph import Shape
 from speedup.inputs import Example
 from speedup.masks import Masks
+from speedup.stamps import Stamp
 
 
 @frozen
@@ -74,16 +75,6 @@ class Expected:
 
     ops: tuple[ExpectedOp, ...]
     outputs: tuple[Any, ...]
-
-
-@frozen
-class Stamp:
-    """Identity and version of one tensor of the model at planning time."""
-
-    name: str
-    shape: Shape
-    address: int
-    version: int
 
 
 @frozen(eq=False)

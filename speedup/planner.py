@@ -17,13 +17,14 @@ from speedup.edits import AddToParameter, Edit, MergeColumns, NewBias, SetAttrib
 from speedup.errors import NonFiniteWeightError, UnknownModuleError
 from speedup.expected import expected_trace
 from speedup.graph import Graph, Op, Origin, Shape, Value
-from speedup.inputs import example_from
+from speedup.inputs import Example, example_from
 from speedup.masks import MaskSource, resolve_masks
 from speedup.native import hyperparameters
-from speedup.plan import Layer, Plan, Stamp, Subject
+from speedup.plan import Layer, Plan, Subject
 from speedup.reasons import blocked_channels
 from speedup.rules import STANDARD, Rules, rule_for
 from speedup.rules.rule import UNKNOWN_OPERATOR, Sizes
+from speedup.stamps import stamps_of
 from speedup.trace import trace
 
 
@@ -54,17 +55,22 @@ def plan_speedup(
         InputError, MaskError, UnknownModuleError, NonFiniteWeightError: bad arguments.
         ExportError: the model cannot be traced; the message names the module.
     """
-    example = example_from(x, kwargs)
+    with torch.inference_mode(mode=False), torch.no_grad():
+        return _plan(model, example_from(x, kwargs), masks, rules, keep)
+
+
+def _plan(
+    model: nn.Module, example: Example, masks: MaskSource | None, rules: Rules, keep: Sequence[str]
+) -> Plan:
     resolved = resolve_masks(model, masks)
     _check_modules(model, keep)
     stamps = stamps_of(model)
     traced = trace(model, example)
     _check_finite(traced.graph, traced.tensors)
-    with torch.no_grad():
-        facts = constants.analyse(traced.graph, traced.tensors, resolved, rules)
-        lives = liveness.analyse(traced.graph, facts, rules)
-        analysis = couple(traced.graph, facts, lives, rules, keep)
-        edits = tuple(_edits(analysis))
+    facts = constants.analyse(traced.graph, traced.tensors, resolved, rules)
+    lives = liveness.analyse(traced.graph, facts, rules)
+    analysis = couple(traced.graph, facts, lives, rules, keep)
+    edits = tuple(_edits(analysis))
     layers = _layers(model, analysis, edits)
     return Plan(
         edits=edits,
@@ -79,12 +85,6 @@ def plan_speedup(
         macs_after=sum(layer.macs_after for layer in layers),
         subject=Subject(model, resolved, example, stamps),
     )
-
-
-def stamps_of(model: nn.Module) -> tuple[Stamp, ...]:
-    """Identity and version of every parameter and buffer, to notice a change later."""
-    named = (*model.named_parameters(remove_duplicate=False), *model.named_buffers(remove_duplicate=False))
-    return tuple(Stamp(name, tuple(t.shape), id(t), t._version) for name, t in named)
 
 
 def _check_modules(model: nn.Module, names: Sequence[str]) -> None:

@@ -105,10 +105,51 @@ def _escape(convert: Callable[[Any], Any]) -> Callable[[Any], Any]:
     return method
 
 
+def _integral(name: str) -> Callable[..., Any]:
+    """Operations that sizes seldom see: done on plain numbers, the sizes having escaped."""
+
+    def method(self: Any, other: Any) -> Any:
+        for number in (self, other):
+            if isinstance(number, _Tracked):
+                number.record.escaped.extend(sizes_in(number.expression))
+        return getattr(_plain(self), f"__{name}__")(_plain(other))
+
+    return method
+
+
+def _escape_with(name: str) -> Callable[..., Any]:
+    """A conversion to text: whoever reads it may act on it."""
+
+    def method(self: Any, *args: Any) -> Any:
+        self.record.escaped.extend(sizes_in(self.expression))
+        return getattr(_plain(self), f"__{name}__")(*args)
+
+    return method
+
+
+def _truth(self: Any) -> bool:
+    outcome = bool(_plain(self))
+    self.record.guards.append((Arithmetic("ne", (self.expression, 0)), outcome))
+    return outcome
+
+
+def escape(item: Any) -> None:
+    """Mark the sizes of a number that leaves the forward as escaped: its value may not change."""
+    if isinstance(item, _Tracked):
+        item.record.escaped.extend(sizes_in(item.expression))
+
+
 _METHODS: dict[str, Callable[..., Any]] = {
     **{f"__{n}__": _arithmetic(n) for n in ("add", "sub", "mul", "floordiv", "truediv", "mod", "pow")},
     **{f"__r{n}__": _arithmetic(n, True) for n in ("add", "sub", "mul", "floordiv", "truediv", "mod", "pow")},
     **{f"__{n}__": _arithmetic(n) for n in ("neg", "abs")},
+    **{
+        f"__{r}{n}__": _integral(r + n)
+        for r in ("", "r")
+        for n in ("lshift", "rshift", "and", "or", "xor", "divmod")
+    },
+    "__bool__": _truth,
+    **{f"__{n}__": _escape_with(n) for n in ("str", "repr", "format")},
     **{f"__{n}__": _comparison(n) for n in ("eq", "ne", "lt", "le", "gt", "ge")},
 }
 

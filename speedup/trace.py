@@ -20,9 +20,9 @@ from speedup.copying import share_module
 from speedup.errors import ExportError
 from speedup.freeze import freeze, has_aliased_mutation
 from speedup.graph import Graph, Origin
-from speedup.inputs import Example, tensors_of
+from speedup.inputs import Example, leaves_of, tensors_of
 from speedup.isolation import isolated, quiet
-from speedup.provenance import Record, SizeTracking
+from speedup.provenance import Record, SizeTracking, escape
 
 
 @frozen(eq=False)
@@ -45,7 +45,10 @@ class _Flat(nn.Module):
     def forward(self, *tensors: Tensor) -> tuple[Tensor, ...]:
         args, kwargs = self._example.call(tensors)
         with self._tracking:
-            return tensors_of(self.model(*args, **kwargs))
+            output = self.model(*args, **kwargs)
+        for _, leaf in leaves_of(output):
+            escape(leaf)
+        return tensors_of(output)
 
 
 def trace(model: nn.Module, example: Example) -> Trace:

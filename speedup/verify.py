@@ -9,10 +9,10 @@ import torch
 from attrs import frozen
 from torch import Tensor, nn
 
-from speedup.copying import share_module
+from speedup.copying import copy_module
 from speedup.errors import EquivalenceError, ExportError, OutputError, StructureError
 from speedup.expected import actual_trace, first_difference
-from speedup.inputs import Example, batch_size, fresh_inputs, named_tensors_of
+from speedup.inputs import Example, batch_size, fresh_inputs, leaves_of
 from speedup.isolation import isolated
 from speedup.masks import apply_masks
 from speedup.plan import Plan
@@ -41,6 +41,11 @@ def verify(plan: Plan, small: nn.Module, *, level: Literal["full", "structure"] 
         StructureError: the small model traces to other operations than planned.
         OutputError: its outputs differ from the masked model's; names the first such module.
     """
+    with torch.inference_mode(mode=False):
+        return _verified(plan, small, level)
+
+
+def _verified(plan: Plan, small: nn.Module, level: str) -> Verification:
     example = plan.subject.example
     try:
         difference = first_difference(plan.expected, actual_trace(trace(small, example).graph))
@@ -58,7 +63,7 @@ def verify(plan: Plan, small: nn.Module, *, level: Literal["full", "structure"] 
 
 def _compare(plan: Plan, small: nn.Module, example: Example) -> Verification:
     masked = apply_masks(plan.subject.model, plan.subject.masks).eval()
-    candidate = share_module(small).eval()
+    candidate = _scratch(small).eval()
     generator = torch.Generator().manual_seed(_SEED)
     own = batch_size(example)
     sizes: list[int | None] = [None] if own is None else [own, 1 if own != 1 else 2]
@@ -78,11 +83,22 @@ def _compare(plan: Plan, small: nn.Module, example: Example) -> Verification:
     return Verification(True, worst, tuple(ran))
 
 
-def _run(model: nn.Module, example: Example, tensors: Sequence[Tensor]) -> list[tuple[str, Tensor]]:
-    args, kwargs = example.call(tensors)
+def _scratch(model: nn.Module) -> nn.Module:
+    """A copy with the same parameters and its own buffers, which a forward may write to."""
+    return copy_module(model, {id(p): p.detach() for p in model.parameters()})
+
+
+def _run(model: nn.Module, example: Example, tensors: Sequence[Tensor]) -> list[tuple[str, Any]]:
+    """The leaves of one forward's output; every run starts from the same state."""
+    args, kwargs = example.call([t.clone() for t in tensors])
     with torch.no_grad():
         torch.manual_seed(_SEED)
-        return [(name, t.detach()) for name, t in named_tensors_of(model(*args, **kwargs))]
+        return list(leaves_of(_scratch(model)(*args, **kwargs)))
+
+
+def _form(leaves: Sequence[tuple[str, Any]]) -> list[tuple[str, Any]]:
+    """Everything about an output but its tensors' values."""
+    return [(n, (tuple(v.shape), v.dtype) if isinstance(v, Tensor) else v) for n, v in leaves]
 
 
 def _error(
@@ -90,17 +106,19 @@ def _error(
     candidate: nn.Module,
     example: Example,
     inputs: Sequence[Sequence[Tensor]],
-    reference: Sequence[list[tuple[str, Tensor]]],
+    reference: Sequence[list[tuple[str, Any]]],
 ) -> float:
     """The largest relative error of the candidate's outputs; raises where it is too large."""
     found = _run(candidate, example, inputs[0])
-    if [(n, t.shape, t.dtype) for n, t in found] != [(n, t.shape, t.dtype) for n, t in reference[0]]:
+    if _form(found) != _form(reference[0]):
         raise OutputError(
-            f"the small model returns {[(n, tuple(t.shape)) for n, t in found]}, the masked one "
-            f"{[(n, tuple(t.shape)) for n, t in reference[0]]}"
+            f"the small model returns {_form(found)}, the masked one {_form(reference[0])}. The small "
+            "model was not handed out."
         )
     worst = 0.0
     for number, (name, mine) in enumerate(found):
+        if not isinstance(mine, Tensor):
+            continue
         want, other = reference[0][number][1], reference[1][number][1]
         spread = _spread(want, other)
         error = _largest(mine, want) / spread
@@ -176,7 +194,7 @@ def _outputs_by_module(
     model: nn.Module, example: Example, tensors: Sequence[Tensor]
 ) -> dict[tuple[str, int], Tensor]:
     seen: dict[tuple[str, int], Tensor] = {}
-    watched = share_module(model)
+    watched = _scratch(model)
     counts: dict[str, int] = {}
 
     def watch(name: str) -> Any:
@@ -189,5 +207,7 @@ def _outputs_by_module(
 
     for name, module in watched.named_modules():
         module.register_forward_hook(watch(name))
-    _run(watched, example, tensors)
+    args, kwargs = example.call([t.clone() for t in tensors])
+    with torch.no_grad():
+        watched(*args, **kwargs)
     return seen

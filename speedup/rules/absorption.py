@@ -252,6 +252,7 @@ CONTRACTION = Rule(
     resize=contraction_resize,
     pay=pay,
     macs=contraction_macs,
+    reads_sizes=True,
 )
 
 RULES: dict[str, Rule] = {

@@ -16,7 +16,7 @@ from attrs import frozen
 from torch import Tensor
 
 from speedup.constraints import Balanced, Constraint, Pinned
-from speedup.graph import Derived, Op, Shape, Value
+from speedup.graph import Derived, Op, Shape, Value, derived_in
 from speedup.keepsets import KeepSets
 from speedup.lattice import Fact, along, fact, indicator, vector
 from speedup.rules.rule import Facts, Lives, Site, Sizes, equal, nothing_known, pinned, reason_for
@@ -55,6 +55,8 @@ class Contraction:
 
 
 def _has_border(op: Op, weight: Value) -> bool:
+    if any(True for _ in derived_in(op.arguments.get("padding"))):
+        return True
     padding = op.get("padding")
     if padding == "same":
         return any(n > 1 for n in weight.shape[2:])

@@ -123,6 +123,9 @@ def filled_known(op: Op, facts: Facts) -> tuple[Fact, ...]:
         return nothing_known(op, facts)
     name = op.target._schema.name.split("::")[-1]
     number = op.get("fill_value", 1 if name.endswith("ones") else 0)
+    if _depends_on_input(op) and number != 0:
+        # What comes of ones may depend on how many there are; what comes of zeros does not.
+        return nothing_known(op, facts)
     shape = (1,) * op.result.ndim
     return (constant(torch.full(shape, number, dtype=op.result.dtype)),)
 
@@ -160,12 +163,17 @@ def nothing(site: Site) -> Iterable[Constraint]:
     return ()
 
 
+def _is_compressed(data: Fact, op: Op) -> bool:
+    """Whether a matrix is uniform, so that its extents may follow the input's."""
+    return any(n == 1 for n in data.value.shape[-2:])
+
+
 def tri_known(op: Op, facts: Facts) -> tuple[Fact, ...]:
     """Below (above) a diagonal: known as the operand is; outside known 0."""
     data = facts[0]
     shape = op.operands[0].shape
     inside = evaluate(op, [torch.ones(shape[-2:], dtype=torch.uint8)])[0].bool()
-    if data.is_unknown and bool(inside.all()):
+    if (data.is_unknown and bool(inside.all())) or _is_compressed(data, op):
         return nothing_known(op, facts)
     lead = (1,) * (data.ndim - 2)
     return (
@@ -183,7 +191,7 @@ def positions_couple(site: Site) -> Iterable[Constraint]:
         yield from pinned(value, range(data.ndim - 2, data.ndim), cause)
 
 
-FILLED = Rule(couple=filled_couple, known=filled_known, live=unread)
+FILLED = Rule(couple=filled_couple, known=filled_known, live=unread, reads_sizes=True)
 SEQUENCE = Rule(couple=sequence_couple, known=sequence_known, live=everything_read)
 CHECK = Rule(couple=nothing, live=unread)
 

@@ -63,14 +63,15 @@ def reduce_known(op: Op, facts: Facts) -> tuple[Fact, ...]:
 
 def counting_known(op: Op, facts: Facts) -> tuple[Fact, ...]:
     """Like `reduce_known`, but how much adds up depends on how many there are, such as the batch."""
-    if facts[0].is_all_known():
+    if facts[0].is_all_known() and facts[0].raw.shape == op.operands[0].shape:
         return reduce_known(op, facts)
     return tuple(fact(f.known & (f.value == 0), f.value) for f in reduce_known(op, facts))
 
 
 def constants_only(op: Op, facts: Facts) -> tuple[Fact, ...]:
-    """Known only for tensors that are constants as a whole."""
-    return reduce_known(op, facts) if facts[0].is_all_known() else nothing_known(op, facts)
+    """Known only for tensors that are constants as a whole, given element by element."""
+    whole = facts[0].is_all_known() and facts[0].raw.shape == op.operands[0].shape
+    return reduce_known(op, facts) if whole else nothing_known(op, facts)
 
 
 def _spread_back(op: Op, live: Tensor) -> Tensor:
@@ -115,11 +116,13 @@ def sum_couple(site: Site) -> Iterable[Constraint]:
 
 
 def along_known(op: Op, facts: Facts) -> tuple[Fact, ...]:
-    """Softmax, scans, sorts: known where everything along the dimension is."""
-    data = facts[0]
-    if data.is_unknown or len(op.operands) > 1:
+    """Softmax, scans, sorts: known where everything along the dimension is.
+
+    Not where it is uniform along it: the outcome then depends on the extent, such as the batch.
+    """
+    data, dims = facts[0], _dims(op)
+    if data.is_unknown or len(op.operands) > 1 or any(data.value.shape[d] == 1 for d in dims):
         return nothing_known(op, facts)
-    dims = _dims(op)
     known = all_over(data.known, dims)
     if not bool(known.any()):
         return nothing_known(op, facts)
@@ -240,8 +243,7 @@ SUM = Rule(couple=sum_couple, known=counting_known, live=reduce_live)
 ALONG = Rule(couple=along_couple, known=along_known, live=along_live)
 
 _REDUCTIONS = """
-    mean amax amin max.dim max.default min.dim min.default var std var_mean std_mean argmax argmin
-    any all median
+    mean amax amin max.dim max.default min.dim min.default argmax argmin any all median
 """.split()
 _ALONG = "softmax _softmax log_softmax _log_softmax cumsum cumprod logcumsumexp sort topk".split()
 _UPSAMPLE = {
@@ -256,7 +258,7 @@ _UPSAMPLE = {
 
 RULES: dict[str, Rule] = {
     **dict.fromkeys(_REDUCTIONS, REDUCTION),
-    **dict.fromkeys(("prod", "logsumexp", "norm"), COUNTING),
+    **dict.fromkeys("prod logsumexp norm var std var_mean std_mean".split(), COUNTING),
     **dict.fromkeys(("sum", "linalg_vector_norm", "count_nonzero"), SUM),
     **dict.fromkeys(_ALONG, ALONG),
     **{f"max_pool{n}d": _pool(n, _always) for n in (1, 2, 3)},

@@ -136,6 +136,7 @@ class Rule:
         resize: shapes of values, by index, that keep-sets alone do not tell (weights in groups).
         pay: edits that make up for dropped constants.
         macs: multiply-accumulates at given sizes.
+        reads_sizes: `known` looks at numbers derived from sizes itself; else they make all Unknown.
     """
 
     couple: Callable[[Site], Iterable[Constraint]] = all_pinned
@@ -146,6 +147,7 @@ class Rule:
     resize: Callable[[Site, KeepSets], Mapping[int, Shape]] = no_resizing
     pay: Callable[[Site, KeepSets], Iterable[Edit]] = no_payment
     macs: Callable[[Op, Sizes], int] = no_macs
+    reads_sizes: bool = False
 
 
 UNKNOWN_OPERATOR = Rule()
