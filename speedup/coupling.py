@@ -99,7 +99,8 @@ def _seeds(graph: Graph, facts: Sequence[Fact], lives: Sequence[Tensor]) -> dict
     """Per dimension, the indices that the model's boundary or a live Unknown element needs."""
     seeds: dict[Dim, Tensor | None] = {}
     whole = {v.index for v in (*graph.inputs, *graph.outputs)}
-    whole |= {v.index for v in graph.values if v.origin is Origin.CONSTANT}
+    # What nobody reads in eval mode may be for training: it is not ours to cut.
+    whole |= {v.index for v in graph.state if v.origin is Origin.CONSTANT or not graph.readers[v.index]}
     for value in graph.values:
         if value.index in whole:
             seeds.update({(value.index, d): None for d in range(value.ndim)})

@@ -56,6 +56,10 @@ def _plain(operand: Any) -> Any:
     return operand
 
 
+def _is_number(operand: Any) -> bool:
+    return type(_plain(operand)) in (int, float, bool)
+
+
 def tracked(number: float, expression: Expression, record: Record) -> Any:
     """`number` with its provenance."""
     kind = TrackedInt if isinstance(number, int) else TrackedFloat
@@ -69,7 +73,9 @@ def _arithmetic(name: str, reflected: bool = False) -> Callable[..., Any]:
     function = FUNCTIONS[name]
 
     def method(self: Any, *others: Any) -> Any:
-        if not all(type(_plain(o)) in (int, float) for o in others):
+        if len(others) > 1:
+            return _escaping(name)(self, *others)
+        if not all(_is_number(o) for o in others):
             return NotImplemented
         operands = (*others, self) if reflected else (self, *others)
         number = function(*(_plain(o) for o in operands))
@@ -84,7 +90,7 @@ def _comparison(name: str) -> Callable[[Any, Any], Any]:
     function = FUNCTIONS[name]
 
     def method(self: Any, other: Any) -> Any:
-        if type(_plain(other)) not in (int, float):
+        if not _is_number(other):
             return NotImplemented
         outcome = function(_plain(self), _plain(other))
         expression = Arithmetic(name, (_expression(self), _expression(other)))
@@ -97,32 +103,22 @@ def _comparison(name: str) -> Callable[[Any, Any], Any]:
     return method
 
 
-def _escape(convert: Callable[[Any], Any]) -> Callable[[Any], Any]:
-    def method(self: Any) -> Any:
-        self.record.escaped.extend(sizes_in(self.expression))
-        return convert(self)
-
-    return method
+def escape(item: Any) -> None:
+    """Mark the sizes in a number that leaves the trace's sight as escaped: they may not change."""
+    if isinstance(item, _Tracked):
+        item.record.escaped.extend(sizes_in(item.expression))
 
 
-def _integral(name: str) -> Callable[..., Any]:
-    """Operations that sizes seldom see: done on plain numbers, the sizes having escaped."""
+def _escaping(name: str) -> Callable[..., Any]:
+    """A method that works on plain numbers: what comes of them is out of sight."""
 
-    def method(self: Any, other: Any) -> Any:
-        for number in (self, other):
-            if isinstance(number, _Tracked):
-                number.record.escaped.extend(sizes_in(number.expression))
-        return getattr(_plain(self), f"__{name}__")(_plain(other))
-
-    return method
-
-
-def _escape_with(name: str) -> Callable[..., Any]:
-    """A conversion to text: whoever reads it may act on it."""
-
-    def method(self: Any, *args: Any) -> Any:
-        self.record.escaped.extend(sizes_in(self.expression))
-        return getattr(_plain(self), f"__{name}__")(*args)
+    def method(*operands: Any) -> Any:
+        plain = getattr(_plain(operands[0]), f"__{name}__", None)
+        if plain is None:
+            return NotImplemented
+        for operand in operands:
+            escape(operand)
+        return plain(*map(_plain, operands[1:]))
 
     return method
 
@@ -133,23 +129,20 @@ def _truth(self: Any) -> bool:
     return outcome
 
 
-def escape(item: Any) -> None:
-    """Mark the sizes of a number that leaves the forward as escaped: its value may not change."""
-    if isinstance(item, _Tracked):
-        item.record.escaped.extend(sizes_in(item.expression))
-
-
 _METHODS: dict[str, Callable[..., Any]] = {
     **{f"__{n}__": _arithmetic(n) for n in ("add", "sub", "mul", "floordiv", "truediv", "mod", "pow")},
     **{f"__r{n}__": _arithmetic(n, True) for n in ("add", "sub", "mul", "floordiv", "truediv", "mod", "pow")},
     **{f"__{n}__": _arithmetic(n) for n in ("neg", "abs")},
     **{
-        f"__{r}{n}__": _integral(r + n)
+        f"__{r}{n}__": _escaping(r + n)
         for r in ("", "r")
         for n in ("lshift", "rshift", "and", "or", "xor", "divmod")
     },
     "__bool__": _truth,
-    **{f"__{n}__": _escape_with(n) for n in ("str", "repr", "format")},
+    **{
+        f"__{n}__": _escaping(n)
+        for n in ("str", "repr", "format", "round", "int", "float", "trunc", "floor", "ceil")
+    },
     **{f"__{n}__": _comparison(n) for n in ("eq", "ne", "lt", "le", "gt", "ge")},
 }
 
@@ -159,8 +152,6 @@ TrackedInt: Any = type(
     {
         **_METHODS,
         "__hash__": int.__hash__,
-        "__float__": _escape(int.__float__),
-        "__round__": _escape(int.__int__),
         "__deepcopy__": lambda self, memo: int.__int__(self),
         "__reduce__": lambda self: (int, (int.__int__(self),)),
     },
@@ -171,11 +162,6 @@ TrackedFloat: Any = type(
     {
         **_METHODS,
         "__hash__": float.__hash__,
-        "__int__": _escape(float.__int__),
-        "__trunc__": _escape(float.__trunc__),
-        "__floor__": _escape(float.__floor__),
-        "__ceil__": _escape(float.__ceil__),
-        "__round__": _escape(float.__round__),
         "__deepcopy__": lambda self, memo: float.__float__(self),
         "__reduce__": lambda self: (float, (float.__float__(self),)),
     },

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.export import ExportedProgram
 from torch.export.graph_signature import InputKind
 
-from speedup.copying import share_module
+from speedup.copying import copy_module, share_module
 from speedup.errors import ExportError
 from speedup.freeze import freeze, has_aliased_mutation
 from speedup.graph import Graph, Origin
@@ -58,13 +58,21 @@ def trace(model: nn.Module, example: Example) -> Trace:
         ExportError: `torch.export` cannot trace the model as a whole.
     """
     record = Record()
-    clone = share_module(model).eval()
+    clone = _clone(model).eval()
     program = _export(_Flat(clone, example, SizeTracking(record)), example, clone)
     if has_aliased_mutation(program.graph):
         with quiet():
             program = program.run_decompositions({})
     graph = freeze(program, clone, record, _state_names(program))
     return Trace(graph, _tensors(graph, program, model))
+
+
+def _clone(model: nn.Module) -> nn.Module:
+    """A copy whose flags and caches may change. It shares its tensors with `model` where autograd
+    allows that; tensors made in inference mode are copied.
+    """
+    tensors = (*model.parameters(), *model.buffers())
+    return copy_module(model, {}) if any(t.is_inference() for t in tensors) else share_module(model)
 
 
 def _export(flat: _Flat, example: Example, clone: nn.Module) -> ExportedProgram:

@@ -247,7 +247,14 @@ def test_a_mask_of_columns_keeps_its_compact_shape(shape: tuple[int, ...]) -> No
 
 @pytest.mark.parametrize("shape", [(4, 3, 3, 3), (4, 1, 1, 1), (4, 3, 1, 3)])
 def test_a_mask_of_whole_rows_is_the_same_in_every_shape(shape: tuple[int, ...]) -> None:
-    resolved = resolve_masks(Net(), {"conv.weight": FILTERS.float().expand(4, 3, 3, 3)[: shape[0], : shape[1], : shape[2], : shape[3]].clone()})
+    resolved = resolve_masks(
+        Net(),
+        {
+            "conv.weight": FILTERS.float()
+            .expand(4, 3, 3, 3)[: shape[0], : shape[1], : shape[2], : shape[3]]
+            .clone()
+        },
+    )
     assert resolved == Masks({"conv.weight": FILTERS})
     assert resolved["conv.weight"].shape == (4, 1, 1, 1)
 

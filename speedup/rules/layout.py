@@ -219,7 +219,7 @@ RULES: dict[str, Rule] = {
     **{
         name: layout_rule(moves.reshape)
         for name in (
-            "view",
+            "view.default",
             "reshape",
             "_unsafe_view",
             "flatten",

@@ -189,18 +189,23 @@ def pad(arguments: Arguments, sources: Sequence[Shape], targets: Sequence[Shape]
         before, extent = amounts[2 * number], source[axis]
         if target[axis] == extent and before == 0:
             continue
-        special[axis] = _pad_index(torch.arange(target[axis]) - before, extent, mode)
+        after = target[axis] - extent - before
+        special[axis] = _pad_index(torch.arange(target[axis]), extent, (before, after), mode)
     return (Move(0, 0, same_dims(len(source), special)),)
 
 
-def _pad_index(position: Tensor, extent: int, mode: str) -> Tensor:
+def _pad_index(result: Tensor, extent: int, amounts: tuple[int, int], mode: str) -> Tensor:
+    before, after = amounts
+    position = result - before
     if mode == "reflect":
         inside = position.abs()
         return torch.where(inside >= extent, 2 * (extent - 1) - inside, inside)
     if mode == "replicate":
         return position.clamp(0, extent - 1)
     if mode == "circular":
-        return position % extent
+        # What a negative amount crops is gone before the rest is wrapped.
+        first, last = max(-before, 0), extent - max(-after, 0)
+        return first + (position - first) % (last - first)
     outside = (position < 0) | (position >= extent)
     return torch.where(outside, torch.full_like(position, -1), position)
 

@@ -195,8 +195,8 @@ def layer_norm_known(op: Op, facts: Facts) -> tuple[Fact, ...]:
         return nothing_known(op, facts)
     if any(f is not None and not f.is_all_known() for f in (weight, bias)):
         return nothing_known(op, facts)
-    operands = [spread(data.value, op.operands[0].shape, dims), *(f.value for f in facts[1:])]
-    value = evaluate(op, operands)[0]
+    affine = [f.value.expand(v.shape) for f, v in zip(facts[1:], op.operands[1:], strict=True)]
+    value = evaluate(op, [spread(data.value, op.operands[0].shape, dims), *affine])[0]
     return (fact(whole | zero, value),)
 
 

@@ -79,10 +79,9 @@ def product_live(op: Op, facts: Facts, live: Lives) -> tuple[Tensor, ...]:
     if len(facts) == 1:
         return (fold_to(live[0], op.operands[0].shape),)
     a, b = op.operands
-    return (
-        fold_to(live[0] & facts[1].maybe_nonzero, a.shape),
-        fold_to(live[0] & facts[0].maybe_nonzero, b.shape),
-    )
+    first, second = (f.maybe_nonzero for f in facts)
+    # Where both are 0, one of the zeros has to hold: the first.
+    return fold_to(live[0] & (second | ~first), a.shape), fold_to(live[0] & first, b.shape)
 
 
 def _maybe(condition: Fact, outcome: bool) -> Tensor:

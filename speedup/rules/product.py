@@ -90,7 +90,10 @@ def product_live(op: Op, facts: Facts, live: Lives) -> tuple[Tensor, ...]:
     if a.ndim < 2 or b.ndim < 2:
         return tuple(flag.reshape((1,) * v.ndim) for v in op.operands)
     right, left = facts[second].maybe_nonzero, facts[first].maybe_nonzero
-    reads_a = _any_product(live[0], right.transpose(-1, -2), b.shape[-1])
+    # Where both factors of a term are 0, one of the zeros has to hold: the first.
+    reads_a = _any_product(live[0], right.transpose(-1, -2), b.shape[-1]) | (
+        any_over(live[0], [live[0].ndim - 1]) & ~left
+    )
     reads_b = _any_product(left.transpose(-1, -2), live[0], a.shape[-2])
     rest = [fold_to(live[0], v.shape) for v in op.operands[:first]]
     return (*rest, fold_to(reads_a, a.shape), fold_to(reads_b, b.shape))

@@ -27,9 +27,9 @@ def _dims(op: Op) -> tuple[int, ...]:
     """The dimensions an op reduces or runs along; all of them when it names none."""
     ndim = op.operands[0].ndim
     given = op.get("dim", op.get("axis"))
-    if given is None or given == ():
+    if given is None or given == () or ndim == 0:
         return tuple(range(ndim))
-    return tuple(d % max(ndim, 1) for d in (given if isinstance(given, tuple) else (given,)))
+    return tuple(d % ndim for d in (given if isinstance(given, tuple) else (given,)))
 
 
 def _kept_dims(op: Op) -> list[tuple[int, int]]:

@@ -1,0 +1,1 @@
+"""Property tests: laws that must hold for every network that Hypothesis can think of."""

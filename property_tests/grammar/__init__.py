@@ -1,0 +1,1 @@
+"""The grammar of networks: which blocks may follow a value of a given shape, and how they are drawn."""

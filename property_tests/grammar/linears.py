@@ -1,0 +1,107 @@
+"""Linear layers of tokens and vectors, attention, and other mixers of tokens."""
+
+from __future__ import annotations
+
+from hypothesis import strategies as st
+from torch import nn
+
+from property_tests.grammar.site import MOST_CHANNELS, Production, Site, channel_counts, divisors, pick
+from property_tests.modules import (
+    Attention,
+    ClassToken,
+    FunctionalLinear,
+    FusedAttention,
+    GatedUnit,
+    GroupedQueryAttention,
+    PackedAttention,
+    PositionEmbedding,
+    Recurrent,
+    SharedWeight,
+    TiedLinears,
+    TokenMixing,
+)
+from property_tests.spec import Spec
+
+
+def _linear(draw: st.DrawFn, site: Site) -> Spec:
+    bias: dict[str, object] = {} if draw(st.booleans()) else {"bias": False}
+    return Spec.of(nn.Linear, site.shape.channels, draw(channel_counts()), **bias)
+
+
+def _functional_linear(draw: st.DrawFn, site: Site) -> Spec:
+    return Spec.of(FunctionalLinear, site.shape.channels, draw(channel_counts()))
+
+
+def _tied(draw: st.DrawFn, site: Site) -> Spec:
+    if draw(st.booleans()):
+        return Spec.of(SharedWeight, site.shape.channels)
+    return Spec.of(TiedLinears, site.shape.channels, draw(channel_counts()))
+
+
+def _gated_unit(draw: st.DrawFn, site: Site) -> Spec:
+    bias: dict[str, object] = {"bias": True} if draw(st.booleans()) else {}
+    return Spec.of(GatedUnit, site.shape.channels, draw(channel_counts()), **bias)
+
+
+def _attention(draw: st.DrawFn, site: Site) -> Spec:
+    features, heads, head_dim = site.shape.channels, pick(draw, 2, 1, 3), pick(draw, 2, 3, 4)
+    bias: dict[str, object] = {} if draw(st.booleans()) else {"bias": False}
+    return Spec.of(Attention, features, heads, head_dim, **bias)
+
+
+def _fused_attention(draw: st.DrawFn, site: Site) -> Spec:
+    features, heads, head_dim = site.shape.channels, pick(draw, 2, 1, 3), pick(draw, 2, 3, 4)
+    options: dict[str, object] = pick(draw, {}, {"chunked": True}, {"causal": True})
+    return Spec.of(FusedAttention, features, heads, head_dim, **options)
+
+
+def _grouped_query_attention(draw: st.DrawFn, site: Site) -> Spec:
+    heads, kv_heads = pick(draw, (4, 2), (2, 1), (2, 2))
+    norm: dict[str, object] = {"norm": True} if draw(st.booleans()) else {}
+    return Spec.of(GroupedQueryAttention, site.shape.channels, heads, kv_heads, pick(draw, 2, 4), **norm)
+
+
+def _packed_attention(draw: st.DrawFn, site: Site) -> Spec:
+    features = site.shape.channels
+    return Spec.of(PackedAttention, features, draw(st.sampled_from(divisors(features))))
+
+
+def _token_mixing(draw: st.DrawFn, site: Site) -> Spec:
+    length = site.shape.space[0]
+    return Spec.of(TokenMixing, length, length if site.keep_space else draw(st.integers(1, 6)))
+
+
+def _position_embedding(draw: st.DrawFn, site: Site) -> Spec:
+    return Spec.of(PositionEmbedding, *site.shape.sizes)
+
+
+def _class_token(draw: st.DrawFn, site: Site) -> Spec:
+    return Spec.of(ClassToken, site.shape.channels)
+
+
+def _recurrent(draw: st.DrawFn, site: Site) -> Spec:
+    return Spec.of(Recurrent, site.shape.channels, draw(channel_counts()))
+
+
+def _may_lengthen(site: Site) -> bool:
+    return not site.keep_space and site.shape.space[0] <= MOST_CHANNELS
+
+
+LINEARS = (
+    Production(_linear),
+    Production(_linear),
+    Production(_linear),
+    Production(_functional_linear),
+    Production(_tied),
+    Production(_gated_unit),
+)
+TOKEN_MIXERS = (
+    Production(_attention),
+    Production(_fused_attention),
+    Production(_grouped_query_attention),
+    Production(_packed_attention),
+    Production(_token_mixing),
+    Production(_position_embedding),
+    Production(_class_token, _may_lengthen),
+    Production(_recurrent),
+)

@@ -1,0 +1,1 @@
+"""The rules of operators against the operators themselves."""

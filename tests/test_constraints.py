@@ -1,0 +1,246 @@
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from itertools import product
+
+import pytest
+import torch
+from torch import Tensor
+
+from speedup.constraints import (
+    Balanced,
+    Carrier,
+    Cause,
+    Closure,
+    Counted,
+    Dim,
+    Mapped,
+    Pinned,
+    Whole,
+    carrier_of,
+)
+
+A, B, C = (0, 0), (1, 0), (2, 0)
+CAUSE = Cause(None, "test")
+
+
+def bits(text: str) -> Tensor:
+    """ "101" as a bool vector."""
+    return torch.tensor([c == "1" for c in text], dtype=torch.bool)
+
+
+def text(vector: Tensor) -> str:
+    return "".join("1" if b else "0" for b in vector.tolist())
+
+
+def demanded(closure: Closure, **kept: str) -> dict[str, str]:
+    """All that `closure` asks for, by dimension, when these sets are kept."""
+    dims = {"a": A, "b": B, "c": C}
+    sets = {dims[name]: bits(one) for name, one in kept.items()}
+    names = {dim: name for name, dim in dims.items()}
+    found: dict[str, str] = {}
+    for dim, demand in closure.close(sets.__getitem__):
+        assert demand.dtype is torch.bool and demand.shape == sets[dim].shape
+        before = bits(found[names[dim]]) if names[dim] in found else torch.zeros_like(demand)
+        found[names[dim]] = text(before | demand)
+    return found
+
+
+def subsets(extent: int) -> Iterator[str]:
+    return ("".join(choice) for choice in product("01", repeat=extent))
+
+
+def is_within(small: str, large: str) -> bool:
+    return all(s <= t for s, t in zip(small, large, strict=True))
+
+
+def states(extents: Mapping[str, int]) -> Iterator[dict[str, str]]:
+    for chosen in product(*(subsets(n) for n in extents.values())):
+        yield dict(zip(extents, chosen, strict=True))
+
+
+def mapped(
+    sources: tuple[Dim, ...],
+    targets: tuple[Dim, ...],
+    index: list[int] | None,
+    sizes: tuple[tuple[int, ...], tuple[int, ...]],
+    fixed: bool = False,
+) -> Mapped:
+    at = None if index is None else torch.tensor(index)
+    return Mapped(sources, targets, at, *sizes, CAUSE, fixed)
+
+
+def test_pinned_without_indices_demands_the_whole_dimension() -> None:
+    assert demanded(Pinned(A, CAUSE), a="0100") == {"a": "1111"}
+
+
+def test_pinned_demands_its_indices_only() -> None:
+    assert demanded(Pinned(A, CAUSE, bits("0010")), a="1000") == {"a": "0010"}
+
+
+def test_identity_map_demands_each_side_of_the_other() -> None:
+    identity = mapped((A,), (B,), None, ((3,), (3,)))
+    assert demanded(identity, a="100", b="001") == {"a": "001", "b": "100"}
+
+
+def test_split_dimension_keeps_whatever_has_a_kept_element() -> None:
+    """Row-major 6 -> 2 x 3: element 4 is at row 1, column 1."""
+    split = mapped((A,), (B, C), None, ((6,), (2, 3)))
+    assert demanded(split, a="000010", b="00", c="000") == {"a": "000000", "b": "01", "c": "010"}
+
+
+def test_merged_dimensions_keep_the_box_of_their_sets() -> None:
+    merge = mapped((A, B), (C,), None, ((2, 3), (6,)))
+    assert demanded(merge, a="01", b="101", c="000000") == {"a": "00", "b": "000", "c": "000101"}
+
+
+def test_one_kept_element_of_a_merged_dimension_keeps_its_row_and_column() -> None:
+    merge = mapped((A, B), (C,), None, ((2, 3), (6,)))
+    assert demanded(merge, a="00", b="000", c="010000") == {"a": "10", "b": "010", "c": "000000"}
+
+
+def test_map_by_index_reads_where_it_points() -> None:
+    """A reversed slice: target t reads source 3 - t."""
+    flip = mapped((A,), (B,), [3, 2, 1], ((4,), (3,)))
+    assert demanded(flip, a="1001", b="010") == {"a": "0010", "b": "100"}
+
+
+def test_element_that_is_not_mapped_demands_nothing() -> None:
+    """A concatenation's second operand: the first two target elements come from the other one."""
+    part = mapped((A,), (B,), [-1, -1, 0, 1], ((2,), (4,)))
+    assert demanded(part, a="01", b="1110") == {"a": "10", "b": "0001"}
+
+
+def test_border_of_a_pad_is_kept_in_any_case() -> None:
+    pad = mapped((A,), (B,), [-1, 0, 1, -1], ((2,), (4,)), fixed=True)
+    assert demanded(pad, a="00", b="0000") == {"a": "00", "b": "1001"}
+
+
+def test_map_onto_repeated_elements_demands_all_copies() -> None:
+    repeat = mapped((A,), (B,), [0, 1, 0, 1], ((2,), (4,)))
+    assert demanded(repeat, a="10", b="0000") == {"a": "00", "b": "1010"}
+    assert demanded(repeat, a="00", b="0001") == {"a": "01", "b": "0000"}
+
+
+def test_run_that_is_alive_in_one_dimension_is_alive_in_all() -> None:
+    balanced = Balanced((A, B), 3, CAUSE)
+    assert demanded(balanced, a="110000", b="010") == {"a": "111100", "b": "110"}
+
+
+def test_runs_grow_to_the_largest_by_their_first_missing_indices() -> None:
+    balanced = Balanced((A,), 2, CAUSE)
+    assert demanded(balanced, a="0111" + "0010") == {"a": "0111" + "1110"}
+
+
+def test_dead_runs_stay_dead() -> None:
+    assert demanded(Balanced((A,), 2, CAUSE), a="0000" + "0110") == {"a": "0000" + "0110"}
+
+
+def test_fixed_runs_keep_at_least_one_index_each() -> None:
+    balanced = Balanced((A, B), 3, CAUSE, fixed=True)
+    assert demanded(balanced, a="000000", b="000") == {"a": "101010", "b": "111"}
+
+
+def test_run_that_only_lives_elsewhere_gets_one_index() -> None:
+    assert demanded(Balanced((A, B), 2, CAUSE), a="0000", b="01") == {"a": "0010", "b": "01"}
+
+
+def test_counted_fills_the_shorter_set_from_the_front() -> None:
+    assert demanded(Counted((A, B), CAUSE), a="1100", b="000001") == {"a": "1100", "b": "100001"}
+
+
+def test_equal_counts_of_different_indices_are_fine() -> None:
+    assert demanded(Counted((A, B), CAUSE), a="1100", b="0011") == {"a": "1100", "b": "0011"}
+
+
+def test_whole_runs_stay_or_go_as_one() -> None:
+    assert demanded(Whole(A, 3, CAUSE), a="010000") == {"a": "110000"}
+
+
+def carrier(families: list[str], magnitude: list[float], groups: int = 1) -> Carrier:
+    return Carrier(A, tuple(bits(f) for f in families), torch.tensor(magnitude), B, groups, CAUSE)
+
+
+def test_dropped_family_needs_its_largest_member() -> None:
+    assert demanded(carrier(["1110"], [1.0, 3.0, 2.0, 9.0]), a="0001", b="10") == {"a": "0100"}
+
+
+def test_family_with_a_kept_member_needs_no_other() -> None:
+    assert demanded(carrier(["1110"], [1.0, 3.0, 2.0, 9.0]), a="0011", b="10") == {}
+
+
+def test_kept_member_that_is_much_smaller_does_not_carry() -> None:
+    assert demanded(carrier(["110"], [0.01, 3.0, 1.0]), a="100", b="1") == {"a": "010"}
+
+
+def test_family_that_is_kept_whole_needs_no_carrier() -> None:
+    assert demanded(carrier(["100"], [1.0, 3.0, 1.0]), a="100", b="1") == {}
+
+
+def test_each_family_gets_a_carrier_of_its_own() -> None:
+    found = demanded(carrier(["1100", "0011"], [1.0, 2.0, 4.0, 3.0]), a="0000", b="1")
+    assert found == {"a": "0110"}
+
+
+def test_family_whose_group_has_no_result_left_does_not_count() -> None:
+    closure = carrier(["1100", "0011"], [1.0, 2.0, 4.0, 3.0], groups=2)
+    assert demanded(closure, a="0000", b="0001") == {"a": "0010"}
+    assert demanded(closure, a="0000", b="0000") == {}
+
+
+@pytest.mark.parametrize(
+    ("kept", "expected"), [("1110", 1), ("1010", 2), ("1000", None), ("0000", None), ("0001", None)]
+)
+def test_carrier_is_the_largest_kept_member_if_it_is_large_enough(kept: str, expected: int | None) -> None:
+    magnitude = torch.tensor([0.01, 3.0, 2.0, 9.0])
+    assert carrier_of(bits("1110"), bits(kept), magnitude) == expected
+
+
+def test_zero_cannot_carry() -> None:
+    assert carrier_of(bits("11"), bits("11"), torch.zeros(2)) is None
+
+
+FORCED = [
+    (Pinned(A, CAUSE), {"a": 3}),
+    (Pinned(A, CAUSE, bits("010")), {"a": 3}),
+    (mapped((A,), (B,), None, ((3,), (3,))), {"a": 3, "b": 3}),
+    (mapped((A,), (B, C), None, ((4,), (2, 2))), {"a": 4, "b": 2, "c": 2}),
+    (mapped((A, B), (C,), [3, -1, 0], ((2, 2), (3,))), {"a": 2, "b": 2, "c": 3}),
+    (mapped((A,), (B,), [-1, 0, 1, -1], ((2,), (4,)), fixed=True), {"a": 2, "b": 4}),
+    (Whole(A, 2, CAUSE), {"a": 4}),
+]
+
+
+@pytest.mark.parametrize(("closure", "extents"), FORCED)
+def test_forced_closure_never_demands_less_of_larger_sets(closure: Closure, extents: dict[str, int]) -> None:
+    assert not closure.is_choice
+    every = [(state, demanded(closure, **state)) for state in states(extents)]
+    for small, wanted in every:
+        for large, wanted_of_large in every:
+            if all(is_within(small[name], large[name]) for name in extents):
+                assert all(is_within(wanted[name], wanted_of_large[name]) for name in wanted), (small, large)
+
+
+@pytest.mark.parametrize(
+    ("closure", "extents"),
+    [
+        (Whole(A, 2, CAUSE), {"a": 4}),
+        (Balanced((A, B), 2, CAUSE), {"a": 4, "b": 2}),
+        (Balanced((A, B), 2, CAUSE, fixed=True), {"a": 4, "b": 2}),
+        (Counted((A, B), CAUSE), {"a": 3, "b": 3}),
+    ],
+)
+def test_closure_of_counts_settles_at_once_and_gives_up_nothing(
+    closure: Closure, extents: dict[str, int]
+) -> None:
+    for state in states(extents):
+        once = demanded(closure, **state)
+        assert all(is_within(state[name], once[name]) for name in extents), state
+        assert demanded(closure, **once) == once, state
+
+
+@pytest.mark.parametrize(
+    "closure", [Balanced((A,), 2, CAUSE), Counted((A, B), CAUSE), carrier(["11"], [1.0, 2.0])]
+)
+def test_kinds_that_several_sets_would_satisfy_are_choices(closure: Closure) -> None:
+    assert closure.is_choice

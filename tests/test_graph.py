@@ -1,0 +1,252 @@
+"""The immutable graph spec: arguments of ops, size expressions, and who reads what."""
+
+from __future__ import annotations
+
+from types import MappingProxyType
+from typing import Any
+
+import attrs
+import pytest
+import torch
+from torch import nn
+
+from speedup.graph import (
+    FUNCTIONS,
+    Arithmetic,
+    Derived,
+    Graph,
+    Op,
+    Origin,
+    Owner,
+    SizeOf,
+    Value,
+    call_arguments,
+    carried,
+    concrete,
+    derived_in,
+    evaluate_expression,
+    sizes_in,
+    values_in,
+)
+
+aten = torch.ops.aten
+HALF = Arithmetic("floordiv", (SizeOf(0, 1), 2))
+OWNER = Owner("layer", nn.Linear)
+
+
+def value(index: int, *shape: int, origin: Origin = Origin.RESULT, name: str = "") -> Value:
+    return Value(index, shape, torch.float32, origin, name)
+
+
+def op(target: Any, results: tuple[Value, ...], index: int = 0, where: str = "", **arguments: Any) -> Op:
+    return Op(index, target, MappingProxyType(arguments), results, OWNER, where)
+
+
+def extent(of: int, dim: int) -> int:
+    """Sizes of a smaller graph: value 0 has shape (3, 10)."""
+    return {(0, 0): 3, (0, 1): 10}[of, dim]
+
+
+X, Y, Z = value(0, 3, 16, origin=Origin.INPUT), value(1, 3, 16), value(2, 6, 16)
+W = value(3, 4, 16, origin=Origin.PARAMETER, name="fc.weight")
+
+
+def test_state_is_what_the_model_itself_holds() -> None:
+    held = {origin: value(0, 1, origin=origin).is_state for origin in Origin}
+    assert held == {
+        Origin.INPUT: False,
+        Origin.PARAMETER: True,
+        Origin.BUFFER: True,
+        Origin.CONSTANT: True,
+        Origin.RESULT: False,
+    }
+
+
+def test_evaluate_expression_computes_what_the_python_code_would() -> None:
+    tree = Arithmetic("add", (Arithmetic("mul", (SizeOf(0, 0), HALF)), 1))
+    assert evaluate_expression(tree, extent) == 3 * (10 // 2) + 1
+    assert evaluate_expression(7, extent) == 7
+    assert evaluate_expression(SizeOf(0, 1), extent) == 10
+
+
+@pytest.mark.parametrize(
+    ("name", "operands", "expected"),
+    [
+        ("add", (7, 2), 9),
+        ("sub", (7, 2), 5),
+        ("mul", (7, 2), 14),
+        ("floordiv", (7, 2), 3),
+        ("truediv", (7, 2), 3.5),
+        ("mod", (7, 4), 3),
+        ("pow", (7, 2), 49),
+        ("neg", (7,), -7),
+        ("abs", (-7,), 7),
+        ("eq", (7, 7), True),
+        ("ne", (7, 7), False),
+        ("lt", (2, 7), True),
+        ("le", (7, 7), True),
+        ("gt", (2, 7), False),
+        ("ge", (7, 7), True),
+    ],
+)
+def test_every_function_of_an_expression_is_pythons_own(
+    name: str, operands: tuple[int, ...], expected: float
+) -> None:
+    assert evaluate_expression(Arithmetic(name, operands), extent) == expected
+
+
+def test_there_are_no_functions_that_no_test_holds_against_python() -> None:
+    assert set(FUNCTIONS) == set("add sub mul floordiv truediv mod pow neg abs eq ne lt le gt ge".split())
+
+
+def test_sizes_in_yields_every_size_in_order_with_repetitions() -> None:
+    tree = Arithmetic("add", (Arithmetic("mul", (SizeOf(0, 0), HALF)), SizeOf(0, 0)))
+    assert list(sizes_in(tree)) == [SizeOf(0, 0), SizeOf(0, 1), SizeOf(0, 0)]
+    assert list(sizes_in(3.5)) == []
+
+
+def test_concrete_replaces_derived_numbers_by_those_of_the_trace() -> None:
+    argument = (Derived(8, HALF), -1, (Derived(3, SizeOf(0, 0)), None), X)
+    assert concrete(argument) == (8, -1, (3, None), X)
+
+
+def test_carried_replaces_derived_numbers_by_those_of_the_new_sizes() -> None:
+    argument = (Derived(8, HALF), -1, (Derived(3, SizeOf(0, 0)), None), X)
+    assert carried(argument, extent) == (5, -1, (3, None), X)
+
+
+def test_derived_in_and_values_in_find_nested_ones_in_order() -> None:
+    first, second = Derived(8, HALF), Derived(3, SizeOf(0, 0))
+    argument = (first, X, (Y, (second,), 4))
+    assert list(derived_in(argument)) == [first, second]
+    assert list(values_in(argument)) == [X, Y]
+
+
+def test_an_op_lists_its_operands_in_schema_order_with_repetitions() -> None:
+    joined = op(aten.cat.default, (Z,), tensors=(X, Y, X), dim=0)
+    assert joined.operands == (X, Y, X)
+
+
+def test_getitem_and_get_make_derived_numbers_concrete() -> None:
+    cut = op(aten.narrow.default, (Y,), self=X, dim=1, start=0, length=Derived(8, HALF))
+    assert cut["length"] == 8
+    assert cut.get("length") == 8
+    assert cut.arguments["length"] == Derived(8, HALF)
+
+
+def test_get_falls_back_to_the_default_and_getitem_raises() -> None:
+    cut = op(aten.relu.default, (Y,), self=X)
+    assert cut.get("padding", (0,)) == (0,)
+    assert cut.get("padding") is None
+    with pytest.raises(KeyError):
+        cut["padding"]
+
+
+def test_position_counts_tensor_arguments_only() -> None:
+    bias = value(4, 4, origin=Origin.PARAMETER, name="fc.bias")
+    norm = op(
+        aten.batch_norm.default,
+        (Y,),
+        input=X,
+        weight=None,
+        bias=bias,
+        running_mean=W,
+        running_var=Z,
+        eps=1e-5,
+    )
+    positions = [norm.position(n) for n in ("input", "weight", "bias", "running_mean", "running_var")]
+    assert positions == [0, None, 1, 2, 3]
+    assert norm.position("eps") is None
+    assert norm.position("no such argument") is None
+
+
+def test_position_after_a_list_of_tensors_counts_each_of_them() -> None:
+    picked = op(aten.index.Tensor, (Y,), indices=(None, X, Z), self=W)
+    assert picked.position("indices") == 0
+    assert picked.position("self") == 2
+
+
+def test_result_is_the_only_result() -> None:
+    assert op(aten.relu.default, (Y,), self=X).result is Y
+    with pytest.raises(ValueError, match="too many values"):
+        _ = op(aten.split.Tensor, (Y, Z), self=X).result
+
+
+def test_a_label_names_operator_module_and_line() -> None:
+    assert (
+        op(aten.relu.default, (Y,), self=X, where="net.py:3").label == "aten.relu.default in layer (net.py:3)"
+    )
+    bare = attrs.evolve(op(aten.relu.default, (Y,), self=X), owner=Owner("", nn.Module))
+    assert bare.label == "aten.relu.default in the model's forward"
+
+
+def test_call_arguments_split_as_the_schema_does() -> None:
+    call = op(aten.add.Tensor, (Y,), self=X, other=W, alpha=2)
+    assert call_arguments(call, call.arguments) == ([X, W], {"alpha": 2})
+
+
+def test_equal_ops_hash_equally_and_where_does_not_count() -> None:
+    a = op(aten.relu.default, (Y,), self=X, where="a.py:1")
+    b = op(aten.relu.default, (Y,), self=X, where="b.py:2")
+    assert a == b
+    assert hash(a) == hash(b)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"arguments": MappingProxyType({"self": Y})},
+        {"arguments": MappingProxyType({"self": X, "dim": 1})},
+        {"target": aten.gelu.default},
+        {"results": (Z,)},
+        {"owner": Owner("other", nn.Linear)},
+        {"index": 1},
+    ],
+)
+def test_ops_differ_when_any_part_but_where_differs(change: dict[str, Any]) -> None:
+    one = op(aten.relu.default, (Y,), self=X)
+    assert attrs.evolve(one, **change) != one
+
+
+def chain() -> Graph:
+    """relu(x) -> y; cat(y, y, x) -> z; w is state that nothing reads."""
+    first = op(aten.relu.default, (Y,), self=X)
+    second = op(aten.cat.default, (Z,), index=1, tensors=(Y, Y, X), dim=0)
+    return Graph((X, Y, Z, W), (first, second), (X,), (Z,))
+
+
+def test_readers_hold_every_reading_in_order_once_per_use() -> None:
+    assert chain().readers == ((0, 1), (1, 1), (), ())
+
+
+def test_the_producer_is_the_op_that_computes_a_value() -> None:
+    assert chain().producer == (None, 0, 1, None)
+
+
+def test_an_unpacking_op_produces_all_its_results() -> None:
+    parts = op(aten.unbind.int, (Y, Z), self=X, dim=0)
+    assert Graph((X, Y, Z), (parts,), (X,), (Y, Z)).producer == (None, 0, 0)
+
+
+def test_state_lists_parameters_buffers_and_constants() -> None:
+    assert chain().state == (W,)
+
+
+def test_graphs_of_equal_parts_are_equal_and_of_others_are_not() -> None:
+    assert chain() == chain()
+    assert attrs.evolve(chain(), outputs=(Y,)) != chain()
+    assert attrs.evolve(chain(), escaped=(SizeOf(0, 1),)) != chain()
+
+
+@pytest.mark.parametrize(
+    ("thing", "name"),
+    [(X, "shape"), (HALF, "function"), (chain(), "ops"), (chain().ops[0], "index"), (OWNER, "path")],
+)
+def test_nothing_in_a_graph_can_be_rebound(thing: Any, name: str) -> None:
+    with pytest.raises(attrs.exceptions.FrozenInstanceError):
+        setattr(thing, name, None)
+
+
+def test_the_arguments_of_an_op_cannot_be_written() -> None:
+    with pytest.raises(TypeError):
+        chain().ops[0].arguments["self"] = Y  # type: ignore[index]
