@@ -5,11 +5,8 @@ from __future__ import annotations
 import ctypes
 import difflib
 import hashlib
-import importlib
 import itertools
 import os
-import pickle
-import re
 from collections.abc import Collection, Iterator, Mapping
 from types import MappingProxyType
 
@@ -19,8 +16,7 @@ from torch import nn
 
 from speedup import errors
 from speedup.copying import ModuleT, copy_module
-
-_HOW_TO_SAVE = "Save masks as plain tensors: torch.save({parameter_name: mask_tensor}, path)."
+from speedup.mask_files import read_masks
 
 
 def _owned(keep: Mapping[str, torch.Tensor]) -> Mapping[str, torch.Tensor]:
@@ -108,7 +104,7 @@ def resolve_masks(model: nn.Module, masks: MaskSource | None) -> Masks:
     if masks is None:
         return Masks()
     path = os.fspath(masks) if isinstance(masks, str | os.PathLike) else None
-    given = masks if path is None else _read(path)
+    given = masks if path is None else read_masks(path)
     if not isinstance(given, Mapping):
         raise errors.MaskError(f"masks: pass a dict, a path, Masks or None, not a {type(given).__name__}.")
     names = _Names.of(model)
@@ -286,33 +282,3 @@ def _binary(name: str, mask: torch.Tensor) -> torch.Tensor:
         f"mask for {name!r} holds {mask[index].item()} at index {index}; {int(wrong.sum())} of its"
         f" {mask.numel()} elements are neither 0 nor 1. Binarise it first, for instance with mask > 0.5."
     )
-
-
-def _read(path: str) -> object:
-    """What a mask file holds, on the CPU."""
-    try:
-        if path.endswith(".safetensors"):
-            return importlib.import_module("safetensors.torch").load_file(path)
-        loaded = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # a damaged file makes torch.load raise nearly anything
-        raise errors.MaskFileError(f"mask file {path!r} {_file_problem(error)}") from error
-    if not isinstance(loaded, Mapping):
-        raise errors.MaskFileError(
-            f"mask file {path!r} holds {type(loaded).__name__}, no dict. {_HOW_TO_SAVE}"
-        )
-    return loaded
-
-
-def _file_problem(error: Exception) -> str:
-    match error:
-        case ImportError():
-            return "cannot be read without safetensors. Run `pip install safetensors`."
-        case OSError():
-            return f"cannot be opened: {error.strerror or error}. Check the path."
-        case pickle.UnpicklingError():
-            # The rest of torch's message says how to lift the refusal, which would be bad advice here.
-            found = re.search(r"GLOBAL (\S+)", str(error))
-            what = found[1] if found else "something other than tensors"
-            return f"was refused, and nothing in it was executed: it holds {what}. {_HOW_TO_SAVE}"
-        case _:
-            return f"is damaged, truncated or of another kind ({type(error).__name__}). {_HOW_TO_SAVE}"

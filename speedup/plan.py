@@ -16,42 +16,8 @@ from speedup.errors import UnknownModuleError
 from speedup.graph import Shape
 from speedup.inputs import Example
 from speedup.masks import Masks
+from speedup.report import Blocked, Layer, Report
 from speedup.stamps import Stamp
-
-
-@frozen
-class Layer:
-    """One module that holds parameters, before and after.
-
-    `before` and `after` are its constructor-like descriptions, counts are in elements and in
-    multiply-accumulates for the example input.
-    """
-
-    path: str
-    kind: str
-    before: str
-    after: str
-    parameters_before: int
-    parameters_after: int
-    macs_before: int
-    macs_after: int
-    notes: tuple[str, ...] = ()
-
-    @property
-    def is_changed(self) -> bool:
-        return (
-            self.before != self.after or bool(self.notes) or self.parameters_before != self.parameters_after
-        )
-
-
-@frozen
-class Blocked:
-    """`count` constant or unread channels of a layer that stay nevertheless, and the reason."""
-
-    path: str
-    count: int
-    of: int
-    reason: str
 
 
 @frozen
@@ -92,21 +58,48 @@ class Plan:
     """What `materialize` will do. Print it for a dry run; `explain` tells about one layer."""
 
     edits: tuple[Edit, ...]
-    layers: tuple[Layer, ...]
-    blocked: tuple[Blocked, ...]
-    unknown_operators: tuple[str, ...]
+    report: Report = field(repr=False)
     expected: Expected = field(repr=False)
     masks_digest: str
-    parameters_before: int
-    parameters_after: int
-    macs_before: int
-    macs_after: int
     subject: Subject = field(eq=False, repr=False)
 
-    def __str__(self) -> str:
-        from speedup.table import plan_table
+    @property
+    def layers(self) -> tuple[Layer, ...]:
+        """Every module with parameters or counted work, in the order of first use."""
+        return self.report.layers
 
-        return plan_table(self)
+    @property
+    def blocked(self) -> tuple[Blocked, ...]:
+        """Channels that could go but stay, with the reason."""
+        return self.report.blocked
+
+    @property
+    def unknown_operators(self) -> tuple[str, ...]:
+        """Operators without a rule: all that they touch is kept."""
+        return self.report.unknown_operators
+
+    @property
+    def parameters_before(self) -> int:
+        return self.report.parameters[0]
+
+    @property
+    def parameters_after(self) -> int:
+        return self.report.parameters[1]
+
+    @property
+    def macs_before(self) -> int:
+        """Multiply-accumulates for the example input."""
+        return self.report.macs[0]
+
+    @property
+    def macs_after(self) -> int:
+        return self.report.macs[1]
+
+    def __str__(self) -> str:
+        # rich takes a while to import and is only needed to print.
+        from speedup.table import report_table
+
+        return report_table(self.report)
 
     def explain(self, path: str) -> str:
         """Why each part of module `path` goes or stays, as plain text.

@@ -20,8 +20,9 @@ from speedup.graph import Graph, Op, Origin, Shape, Value
 from speedup.inputs import Example, example_from
 from speedup.masks import MaskSource, resolve_masks
 from speedup.native import hyperparameters
-from speedup.plan import Layer, Plan, Subject
+from speedup.plan import Plan, Subject
 from speedup.reasons import blocked_channels
+from speedup.report import Layer, Report
 from speedup.rules import STANDARD, Rules, rule_for
 from speedup.rules.rule import UNKNOWN_OPERATOR, Sizes
 from speedup.stamps import stamps_of
@@ -71,19 +72,24 @@ def _plan(
     lives = liveness.analyse(traced.graph, facts, rules)
     analysis = couple(traced.graph, facts, lives, rules, keep)
     edits = tuple(_edits(analysis))
-    layers = _layers(model, analysis, edits)
     return Plan(
         edits=edits,
-        layers=layers,
-        blocked=blocked_channels(analysis),
-        unknown_operators=_unknown(traced.graph, rules),
+        report=_report(model, analysis, edits),
         expected=expected_trace(analysis, edits),
         masks_digest=resolved.digest,
-        parameters_before=sum(p.numel() for p in model.parameters()),
-        parameters_after=sum(p.numel() for p in model.parameters()) + _parameter_change(analysis, edits),
-        macs_before=sum(layer.macs_before for layer in layers),
-        macs_after=sum(layer.macs_after for layer in layers),
         subject=Subject(model, resolved, example, stamps),
+    )
+
+
+def _report(model: nn.Module, analysis: Analysis, edits: Sequence[Edit]) -> Report:
+    layers = _layers(model, analysis, edits)
+    parameters = sum(p.numel() for p in model.parameters())
+    return Report(
+        layers=layers,
+        blocked=blocked_channels(analysis),
+        unknown_operators=_unknown(analysis.graph, analysis.rules),
+        parameters=(parameters, parameters + _parameter_change(analysis, edits)),
+        macs=(sum(layer.macs_before for layer in layers), sum(layer.macs_after for layer in layers)),
     )
 
 

@@ -12,7 +12,7 @@ from speedup.coupling import Analysis
 from speedup.graph import Op, Value
 from speedup.keepsets import Growth
 from speedup.lattice import along
-from speedup.plan import Blocked
+from speedup.report import Blocked
 from speedup.rules.contraction import describe
 
 _PRODUCTS = ("linear", "conv", "addmm")

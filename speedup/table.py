@@ -1,4 +1,4 @@
-"""A plan as a table for the terminal."""
+"""A report as a table for the terminal."""
 
 from __future__ import annotations
 
@@ -8,29 +8,26 @@ import shutil
 from rich.console import Console
 from rich.table import Table
 
-from speedup.plan import Layer, Plan
+from speedup.report import Layer, Report
 
 _WIDEST = 160
 
 
-def plan_table(plan: Plan) -> str:
+def report_table(report: Report) -> str:
     """Plain text: one row per layer that changes, what stays and why, totals last."""
     stream = io.StringIO()
     width = min(_WIDEST, max(80, shutil.get_terminal_size((120, 40)).columns))
     console = Console(file=stream, width=width, color_system=None, highlight=False)
-    console.print(_layers(plan))
-    if plan.blocked:
-        console.print(_blocked(plan))
-    if plan.unknown_operators:
-        console.print(f"No rule, kept with all they touch: {', '.join(plan.unknown_operators)}")
-    console.print(
-        f"Parameters {_change(plan.parameters_before, plan.parameters_after)}, "
-        f"MACs {_change(plan.macs_before, plan.macs_after)}"
-    )
+    console.print(_layers(report))
+    if report.blocked:
+        console.print(_blocked(report))
+    if report.unknown_operators:
+        console.print(f"No rule, kept with all they touch: {', '.join(report.unknown_operators)}")
+    console.print(f"Parameters {_change(*report.parameters)}, MACs {_change(*report.macs)}")
     return stream.getvalue().rstrip()
 
 
-def _layers(plan: Plan) -> Table:
+def _layers(report: Report) -> Table:
     table = Table(title="What shrinks", title_justify="left")
     for heading, justify in (
         ("module", "left"),
@@ -40,7 +37,7 @@ def _layers(plan: Plan) -> Table:
         ("notes", "left"),
     ):
         table.add_column(heading, justify=justify, overflow="fold")  # type: ignore[arg-type]
-    changed = [layer for layer in plan.layers if layer.is_changed]
+    changed = [layer for layer in report.layers if layer.is_changed]
     for layer in changed:
         table.add_row(
             layer.path or "(model)",
@@ -49,7 +46,7 @@ def _layers(plan: Plan) -> Table:
             _change(layer.macs_before, layer.macs_after),
             "; ".join(layer.notes),
         )
-    rest = len(plan.layers) - len(changed)
+    rest = len(report.layers) - len(changed)
     if rest:
         table.add_row("", f"{rest} other layers stay as they are", "", "", "")
     return table
@@ -61,11 +58,11 @@ def _kinds(layer: Layer) -> str:
     return f"{layer.before} -> {layer.after.removeprefix(layer.kind)}"
 
 
-def _blocked(plan: Plan) -> Table:
+def _blocked(report: Report) -> Table:
     table = Table(title="What could go but stays", title_justify="left")
     for heading in ("module", "channels", "because"):
         table.add_column(heading, overflow="fold")
-    for blocked in plan.blocked:
+    for blocked in report.blocked:
         table.add_row(blocked.path, f"{blocked.count} of {blocked.of}", blocked.reason)
     return table
 

@@ -15,8 +15,29 @@ from speedup.constraints import Constraint, Counted, Equal, Mapped, Pinned
 from speedup.graph import Op, Value, derived_in
 from speedup.lattice import Fact, fact, indicator, runs, spread, uniform_along, unknown
 from speedup.layout import Block, Move, pull, push
-from speedup.rules import moves
-from speedup.rules.moves import axis_of
+from speedup.rules.moves import (
+    axis_of,
+    cat,
+    channel_shuffle,
+    expand,
+    fixed_pad,
+    flip,
+    narrow,
+    pad,
+    permute,
+    repeat,
+    repeat_interleave,
+    reshape,
+    roll,
+    select,
+    slice_,
+    split,
+    stack,
+    swap,
+    transpose_2d,
+    unbind,
+    unfold,
+)
 from speedup.rules.rule import Facts, Lives, Moves, Rule, Site, equal, reason_for
 
 
@@ -217,7 +238,7 @@ def shuffle_blocks_couple(site: Site) -> Iterable[Constraint]:
 
 RULES: dict[str, Rule] = {
     **{
-        name: layout_rule(moves.reshape)
+        name: layout_rule(reshape)
         for name in (
             "view.default",
             "reshape",
@@ -233,27 +254,27 @@ RULES: dict[str, Rule] = {
             "ravel",
         )
     },
-    "permute": layout_rule(moves.permute),
-    **{name: layout_rule(moves.swap) for name in ("transpose", "swapaxes", "swapdims")},
-    **{name: layout_rule(moves.transpose_2d) for name in ("t", "numpy_T")},
-    **{name: layout_rule(moves.expand) for name in ("expand", "expand_as", "broadcast_to")},
-    **{name: layout_rule(moves.repeat) for name in ("repeat", "tile")},
-    "repeat_interleave.self_int": layout_rule(moves.repeat_interleave),
-    **{name: layout_rule(moves.cat) for name in ("cat", "concat", "concatenate")},
-    "stack": layout_rule(moves.stack),
-    **{name: layout_rule(moves.split) for name in ("split", "split_with_sizes", "unsafe_split")},
-    **{name: layout_rule(moves.split, _even_chunks) for name in ("chunk", "unsafe_chunk")},
-    "unbind": layout_rule(moves.unbind),
-    "select.int": layout_rule(moves.select),
-    "slice": _slice_rule(moves.slice_),
-    "narrow": _slice_rule(moves.narrow),
-    "roll": layout_rule(moves.roll),
-    "flip": layout_rule(moves.flip),
-    **{name: layout_rule(moves.pad) for name in ("pad", "constant_pad_nd")},
-    **{f"reflection_pad{n}d": layout_rule(moves.fixed_pad("reflect")) for n in (1, 2, 3)},
-    **{f"replication_pad{n}d": layout_rule(moves.fixed_pad("replicate")) for n in (1, 2, 3)},
-    "unfold": layout_rule(moves.unfold),
-    "channel_shuffle": layout_rule(moves.channel_shuffle),
-    "native_channel_shuffle": layout_rule(moves.channel_shuffle),
+    "permute": layout_rule(permute),
+    **{name: layout_rule(swap) for name in ("transpose", "swapaxes", "swapdims")},
+    **{name: layout_rule(transpose_2d) for name in ("t", "numpy_T")},
+    **{name: layout_rule(expand) for name in ("expand", "expand_as", "broadcast_to")},
+    **{name: layout_rule(repeat) for name in ("repeat", "tile")},
+    "repeat_interleave.self_int": layout_rule(repeat_interleave),
+    **{name: layout_rule(cat) for name in ("cat", "concat", "concatenate")},
+    "stack": layout_rule(stack),
+    **{name: layout_rule(split) for name in ("split", "split_with_sizes", "unsafe_split")},
+    **{name: layout_rule(split, _even_chunks) for name in ("chunk", "unsafe_chunk")},
+    "unbind": layout_rule(unbind),
+    "select.int": layout_rule(select),
+    "slice": _slice_rule(slice_),
+    "narrow": _slice_rule(narrow),
+    "roll": layout_rule(roll),
+    "flip": layout_rule(flip),
+    **{name: layout_rule(pad) for name in ("pad", "constant_pad_nd")},
+    **{f"reflection_pad{n}d": layout_rule(fixed_pad("reflect")) for n in (1, 2, 3)},
+    **{f"replication_pad{n}d": layout_rule(fixed_pad("replicate")) for n in (1, 2, 3)},
+    "unfold": layout_rule(unfold),
+    "channel_shuffle": layout_rule(channel_shuffle),
+    "native_channel_shuffle": layout_rule(channel_shuffle),
     "pixel_shuffle": Rule(couple=shuffle_blocks_couple, known=shuffle_blocks_known, live=shuffle_blocks_live),
 }

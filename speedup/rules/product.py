@@ -24,7 +24,8 @@ from speedup.lattice import (
     spread,
     uniform_along,
 )
-from speedup.rules import absorption
+from speedup.rules.absorption import couple as absorbing_couple
+from speedup.rules.absorption import pay as absorbing_pay
 from speedup.rules.contraction import contraction_known, contraction_live, contraction_macs
 from speedup.rules.rule import (
     Facts,
@@ -102,7 +103,7 @@ def product_live(op: Op, facts: Facts, live: Lives) -> tuple[Tensor, ...]:
 def product_couple(site: Site) -> Iterable[Constraint]:
     op, result = site.op, site.op.result
     if _is_contraction(op):
-        yield from absorption.couple(site)
+        yield from absorbing_couple(site)
         return
     first, second = _factors(op)
     a, b = op.operands[first], op.operands[second]
@@ -132,7 +133,7 @@ def product_couple(site: Site) -> Iterable[Constraint]:
 
 
 def product_pay(site: Site, kept: KeepSets) -> Iterable[Edit]:
-    return absorption.pay(site, kept) if _is_contraction(site.op) else ()
+    return absorbing_pay(site, kept) if _is_contraction(site.op) else ()
 
 
 def product_macs(op: Op, sizes: Sizes) -> int:

@@ -1,0 +1,51 @@
+"""What a plan tells about itself: layers before and after, what stays and why, totals."""
+
+from __future__ import annotations
+
+from attrs import frozen
+
+
+@frozen
+class Layer:
+    """One module that holds parameters, before and after.
+
+    `before` and `after` are its constructor-like descriptions, counts are in elements and in
+    multiply-accumulates for the example input.
+    """
+
+    path: str
+    kind: str
+    before: str
+    after: str
+    parameters_before: int
+    parameters_after: int
+    macs_before: int
+    macs_after: int
+    notes: tuple[str, ...] = ()
+
+    @property
+    def is_changed(self) -> bool:
+        return (
+            self.before != self.after or bool(self.notes) or self.parameters_before != self.parameters_after
+        )
+
+
+@frozen
+class Blocked:
+    """`count` constant or unread channels of a layer that stay nevertheless, and the reason."""
+
+    path: str
+    count: int
+    of: int
+    reason: str
+
+
+@frozen
+class Report:
+    """The whole of it. `parameters` and `macs` are (before, after) totals of the model."""
+
+    layers: tuple[Layer, ...]
+    blocked: tuple[Blocked, ...]
+    unknown_operators: tuple[str, ...]
+    parameters: tuple[int, int]
+    macs: tuple[int, int]
