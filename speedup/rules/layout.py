@@ -19,6 +19,7 @@ from speedup.rules.moves import (
     axis_of,
     cat,
     channel_shuffle,
+    copy,
     expand,
     fixed_pad,
     flip,
@@ -30,7 +31,9 @@ from speedup.rules.moves import (
     reshape,
     roll,
     select,
+    select_scatter,
     slice_,
+    slice_scatter,
     split,
     stack,
     swap,
@@ -74,7 +77,7 @@ def _overlay(op: Op, result: Value, facts: Facts, moves: list[Move]) -> Fact:
         zero = torch.zeros((), dtype=value.dtype)
         return fact(
             pull(moves[0], fact_.known, source, shape, torch.tensor(False)),
-            pull(moves[0], fact_.value, source, shape, zero),
+            pull(moves[0], fact_.value, source, shape, zero.to(fact_.value.dtype)).to(result.dtype),
         )
     for move in moves:
         source, one = op.operands[move.operand].shape, facts[move.operand]
@@ -268,6 +271,9 @@ RULES: dict[str, Rule] = {
     "select.int": layout_rule(select),
     "slice": _slice_rule(slice_),
     "narrow": _slice_rule(narrow),
+    "slice_scatter": layout_rule(slice_scatter),
+    "select_scatter": layout_rule(select_scatter),
+    "copy": layout_rule(copy),
     "roll": layout_rule(roll),
     "flip": layout_rule(flip),
     **{name: layout_rule(pad) for name in ("pad", "constant_pad_nd")},

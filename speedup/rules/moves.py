@@ -151,6 +151,43 @@ def slice_(arguments: Arguments, sources: Sequence[Shape], targets: Sequence[Sha
     return (Move(0, 0, same_dims(ndim, {} if index.numel() == extent else {axis: index})),)
 
 
+def slice_scatter(
+    arguments: Arguments, sources: Sequence[Shape], targets: Sequence[Shape]
+) -> tuple[Move, ...]:
+    ndim = len(targets[0])
+    axis = axis_of(arguments["dim"], ndim)
+    extent = targets[0][axis]
+    bounds = slice(arguments["start"], arguments["end"], arguments["step"]).indices(extent)
+    inside = torch.full((extent,), -1)
+    inside[torch.arange(*bounds)] = torch.arange(sources[1][axis])
+    outside = torch.where(inside < 0, torch.arange(extent), -1)
+    return (
+        Move(0, 0, same_dims(ndim, {axis: outside})),
+        Move(1, 0, same_dims(ndim, {axis: inside})),
+    )
+
+
+def select_scatter(
+    arguments: Arguments, sources: Sequence[Shape], targets: Sequence[Shape]
+) -> tuple[Move, ...]:
+    ndim = len(targets[0])
+    axis = axis_of(arguments["dim"], ndim)
+    extent = targets[0][axis]
+    position = axis_of(arguments["index"], extent)
+    outside, inside = torch.arange(extent), torch.full((extent,), -1)
+    outside[position], inside[position] = -1, 0
+    blocks = [Block((s,), (s + (s >= axis),)) for s in range(ndim - 1)]
+    return (
+        Move(0, 0, same_dims(ndim, {axis: outside})),
+        Move(1, 0, (*blocks, Block((), (axis,), inside))),
+    )
+
+
+def copy(arguments: Arguments, sources: Sequence[Shape], targets: Sequence[Shape]) -> tuple[Move, ...]:
+    (move,) = expand(arguments, sources[1:], targets)
+    return (Move(1, 0, move.blocks),)
+
+
 def narrow(arguments: Arguments, sources: Sequence[Shape], targets: Sequence[Shape]) -> tuple[Move, ...]:
     ndim, start = len(sources[0]), arguments["start"]
     axis = axis_of(arguments["dim"], ndim)

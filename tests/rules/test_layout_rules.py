@@ -142,6 +142,13 @@ CALLS: dict[str, list[Call]] = {
         of((5, 6), 0, 0, 100),
         of((5, 6), 1, -100, 4, 3),
     ],
+    "slice_scatter": [
+        of((5, 6), Tensors((2, 6)), 0, 1, 3),
+        of((5, 6), Tensors((5, 3)), -1, None, None, 2),
+        of((5, 6), Tensors((5, 3)), 1, -4, -1),
+    ],
+    "select_scatter": [of((3, 4), Tensors((4,)), 0, 1), of((3, 4), Tensors((3,)), -1, -2)],
+    "copy": [of((3, 4), Tensors((3, 4))), of((2, 3, 4), Tensors((3, 1))), of((2, 3), Tensors(()))],
     "narrow": [of((5, 6), 0, 1, 3), of((5, 6), -1, -4, 2), of((5, 6), 1, 0, 6)],
     "roll": [
         of((3, 4), [1], [0]),
@@ -163,6 +170,8 @@ CALLS: dict[str, list[Call]] = {
         of((2, 3, 4), (-1, 0), "reflect"),
         of((2, 3, 4), (-1, -2), "replicate"),
         of((2, 3, 4), (-1, -1), "circular"),
+        of((2, 3, 4), (-1, 2), "circular"),
+        of((2, 3, 4), (2, -1), "circular"),
     ],
     "constant_pad_nd": CONSTANT_PADS,
     "reflection_pad1d": [of((2, 3, 4), (2, 3)), of((3, 4), (0, 1))],
