@@ -22,6 +22,12 @@ from speedup.sizes import Call, attach_sizes
 # Operators whose schema does not say that they may return their input.
 _MAY_ALIAS = frozenset({"aten::dropout", "aten::feature_dropout", "aten::alpha_dropout"})
 
+# Regions that run their subgraph as it is, under another mode.
+_MODE_REGIONS = (
+    torch.ops.higher_order.wrap_with_set_grad_enabled,
+    torch.ops.higher_order.wrap_with_autocast,
+)
+
 
 def _targets(node: Node) -> torch._ops.OpOverload | None:
     return node.target if isinstance(node.target, torch._ops.OpOverload) else None
@@ -157,10 +163,11 @@ class _Freezer:
         fakes = node.meta.get("val")
         several = isinstance(fakes, list | tuple)
         found: list[Any] = list(fakes) if isinstance(fakes, list | tuple) else [fakes]
-        results = tuple(self.value(f, Origin.RESULT) for f in found if isinstance(f, torch.Tensor))
+        held = tuple(self.value(f, Origin.RESULT) if isinstance(f, torch.Tensor) else None for f in found)
+        results = tuple(value for value in held if value is not None)
         op = Op(len(self.ops), target, MappingProxyType(arguments), results, self.owner(node), _where(node))
         self.ops.append(op)
-        self.current[node] = results if several else (results[0] if results else None)
+        self.current[node] = held if several else held[0]
         written = _mutated(node)
         if written is not None and results:
             self.current[written] = results[0]
@@ -174,10 +181,9 @@ class _Freezer:
         regions = [
             a for a in node.args if isinstance(a, Node) and isinstance(self.current.get(a), GraphModule)
         ]
-        name = str(node.target)
-        if len(regions) != 1 or not any(k in name for k in ("set_grad_enabled", "autocast")):
+        if len(regions) != 1 or node.target not in _MODE_REGIONS:
             raise ExportError(
-                f"the forward uses {name}, whose inner computation cannot be read; keep the module "
+                f"the forward uses {node.target}, whose inner computation cannot be read; keep the module "
                 f"{self.owner(node).path or 'that calls it'} out of the planned model"
             )
         region = regions[0]

@@ -141,7 +141,7 @@ def _largest(a: Tensor, b: Tensor) -> float:
 
 
 def _spread(a: Tensor, b: Tensor) -> float:
-    """How much an output varies: between elements or between inputs, whichever is less."""
+    """How much an output varies between two inputs; its magnitude where it does not."""
     if not a.is_floating_point() or a.numel() == 0:
         return 1.0
     between = float((a.double() - b.double()).nan_to_num(0, 0, 0).abs().max())
