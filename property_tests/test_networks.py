@@ -26,7 +26,7 @@ def test_small_model_equals_masked_model_and_given_model_is_untouched(
     family: Family, data: st.DataObject
 ) -> None:
     case = data.draw(cases(family), label="case")
-    model, masks = _given(case)
+    model, masks = given_model(case)
     masked = masked_copy(model, case.masks)
     before, process_before = model_state(model), process_state()
 
@@ -47,7 +47,7 @@ def test_plans_are_values_and_materializing_leaves_nothing_to_cut(
     family: Family, data: st.DataObject
 ) -> None:
     case = data.draw(cases(family), label="case")
-    model, masks = _given(case)
+    model, masks = given_model(case)
     example = case.example()
     plan, again = plan_speedup(model, example, masks), plan_speedup(model, example, masks)
     assert plan == again
@@ -99,7 +99,7 @@ def shapes(model: nn.Module) -> dict[str, tuple[int, ...]]:
     return {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
 
 
-def _given(case: Case) -> tuple[nn.Module, MaskArgument]:
+def given_model(case: Case) -> tuple[nn.Module, MaskArgument]:
     """The model as it is handed to the library, some of it frozen, and the masks beside it."""
     model = case.model()
     for index, parameter in enumerate(model.parameters()):

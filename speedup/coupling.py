@@ -40,7 +40,11 @@ from speedup.rules.rule import Moves, Rule, Site, functional
 
 @frozen(eq=False)
 class Analysis:
-    """All that was found about a graph: facts and liveness per value, and the keep-sets."""
+    """All that was found about a graph: facts per value, sites per op, and the keep-sets.
+
+    `kept` is the least fixpoint of `constraints` above `seeds`; `resized` overrides shapes that
+    keep-sets alone do not tell.
+    """
 
     graph: Graph
     facts: tuple[Fact, ...]
@@ -48,6 +52,7 @@ class Analysis:
     rules: Rules
     kept: KeepSets
     seeds: Mapping[Dim, Tensor | None]
+    constraints: tuple[Constraint, ...]
     resized: Mapping[int, Shape]
 
     def sizes(self, value: Value) -> Shape:
@@ -87,7 +92,7 @@ def couple(
         resized: dict[int, Shape] = {}
         for site in sites:
             resized.update(rule_for(site.op.target, rules).resize(site, kept))
-        analysis = Analysis(graph, facts, sites, rules, kept, seeds, resized)
+        analysis = Analysis(graph, facts, sites, rules, kept, seeds, tuple(constraints), resized)
         pins = [p for p in _misfits(analysis) if not kept.is_full(p.dim)]
         if not pins:
             return analysis
