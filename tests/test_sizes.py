@@ -63,6 +63,7 @@ def _largest_error(model: nn.Module, masks: dict[str, Tensor], example: Tensor, 
         lambda s, h: s.second(torch.ones(h.shape[0], h.shape[0], dtype=h.dtype).tril() @ h),
         lambda s, h: s.second(h + torch.arange(h.shape[0], dtype=h.dtype)[:, None]),
         lambda s, h: s.second(h.new_zeros(h.shape[0], 6) + h),
+        lambda s, h: s.second(F.pad(h, (0, 0, 1, 0))[:-1]),
     ],
 )
 def test_plan_holds_at_other_batch_sizes(function: Any, example_batch: int, with_bias: bool) -> None:

@@ -7,7 +7,7 @@ from types import MappingProxyType
 
 import torch
 
-from speedup.rules import absorption, indexing, layout, normalization, pointwise, product, reduction
+from speedup.rules import absorption, indexing, layout, normalization, pointwise, product, reduction, weaving
 from speedup.rules.rule import UNKNOWN_OPERATOR, Rule, functional
 
 Operator = torch._ops.OpOverload | torch._ops.OpOverloadPacket
@@ -16,6 +16,7 @@ Rules = Mapping[Operator, Rule]
 _FAMILIES = (
     pointwise.RULES,
     layout.RULES,
+    weaving.RULES,
     normalization.RULES,
     reduction.RULES,
     absorption.RULES,

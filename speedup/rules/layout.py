@@ -13,7 +13,7 @@ from torch import Tensor
 
 from speedup.constraints import Constraint, Counted, Equal, Mapped, Pinned
 from speedup.graph import Op, Value, derived_in
-from speedup.lattice import Fact, fact, indicator, runs, spread, uniform_along, unknown
+from speedup.lattice import Fact, fact, indicator, uniform_along, unknown
 from speedup.layout import Block, Move, pull, push
 from speedup.rules.moves import (
     axis_of,
@@ -41,7 +41,17 @@ from speedup.rules.moves import (
     unbind,
     unfold,
 )
-from speedup.rules.rule import Facts, Lives, Moves, Rule, Site, equal, reason_for
+from speedup.rules.rule import (
+    Facts,
+    Lives,
+    Moves,
+    Rule,
+    Site,
+    equal,
+    everything_read,
+    nothing_known,
+    reason_for,
+)
 
 
 def _moves_of(op: Op, moves: Moves) -> tuple[Move, ...]:
@@ -190,53 +200,20 @@ def _slice_rule(moves: Moves) -> Rule:
     )
 
 
-def shuffle_blocks_known(op: Op, facts: Facts) -> tuple[Fact, ...]:
-    """`pixel_shuffle` of channels that are constant everywhere, to the same constant."""
-    data = facts[0]
-    axis = op.result.ndim - 3
-    if data.is_unknown or any(n != 1 for d, n in enumerate(data.known.shape) if d > axis):
-        return (unknown(op.result.ndim, op.result.dtype),)
-    if any(n != 1 for d, n in enumerate(data.value.shape) if d > axis):
-        return (unknown(op.result.ndim, op.result.dtype),)
-    shape, channels = op.operands[0].shape, op.result.shape[axis]
-    known = runs(spread(data.known, shape, [axis]), axis, channels)
-    value = runs(spread(data.value, shape, [axis]), axis, channels)
-    same = (value == value.narrow(axis + 1, 0, 1)).all(axis + 1)
-    return (fact(known.all(axis + 1) & same, value.select(axis + 1, 0)),)
+def _pads_a_unit(op: Op) -> bool:
+    """Whether a dimension of extent 1 is padded: with more of it, other elements would lie there."""
+    changed = zip(op.operands[0].shape, op.result.shape, strict=True)
+    return any(before == 1 and after != 1 for before, after in changed)
 
 
-def shuffle_blocks_live(op: Op, facts: Facts, live: Lives) -> tuple[Tensor, ...]:
-    axis = op.result.ndim - 3
-    reads = live[0]
-    for dim in (axis + 1, axis + 2):
-        reads = reads.any(dim, keepdim=True)
-    if reads.shape[axis] != 1:
-        reads = reads.repeat_interleave(op["upscale_factor"] ** 2, axis)
-    return (reads,)
-
-
-def shuffle_blocks_couple(site: Site) -> Iterable[Constraint]:
-    """Each result channel is woven from `factor ** 2` operand channels, all or none of which stay."""
-    op = site.op
-    source, target = op.operands[0], op.result
-    axis, square = target.ndim - 3, op["upscale_factor"] ** 2
-    cause = site.because("pixel_shuffle weaves runs of channels into one")
-    every = torch.arange(source.shape[axis])
-    # Seen from the operand: its channel c belongs to result channel c // square.
-    yield Mapped(
-        ((target.index, axis),),
-        ((source.index, axis),),
-        every // square,
-        (target.shape[axis],),
-        (source.shape[axis],),
-        cause,
+def _pad_rule() -> Rule:
+    rule = layout_rule(pad)
+    return Rule(
+        couple=rule.couple,
+        known=lambda op, facts: nothing_known(op, facts) if _pads_a_unit(op) else rule.known(op, facts),
+        live=lambda op, facts, live: (everything_read if _pads_a_unit(op) else rule.live)(op, facts, live),
+        moves=pad,
     )
-    for dim in range(axis):
-        yield from equal(cause, (target, dim), (source, dim))
-    for value in (source, target):
-        for dim in (axis + 1, axis + 2):
-            if value.shape[dim] != 1:
-                yield Pinned((value.index, dim), cause)
 
 
 RULES: dict[str, Rule] = {
@@ -276,11 +253,10 @@ RULES: dict[str, Rule] = {
     "copy": layout_rule(copy),
     "roll": layout_rule(roll),
     "flip": layout_rule(flip),
-    **{name: layout_rule(pad) for name in ("pad", "constant_pad_nd")},
+    **dict.fromkeys(("pad", "constant_pad_nd"), _pad_rule()),
     **{f"reflection_pad{n}d": layout_rule(fixed_pad("reflect")) for n in (1, 2, 3)},
     **{f"replication_pad{n}d": layout_rule(fixed_pad("replicate")) for n in (1, 2, 3)},
     "unfold": layout_rule(unfold),
     "channel_shuffle": layout_rule(channel_shuffle),
     "native_channel_shuffle": layout_rule(channel_shuffle),
-    "pixel_shuffle": Rule(couple=shuffle_blocks_couple, known=shuffle_blocks_known, live=shuffle_blocks_live),
 }
