@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from speedup.errors import RuleError
-from speedup.graph import Graph, Op, derived_in
+from speedup.graph import Graph, Op
 from speedup.lattice import Fact, constant, fact, unknown
 from speedup.rules import Rules, rule_for
 from speedup.rules.rule import evaluate, full_values, nothing_known
@@ -45,8 +45,7 @@ def _transfer(op: Op, facts: Sequence[Fact], rules: Rules) -> Sequence[Fact]:
     rule = rule_for(op.target, rules)
     # A number that the forward derived from the input's size is another at another size;
     # layout and filling rules look at such numbers themselves.
-    follows_input = any(True for _ in derived_in(tuple(op.arguments.values())))
-    if follows_input and rule.moves is None and not rule.reads_sizes:
+    if op.follows_sizes() and rule.moves is None and not rule.reads_sizes:
         return nothing_known(op, facts)
     found = rule.known(op, facts)
     ranks = [f.ndim for f in found]
@@ -60,5 +59,5 @@ def _transfer(op: Op, facts: Sequence[Fact], rules: Rules) -> Sequence[Fact]:
 def _can_run(op: Op, facts: Sequence[Fact]) -> bool:
     """Whether the op is a pure function of constants that are given element by element."""
     deterministic = torch.Tag.nondeterministic_seeded not in op.target.tags and op.target.namespace == "aten"
-    given = all(f.is_all_known() and f.raw.shape == v.shape for f, v in zip(facts, op.operands, strict=True))
+    given = all(f.is_given(v.shape) for f, v in zip(facts, op.operands, strict=True))
     return bool(facts) and bool(op.results) and deterministic and given

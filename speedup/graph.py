@@ -229,6 +229,16 @@ class Op:
         return None
 
     @property
+    def name(self) -> str:
+        """The operator's name without namespace and overload, such as `conv2d` or `relu_`."""
+        return str(self.target._schema.name.split("::")[-1])
+
+    def follows_sizes(self, *names: str) -> bool:
+        """Whether the arguments `names`, or any when none is named, hold numbers derived from sizes."""
+        chosen = tuple(self.arguments.get(n) for n in names) if names else tuple(self.arguments.values())
+        return next(derived_in(chosen), None) is not None
+
+    @property
     def label(self) -> str:
         """How messages name this op."""
         place = self.owner.path or "the model's forward"

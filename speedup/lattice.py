@@ -67,6 +67,10 @@ class Fact:
     def is_all_known(self) -> bool:
         return bool(self.known) if self.known.numel() == 1 else bool(self.known.all())
 
+    def is_given(self, shape: Shape) -> bool:
+        """Whether every element of a tensor of `shape` is Known one by one, none by uniformity."""
+        return self.raw.shape == shape and self.is_all_known()
+
     @property
     def maybe_nonzero(self) -> Tensor:
         """Bool, compressed: True where the element is not Known(0)."""

@@ -98,14 +98,10 @@ def is_rigid(op: Op) -> bool:
     return issubclass(op.owner.type, _RIGID)
 
 
-def _name(op: Op) -> str:
-    return str(op.target._schema.name.split("::")[-1])
-
-
 def hyperparameters(op: Op, sizes: Sizes) -> Mapping[str, Any]:
     """Attributes of the module that runs `op`, as they have to be at `sizes`."""
     for kind, prefix, attributes in _TABLE:
-        if issubclass(op.owner.type, kind) and _name(op).startswith(prefix):
+        if issubclass(op.owner.type, kind) and op.name.startswith(prefix):
             return attributes(op, sizes)
     return {}
 

@@ -28,7 +28,7 @@ def blocked_channels(analysis: Analysis) -> tuple[Blocked, ...]:
         growth.setdefault(analysis.kept.class_of(one.dim), []).append(one)
     found: list[Blocked] = []
     for op in analysis.graph.ops:
-        if op.target._schema.name.split("::")[-1].startswith(_PRODUCTS) and op.owner.path:
+        if op.name.startswith(_PRODUCTS) and op.owner.path:
             found.extend(_blocked(op, analysis, members, growth))
     return tuple(found)
 
@@ -81,6 +81,6 @@ def _needed_by(dim: Dim, analysis: Analysis) -> str:
     if producer is None:
         return "they belong to an input of the model"
     op = analysis.graph.ops[producer]
-    name = op.target._schema.name.split("::")[-1].rstrip("_")
+    name = op.name.rstrip("_")
     place = f" of {op.owner.path}" if op.owner.path else ""
     return f"coupled with {name}{place}, which needs them"

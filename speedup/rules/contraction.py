@@ -16,7 +16,7 @@ from attrs import frozen
 from torch import Tensor
 
 from speedup.constraints import Balanced, Constraint, Pinned
-from speedup.graph import Derived, Op, Shape, Value, derived_in
+from speedup.graph import Derived, Op, Shape, Value
 from speedup.keepsets import KeepSets
 from speedup.lattice import Fact, along, fact, indicator, vector
 from speedup.rules.rule import Facts, Lives, Site, Sizes, equal, nothing_known, pinned, reason_for
@@ -55,7 +55,7 @@ class Contraction:
 
 
 def _has_border(op: Op, weight: Value) -> bool:
-    if any(True for _ in derived_in(op.arguments.get("padding"))):
+    if op.follows_sizes("padding"):
         return True
     padding = op.get("padding")
     if padding == "same":
@@ -66,7 +66,7 @@ def _has_border(op: Op, weight: Value) -> bool:
 def describe(op: Op) -> Contraction:
     """The product that `op`, one of the operators of this family, computes."""
     operands = op.operands
-    name = op.target._schema.name.split("::")[-1]
+    name = op.name
     if name == "linear":
         data, weight = operands[0], operands[1]
         bias = operands[2] if len(operands) > 2 else None

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from speedup.constraints import Constraint, Pinned
-from speedup.graph import Op, derived_in
+from speedup.graph import Op
 from speedup.lattice import Fact, along, constant, fact, indicator, vector
 from speedup.layout import Block, Move, pull
 from speedup.rules.layout import couple_block
@@ -113,17 +113,13 @@ def index_select_couple(site: Site) -> Iterable[Constraint]:
     yield from pinned(op.operands[1], range(op.operands[1].ndim), cause)
 
 
-def _depends_on_input(op: Op) -> bool:
-    return any(True for _ in derived_in(tuple(op.arguments.values())))
-
-
 def filled_known(op: Op, facts: Facts) -> tuple[Fact, ...]:
     """A tensor filled with one number is that number at every size."""
     if any(not f.is_all_known() for f in facts[op_skip(op) :]):
         return nothing_known(op, facts)
-    name = op.target._schema.name.split("::")[-1]
+    name = op.name
     number = op.get("fill_value", 1 if name.endswith("ones") else 0)
-    if _depends_on_input(op) and number != 0:
+    if op.follows_sizes() and number != 0:
         # What comes of ones may depend on how many there are; what comes of zeros does not.
         return nothing_known(op, facts)
     shape = (1,) * op.result.ndim
@@ -132,12 +128,12 @@ def filled_known(op: Op, facts: Facts) -> tuple[Fact, ...]:
 
 def op_skip(op: Op) -> int:
     """`new_zeros(x, ...)` reads nothing of its first operand."""
-    return 1 if op.target._schema.name.split("::")[-1].startswith("new_") else 0
+    return 1 if op.name.startswith("new_") else 0
 
 
 def sequence_known(op: Op, facts: Facts) -> tuple[Fact, ...]:
     """`arange` and the like: constants, unless their extent follows the input's."""
-    if _depends_on_input(op) or op.operands:
+    if op.follows_sizes() or op.operands:
         return nothing_known(op, facts)
     return tuple(constant(t) for t in evaluate(op, []))
 

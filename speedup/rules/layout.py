@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from speedup.constraints import Constraint, Counted, Equal, Mapped, Pinned
-from speedup.graph import Op, Value, derived_in
+from speedup.graph import Op, Value
 from speedup.lattice import Fact, fact, indicator, uniform_along, unknown
 from speedup.layout import Block, Move, pull, push
 from speedup.rules.moves import (
@@ -169,7 +169,7 @@ def _even_chunks(site: Site) -> Iterable[Constraint]:
 
 
 def _is_elastic(op: Op) -> bool:
-    return any(True for name in ("start", "end", "length") for _ in derived_in(op.arguments.get(name)))
+    return op.follows_sizes("start", "end", "length")
 
 
 def slice_known(op: Op, facts: Facts, moves: Moves) -> tuple[Fact, ...]:

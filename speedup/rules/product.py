@@ -46,7 +46,7 @@ def _is_weight(value: Value, fact_: Fact | None = None) -> bool:
 
 def _is_contraction(op: Op) -> bool:
     """Whether a matmul is a product with a parameter matrix, whose constants can be absorbed."""
-    name = op.target._schema.name.split("::")[-1]
+    name = op.name
     if name == "addmm":
         return (
             _is_weight(op.operands[2]) and op["beta"] == 1 and op["alpha"] == 1 and op.operands[0].ndim == 1
@@ -56,7 +56,7 @@ def _is_contraction(op: Op) -> bool:
 
 def _factors(op: Op) -> tuple[int, int]:
     """Positions of the two factors among the operands."""
-    return (1, 2) if op.target._schema.name.split("::")[-1] in ("addmm", "baddbmm") else (0, 1)
+    return (1, 2) if op.name in ("addmm", "baddbmm") else (0, 1)
 
 
 def _any_product(a: Tensor, b: Tensor, inner: int) -> Tensor:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from functools import reduce
+from operator import or_
 
 import torch
 from torch import Tensor
@@ -63,15 +65,15 @@ def reduce_known(op: Op, facts: Facts) -> tuple[Fact, ...]:
 
 def counting_known(op: Op, facts: Facts) -> tuple[Fact, ...]:
     """Like `reduce_known`, but how much adds up depends on how many there are, such as the batch."""
-    if facts[0].is_all_known() and facts[0].raw.shape == op.operands[0].shape:
+    if facts[0].is_given(op.operands[0].shape):
         return reduce_known(op, facts)
     return tuple(fact(f.known & (f.value == 0), f.value) for f in reduce_known(op, facts))
 
 
 def constants_only(op: Op, facts: Facts) -> tuple[Fact, ...]:
     """Known only for tensors that are constants as a whole, given element by element."""
-    whole = facts[0].is_all_known() and facts[0].raw.shape == op.operands[0].shape
-    return reduce_known(op, facts) if whole else nothing_known(op, facts)
+    given = facts[0].is_given(op.operands[0].shape)
+    return reduce_known(op, facts) if given else nothing_known(op, facts)
 
 
 def _spread_back(op: Op, live: Tensor) -> Tensor:
@@ -85,11 +87,7 @@ def _spread_back(op: Op, live: Tensor) -> Tensor:
 
 
 def reduce_live(op: Op, facts: Facts, live: Lives) -> tuple[Tensor, ...]:
-    reads = [_spread_back(op, one) for one in live]
-    together = reads[0]
-    for other in reads[1:]:
-        together = together | other
-    return (together,)
+    return (reduce(or_, (_spread_back(op, one) for one in live)),)
 
 
 def reduce_couple(site: Site) -> Iterable[Constraint]:
@@ -120,21 +118,13 @@ def along_known(op: Op, facts: Facts) -> tuple[Fact, ...]:
 
     Not where it is uniform along it: the outcome then depends on the extent, such as the batch.
     """
-    data, dims = facts[0], _dims(op)
-    if data.is_unknown or len(op.operands) > 1 or any(data.value.shape[d] == 1 for d in dims):
+    if any(facts[0].value.shape[d] == 1 for d in _dims(op)):
         return nothing_known(op, facts)
-    known = all_over(data.known, dims)
-    if not bool(known.any()):
-        return nothing_known(op, facts)
-    values = evaluate(op, [spread(data.value, op.operands[0].shape, dims)])
-    return tuple(fact(known, v) for v in values)
+    return reduce_known(op, facts)
 
 
 def along_live(op: Op, facts: Facts, live: Lives) -> tuple[Tensor, ...]:
-    together = any_over(live[0], _dims(op))
-    for other in live[1:]:
-        together = together | any_over(other, _dims(op))
-    return (together,)
+    return (reduce(or_, (any_over(one, _dims(op)) for one in live)),)
 
 
 def along_couple(site: Site) -> Iterable[Constraint]:
@@ -183,9 +173,7 @@ def _pool(rank: int, keeps_constants: Callable[[Op], bool]) -> Rule:
         return _pool_known(op, facts, rank, keeps_constants)
 
     def live(op: Op, facts: Facts, live: Lives) -> tuple[Tensor, ...]:
-        reads = any_over(live[0], _space(op, rank))
-        for other in live[1:]:
-            reads = reads | any_over(other, _space(op, rank))
+        reads = reduce(or_, (any_over(one, _space(op, rank)) for one in live))
         return (reads, *(indicator(True, v.ndim) for v in op.operands[1:]))
 
     def couple(site: Site) -> Iterable[Constraint]:
