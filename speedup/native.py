@@ -69,11 +69,8 @@ _TABLE: tuple[tuple[type[nn.Module], str, Callable[[Op, Sizes], Attributes]], ..
     (nn.PReLU, "prelu", _prelu),
 )
 
-# Operator arguments that the class reads from an attribute, so that a new value takes effect.
-_SETTABLE: tuple[tuple[type[nn.Module], frozenset[str]], ...] = (
-    (_ConvNd, frozenset({"groups"})),
-    (nn.GroupNorm, frozenset({"num_groups"})),
-)
+# Operator arguments that a payment sets through an attribute, which may have held None.
+_SETTABLE: tuple[tuple[type[nn.Module], frozenset[str]], ...] = ((nn.RMSNorm, frozenset({"eps"})),)
 
 _FORWARDS_BIAS = frozenset(
     c.forward
@@ -87,15 +84,6 @@ _FORWARDS_BIAS = frozenset(
         nn.ConvTranspose3d,
     )
 )
-
-
-# Classes whose own Python code checks tensor sizes against attributes out of the trace's sight.
-_RIGID: tuple[type[nn.Module], ...] = (nn.MultiheadAttention,)
-
-
-def is_rigid(op: Op) -> bool:
-    """Whether the module that runs `op` only accepts tensors of the sizes it was built for."""
-    return issubclass(op.owner.type, _RIGID)
 
 
 def hyperparameters(op: Op, sizes: Sizes) -> Mapping[str, Any]:

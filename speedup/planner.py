@@ -12,8 +12,18 @@ import torch
 from torch import Tensor, nn
 
 from speedup import constants, liveness
-from speedup.coupling import Analysis, couple
-from speedup.edits import AddToParameter, Edit, MergeColumns, NewBias, SetAttribute, Slice, SliceGroups
+from speedup.analysis import Analysis
+from speedup.coupling import couple
+from speedup.edits import (
+    AddToParameter,
+    Edit,
+    MergeColumns,
+    NewBias,
+    RewriteForward,
+    SetAttribute,
+    Slice,
+    SliceGroups,
+)
 from speedup.errors import NonFiniteWeightError, UnknownModuleError
 from speedup.expected import expected_trace
 from speedup.graph import Graph, Op, Origin, Shape, Value
@@ -23,6 +33,7 @@ from speedup.native import hyperparameters
 from speedup.plan import Plan, Subject
 from speedup.reasons import blocked_channels
 from speedup.report import Layer, Report
+from speedup.rewriting import Writer, rewritten_functions
 from speedup.rules import STANDARD, Rules, rule_for
 from speedup.rules.rule import UNKNOWN_OPERATOR, Sizes
 from speedup.stamps import stamps_of
@@ -70,8 +81,9 @@ def _plan(
     _check_finite(traced.graph, traced.tensors)
     facts = constants.analyse(traced.graph, traced.tensors, resolved, rules)
     lives = liveness.analyse(traced.graph, facts, rules)
-    analysis = couple(traced.graph, facts, lives, rules, keep)
-    edits = tuple(_edits(analysis))
+    writer = Writer(dict(model.named_modules(remove_duplicate=False)), tuple(keep))
+    analysis = couple(traced.graph, facts, lives, rules, writer, keep)
+    edits = tuple(_edits(analysis, writer))
     return Plan(
         edits=edits,
         report=_report(model, analysis, edits),
@@ -121,8 +133,8 @@ def _unknown(graph: Graph, rules: Rules) -> tuple[str, ...]:
     return tuple(dict.fromkeys(names))
 
 
-def _edits(analysis: Analysis) -> Iterable[Edit]:
-    """Payments, then slices, then attributes, each in the order of the graph."""
+def _edits(analysis: Analysis, writer: Writer) -> Iterable[Edit]:
+    """Payments, then slices, attributes and rewritten forwards, each in the order of the graph."""
     payments: list[Edit] = []
     for site in analysis.sites:
         payments.extend(rule_for(site.op.target, analysis.rules).pay(site, analysis.kept))
@@ -138,15 +150,23 @@ def _edits(analysis: Analysis) -> Iterable[Edit]:
             if not analysis.kept.is_full((value.index, dim)):
                 yield Slice(value.name, dim, tuple(kept.nonzero().reshape(-1).tolist()))
     yield from dict.fromkeys(_attributes(analysis))
+    for path, (functions, why) in rewritten_functions(writer, analysis).items():
+        yield RewriteForward(path, functions, why)
 
 
 def _attributes(analysis: Analysis) -> Iterable[SetAttribute]:
+    """What torch's own layers are described by, then what other forwards read."""
+    described: set[tuple[str, str]] = set()
     for op in analysis.graph.ops:
         before = hyperparameters(op, _original)
         after = hyperparameters(op, analysis.sizes) if before else {}
+        described.update((op.owner.path, name) for name in before)
         for name, value in before.items():
             if after[name] != value:
                 yield SetAttribute(op.owner.path, name, value, after[name])
+    for attribute, number in analysis.attributes.items():
+        if (attribute.path, attribute.name.partition("[")[0]) not in described:
+            yield SetAttribute(attribute.path, attribute.name, attribute.number, number)
 
 
 def _original(value: Value) -> Shape:
@@ -217,4 +237,6 @@ def _notes(edits: Sequence[Edit], by_name: Mapping[str, Value]) -> Mapping[str, 
             notes.setdefault(edit.name.rpartition(".")[0], []).append(edit.why)
         elif isinstance(edit, NewBias):
             notes.setdefault(edit.path, []).append(edit.why)
+        elif isinstance(edit, RewriteForward):
+            notes.setdefault(edit.path, []).extend(edit.why)
     return MappingProxyType(notes)

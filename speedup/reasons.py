@@ -7,8 +7,8 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor
 
+from speedup.analysis import Analysis
 from speedup.constraints import Dim
-from speedup.coupling import Analysis
 from speedup.graph import Op, Value
 from speedup.keepsets import Growth
 from speedup.lattice import along

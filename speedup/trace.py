@@ -22,7 +22,7 @@ from speedup.freeze import freeze, has_aliased_mutation
 from speedup.graph import Graph, Origin
 from speedup.inputs import Example, leaves_of, tensors_of
 from speedup.isolation import isolated, quiet
-from speedup.provenance import Record, SizeTracking, escape
+from speedup.provenance import Record, Tracking, escape, track_attributes
 
 
 @frozen(eq=False)
@@ -36,7 +36,7 @@ class Trace:
 class _Flat(nn.Module):
     """Takes and returns flat tensors, so that any structure of inputs and outputs can be exported."""
 
-    def __init__(self, model: nn.Module, example: Example, tracking: SizeTracking) -> None:
+    def __init__(self, model: nn.Module, example: Example, tracking: Tracking) -> None:
         super().__init__()
         self.model = model
         self._example = example
@@ -59,7 +59,8 @@ def trace(model: nn.Module, example: Example) -> Trace:
     """
     record = Record()
     clone = _clone(model).eval()
-    program = _export(_Flat(clone, example, SizeTracking(record)), example, clone)
+    track_attributes(clone, record)
+    program = _export(_Flat(clone, example, Tracking(record)), example, clone)
     if has_aliased_mutation(program.graph):
         with quiet():
             program = program.run_decompositions({})

@@ -7,7 +7,17 @@ from types import MappingProxyType
 
 import torch
 
-from speedup.rules import absorption, indexing, layout, normalization, pointwise, product, reduction, weaving
+from speedup.rules import (
+    absorption,
+    indexing,
+    layer_norm,
+    layout,
+    normalization,
+    pointwise,
+    product,
+    reduction,
+    weaving,
+)
 from speedup.rules.rule import UNKNOWN_OPERATOR, Rule, functional
 
 Operator = torch._ops.OpOverload | torch._ops.OpOverloadPacket
@@ -18,6 +28,7 @@ _FAMILIES = (
     layout.RULES,
     weaving.RULES,
     normalization.RULES,
+    layer_norm.RULES,
     reduction.RULES,
     absorption.RULES,
     product.RULES,

@@ -23,6 +23,7 @@ from speedup.rules.rule import (
     nothing_known,
     pinned,
 )
+from speedup.rules.stated import result_sizes
 
 
 def embedding_known(op: Op, facts: Facts) -> tuple[Fact, ...]:
@@ -187,7 +188,9 @@ def positions_couple(site: Site) -> Iterable[Constraint]:
         yield from pinned(value, range(data.ndim - 2, data.ndim), cause)
 
 
-FILLED = Rule(couple=filled_couple, known=filled_known, live=unread, reads_sizes=True)
+FILLED = Rule(
+    couple=filled_couple, known=filled_known, live=unread, needs=result_sizes("size"), reads_sizes=True
+)
 SEQUENCE = Rule(couple=sequence_couple, known=sequence_known, live=everything_read)
 CHECK = Rule(couple=nothing, live=unread)
 
