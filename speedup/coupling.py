@@ -92,6 +92,8 @@ def _needed(value: Value, found: Fact, live: Tensor) -> Iterable[tuple[Dim, Tens
 def _constraints(graph: Graph, sites: Sequence[Site], rules: Rules) -> Iterable[Constraint]:
     for site in sites:
         yield from rule_for(site.op.target, rules).couple(site)
+        if site.op.is_rigid:
+            yield from _pinned_whole(site.op, site.because("the call it is part of insists on its sizes"))
     escape = Cause(None, "the forward takes this size out of sight (float(), math.sqrt, len, ...)")
     for root in graph.escaped:
         if isinstance(root, SizeOf):

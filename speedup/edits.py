@@ -106,6 +106,13 @@ class RewriteForward:
     why: tuple[str, ...]
 
 
+@frozen
+class AdoptAttention:
+    """Make module `path`, an `nn.MultiheadAttention`, a `speedup.attention.MultiheadAttention`."""
+
+    path: str
+
+
 TensorEdit = Slice | SliceGroups | AddToParameter | MergeColumns
-ModuleEdit = NewBias | SetAttribute | RewriteForward
+ModuleEdit = NewBias | AdoptAttention | SetAttribute | RewriteForward
 Edit = TensorEdit | ModuleEdit

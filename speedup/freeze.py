@@ -177,7 +177,8 @@ class _Freezer:
         held = tuple(self.value(f, Origin.RESULT) if isinstance(f, torch.Tensor) else None for f in found)
         results = tuple(value for value in held if value is not None)
         owner, where, calls = self.owner(node), _where(node), self.calls_of(node)
-        op = Op(len(self.ops), target, MappingProxyType(arguments), results, owner, where, calls)
+        named = MappingProxyType(arguments)
+        op = Op(len(self.ops), target, named, results, owner, where, calls, bool(_notes(node).get("rigid")))
         self.ops.append(op)
         self.current[node] = held if several else held[0]
         written = _mutated(node)

@@ -91,7 +91,8 @@ class Frame:
 class Op:
     """One operator call. `arguments` are named as in the operator's schema, defaults filled in.
 
-    `calls` are the frames of the owner's forward that led to it, the innermost first.
+    `calls` are the frames of the owner's forward that led to it, the innermost first. A rigid op is
+    part of a larger call that only takes the sizes it was made for.
     """
 
     index: int
@@ -101,6 +102,7 @@ class Op:
     owner: Owner
     where: str = attrs.field(default="", eq=False)
     calls: tuple[Frame, ...] = attrs.field(default=(), eq=False, repr=False)
+    is_rigid: bool = attrs.field(default=False, eq=False, repr=False)
     operands: tuple[Value, ...] = attrs.field(init=False)
 
     def __attrs_post_init__(self) -> None:

@@ -10,10 +10,12 @@ from torch import Tensor, nn
 from torch.nn.utils.prune import BasePruningMethod
 from torch.nn.utils.weight_norm import WeightNorm
 
+from speedup.attention import MultiheadAttention
 from speedup.attributes import set_attribute
 from speedup.copying import copy_module
 from speedup.edits import (
     AddToParameter,
+    AdoptAttention,
     Edit,
     MergeColumns,
     ModuleEdit,
@@ -151,7 +153,9 @@ def _refresh_cached(small: nn.Module) -> None:
 
 def _change_modules(small: nn.Module, edits: Iterable[Edit]) -> None:
     for edit in edits:
-        if isinstance(edit, SetAttribute):
+        if isinstance(edit, AdoptAttention):
+            MultiheadAttention.adopt(small.get_submodule(edit.path))
+        elif isinstance(edit, SetAttribute):
             set_attribute(small.get_submodule(edit.path), edit.attribute, edit.after)
         elif isinstance(edit, RewriteForward):
             rewrite_module(small.get_submodule(edit.path), edit.functions)

@@ -13,9 +13,11 @@ from torch import Tensor, nn
 
 from speedup import constants, liveness
 from speedup.analysis import Analysis
+from speedup.attention import MultiheadAttention
 from speedup.coupling import couple
 from speedup.edits import (
     AddToParameter,
+    AdoptAttention,
     Edit,
     MergeColumns,
     NewBias,
@@ -138,7 +140,7 @@ def _edits(analysis: Analysis, writer: Writer) -> Iterable[Edit]:
     payments: list[Edit] = []
     for site in analysis.sites:
         payments.extend(rule_for(site.op.target, analysis.rules).pay(site, analysis.kept))
-    yield from payments
+    yield from (e for e in payments if not isinstance(e, SetAttribute))
     grouped = {edit.name for edit in payments if isinstance(edit, SliceGroups)}
     for value in analysis.graph.state:
         if value.origin is Origin.CONSTANT:
@@ -149,9 +151,30 @@ def _edits(analysis: Analysis, writer: Writer) -> Iterable[Edit]:
             kept = analysis.kept[(value.index, dim)]
             if not analysis.kept.is_full((value.index, dim)):
                 yield Slice(value.name, dim, tuple(kept.nonzero().reshape(-1).tolist()))
-    yield from dict.fromkeys(_attributes(analysis))
+    attributes = tuple(dict.fromkeys(_attributes(analysis)))
+    yield from dict.fromkeys(_adoptions(analysis, writer.modules))
+    yield from (e for e in payments if isinstance(e, SetAttribute))
+    yield from attributes
     for path, (functions, why) in rewritten_functions(writer, analysis).items():
         yield RewriteForward(path, functions, why)
+
+
+def _adoptions(analysis: Analysis, modules: Mapping[str, nn.Module]) -> Iterable[Edit]:
+    """Attention modules of torch's own class that get tensors of sizes which that class refuses."""
+    changed = {v.name for v in analysis.graph.state if analysis.sizes(v) != v.shape}
+    for path, module in modules.items():
+        if not MultiheadAttention.can_adopt(module):
+            continue
+        if any(f"{path}.{name}".lstrip(".") in changed for name, _ in module.named_parameters()):
+            yield AdoptAttention(path)
+            yield from _unnested(path, modules)
+
+
+def _unnested(path: str, modules: Mapping[str, nn.Module]) -> Iterable[SetAttribute]:
+    """Encoders around it must not hand it nested tensors, which only torch's fused path takes."""
+    for outer, module in modules.items():
+        if isinstance(module, nn.TransformerEncoder) and path.startswith(f"{outer}." if outer else ""):
+            yield SetAttribute(outer, "use_nested_tensor", module.use_nested_tensor, False)
 
 
 def _attributes(analysis: Analysis) -> Iterable[SetAttribute]:

@@ -186,6 +186,8 @@ def _node_of(tensor: Any) -> Node | None:
     return None if slot is None else slot.proxy.node
 
 
+# Python code of torch's own that checks sizes against each other out of the trace's sight.
+_RIGID = (torch.nn.functional.multi_head_attention_forward,)
 _SHAPE = torch.Tensor.shape.__get__  # type: ignore[attr-defined]
 
 
@@ -193,8 +195,8 @@ class Tracking(TorchFunctionMode):
     """Hands out tracked sizes during a trace and annotates the nodes that each Python call creates.
 
     `node.meta["custom"]["speedup"]` then holds `"root"`, an id, on nodes whose sizes were read, and
-    on nodes that a call created its tracked `"numbers"` and, as an index into the record, the `"call"`
-    itself. `torch.export` preserves `meta["custom"]` through all its passes.
+    on nodes that a call created its tracked `"numbers"`, the `"call"` itself as an index into the
+    record, and whether it is `"rigid"`. `torch.export` preserves `meta["custom"]` through all its passes.
     """
 
     def __init__(self, record: Record) -> None:
@@ -216,7 +218,7 @@ class Tracking(TorchFunctionMode):
             return func(*args, **kwargs)
         nodes = mode.tracer.graph.nodes
         last = next(iter(reversed(nodes)), None)
-        notes = self._notes(args, kwargs)
+        notes = self._notes(func, args, kwargs)
         result = func(*args, **kwargs)
         for node in reversed(nodes):
             if node is last:
@@ -224,9 +226,12 @@ class Tracking(TorchFunctionMode):
             node.meta.setdefault("custom", {}).setdefault(META_KEY, {}).update(notes)
         return result
 
-    def _notes(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
+    def _notes(
+        self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> dict[str, Any]:
         calls = self.record.calls
-        notes: dict[str, Any] = {"call": calls.setdefault(running_frames(sys._getframe(2)), len(calls))}
+        running = running_frames(sys._getframe(2))
+        notes: dict[str, Any] = {"call": calls.setdefault(running, len(calls)), "rigid": func in _RIGID}
         numbers = [(_plain(n), self._own(n)) for n in _flat_numbers((args, kwargs))]
         if any(expression is not None for _, expression in numbers):
             notes["numbers"] = tuple(numbers)
