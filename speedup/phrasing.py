@@ -114,7 +114,8 @@ def _arguments(
             return None
         for number, (part, new, old) in enumerate(zip(parts, wanted, given[name], strict=True)):
             if new != old:
-                if not _is_settled(op.arguments[name][number], analysis):
+                counted = name in ("size", "shape") and not analysis.kept.is_full((op.result.index, number))
+                if not counted and not _is_settled(op.arguments[name][number], analysis):
                     return None
                 found.append(Change(start_of(part), end_of(part), repr(new)))
     return tuple(found)
@@ -136,7 +137,7 @@ def _parts(
 
 
 def _is_settled(argument: Any, analysis: Analysis) -> bool:
-    """Whether a number may become a literal: it was one, or all the sizes it reads are channels' own."""
+    """Whether a number may become a literal: it was one, or it only reads sizes that the plan sets."""
     if not isinstance(argument, Derived):
         return True
     sizes = [r for r in roots_in(argument.expression) if isinstance(r, SizeOf)]

@@ -12,13 +12,15 @@ from torch import Tensor, nn
 from speedup.copying import copy_module
 from speedup.errors import EquivalenceError, ExportError, OutputError, StructureError
 from speedup.expected import actual_trace, first_difference
+from speedup.graph import Graph
 from speedup.inputs import Example, batch_size, fresh_inputs, leaves_of
 from speedup.isolation import isolated
 from speedup.masks import apply_masks
 from speedup.plan import Plan
 from speedup.trace import trace
 
-# Largest error allowed, relative to how much the outputs vary between inputs, by dtype.
+# Largest error allowed, relative to how much the outputs vary between inputs, by the least precise
+# floating-point type that the forward computes in.
 _TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-4, torch.float16: 2e-2, torch.bfloat16: 5e-2}
 # Rounding noise is measured by running the masked model on inputs that differ by rounding.
 _NOISE_FACTOR = 64.0
@@ -48,8 +50,8 @@ def verify(plan: Plan, small: nn.Module, *, level: Literal["full", "structure"] 
 def _verified(plan: Plan, small: nn.Module, level: str) -> Verification:
     example = plan.subject.example
     try:
-        traced = actual_trace(trace(small, example).graph, plan.expected.opaque)
-        difference = first_difference(plan.expected, traced)
+        graph = trace(small, example).graph
+        difference = first_difference(plan.expected, actual_trace(graph, plan.expected.opaque))
     except ExportError as error:
         raise StructureError(f"the small model cannot be traced: {error}") from error
     if difference is not None:
@@ -59,10 +61,15 @@ def _verified(plan: Plan, small: nn.Module, level: str) -> Verification:
         )
     if level == "structure" or any(t.is_meta for t in example.tensors):
         return Verification(True, None, ())
-    return _compare(plan, small, example)
+    return _compare(plan, small, example, _tolerance(graph))
 
 
-def _compare(plan: Plan, small: nn.Module, example: Example) -> Verification:
+def _tolerance(graph: Graph) -> float:
+    computed = {v.dtype for v in graph.values if not v.is_state}
+    return max((_TOLERANCE[dtype] for dtype in computed if dtype in _TOLERANCE), default=0.0)
+
+
+def _compare(plan: Plan, small: nn.Module, example: Example, limit: float) -> Verification:
     masked = apply_masks(plan.subject.model, plan.subject.masks).eval()
     candidate = _scratch(small).eval()
     generator = torch.Generator().manual_seed(_SEED)
@@ -79,7 +86,7 @@ def _compare(plan: Plan, small: nn.Module, example: Example) -> Verification:
                 if size == own:
                     raise
                 continue
-            worst = max(worst, _error(masked, candidate, example, inputs, reference))
+            worst = max(worst, _error(masked, candidate, example, inputs, reference, limit))
             ran.append(size)
     return Verification(True, worst, tuple(ran))
 
@@ -108,6 +115,7 @@ def _error(
     example: Example,
     inputs: Sequence[Sequence[Tensor]],
     reference: Sequence[list[tuple[str, Any]]],
+    tolerance: float,
 ) -> float:
     """The largest relative error of the candidate's outputs; raises where it is too large."""
     found = _run(candidate, example, inputs[0])
@@ -123,7 +131,7 @@ def _error(
         want, other = reference[0][number][1], reference[1][number][1]
         spread = _spread(want, other)
         error = _largest(mine, want) / spread
-        limit = _TOLERANCE.get(want.dtype, 0.0)
+        limit = tolerance if want.dtype in _TOLERANCE else 0.0
         if not error <= limit:
             noise = _noise(masked, example, inputs[0], number) / spread
             if not error <= _NOISE_FACTOR * noise:
