@@ -21,11 +21,11 @@ _LAYERS = f"{_LIBRARY}nn/modules/"
 def running_frames(frame: FrameType | None) -> tuple[Running, ...]:
     """The frames from the one that calls the operator out to the forward that a module call started.
 
-    Functions of torch itself that merely dispatch the call are left out.
+    Functions of torch itself that merely pass the call on are left out.
     """
     found: list[Running] = []
     while frame is not None and frame.f_code not in _CALLED_BY:
-        if found or not _is_dispatch(frame.f_code.co_filename):
+        if not _is_dispatch(frame.f_code.co_filename):
             found.append((frame.f_code, frame.f_lasti))
         frame = frame.f_back
     return tuple(found) if frame is not None else ()

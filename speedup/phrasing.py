@@ -23,7 +23,12 @@ from speedup.source import Change, end_of, start_of
 
 _FUNCTION_MODULES = frozenset({"torch", "F", "functional", "nn.functional", "torch.nn.functional"})
 # Names under which Python calls operators that are traced under another.
-_SPOKEN = {"split_with_sizes": "split", "_unsafe_view": "view", "native_channel_shuffle": "channel_shuffle"}
+_SPOKEN = {
+    "split_with_sizes": ("split",),
+    "view": ("reshape",),
+    "_unsafe_view": ("reshape", "view"),
+    "native_channel_shuffle": ("channel_shuffle",),
+}
 
 
 @frozen
@@ -55,7 +60,7 @@ def phrased(op: Op, restatement: Restatement, node: ast.expr, analysis: Analysis
         inside = _subscript(op, restatement, node)
         return None if inside is None else Phrase(inside, note=_note(node, inside))
     call = _call(node) if isinstance(node, ast.Call) else None
-    if call is None or call.name.rstrip("_") not in (op.name.rstrip("_"), _SPOKEN.get(op.name)):
+    if call is None or call.name.rstrip("_") not in (op.name.rstrip("_"), *_SPOKEN.get(op.name, ())):
         return None
     borrowed: tuple[str, ...] = ()
     found: tuple[Change, ...] | None
