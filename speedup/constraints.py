@@ -144,6 +144,35 @@ class Counted:
 
 
 @frozen(eq=False)
+class Copied:
+    """`target` lists, for each index of `source` in turn, equal copies of it: a run per index.
+
+    The runs of kept indices have equal counts, as many as `copies` keeps; which copies those are
+    does not matter.
+    """
+
+    source: Dim
+    copies: Dim
+    target: Dim
+    cause: Cause
+    is_choice: bool = field(default=True, init=False)
+
+    @property
+    def dims(self) -> tuple[Dim, ...]:
+        return self.source, self.copies, self.target
+
+    def close(self, kept: Kept) -> Demand:
+        own, copies = kept(self.source), kept(self.copies)[None]
+        runs = kept(self.target).reshape(own.numel(), -1)
+        alive, counts = own | runs.any(1), runs.sum(1)
+        want = max(int(counts.max()), int(copies.sum()), 1)
+        missing = torch.where(alive, want - counts, torch.zeros_like(counts))
+        yield self.source, alive
+        yield self.target, (runs | _first_missing(runs, missing)).reshape(-1)
+        yield self.copies, (copies | _first_missing(copies, want - copies.sum(1)))[0]
+
+
+@frozen(eq=False)
 class Whole:
     """The dim is split into `groups` equal runs, each of which stays whole or goes whole."""
 
@@ -208,5 +237,5 @@ def carrier_of(family: Tensor, kept: Tensor, magnitude: Tensor) -> int | None:
     return best if bool(sizes[best] >= Carrier.RATIO * largest) and bool(sizes[best] > 0) else None
 
 
-Closure = Pinned | Mapped | Balanced | Counted | Whole | Carrier
+Closure = Pinned | Mapped | Balanced | Counted | Copied | Whole | Carrier
 Constraint = Equal | Closure

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from speedup import native
 from speedup.analysis import Analysis
-from speedup.constraints import Cause, Constraint, Dim, Pinned
+from speedup.constraints import Cause, Constraint, Copied, Dim, Pinned
 from speedup.errors import FixpointError
 from speedup.expressions import SizeOf
 from speedup.fitting import fitted
@@ -48,6 +48,8 @@ def couple(
     )
     constraints = list(_constraints(graph, sites, rules))
     constraints += _kept_modules(graph, tuple(keep))
+    for dim in _copies(graph, constraints):
+        seeds.pop(dim, None)
     fallen_back: frozenset[int] = frozenset()
     for _ in range(2 * len(graph.ops) + 2):
         kept = solve(extents, seeds, constraints)
@@ -87,6 +89,21 @@ def _needed(value: Value, found: Fact, live: Tensor) -> Iterable[tuple[Dim, Tens
         ((value.index, d), None if needed.shape[d] == 1 else along(needed, d, value.shape[d]))
         for d in range(value.ndim)
     ]
+
+
+def _copies(graph: Graph, constraints: Iterable[Constraint]) -> Iterable[Dim]:
+    """Dimensions along which there are only copies that one view lists: how many there are counts."""
+    for constraint in constraints:
+        if isinstance(constraint, Copied):
+            value, dim = constraint.copies
+            producer = graph.producer[value]
+            while producer is not None and graph.readers[value] == (graph.readers[value][0],):
+                yield value, dim
+                op = graph.ops[producer]
+                if op.name == "expand":
+                    break
+                value = op.operands[0].index
+                producer = graph.producer[value]
 
 
 def _constraints(graph: Graph, sites: Sequence[Site], rules: Rules) -> Iterable[Constraint]:

@@ -33,6 +33,7 @@ from speedup.layout import Block, Move, box, restricted
 from speedup.restatements import Arguments, Restatement
 from speedup.rewriting import Writer
 from speedup.rules import rule_for
+from speedup.rules.layout import copied
 from speedup.rules.rule import Moves, all_pinned_as_stated, functional
 from speedup.solving import Equation, related, solve
 
@@ -261,6 +262,8 @@ def _moved_otherwise(
     """Blocks whose kept elements would not be read as they must be."""
     for old, new in zip(before, after, strict=True):
         source, target = op.operands[old.operand], op.results[old.result]
+        if any(copied(analysis.graph, source, block) for block in old.blocks):
+            continue
         if all(b.index is None for b in (*old.blocks, *new.blocks)):
             continue
         if [(b.source, b.target) for b in old.blocks] != [(b.source, b.target) for b in new.blocks]:
