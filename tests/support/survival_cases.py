@@ -132,7 +132,7 @@ CASES: Mapping[str, Case] = {
     "cnn, inductor": Case(small_networks.NETWORKS["cnn"], trials=("inductor",)),
     **{name: _classifier(name) for name in ("resnet18", "mobilenet_v2", "densenet121", "shufflenet_v2_x1_0")},
     "lraspp": _task("lraspp_mobilenet_v3_large", 3, 64, 64, weights_backbone=None, num_classes=4),
-    "r3d_18": _task("r3d_18", 3, 4, 32, 32),
+    "r3d_18": _task("r3d_18", 3, 4, 16, 16),
     "bert, feed-forward": _feed_forward("bert", "intermediate.dense"),
     "timm vit, feed-forward": _feed_forward("timm vit", "mlp.fc1"),
     "timm vit, heads": _heads("timm vit", _LITERAL),
