@@ -1,4 +1,7 @@
-"""What holds for every test: one thread, and the global random state it started with."""
+"""What holds for every test: one thread, and the global random state it started with.
+
+After the tests, a table says what the small models survive.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +10,8 @@ from collections.abc import Iterator
 
 import pytest
 import torch
+
+from tests.support.survival_table import PROPERTY, from_property, table_lines
 
 # pytest hangs a handler on every logger that does not propagate; one on this logger makes torch.export
 # write down each tensor that it sees, which is slow and would be printed with every failure.
@@ -22,3 +27,18 @@ def _same_global_randomness() -> Iterator[None]:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         yield
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Print the rows that tests recorded, whichever process they ran in."""
+    rows = {
+        report.nodeid: value
+        for outcome in ("passed", "failed")
+        for report in terminalreporter.getreports(outcome)
+        for name, value in report.user_properties
+        if name == PROPERTY
+    }
+    if rows:
+        terminalreporter.section("what survives")
+        for line in table_lines([from_property(rows[test]) for test in sorted(rows)]):
+            terminalreporter.write_line(line)
