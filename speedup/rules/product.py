@@ -207,13 +207,16 @@ def einsum_macs(op: Op, sizes: Sizes) -> int:
 
 
 def attention_known(op: Op, facts: Facts) -> tuple[Fact, ...]:
-    """Attention weights add up to 1: a value channel that is the same at every key stays itself."""
+    """Attention weights add up to 1: a value channel that is the same at every key stays itself.
+
+    Where a mask leaves no key at all they add up to 0, which makes no difference to zeros.
+    """
     value = facts[2]
     same_lead = op.operands[2].shape[:-2] == op.result.shape[:-2]
-    if value.is_unknown or not same_lead or len(op.operands) > 3 or op.get("dropout_p"):
+    if value.is_unknown or not same_lead:
         return nothing_known(op, facts)
     keys = value.ndim - 2
-    if not uniform_along(value.value, [keys]):
+    if len(op.operands) > 3 or op.get("dropout_p") or not uniform_along(value.value, [keys]):
         zero = all_over(value.known & (value.value == 0), [keys])
         return (fact(zero, torch.zeros_like(zero, dtype=op.result.dtype)),)
     return (fact(all_over(value.known, [keys]), value.value.narrow(keys, 0, 1)),)
