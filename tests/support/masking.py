@@ -51,24 +51,24 @@ def random_row_and_bias_masks(
     """Three to five tenths of the output rows masked, at random, in every convolution and linear layer.
 
     Grouped convolutions count too, and layers that only lend their weight to a functional call; not those
-    whose weight is computed. In half of the layers with a bias it is masked along with the weight's rows, in
-    the others it stays alive. `more` maps further classes of layers to the dimension of their `weight` that
-    holds the outputs.
+    whose weight is computed. Of the masked rows' biases a random half is masked, the others stay alive.
+    `more` maps further classes of layers to the dimension of their `weight` that holds the outputs.
     """
     generator = torch.Generator().manual_seed(seed)
     dims = {**_OUTPUT_DIMS, **more}
     masks: Masks = {}
     for name, module in model.named_modules():
         dim = next((dims[kind] for kind in type(module).__mro__ if kind in dims), None)
-        weight = module._parameters.get("weight")
+        weight, bias = (module._parameters.get(local) for local in ("weight", "bias"))
         if dim is None or weight is None:
             continue
-        fraction, coin = (float(torch.rand((), generator=generator)) for _ in range(2))
         rows = weight.transpose(0, dim)
-        masked = _random_rows(rows, 0.3 + 0.2 * fraction, generator)
+        fraction = 0.3 + 0.2 * float(torch.rand((), generator=generator))
+        masked = _random_rows(rows, fraction, generator)
         masks[name] = {"weight": _row_mask(rows, masked).transpose(0, dim)}
-        if module._parameters.get("bias") is not None and coin < 0.5:
-            masks[name]["bias"] = _row_mask(module._parameters["bias"], masked)
+        if bias is not None:
+            coins = torch.rand(len(masked), generator=generator).to(masked.device)
+            masks[name]["bias"] = _row_mask(bias, masked[coins < 0.5])
     return masks
 
 

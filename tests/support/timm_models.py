@@ -73,7 +73,7 @@ _FIXED_SIZE = """
     vision_transformer_relpos=test_vit_relpos vitamin=vitamin_small_224 volo=volo_d1_224
 """
 _SPECIAL = {
-    "byoanet": _Choice("halonet_h1", 128, 192, sized=True),
+    "byoanet": _Choice("halonet_h1", 256, sized=True),
     "deepseek_vit": _Choice("deepseek_vit_412m", 84, 126, sized=True, options={"depth": 2}),
     "efficientformer": _Choice("efficientformer_l1", 224, sized=True),
     "gemma4_vit": _Choice("gemma4_vit_167m", 96, 144, sized=True, options={"depth": 2}),
