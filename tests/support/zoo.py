@@ -15,6 +15,7 @@ from tests.support import timm_models, transformers_models, vision
 from tests.support.lively import make_lively
 from tests.support.masking import Masks, Recipe, l1_half_masks, random_row_and_bias_masks
 from tests.support.measure import Exactness, check_exact
+from tests.support.transformers_cases import Call
 
 _SEED = 7
 # BatchNorm at the few positions of a small image needs many images; full-size ones are dearer.
@@ -87,5 +88,5 @@ def _images(size: int, batch: int, seed: int) -> Tensor:
     return vision.images(batch, size, seed, torch.float64)
 
 
-def _call(name: str, size: int, batch: int, seed: int) -> transformers_models.Call:
+def _call(name: str, size: int, batch: int, seed: int) -> Call:
     return transformers_models.inputs(name, size, batch, seed, torch.float64)
