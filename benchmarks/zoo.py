@@ -1,7 +1,9 @@
-"""Compression and equivalence on torchvision's classifiers with half of every convolution's filters masked.
+"""Compression and equivalence on the models of torchvision, timm or transformers, masked at random or by R1.
 
-`python -m benchmarks.zoo [NAMES...] [--max-params 100e6] [--json FILE]` takes every classifier of at most
-that many parameters, in float64 and in a lively state, and exits with 1 if one is inexact or was touched.
+`python -m benchmarks.zoo [NAMES...] [--library torchvision] [--max-params 100e6] [--json FILE]` takes every
+classifier of at most that many parameters, with half of every convolution's filters masked; with `--library
+timm` a model of each family, or of transformers each of its tiny models, with random rows of every layer
+masked. All are in float64 and in a lively state; it exits with 1 if one is inexact or was touched.
 """
 
 from __future__ import annotations
@@ -9,9 +11,13 @@ from __future__ import annotations
 import gc
 import json
 import math
-from collections.abc import Iterable, Sequence
+import time
+import traceback
+from collections.abc import Callable, Iterable, Sequence
+from enum import StrEnum
+from functools import partial
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, TypeAlias
 
 import torch
 import typer
@@ -19,33 +25,77 @@ from attrs import asdict
 from rich.console import Console
 from rich.table import Table
 
-from tests.support import vision
+from tests.support import timm_models, transformers_models, vision
 from tests.support.measure import Exactness
-from tests.support.zoo import check_classifier
+from tests.support.zoo import check_classifier, check_timm, check_transformers
 
 TOLERANCE = 1e-9
 
 
+class Library(StrEnum):
+    """Where the models come from."""
+
+    TORCHVISION = "torchvision"
+    TIMM = "timm"
+    TRANSFORMERS = "transformers"
+
+
+_MASKED = {
+    Library.TORCHVISION: "R1",
+    Library.TIMM: "Random rows",
+    Library.TRANSFORMERS: "Random rows",
+}
+Check: TypeAlias = Callable[..., Exactness]
+
+
 def main(
-    names: Annotated[list[str] | None, typer.Argument(help="Classifiers; all by default.")] = None,
-    max_params: Annotated[float, typer.Option(help="Leave out larger models.")] = 100e6,
+    names: Annotated[
+        list[str] | None, typer.Argument(help="Classifiers, families or classes; all by default.")
+    ] = None,
+    library: Annotated[Library, typer.Option(help="Whose models.")] = Library.TORCHVISION,
+    max_params: Annotated[float, typer.Option(help="Leave out larger classifiers of torchvision.")] = 100e6,
+    seed: Annotated[int, typer.Option(help="Of weights and masks in timm and transformers.")] = 7,
     json_file: Annotated[Path | None, typer.Option("--json", help="Write the results there too.")] = None,
+    verify: Annotated[
+        bool, typer.Option(help="Make each model a second time, as the library checks it.")
+    ] = False,
     threads: Annotated[int, typer.Option(help="Threads torch may use.")] = 1,
 ) -> None:
     torch.set_num_threads(threads)
-    results = [_checked(name) for name in names or vision.classifiers(int(max_params))]
-    Console().print(_table(results, threads))
+    known, check = _models(library, max_params, seed)
+    check = partial(check, also_verified=verify)
+    results: list[Exactness] = []
+    for name in names or known:
+        results.append(_checked(name, check))
+        if json_file is not None:
+            json_file.write_text(json.dumps([_record(result) for result in results], indent=1) + "\n")
+    Console().print(_table(results, f"{_MASKED[library]} in float64; {threads} thread(s)"))
     _print_faults(results)
-    if json_file is not None:
-        json_file.write_text(json.dumps([_record(result) for result in results], indent=1) + "\n")
     raise typer.Exit(0 if all(result.is_exact(TOLERANCE) for result in results) else 1)
 
 
-def _checked(name: str) -> Exactness:
-    result = check_classifier(name)
+def _models(library: Library, max_params: float, seed: int) -> tuple[Sequence[str], Check]:
+    """The names of all models of `library`, and how one of them is checked."""
+    match library:
+        case Library.TORCHVISION:
+            return vision.classifiers(int(max_params)), check_classifier
+        case Library.TIMM:
+            return timm_models.families(), partial(check_timm, seed=seed)
+        case Library.TRANSFORMERS:
+            return transformers_models.classes(), partial(check_transformers, seed=seed)
+
+
+def _checked(name: str, check: Check) -> Exactness:
+    start = time.perf_counter()
+    try:
+        result = check(name)
+    except Exception:
+        # One that cannot even be built or called must not end a run of an hour.
+        result = Exactness(name, failure=traceback.format_exc())
     # Models of a few hundred MB in float64: cycles must not keep the last one beside the next.
     gc.collect()
-    Console(stderr=True).print(f"{name}: {_verdict(result)}", highlight=False)
+    took = time.perf_counter() - start
+    Console(stderr=True).print(f"{result.name}: {_verdict(result)}, {took:.0f} s", highlight=False)
     return result
 
 
@@ -54,8 +104,8 @@ def _record(result: Exactness) -> dict[str, object]:
     return {**asdict(result), "error": result.error if math.isfinite(result.error) else None}
 
 
-def _table(results: Sequence[Exactness], threads: int) -> Table:
-    table = Table(title=f"R1 in float64: parts kept and relative error; {threads} thread(s)")
+def _table(results: Sequence[Exactness], title: str) -> Table:
+    table = Table(title=f"{title}: parts kept and relative error")
     for heading in ("model", "params", "MACs", "error", "untouched", "plan s", "make s"):
         table.add_column(heading, justify="left" if heading == "model" else "right")
     for result in results:

@@ -122,6 +122,8 @@ def _compressed(tensor: Tensor, dims: tuple[int, ...]) -> bool:
 
 def pull(move: Move, tensor: Tensor, source: Shape, target: Shape, fill: Tensor) -> Tensor:
     """Forward pass: the compressed result state, `fill` (0-dim) where the move reads nothing."""
+    if 0 in source:
+        return fill.reshape((1,) * len(target))
     blocks = move.blocks
     has_gap = [b.index is not None and bool((b.index < 0).any()) for b in blocks]
     skip = [_compressed(tensor, b.source) and not gap for b, gap in zip(blocks, has_gap, strict=True)]
@@ -193,5 +195,6 @@ def restricted(index: Tensor | None, kept_source: Tensor, kept_target: Tensor) -
     ranks = torch.where(kept_source, ranks, torch.full_like(ranks, -2))
     positions = kept_target.nonzero().reshape(-1)
     read = positions if index is None else index[positions]
-    moved = torch.where(read >= 0, ranks[read.clamp(min=0)], read)
+    moved = read.clone()
+    moved[read >= 0] = ranks[read[read >= 0]]
     return None if bool((moved == -2).any()) else moved

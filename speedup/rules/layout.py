@@ -169,6 +169,8 @@ def couple_block(
     if block.is_plain:
         yield from equal(cause, (target, block.target[0]), (source, block.source[0]))
         return
+    if any(source.shape[d] == 0 for d in block.source):
+        return
     sources = tuple((source.index, d) for d in block.source if source.shape[d] != 1)
     targets = tuple((target.index, d) for d in block.target if target.shape[d] != 1)
     if (not targets and not sources) or (not sources and block.index is not None):

@@ -114,6 +114,25 @@ def _t5() -> nn.Module:
     return transformers().T5ForConditionalGeneration(config)
 
 
+class DoubleRMSNorm(nn.Module):
+    """RMSNorm as transformers writes it, but for its detour over single precision."""
+
+    weight: nn.Parameter
+    variance_epsilon: float
+
+    def forward(self, hidden_states: Tensor) -> Tensor:
+        variance = hidden_states.pow(2).mean(-1, keepdim=True)
+        return self.weight * (hidden_states * torch.rsqrt(variance + self.variance_epsilon))
+
+
+def in_double(model: nn.Module) -> nn.Module:
+    """`model`, in place, without norms that compute in single precision whatever the dtype."""
+    for module in model.modules():
+        if type(module).__name__ in ("LlamaRMSNorm", "T5LayerNorm"):
+            module.__class__ = DoubleRMSNorm
+    return model
+
+
 class LogitsOnly(nn.Module):
     """A T5 that returns its logits alone: the encoder's states, an output otherwise, keep their width."""
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import TypeAlias
 
 import torch
@@ -13,6 +14,8 @@ Recipe: TypeAlias = Callable[[nn.Module], Masks]
 Select: TypeAlias = Callable[[str, nn.Module], bool]
 
 _CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
+# The dimension of the weight that holds a layer's outputs, by class.
+_OUTPUT_DIMS: Mapping[type[nn.Module], int] = dict.fromkeys((*_CONVOLUTIONS, nn.Linear), 0)
 
 
 def l1_half_masks(model: nn.Module, fraction: float = 0.5) -> Masks:
@@ -40,6 +43,33 @@ def random_row_masks(model: nn.Module, fraction: float, seed: int, select: Selec
         for name, module in model.named_modules()
         if isinstance(module, (*_CONVOLUTIONS, nn.Linear)) and (select is None or select(name, module))
     }
+
+
+def random_row_and_bias_masks(
+    model: nn.Module, seed: int, more: Mapping[type[nn.Module], int] = MappingProxyType({})
+) -> Masks:
+    """Three to five tenths of the output rows masked, at random, in every convolution and linear layer.
+
+    Grouped convolutions count too, and layers that only lend their weight to a functional call; not those
+    whose weight is computed. Of the masked rows' biases a random half is masked, the others stay alive.
+    `more` maps further classes of layers to the dimension of their `weight` that holds the outputs.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    dims = {**_OUTPUT_DIMS, **more}
+    masks: Masks = {}
+    for name, module in model.named_modules():
+        dim = next((dims[kind] for kind in type(module).__mro__ if kind in dims), None)
+        weight, bias = (module._parameters.get(local) for local in ("weight", "bias"))
+        if dim is None or weight is None:
+            continue
+        rows = weight.transpose(0, dim)
+        fraction = 0.3 + 0.2 * float(torch.rand((), generator=generator))
+        masked = _random_rows(rows, fraction, generator)
+        masks[name] = {"weight": _row_mask(rows, masked).transpose(0, dim)}
+        if bias is not None:
+            coins = torch.rand(len(masked), generator=generator).to(masked.device)
+            masks[name]["bias"] = _row_mask(bias, masked[coins < 0.5])
+    return masks
 
 
 def _row_mask(weight: Tensor, masked_rows: Tensor) -> Tensor:

@@ -1,4 +1,8 @@
-"""The check of one torchvision classifier, by default with R1: half of each convolution's filters masked."""
+"""The check of one model of torchvision, timm or transformers, with masks that suit each library.
+
+torchvision's classifiers have half of each convolution's filters masked by default, which is R1; the models
+of timm and transformers random rows of every layer.
+"""
 
 from __future__ import annotations
 
@@ -7,14 +11,16 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from tests.support import vision
+from tests.support import timm_models, transformers_models, vision
 from tests.support.lively import make_lively
-from tests.support.masking import Masks, Recipe, l1_half_masks
+from tests.support.masking import Masks, Recipe, l1_half_masks, random_row_and_bias_masks
 from tests.support.measure import Exactness, check_exact
+from tests.support.transformers_cases import Call
 
 _SEED = 7
 # BatchNorm at the few positions of a small image needs many images; full-size ones are dearer.
 _CALIBRATION_IMAGES = {"small": 32, "full": 8}
+_CALIBRATION_CALLS = 16
 
 
 def lively_classifier(
@@ -43,5 +49,44 @@ def check_classifier(name: str, *, recipe: Recipe = l1_half_masks, also_verified
     )
 
 
+def check_timm(family: str, *, seed: int = _SEED, also_verified: bool = False) -> Exactness:
+    """Plan, materialize and compare timm's `family` like a classifier; `seed` draws weights and masks."""
+    recipe = partial(random_row_and_bias_masks, seed=seed)
+    size, other = timm_models.resolution(family), timm_models.other_resolution(family)
+    model = timm_models.build(family)
+    example = timm_models.images(_CALIBRATION_CALLS, size, seed=seed)
+    make_lively(model, example, seed=seed, recipe=recipe)
+    model.double()
+    return check_exact(
+        model,
+        recipe(model),
+        partial(_images, size),
+        name=f"{family}/{timm_models.model_name(family)}",
+        other_inputs=[] if other is None else [partial(_images, other)],
+        also_verified=also_verified,
+    )
+
+
+def check_transformers(name: str, *, seed: int = _SEED, also_verified: bool = False) -> Exactness:
+    """Plan, materialize and compare the class `name` of transformers, in float64, at one size or two."""
+    recipe = partial(random_row_and_bias_masks, seed=seed, more=transformers_models.output_dims())
+    size, other = transformers_models.size(name), transformers_models.other_size(name)
+    model = transformers_models.build(name).double()
+    example = transformers_models.inputs(name, size, _CALIBRATION_CALLS, seed, torch.float64)
+    make_lively(model, example, seed=seed, recipe=recipe)
+    return check_exact(
+        model,
+        recipe(model),
+        partial(_call, name, size),
+        name=name,
+        other_inputs=[] if other is None else [partial(_call, name, other)],
+        also_verified=also_verified,
+    )
+
+
 def _images(size: int, batch: int, seed: int) -> Tensor:
     return vision.images(batch, size, seed, torch.float64)
+
+
+def _call(name: str, size: int, batch: int, seed: int) -> Call:
+    return transformers_models.inputs(name, size, batch, seed, torch.float64)
