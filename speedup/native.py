@@ -15,6 +15,7 @@ from torch.nn.modules.conv import _ConvNd
 from speedup.graph import Op
 from speedup.rules.contraction import contraction_needs, describe
 from speedup.rules.normalization import group_norm_needs
+from speedup.rules.recurrence import first_weights, gate_count
 from speedup.rules.rule import Sizes
 
 Attributes = Mapping[str, int | tuple[int, ...]]
@@ -56,6 +57,11 @@ def _prelu(op: Op, sizes: Sizes) -> Attributes:
     return {"num_parameters": sizes(op.operands[1])[0]}
 
 
+def _recurrent(op: Op, sizes: Sizes) -> Attributes:
+    weight_ih, weight_hh = first_weights(op)
+    return {"input_size": sizes(weight_ih)[1], "hidden_size": sizes(weight_hh)[0] // gate_count(op)}
+
+
 # (module class, operator name prefix, attributes): an op of that name run by such a module.
 _TABLE: tuple[tuple[type[nn.Module], str, Callable[[Op, Sizes], Attributes]], ...] = (
     (nn.Linear, "linear", _linear),
@@ -67,12 +73,16 @@ _TABLE: tuple[tuple[type[nn.Module], str, Callable[[Op, Sizes], Attributes]], ..
     (nn.RMSNorm, "rms_norm", _layer_norm),
     (nn.Embedding, "embedding", _embedding),
     (nn.PReLU, "prelu", _prelu),
+    *((kind, name, _recurrent) for kind in (nn.RNNBase, nn.RNNCellBase) for name in ("lstm", "gru", "rnn_")),
 )
 
-# Operator arguments that the class reads from an attribute, so that a new value takes effect.
-_SETTABLE: tuple[tuple[type[nn.Module], frozenset[str]], ...] = (
-    (_ConvNd, frozenset({"groups"})),
-    (nn.GroupNorm, frozenset({"num_groups"})),
+# (module class, operator name prefix, arguments): what the class reads from an attribute, so that a new
+# value takes effect. A recurrent layer makes its initial states of its own `hidden_size`.
+_SETTABLE: tuple[tuple[type[nn.Module], str, frozenset[str]], ...] = (
+    (_ConvNd, "conv", frozenset({"groups"})),
+    (nn.GroupNorm, "group_norm", frozenset({"num_groups"})),
+    (nn.RNNBase, "zeros", frozenset({"size"})),
+    (nn.RNNCellBase, "zeros", frozenset({"size"})),
 )
 
 _FORWARDS_BIAS = frozenset(
@@ -108,9 +118,13 @@ def hyperparameters(op: Op, sizes: Sizes) -> Mapping[str, Any]:
 
 def settable(op: Op) -> frozenset[str]:
     """Arguments of `op` that its module reads from an attribute of its own."""
-    if not hyperparameters(op, lambda value: value.shape):
-        return frozenset()
-    return frozenset().union(*(names for kind, names in _SETTABLE if issubclass(op.owner.type, kind)))
+    return frozenset().union(
+        *(
+            names
+            for kind, prefix, names in _SETTABLE
+            if issubclass(op.owner.type, kind) and op.name.startswith(prefix)
+        )
+    )
 
 
 def may_add_bias(op: Op) -> bool:

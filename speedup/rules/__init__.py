@@ -7,7 +7,18 @@ from types import MappingProxyType
 
 import torch
 
-from speedup.rules import absorption, indexing, layout, normalization, pointwise, product, reduction, weaving
+from speedup.rules import (
+    absorption,
+    indexing,
+    layout,
+    normalization,
+    pointwise,
+    product,
+    recurrent,
+    reduction,
+    reparametrized,
+    weaving,
+)
 from speedup.rules.rule import UNKNOWN_OPERATOR, Rule, functional
 
 Operator = torch._ops.OpOverload | torch._ops.OpOverloadPacket
@@ -22,6 +33,8 @@ _FAMILIES = (
     absorption.RULES,
     product.RULES,
     indexing.RULES,
+    recurrent.RULES,
+    reparametrized.RULES,
 )
 
 

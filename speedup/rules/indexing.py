@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -17,6 +18,7 @@ from speedup.rules.rule import (
     Lives,
     Rule,
     Site,
+    Sizes,
     equal,
     evaluate,
     everything_read,
@@ -187,7 +189,12 @@ def positions_couple(site: Site) -> Iterable[Constraint]:
         yield from pinned(value, range(data.ndim - 2, data.ndim), cause)
 
 
-FILLED = Rule(couple=filled_couple, known=filled_known, live=unread, reads_sizes=True)
+def filled_needs(op: Op, sizes: Sizes) -> Mapping[str, Any]:
+    """The size, where a module makes it of an attribute of its own."""
+    return {"size": sizes(op.result)} if "size" in op.arguments else {}
+
+
+FILLED = Rule(couple=filled_couple, known=filled_known, live=unread, needs=filled_needs, reads_sizes=True)
 SEQUENCE = Rule(couple=sequence_couple, known=sequence_known, live=everything_read)
 CHECK = Rule(couple=nothing, live=unread)
 
