@@ -17,18 +17,7 @@ from speedup.edits import AddToParameter, Edit, Frozen
 from speedup.graph import Op, Value
 from speedup.keepsets import KeepSets
 from speedup.lattice import Fact, fact, indicator, uniform_along, vector
-from speedup.rules.recurrence import (
-    Cell,
-    Columns,
-    Demand,
-    Layer,
-    Recurrence,
-    analyse,
-    by_row,
-    demands,
-    describe,
-    per_cell,
-)
+from speedup.rules.recurrence import Cell, Recurrence, describe
 from speedup.rules.rule import (
     Facts,
     Lives,
@@ -41,6 +30,7 @@ from speedup.rules.rule import (
     pinned,
     reason_for,
 )
+from speedup.rules.units import Columns, Demand, Layer, analyse, by_row, demands
 
 
 def recurrent_known(op: Op, facts: Facts) -> tuple[Fact, ...]:
@@ -79,7 +69,7 @@ def recurrent_live(op: Op, facts: Facts, live: Lives) -> tuple[Tensor, ...]:
     reads = {shape.data.index: vector(found[0].columns, shape.data.ndim - 1, shape.data.ndim)}
     for value in shape.initial:
         reads[value.index] = units[:, None] if value.ndim == 3 else units
-    for number, direction, cell in per_cell(shape, layers):
+    for number, direction, cell in shape.placed():
         rows = found[number].units[direction].repeat(shape.gates)
         for weight in cell.weights:
             own = vector(rows, 0, weight.ndim)
@@ -209,7 +199,7 @@ def needed_units(site: Site) -> tuple[tuple[Cell, Tensor], ...]:
         return ()
     layers, found = _layers(site, shape), _demanded(site, shape)
     needed = []
-    for number, direction, cell in per_cell(shape, layers):
+    for number, direction, cell in shape.placed():
         units, live = layers[number].units[direction], found[number].units[direction]
         # The step before the first still has the initial state, so that no bias can stand for it.
         recurrent = (layers[number].reads_units[direction] & live[:, None]).any(0)
@@ -223,7 +213,7 @@ def _needs(site: Site, shape: Recurrence) -> Iterable[Constraint]:
         yield Pinned(unit_dim(cell), cause, needed)
     layers = _layers(site, shape)
     cause = site.because("reads constants that no bias_ih can take over")
-    for number, direction, cell in per_cell(shape, layers):
+    for number, direction, cell in shape.placed():
         columns = layers[number].columns
         counts = columns.counts & _read(site, shape, number, direction)
         unpaid = counts & ~columns.settled if _can_pay(site, cell) else counts
@@ -247,7 +237,7 @@ def recurrent_pay(site: Site, kept: KeepSets) -> Iterable[Edit]:
     if shape is None or all(kept.is_full((c.weight_ih.index, 1)) for c in shape.cells):
         return
     layers = _layers(site, shape)
-    for number, _, cell in per_cell(shape, layers):
+    for number, _, cell in shape.placed():
         if cell.bias_ih is not None and _can_pay(site, cell):
             yield from _into_bias(site, cell, cell.bias_ih, layers[number].columns, kept)
 
