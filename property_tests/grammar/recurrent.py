@@ -10,7 +10,7 @@ from property_tests.spec import Spec
 
 
 def _kind(draw: st.DrawFn) -> dict[str, object]:
-    kind = pick(draw, "gru", "lstm", "tanh", "relu")
+    kind = pick(draw, "gru", "lstm", "tanh", "gru", "lstm", "relu")
     return {} if kind == "gru" else {"kind": kind}
 
 
