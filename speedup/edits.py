@@ -12,6 +12,8 @@ import torch
 from attrs import field, frozen
 from torch import Tensor
 
+from speedup.rewritten import Rewritten
+
 
 def _bytes(tensor: Tensor) -> bytes:
     return bytes(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
@@ -84,12 +86,33 @@ class NewBias:
 
 @frozen
 class SetAttribute:
-    """Set attribute `attribute` of module `path` from `before` to `after`."""
+    """Set attribute `attribute` of module `path` from `before` to `after`.
+
+    `attribute` may lead into what the module holds: `config.hidden_size`, `window[0]`.
+    """
 
     path: str
     attribute: str
-    before: int | tuple[int, ...]
-    after: int | tuple[int, ...]
+    before: float | tuple[int, ...] | None
+    after: float | tuple[int, ...]
 
 
-Edit = Slice | SliceGroups | AddToParameter | MergeColumns | NewBias | SetAttribute
+@frozen
+class RewriteForward:
+    """Let module `path` run `functions` in place of its methods of the same names."""
+
+    path: str
+    functions: tuple[Rewritten, ...]
+    why: tuple[str, ...]
+
+
+@frozen
+class AdoptAttention:
+    """Make module `path`, an `nn.MultiheadAttention`, a `speedup.attention.MultiheadAttention`."""
+
+    path: str
+
+
+TensorEdit = Slice | SliceGroups | AddToParameter | MergeColumns
+ModuleEdit = NewBias | AdoptAttention | SetAttribute | RewriteForward
+Edit = TensorEdit | ModuleEdit

@@ -5,21 +5,23 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from speedup.coupling import Analysis
+from speedup.analysis import Analysis
 from speedup.edits import Edit, NewBias
-from speedup.graph import Graph, Op, Shape, Value, concrete
+from speedup.expressions import concrete
+from speedup.graph import Graph, Op, Shape, Value
 from speedup.plan import Expected, ExpectedOp
 
 
 def expected_trace(analysis: Analysis, edits: Sequence[Edit]) -> Expected:
     """What the small model has to trace to."""
     new_biases = {e.path: len(e.value.tensor) for e in edits if isinstance(e, NewBias)}
-    return _described(analysis.graph, analysis.sizes, analysis.arguments, new_biases)
+    opaque = analysis.restated_paths
+    return _described(analysis.graph, analysis.sizes, analysis.arguments, new_biases, opaque)
 
 
-def actual_trace(graph: Graph) -> Expected:
+def actual_trace(graph: Graph, opaque: frozenset[str] = frozenset()) -> Expected:
     """A traced model in the same terms."""
-    return _described(graph, lambda v: v.shape, lambda op: {n: op[n] for n in op.arguments}, {})
+    return _described(graph, lambda v: v.shape, lambda op: {n: op[n] for n in op.arguments}, {}, opaque)
 
 
 def _described(
@@ -27,11 +29,15 @@ def _described(
     sizes: Callable[[Value], Shape],
     arguments: Callable[[Op], Mapping[str, Any]],
     new_biases: Mapping[str, int],
+    opaque: frozenset[str],
 ) -> Expected:
     names: dict[int, Any] = {v.index: v.name for v in graph.state}
     names.update({v.index: ("input", n) for n, v in enumerate(graph.inputs)})
     ops: list[ExpectedOp] = []
     for op in graph.ops:
+        if op.owner.path in opaque:
+            names.update({r.index: ("within", op.owner.path) for r in op.results})
+            continue
         if _passes_on(op, sizes):
             names[op.result.index] = names[op.operands[0].index]
             continue
@@ -46,7 +52,7 @@ def _described(
             ExpectedOp(str(op.target), op.owner.path, operands, plain, tuple(sizes(r) for r in op.results))
         )
         names.update({r.index: (len(ops) - 1, n) for n, r in enumerate(op.results)})
-    return Expected(tuple(ops), tuple(names[v.index] for v in graph.outputs))
+    return Expected(tuple(ops), tuple(names[v.index] for v in graph.outputs), opaque)
 
 
 def _passes_on(op: Op, sizes: Callable[[Value], Shape]) -> bool:

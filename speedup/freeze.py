@@ -14,8 +14,9 @@ from torch.export import ExportedProgram
 from torch.fx import Graph as FxGraph
 from torch.fx import GraphModule, Node
 
+from speedup.callsites import frame_of
 from speedup.errors import ExportError
-from speedup.graph import Graph, Op, Origin, Owner, Value
+from speedup.graph import Frame, Graph, Op, Origin, Owner, Value
 from speedup.provenance import META_KEY, Record
 from speedup.sizes import Call, attach_sizes
 
@@ -87,9 +88,10 @@ def has_aliased_mutation(graph: FxGraph) -> bool:
 class _Freezer:
     """Walks one FX graph, in order, collecting values and ops; lives for one `freeze` call."""
 
-    def __init__(self, model: nn.Module, state: Mapping[str, tuple[Origin, str]]) -> None:
-        self.model = model
+    def __init__(self, model: nn.Module, record: Record, state: Mapping[str, tuple[Origin, str]]) -> None:
         self.state = state
+        self.running = tuple(record.calls)
+        self.frames: dict[int, tuple[Frame, ...]] = {}
         self.values: list[Value] = []
         self.ops: list[Op] = []
         self.inputs: list[Value] = []
@@ -148,6 +150,15 @@ class _Freezer:
         path = re.sub(r"^model\.?", "", path)
         return Owner(path, self.types.get(path, nn.Module))
 
+    def calls_of(self, node: Node) -> tuple[Frame, ...]:
+        number = _notes(node).get("call")
+        if number is None:
+            return ()
+        if number not in self.frames:
+            found = [frame_of(running) for running in self.running[number]]
+            self.frames[number] = tuple(f for f in found if f is not None) if all(found) else ()
+        return self.frames[number]
+
     def call(self, node: Node) -> None:
         target = _targets(node)
         if target is None:
@@ -165,7 +176,9 @@ class _Freezer:
         found: list[Any] = list(fakes) if isinstance(fakes, list | tuple) else [fakes]
         held = tuple(self.value(f, Origin.RESULT) if isinstance(f, torch.Tensor) else None for f in found)
         results = tuple(value for value in held if value is not None)
-        op = Op(len(self.ops), target, MappingProxyType(arguments), results, self.owner(node), _where(node))
+        owner, where, calls = self.owner(node), _where(node), self.calls_of(node)
+        named = MappingProxyType(arguments)
+        op = Op(len(self.ops), target, named, results, owner, where, calls, bool(_notes(node).get("rigid")))
         self.ops.append(op)
         self.current[node] = held if several else held[0]
         written = _mutated(node)
@@ -211,12 +224,17 @@ class _Freezer:
             self.call(node)
         elif node.op == "output":
             self.outputs.extend(v for v in _flat(self.argument(node.args[0])) if isinstance(v, Value))
-        notes = (node.meta.get("custom") or {}).get(META_KEY, {})
+        notes = _notes(node)
         held = self.current.get(node)
         if "root" in notes and isinstance(held, Value):
             self.roots[notes["root"]] = held.index
         if "numbers" in notes and node.op == "call_function" and _targets(node) is not None:
             self.calls.append(Call(len(self.ops) - 1, notes["numbers"]))
+
+
+def _notes(node: Node) -> dict[str, Any]:
+    """What the tracking mode wrote down about the Python call that created `node`."""
+    return (node.meta.get("custom") or {}).get(META_KEY) or {}
 
 
 def _flat(item: Any) -> Iterator[Any]:
@@ -245,7 +263,7 @@ def freeze(
     Raises:
         ExportError: the program holds something that no static graph can express.
     """
-    freezer = _Freezer(model, state)
+    freezer = _Freezer(model, record, state)
     for node in program.graph.nodes:
         freezer.step(node)
     ops, guards, escaped = attach_sizes(tuple(freezer.ops), tuple(freezer.calls), freezer.roots, record)

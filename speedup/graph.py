@@ -10,15 +10,15 @@ code will compute once the tensors are smaller.
 
 from __future__ import annotations
 
-import operator
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from enum import Enum
-from types import MappingProxyType
-from typing import Any, assert_never
+from typing import Any
 
 import attrs
 import torch
 from attrs import frozen
+
+from speedup.expressions import Argument, Guard, Root, concrete, derived_in, sizes_in
 
 Shape = tuple[int, ...]
 
@@ -56,119 +56,6 @@ class Value:
         return self.origin in STATE
 
 
-@frozen
-class SizeOf:
-    """The extent of one dimension of a value, read by the forward at run time."""
-
-    value: int
-    dim: int
-
-
-@frozen
-class Arithmetic:
-    """A Python expression over sizes: `function` names an entry of `FUNCTIONS`."""
-
-    function: str
-    operands: tuple[Expression, ...]
-
-
-Expression = SizeOf | Arithmetic | int | float
-
-FUNCTIONS: Mapping[str, Callable[..., Any]] = MappingProxyType(
-    {
-        "add": operator.add,
-        "sub": operator.sub,
-        "mul": operator.mul,
-        "floordiv": operator.floordiv,
-        "truediv": operator.truediv,
-        "mod": operator.mod,
-        "pow": operator.pow,
-        "neg": operator.neg,
-        "abs": abs,
-        "eq": operator.eq,
-        "ne": operator.ne,
-        "lt": operator.lt,
-        "le": operator.le,
-        "gt": operator.gt,
-        "ge": operator.ge,
-    }
-)
-
-
-def evaluate_expression(expression: Expression, size: Callable[[int, int], int]) -> Any:
-    """The number that `expression` gives when value `v` has extent `size(v, d)` along `d`."""
-    match expression:
-        case SizeOf(value, dim):
-            return size(value, dim)
-        case Arithmetic(function, operands):
-            return FUNCTIONS[function](*(evaluate_expression(o, size) for o in operands))
-        case int() | float():
-            return expression
-        case _:
-            assert_never(expression)
-
-
-def sizes_in(expression: Expression) -> Iterator[SizeOf]:
-    """Every size that `expression` reads."""
-    match expression:
-        case SizeOf():
-            yield expression
-        case Arithmetic(_, operands):
-            for operand in operands:
-                yield from sizes_in(operand)
-        case int() | float():
-            return
-        case _:
-            assert_never(expression)
-
-
-@frozen
-class Derived:
-    """A number the forward derived from sizes: what it was in the trace, and how."""
-
-    number: int | float
-    expression: Expression
-
-
-@frozen
-class Guard:
-    """A comparison of sizes that the forward branched on, and its outcome in the trace."""
-
-    expression: Arithmetic
-    outcome: bool
-
-
-# An argument is a Value, a Derived number, a plain Python constant, or a tuple of arguments.
-Argument = Any
-
-
-def concrete(argument: Argument) -> Any:
-    """`argument` with every derived number replaced by what it was in the trace."""
-    if isinstance(argument, Derived):
-        return argument.number
-    if isinstance(argument, tuple):
-        return tuple(concrete(a) for a in argument)
-    return argument
-
-
-def carried(argument: Argument, size: Callable[[int, int], int]) -> Any:
-    """`argument` as the same Python code computes it when sizes are `size(value, dim)`."""
-    if isinstance(argument, Derived):
-        return evaluate_expression(argument.expression, size)
-    if isinstance(argument, tuple):
-        return tuple(carried(a, size) for a in argument)
-    return argument
-
-
-def derived_in(argument: Argument) -> Iterator[Derived]:
-    """Every derived number inside `argument`."""
-    if isinstance(argument, Derived):
-        yield argument
-    elif isinstance(argument, tuple):
-        for item in argument:
-            yield from derived_in(item)
-
-
 def values_in(argument: Argument) -> Iterator[Value]:
     """Every value inside `argument`, in order."""
     if isinstance(argument, Value):
@@ -187,8 +74,26 @@ class Owner:
 
 
 @frozen
+class Frame:
+    """A running function of the forward and the piece of its source that was being evaluated.
+
+    `first_line` is where the function's code starts in `file`; `span` is (line, column, end line,
+    end column), columns counted in bytes as Python does.
+    """
+
+    file: str
+    function: str
+    first_line: int
+    span: tuple[int, int, int, int]
+
+
+@frozen
 class Op:
-    """One operator call. `arguments` are named as in the operator's schema, defaults filled in."""
+    """One operator call. `arguments` are named as in the operator's schema, defaults filled in.
+
+    `calls` are the frames of the owner's forward that led to it, the innermost first. A rigid op is
+    part of a larger call that only takes the sizes it was made for.
+    """
 
     index: int
     target: torch._ops.OpOverload
@@ -196,6 +101,8 @@ class Op:
     results: tuple[Value, ...]
     owner: Owner
     where: str = attrs.field(default="", eq=False)
+    calls: tuple[Frame, ...] = attrs.field(default=(), eq=False, repr=False)
+    is_rigid: bool = attrs.field(default=False, eq=False, repr=False)
     operands: tuple[Value, ...] = attrs.field(init=False)
 
     def __attrs_post_init__(self) -> None:
@@ -236,7 +143,7 @@ class Op:
     def follows_sizes(self, *names: str) -> bool:
         """Whether the arguments `names`, or any when none is named, hold numbers derived from sizes."""
         chosen = tuple(self.arguments.get(n) for n in names) if names else tuple(self.arguments.values())
-        return next(derived_in(chosen), None) is not None
+        return any(next(sizes_in(found.expression), None) is not None for found in derived_in(chosen))
 
     @property
     def label(self) -> str:
@@ -259,8 +166,8 @@ def call_arguments(op: Op, arguments: Mapping[str, Any]) -> tuple[list[Any], dic
 
 @frozen
 class Graph:
-    """A traced forward. `guards` are size comparisons that must keep their outcome;
-    `escaped` are sizes that left the trace's sight and so may not change.
+    """A traced forward. `guards` are comparisons that must keep their outcome; `escaped` are sizes
+    and attributes that left the trace's sight and so may not change.
     """
 
     values: tuple[Value, ...]
@@ -268,7 +175,7 @@ class Graph:
     inputs: tuple[Value, ...]
     outputs: tuple[Value, ...]
     guards: tuple[Guard, ...] = ()
-    escaped: tuple[SizeOf, ...] = ()
+    escaped: tuple[Root, ...] = ()
     readers: tuple[tuple[int, ...], ...] = attrs.field(init=False, eq=False, repr=False)
     producer: tuple[int | None, ...] = attrs.field(init=False, eq=False, repr=False)
 

@@ -10,15 +10,29 @@ from torch import Tensor, nn
 from torch.nn.utils.prune import BasePruningMethod
 from torch.nn.utils.weight_norm import WeightNorm
 
+from speedup.attention import MultiheadAttention
+from speedup.attributes import set_attribute
 from speedup.copying import copy_module
-from speedup.edits import AddToParameter, Edit, MergeColumns, NewBias, SetAttribute, Slice, SliceGroups
+from speedup.edits import (
+    AddToParameter,
+    AdoptAttention,
+    Edit,
+    MergeColumns,
+    ModuleEdit,
+    NewBias,
+    RewriteForward,
+    SetAttribute,
+    Slice,
+    SliceGroups,
+    TensorEdit,
+)
 from speedup.errors import InputError, StaleModelError
 from speedup.plan import Plan
+from speedup.rewritten import rewrite_module
 from speedup.stamps import changes, stamps_of
 from speedup.verify import verify as check
 
 Level = Literal["full", "structure", "none"]
-TensorEdit = Slice | SliceGroups | AddToParameter | MergeColumns
 
 
 def materialize(plan: Plan, *, verify: Level = "full") -> nn.Module:
@@ -60,7 +74,7 @@ def _built(plan: Plan) -> nn.Module:
         small = copy_module(subject.model, _replacements(plan))
         _give_biases(small, plan.edits)
     _refresh_cached(small)
-    _set_attributes(small, plan.edits)
+    _change_modules(small, plan.edits)
     return small
 
 
@@ -74,7 +88,7 @@ def apply_edits(
     """
     by_name: dict[str, list[TensorEdit]] = {name: [] for name in masks}
     for edit in edits:
-        if not isinstance(edit, NewBias | SetAttribute):
+        if not isinstance(edit, ModuleEdit):
             by_name.setdefault(edit.name, []).append(edit)
     # One tensor at a time: a masked copy at full size lives no longer than its own edits.
     return {name: _changed(tensors[name].detach(), masks.get(name), own) for name, own in by_name.items()}
@@ -137,9 +151,11 @@ def _refresh_cached(small: nn.Module) -> None:
                 hook(module, None)
 
 
-def _set_attributes(small: nn.Module, edits: Iterable[Edit]) -> None:
+def _change_modules(small: nn.Module, edits: Iterable[Edit]) -> None:
     for edit in edits:
-        if isinstance(edit, SetAttribute):
-            module = small.get_submodule(edit.path)
-            if hasattr(module, edit.attribute):
-                setattr(module, edit.attribute, edit.after)
+        if isinstance(edit, AdoptAttention):
+            MultiheadAttention.adopt(small.get_submodule(edit.path))
+        elif isinstance(edit, SetAttribute):
+            set_attribute(small.get_submodule(edit.path), edit.attribute, edit.after)
+        elif isinstance(edit, RewriteForward):
+            rewrite_module(small.get_submodule(edit.path), edit.functions)

@@ -76,14 +76,8 @@ _TABLE: tuple[tuple[type[nn.Module], str, Callable[[Op, Sizes], Attributes]], ..
     *((kind, name, _recurrent) for kind in (nn.RNNBase, nn.RNNCellBase) for name in ("lstm", "gru", "rnn_")),
 )
 
-# (module class, operator name prefix, arguments): what the class reads from an attribute, so that a new
-# value takes effect. A recurrent layer makes its initial states of its own `hidden_size`.
-_SETTABLE: tuple[tuple[type[nn.Module], str, frozenset[str]], ...] = (
-    (_ConvNd, "conv", frozenset({"groups"})),
-    (nn.GroupNorm, "group_norm", frozenset({"num_groups"})),
-    (nn.RNNBase, "zeros", frozenset({"size"})),
-    (nn.RNNCellBase, "zeros", frozenset({"size"})),
-)
+# Operator arguments that a payment sets through an attribute, which may have held None.
+_SETTABLE: tuple[tuple[type[nn.Module], frozenset[str]], ...] = ((nn.RMSNorm, frozenset({"eps"})),)
 
 _FORWARDS_BIAS = frozenset(
     c.forward
@@ -99,15 +93,6 @@ _FORWARDS_BIAS = frozenset(
 )
 
 
-# Classes whose own Python code checks tensor sizes against attributes out of the trace's sight.
-_RIGID: tuple[type[nn.Module], ...] = (nn.MultiheadAttention,)
-
-
-def is_rigid(op: Op) -> bool:
-    """Whether the module that runs `op` only accepts tensors of the sizes it was built for."""
-    return issubclass(op.owner.type, _RIGID)
-
-
 def hyperparameters(op: Op, sizes: Sizes) -> Mapping[str, Any]:
     """Attributes of the module that runs `op`, as they have to be at `sizes`."""
     for kind, prefix, attributes in _TABLE:
@@ -118,13 +103,9 @@ def hyperparameters(op: Op, sizes: Sizes) -> Mapping[str, Any]:
 
 def settable(op: Op) -> frozenset[str]:
     """Arguments of `op` that its module reads from an attribute of its own."""
-    return frozenset().union(
-        *(
-            names
-            for kind, prefix, names in _SETTABLE
-            if issubclass(op.owner.type, kind) and op.name.startswith(prefix)
-        )
-    )
+    if not hyperparameters(op, lambda value: value.shape):
+        return frozenset()
+    return frozenset().union(*(names for kind, names in _SETTABLE if issubclass(op.owner.type, kind)))
 
 
 def may_add_bias(op: Op) -> bool:

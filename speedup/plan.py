@@ -37,10 +37,15 @@ class ExpectedOp:
 
 @frozen
 class Expected:
-    """The trace that the small model must have."""
+    """The trace that the small model must have.
+
+    Of the modules in `opaque`, whose own forward is stated otherwise, it says nothing but what
+    the others get from them.
+    """
 
     ops: tuple[ExpectedOp, ...]
     outputs: tuple[Any, ...]
+    opaque: frozenset[str] = frozenset()
 
 
 @frozen(eq=False)

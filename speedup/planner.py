@@ -13,8 +13,20 @@ import torch
 from torch import Tensor, nn
 
 from speedup import constants, liveness
-from speedup.coupling import Analysis, couple
-from speedup.edits import AddToParameter, Edit, MergeColumns, NewBias, SetAttribute, Slice, SliceGroups
+from speedup.analysis import Analysis
+from speedup.attention import MultiheadAttention
+from speedup.coupling import couple
+from speedup.edits import (
+    AddToParameter,
+    AdoptAttention,
+    Edit,
+    MergeColumns,
+    NewBias,
+    RewriteForward,
+    SetAttribute,
+    Slice,
+    SliceGroups,
+)
 from speedup.errors import NonFiniteWeightError, UnknownModuleError
 from speedup.expected import expected_trace
 from speedup.graph import Graph, Op, Origin, Shape, Value
@@ -24,6 +36,7 @@ from speedup.native import hyperparameters
 from speedup.plan import Plan, Subject
 from speedup.reasons import blocked_channels
 from speedup.report import Layer, Report
+from speedup.rewriting import Writer, rewritten_functions
 from speedup.rules import STANDARD, Rules, rule_for
 from speedup.rules.rule import UNKNOWN_OPERATOR, Sizes
 from speedup.stamps import stamps_of
@@ -71,8 +84,9 @@ def _plan(
     _check_finite(traced.graph, traced.tensors)
     facts = constants.analyse(traced.graph, traced.tensors, resolved, rules)
     lives = liveness.analyse(traced.graph, facts, rules)
-    analysis = couple(traced.graph, facts, lives, rules, keep)
-    edits = tuple(_edits(analysis))
+    writer = Writer(dict(model.named_modules(remove_duplicate=False)), tuple(keep))
+    analysis = couple(traced.graph, facts, lives, rules, writer, keep)
+    edits = tuple(_edits(analysis, writer))
     return Plan(
         edits=edits,
         report=_report(model, analysis, edits),
@@ -122,12 +136,12 @@ def _unknown(graph: Graph, rules: Rules) -> tuple[str, ...]:
     return tuple(dict.fromkeys(names))
 
 
-def _edits(analysis: Analysis) -> Iterable[Edit]:
-    """Payments, then slices, then attributes, each in the order of the graph."""
+def _edits(analysis: Analysis, writer: Writer) -> Iterable[Edit]:
+    """Payments, then slices, attributes and rewritten forwards, each in the order of the graph."""
     payments: list[Edit] = []
     for site in analysis.sites:
         payments.extend(rule_for(site.op.target, analysis.rules).pay(site, analysis.kept))
-    yield from payments
+    yield from (e for e in payments if not isinstance(e, SetAttribute))
     grouped = {edit.name for edit in payments if isinstance(edit, SliceGroups)}
     for value in analysis.graph.state:
         if value.origin is Origin.CONSTANT:
@@ -138,16 +152,45 @@ def _edits(analysis: Analysis) -> Iterable[Edit]:
             kept = analysis.kept[(value.index, dim)]
             if not analysis.kept.is_full((value.index, dim)):
                 yield Slice(value.name, dim, tuple(kept.nonzero().reshape(-1).tolist()))
-    yield from dict.fromkeys(_attributes(analysis))
+    attributes = tuple(dict.fromkeys(_attributes(analysis)))
+    yield from dict.fromkeys(_adoptions(analysis, writer.modules))
+    yield from (e for e in payments if isinstance(e, SetAttribute))
+    yield from attributes
+    for path, (functions, why) in rewritten_functions(writer, analysis).items():
+        yield RewriteForward(path, functions, why)
+
+
+def _adoptions(analysis: Analysis, modules: Mapping[str, nn.Module]) -> Iterable[Edit]:
+    """Attention modules of torch's own class that get tensors of sizes which that class refuses."""
+    changed = {v.name for v in analysis.graph.state if analysis.sizes(v) != v.shape}
+    for path, module in modules.items():
+        if not MultiheadAttention.can_adopt(module):
+            continue
+        if any(f"{path}.{name}".lstrip(".") in changed for name, _ in module.named_parameters()):
+            yield AdoptAttention(path)
+            yield from _unnested(path, modules)
+
+
+def _unnested(path: str, modules: Mapping[str, nn.Module]) -> Iterable[SetAttribute]:
+    """Encoders around it must not hand it nested tensors, which only torch's fused path takes."""
+    for outer, module in modules.items():
+        if isinstance(module, nn.TransformerEncoder) and path.startswith(f"{outer}." if outer else ""):
+            yield SetAttribute(outer, "use_nested_tensor", module.use_nested_tensor, False)
 
 
 def _attributes(analysis: Analysis) -> Iterable[SetAttribute]:
+    """What torch's own layers are described by, then what other forwards read."""
+    described: set[tuple[str, str]] = set()
     for op in analysis.graph.ops:
         before = hyperparameters(op, _original)
         after = hyperparameters(op, analysis.sizes) if before else {}
+        described.update((op.owner.path, name) for name in before)
         for name, value in before.items():
             if after[name] != value:
                 yield SetAttribute(op.owner.path, name, value, after[name])
+    for attribute, number in analysis.attributes.items():
+        if (attribute.path, attribute.name.partition("[")[0]) not in described:
+            yield SetAttribute(attribute.path, attribute.name, attribute.number, number)
 
 
 def _original(value: Value) -> Shape:
@@ -224,4 +267,6 @@ def _notes(edits: Sequence[Edit], by_name: Mapping[str, Value]) -> Mapping[str, 
             notes.setdefault(_holder(edit.name), []).append(edit.why)
         elif isinstance(edit, NewBias):
             notes.setdefault(edit.path, []).append(edit.why)
+        elif isinstance(edit, RewriteForward):
+            notes.setdefault(edit.path, []).extend(edit.why)
     return MappingProxyType(notes)

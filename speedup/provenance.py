@@ -1,11 +1,11 @@
-"""Numbers that remember which tensor sizes they came from.
+"""Numbers that remember which tensor sizes and module attributes they came from.
 
-While a model is traced, `x.shape` hands out `TrackedInt`s: ordinary ints that carry their
-expression through Python arithmetic. Operators that receive one are annotated with it, so
-the frozen graph knows that an argument was `x.shape[1] // 2` and not a literal 32.
+While a model is traced, `x.shape` and `self.heads` hand out `TrackedInt`s: ordinary ints that
+carry their expression through Python arithmetic. Operators that receive one are annotated with
+it, so the frozen graph knows that an argument was `x.shape[1] // 2` and not a literal 32.
 
 Comparisons are recorded as guards, since the forward may branch on them. Whatever turns a
-tracked number into an untracked one (`float(n)`, `len(x)`) marks its sizes as escaped.
+tracked number into an untracked one (`float(n)`, `len(x)`) marks its roots as escaped.
 """
 
 from __future__ import annotations
@@ -15,22 +15,26 @@ from collections.abc import Callable, Iterator
 from typing import Any, cast
 
 import torch
+from torch import nn
 from torch.fx import Node
 from torch.fx.experimental.proxy_tensor import get_proxy_mode, get_proxy_slot
 from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree as pytree
 
-from speedup.graph import FUNCTIONS, Arithmetic, Expression, Guard, SizeOf, sizes_in
+from speedup.attributes import replace_integers
+from speedup.callsites import Running, running_frames
+from speedup.expressions import FUNCTIONS, Arithmetic, Expression, Guard, Root, SizeOf, roots_in
 
 META_KEY = "speedup"
 
 
 class Record:
-    """What one trace saw of sizes; filled during that trace only."""
+    """What one trace saw of numbers and calls; filled during that trace only."""
 
     def __init__(self) -> None:
         self.guards: list[tuple[Arithmetic, bool]] = []
-        self.escaped: list[SizeOf] = []
+        self.escaped: list[Root] = []
+        self.calls: dict[tuple[Running, ...], int] = {}
 
     def frozen_guards(self) -> tuple[Guard, ...]:
         """The guards without repetitions."""
@@ -104,9 +108,9 @@ def _comparison(name: str) -> Callable[[Any, Any], Any]:
 
 
 def escape(item: Any) -> None:
-    """Mark the sizes in a number that leaves the trace's sight as escaped: they may not change."""
+    """Mark the roots of a number that leaves the trace's sight as escaped: they may not change."""
     if isinstance(item, _Tracked):
-        item.record.escaped.extend(sizes_in(item.expression))
+        item.record.escaped.extend(roots_in(item.expression))
 
 
 def _escaping(name: str) -> Callable[..., Any]:
@@ -132,17 +136,14 @@ def _truth(self: Any) -> bool:
 _METHODS: dict[str, Callable[..., Any]] = {
     **{f"__{n}__": _arithmetic(n) for n in ("add", "sub", "mul", "floordiv", "truediv", "mod", "pow")},
     **{f"__r{n}__": _arithmetic(n, True) for n in ("add", "sub", "mul", "floordiv", "truediv", "mod", "pow")},
-    **{f"__{n}__": _arithmetic(n) for n in ("neg", "abs")},
+    **{f"__{n}__": _arithmetic(n) for n in ("neg", "abs", "floor", "ceil")},
     **{
         f"__{r}{n}__": _escaping(r + n)
         for r in ("", "r")
         for n in ("lshift", "rshift", "and", "or", "xor", "divmod")
     },
     "__bool__": _truth,
-    **{
-        f"__{n}__": _escaping(n)
-        for n in ("str", "repr", "format", "round", "int", "float", "trunc", "floor", "ceil")
-    },
+    **{f"__{n}__": _escaping(n) for n in ("str", "repr", "format", "round", "int", "float", "trunc")},
     **{f"__{n}__": _comparison(n) for n in ("eq", "ne", "lt", "le", "gt", "ge")},
 }
 
@@ -185,15 +186,17 @@ def _node_of(tensor: Any) -> Node | None:
     return None if slot is None else slot.proxy.node
 
 
+# Python code of torch's own that checks sizes against each other out of the trace's sight.
+_RIGID = (torch.nn.functional.multi_head_attention_forward,)
 _SHAPE = torch.Tensor.shape.__get__  # type: ignore[attr-defined]
 
 
-class SizeTracking(TorchFunctionMode):
-    """Hands out tracked sizes during a trace and annotates the nodes that receive them.
+class Tracking(TorchFunctionMode):
+    """Hands out tracked sizes during a trace and annotates the nodes that each Python call creates.
 
-    `node.meta["custom"]["speedup"]` then holds `("root", id)` on nodes whose sizes were read,
-    and the numbers of the Python call on nodes that it created. `torch.export` preserves
-    `meta["custom"]` through all its passes.
+    `node.meta["custom"]["speedup"]` then holds `"root"`, an id, on nodes whose sizes were read, and
+    on nodes that a call created its tracked `"numbers"`, the `"call"` itself as an index into the
+    record, and whether it is `"rigid"`. `torch.export` preserves `meta["custom"]` through all its passes.
     """
 
     def __init__(self, record: Record) -> None:
@@ -210,22 +213,34 @@ class SizeTracking(TorchFunctionMode):
             return self._shape(args[0], func(*args))
         if func in (torch.Tensor.size, torch.Tensor.numel, torch.numel, torch.Tensor.__len__):
             return self._size(func, args, kwargs)
-        numbers = list(_flat_numbers((args, kwargs)))
-        if not any(isinstance(n, _Tracked) for n in numbers):
-            return func(*args, **kwargs)
         mode = get_proxy_mode()
-        last = None if mode is None else next(iter(reversed(mode.tracer.graph.nodes)), None)
+        if mode is None:
+            return func(*args, **kwargs)
+        nodes = mode.tracer.graph.nodes
+        last = next(iter(reversed(nodes)), None)
+        notes = self._notes(func, args, kwargs)
         result = func(*args, **kwargs)
-        if mode is not None:
-            self._annotate(mode.tracer.graph, last, numbers)
-        return result
-
-    def _annotate(self, graph: torch.fx.Graph, last: Node | None, numbers: list[Any]) -> None:
-        notes = tuple((_plain(n), n.expression if isinstance(n, _Tracked) else None) for n in numbers)
-        for node in reversed(graph.nodes):
+        for node in reversed(nodes):
             if node is last:
                 break
-            node.meta.setdefault("custom", {}).setdefault(META_KEY, {})["numbers"] = notes
+            node.meta.setdefault("custom", {}).setdefault(META_KEY, {}).update(notes)
+        return result
+
+    def _notes(
+        self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> dict[str, Any]:
+        calls = self.record.calls
+        running = running_frames(sys._getframe(2))
+        notes: dict[str, Any] = {"call": calls.setdefault(running, len(calls)), "rigid": func in _RIGID}
+        numbers = [(_plain(n), self._own(n)) for n in _flat_numbers((args, kwargs))]
+        if any(expression is not None for _, expression in numbers):
+            notes["numbers"] = tuple(numbers)
+        return notes
+
+    def _own(self, number: Any) -> Expression | None:
+        """The expression of a number of this trace; one that a cache kept from another has none."""
+        is_own = isinstance(number, _Tracked) and number.record is self.record
+        return number.expression if is_own else None
 
     def _root(self, tensor: Any) -> int | None:
         node = _node_of(tensor)
@@ -257,3 +272,8 @@ class SizeTracking(TorchFunctionMode):
         for extent in shape:
             total = total * extent
         return total
+
+
+def track_attributes(model: nn.Module, record: Record) -> None:
+    """Replace, in place, every integer that a module of `model` keeps by a tracked one."""
+    replace_integers(model, lambda attribute: cast(int, tracked(attribute.number, attribute, record)))

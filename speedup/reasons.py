@@ -8,8 +8,8 @@ import torch
 from attrs import frozen
 from torch import Tensor
 
+from speedup.analysis import Analysis
 from speedup.constraints import Dim
-from speedup.coupling import Analysis
 from speedup.graph import Op, Value
 from speedup.keepsets import Growth
 from speedup.lattice import along

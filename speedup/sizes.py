@@ -1,8 +1,8 @@
-"""Attach what a trace saw of sizes to the ops that received them.
+"""Attach what a trace saw of sizes and attributes to the ops that received them.
 
 A Python call such as `x.view(b, c // 2, -1)` may become one or several ops. Its numbers are
 matched to theirs in order where the sequences agree, else by value among the arguments that
-can hold a size. A tracked number that is found nowhere has escaped: its sizes may not change.
+can hold a size. A tracked number that is found nowhere has escaped: its roots may not change.
 """
 
 from __future__ import annotations
@@ -14,7 +14,8 @@ from typing import Any
 
 from attrs import evolve, frozen
 
-from speedup.graph import Arithmetic, Derived, Expression, Guard, Op, SizeOf, sizes_in
+from speedup.expressions import Arithmetic, AttributeOf, Derived, Expression, Guard, Root, SizeOf, roots_in
+from speedup.graph import Op
 from speedup.provenance import Record
 
 # A number in one of these equals a size only by coincidence.
@@ -33,13 +34,13 @@ class Call:
 
 def attach_sizes(
     ops: tuple[Op, ...], calls: tuple[Call, ...], roots: Mapping[int, int], record: Record
-) -> tuple[tuple[Op, ...], tuple[Guard, ...], tuple[SizeOf, ...]]:
-    """The ops with derived numbers in their arguments, the guards, and the escaped sizes.
+) -> tuple[tuple[Op, ...], tuple[Guard, ...], tuple[Root, ...]]:
+    """The ops with derived numbers in their arguments, the guards, and the escaped roots.
 
     `roots` maps the ids that a trace gave to tensors whose sizes were read to value indices.
     """
     changed: dict[int, Op] = {}
-    escaped: list[SizeOf] = list(record.escaped)
+    escaped: list[Root] = list(record.escaped)
     for numbers, group in groupby(calls, key=lambda call: call.numbers):
         tracked = {e for _, e in numbers if e is not None}
         found: set[Expression] = set()
@@ -48,13 +49,15 @@ def attach_sizes(
             changed[call.op] = op
             found |= matched
         for expression in tracked - found:
-            escaped.extend(sizes_in(expression))
+            escaped.extend(roots_in(expression))
     guards = tuple(
         Guard(expression, guard.outcome)
         for guard in record.frozen_guards()
         if isinstance(expression := _rooted(guard.expression, roots), Arithmetic)
     )
-    known = tuple(dict.fromkeys(r for s in escaped if isinstance(r := _rooted(s, roots), SizeOf)))
+    known = tuple(
+        dict.fromkeys(r for s in escaped if isinstance(r := _rooted(s, roots), SizeOf | AttributeOf))
+    )
     return tuple(changed.get(op.index, op) for op in ops), guards, known
 
 
@@ -90,8 +93,11 @@ def _given(op: Op) -> dict[str, Any]:
 
 
 def _match(op: Op, numbers: tuple[Number, ...], roots: Mapping[int, int]) -> tuple[Op, set[Expression]]:
-    own = list(_numbers(tuple(_given(op).values())))
-    in_order = own == [n for n, _ in numbers]
+    own, plain = list(_numbers(tuple(_given(op).values()))), [n for n, _ in numbers]
+    given = _given(op)
+    if own != plain and list(_numbers(tuple(op.arguments.values()))) == plain:
+        given, own = dict(op.arguments), plain
+    in_order = own == plain
     supply = iter(numbers)
     matched: set[Expression] = set()
 
@@ -116,6 +122,5 @@ def _match(op: Op, numbers: tuple[Number, ...], roots: Mapping[int, int]) -> tup
             return tuple(walk(a, name) for a in argument)
         return argument
 
-    given = _given(op)
     arguments = {n: walk(a, n) if n in given else a for n, a in op.arguments.items()}
     return (evolve(op, arguments=MappingProxyType(arguments)) if matched else op), matched

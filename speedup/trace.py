@@ -16,13 +16,14 @@ from torch import Tensor, nn
 from torch.export import ExportedProgram
 from torch.export.graph_signature import InputKind
 
+from speedup.attention import MultiheadAttention
 from speedup.copying import copy_module, share_module
 from speedup.errors import ExportError
 from speedup.freeze import freeze, has_aliased_mutation
 from speedup.graph import Graph, Origin
 from speedup.inputs import Example, leaves_of, tensors_of
-from speedup.isolation import isolated, quiet
-from speedup.provenance import Record, SizeTracking, escape
+from speedup.isolation import isolated, quiet, unfused
+from speedup.provenance import Record, Tracking, escape, track_attributes
 
 
 @frozen(eq=False)
@@ -36,7 +37,7 @@ class Trace:
 class _Flat(nn.Module):
     """Takes and returns flat tensors, so that any structure of inputs and outputs can be exported."""
 
-    def __init__(self, model: nn.Module, example: Example, tracking: SizeTracking) -> None:
+    def __init__(self, model: nn.Module, example: Example, tracking: Tracking) -> None:
         super().__init__()
         self.model = model
         self._example = example
@@ -59,12 +60,21 @@ def trace(model: nn.Module, example: Example) -> Trace:
     """
     record = Record()
     clone = _clone(model).eval()
-    program = _export(_Flat(clone, example, SizeTracking(record)), example, clone)
+    _adopt_attention(clone)
+    track_attributes(clone, record)
+    program = _export(_Flat(clone, example, Tracking(record)), example, clone)
     if has_aliased_mutation(program.graph):
         with quiet():
             program = program.run_decompositions({})
     graph = freeze(program, clone, record, _state_names(program))
     return Trace(graph, _tensors(graph, program, model))
+
+
+def _adopt_attention(clone: nn.Module) -> None:
+    """Trace attention modules by the code that also runs with fewer heads."""
+    for module in clone.modules():
+        if MultiheadAttention.can_adopt(module):
+            MultiheadAttention.adopt(module)
 
 
 def _clone(model: nn.Module) -> nn.Module:
@@ -77,7 +87,7 @@ def _clone(model: nn.Module) -> nn.Module:
 
 def _export(flat: _Flat, example: Example, clone: nn.Module) -> ExportedProgram:
     try:
-        with isolated(), quiet(), torch.no_grad():
+        with isolated(), quiet(), unfused(), torch.no_grad():
             return torch.export.export(flat, example.tensors, strict=False)
     except Exception as error:
         raise _export_error(error, clone) from error

@@ -48,7 +48,8 @@ def verify(plan: Plan, small: nn.Module, *, level: Literal["full", "structure"] 
 def _verified(plan: Plan, small: nn.Module, level: str) -> Verification:
     example = plan.subject.example
     try:
-        difference = first_difference(plan.expected, actual_trace(trace(small, example).graph))
+        traced = actual_trace(trace(small, example).graph, plan.expected.opaque)
+        difference = first_difference(plan.expected, traced)
     except ExportError as error:
         raise StructureError(f"the small model cannot be traced: {error}") from error
     if difference is not None:

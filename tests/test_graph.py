@@ -10,24 +10,18 @@ import pytest
 import torch
 from torch import nn
 
-from speedup.graph import (
+from speedup.expressions import (
     FUNCTIONS,
     Arithmetic,
     Derived,
-    Graph,
-    Op,
-    Origin,
-    Owner,
     SizeOf,
-    Value,
-    call_arguments,
     carried,
     concrete,
     derived_in,
     evaluate_expression,
     sizes_in,
-    values_in,
 )
+from speedup.graph import Graph, Op, Origin, Owner, Value, call_arguments, values_in
 
 aten = torch.ops.aten
 HALF = Arithmetic("floordiv", (SizeOf(0, 1), 2))

@@ -12,7 +12,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from speedup.graph import Arithmetic, Derived, Expression, Graph, Guard, SizeOf, evaluate_expression
+from speedup.expressions import Arithmetic, Derived, Expression, Guard, SizeOf, evaluate_expression
+from speedup.graph import Graph
 from speedup.inputs import example_from
 from speedup.provenance import Record, TrackedFloat, TrackedInt, tracked
 from speedup.trace import trace

@@ -10,6 +10,7 @@ import torch
 from speedup.rules import (
     absorption,
     indexing,
+    layer_norm,
     layout,
     normalization,
     pointwise,
@@ -29,6 +30,7 @@ _FAMILIES = (
     layout.RULES,
     weaving.RULES,
     normalization.RULES,
+    layer_norm.RULES,
     reduction.RULES,
     absorption.RULES,
     product.RULES,

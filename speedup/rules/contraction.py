@@ -16,7 +16,8 @@ from attrs import frozen
 from torch import Tensor
 
 from speedup.constraints import Balanced, Constraint, Pinned
-from speedup.graph import Derived, Op, Shape, Value
+from speedup.expressions import Derived
+from speedup.graph import Op, Shape, Value
 from speedup.keepsets import KeepSets
 from speedup.lattice import Fact, along, fact, indicator, vector
 from speedup.rules.rule import Facts, Lives, Site, Sizes, equal, nothing_known, pinned, reason_for
@@ -225,7 +226,7 @@ def _couple_groups(site: Site, shape: Contraction) -> Iterable[Constraint]:
     outer = columns if shape.transposed else rows
     yield from equal(cause, outer, (weight, 0))
     yield from pinned(weight, [1], cause)
-    changeable = "groups" in site.settable or isinstance(site.op.arguments["groups"], Derived)
+    changeable = isinstance(site.op.arguments["groups"], Derived)
     dims = ((columns[0].index, columns[1]), (rows[0].index, rows[1]))
     yield Balanced(dims, shape.groups, cause, fixed=not changeable)
 

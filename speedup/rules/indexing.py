@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from typing import Any
+from collections.abc import Iterable
 
 import torch
 from torch import Tensor
@@ -18,13 +17,13 @@ from speedup.rules.rule import (
     Lives,
     Rule,
     Site,
-    Sizes,
     equal,
     evaluate,
     everything_read,
     nothing_known,
     pinned,
 )
+from speedup.rules.stated import result_sizes
 
 
 def embedding_known(op: Op, facts: Facts) -> tuple[Fact, ...]:
@@ -189,12 +188,9 @@ def positions_couple(site: Site) -> Iterable[Constraint]:
         yield from pinned(value, range(data.ndim - 2, data.ndim), cause)
 
 
-def filled_needs(op: Op, sizes: Sizes) -> Mapping[str, Any]:
-    """The size, where a module makes it of an attribute of its own."""
-    return {"size": sizes(op.result)} if "size" in op.arguments else {}
-
-
-FILLED = Rule(couple=filled_couple, known=filled_known, live=unread, needs=filled_needs, reads_sizes=True)
+FILLED = Rule(
+    couple=filled_couple, known=filled_known, live=unread, needs=result_sizes("size"), reads_sizes=True
+)
 SEQUENCE = Rule(couple=sequence_couple, known=sequence_known, live=everything_read)
 CHECK = Rule(couple=nothing, live=unread)
 

@@ -6,9 +6,11 @@ The generic functions at the top turn any of them into a rule.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from itertools import chain
 from typing import Any
 
 import torch
+from attrs import evolve
 from torch import Tensor
 
 from speedup.constraints import Constraint, Counted, Equal, Mapped, Pinned
@@ -45,12 +47,28 @@ from speedup.rules.rule import (
     Facts,
     Lives,
     Moves,
+    Needs,
+    Restate,
     Rule,
     Site,
+    all_pinned_as_stated,
     equal,
     everything_read,
+    no_needs,
+    not_restated,
     nothing_known,
     reason_for,
+)
+from speedup.rules.stated import (
+    as_indices,
+    as_split,
+    cut,
+    narrowed,
+    result_sizes,
+    selected,
+    split_size,
+    split_sizes,
+    unflattened,
 )
 
 
@@ -144,20 +162,28 @@ def couple_block(
     )
 
 
-def layout_rule(moves: Moves, extra: Callable[[Site], Iterable[Constraint]] | None = None) -> Rule:
-    """The rule of an operator that only moves elements; `extra` adds constraints."""
-
-    def couple(site: Site) -> Iterable[Constraint]:
-        yield from layout_couple(site, moves)
-        if extra is not None:
-            yield from extra(site)
-
+def layout_rule(
+    moves: Moves,
+    needs: Needs = no_needs,
+    *,
+    restate: Restate = not_restated,
+    otherwise: Callable[[Site], Iterable[Constraint]] = all_pinned_as_stated,
+) -> Rule:
+    """The rule of an operator that only moves elements."""
     return Rule(
-        couple=couple,
+        couple=lambda site: layout_couple(site, moves),
         known=lambda op, facts: layout_known(op, facts, moves),
         live=lambda op, facts, live: layout_live(op, live, moves),
         moves=moves,
+        needs=needs,
+        restate=restate,
+        otherwise=otherwise,
     )
+
+
+def _taken(moves: Moves) -> Rule:
+    """The rule of an operator that picks along one dimension, and that a list of indices can replace."""
+    return layout_rule(moves, restate=as_indices(moves))
 
 
 def _even_chunks(site: Site) -> Iterable[Constraint]:
@@ -190,13 +216,12 @@ def _keep_table(site: Site) -> Iterable[Constraint]:
         yield Pinned((table.index, axis), site.because("a slice that depends on the input's size reads it"))
 
 
-def _slice_rule(moves: Moves) -> Rule:
-    rule = layout_rule(moves, _keep_table)
-    return Rule(
-        couple=rule.couple,
+def _slice_rule(moves: Moves, needs: Needs) -> Rule:
+    rule = layout_rule(moves, needs, restate=as_indices(moves))
+    return evolve(
+        rule,
+        couple=lambda site: chain(layout_couple(site, moves), _keep_table(site)),
         known=lambda op, facts: slice_known(op, facts, moves),
-        live=rule.live,
-        moves=moves,
     )
 
 
@@ -208,55 +233,49 @@ def _pads_a_unit(op: Op) -> bool:
 
 def _pad_rule() -> Rule:
     rule = layout_rule(pad)
-    return Rule(
-        couple=rule.couple,
+    return evolve(
+        rule,
         known=lambda op, facts: nothing_known(op, facts) if _pads_a_unit(op) else rule.known(op, facts),
         live=lambda op, facts, live: (everything_read if _pads_a_unit(op) else rule.live)(op, facts, live),
-        moves=pad,
     )
 
 
+_VIEWS = """
+    flatten squeeze unsqueeze view_as reshape_as atleast_1d _reshape_alias ravel
+""".split()
+_RESHAPES = {"view.default": "size", "_unsafe_view": "size", "reshape": "shape"}
+_EXPANSIONS = {"expand": "size", "broadcast_to": "size"}
+_CHUNKS = layout_rule(split, restate=as_split, otherwise=_even_chunks)
+
 RULES: dict[str, Rule] = {
-    **{
-        name: layout_rule(reshape)
-        for name in (
-            "view.default",
-            "reshape",
-            "_unsafe_view",
-            "flatten",
-            "unflatten",
-            "squeeze",
-            "unsqueeze",
-            "view_as",
-            "reshape_as",
-            "atleast_1d",
-            "_reshape_alias",
-            "ravel",
-        )
-    },
+    **{name: layout_rule(reshape) for name in _VIEWS},
+    **{name: layout_rule(reshape, result_sizes(argument)) for name, argument in _RESHAPES.items()},
+    "unflatten": layout_rule(reshape, unflattened),
     "permute": layout_rule(permute),
     **{name: layout_rule(swap) for name in ("transpose", "swapaxes", "swapdims")},
     **{name: layout_rule(transpose_2d) for name in ("t", "numpy_T")},
-    **{name: layout_rule(expand) for name in ("expand", "expand_as", "broadcast_to")},
+    **{name: layout_rule(expand, result_sizes(argument)) for name, argument in _EXPANSIONS.items()},
+    "expand_as": layout_rule(expand),
     **{name: layout_rule(repeat) for name in ("repeat", "tile")},
     "repeat_interleave.self_int": layout_rule(repeat_interleave),
     **{name: layout_rule(cat) for name in ("cat", "concat", "concatenate")},
     "stack": layout_rule(stack),
-    **{name: layout_rule(split) for name in ("split", "split_with_sizes", "unsafe_split")},
-    **{name: layout_rule(split, _even_chunks) for name in ("chunk", "unsafe_chunk")},
+    "split_with_sizes": layout_rule(split, split_sizes),
+    "split.sizes": layout_rule(split, split_sizes),
+    **{name: layout_rule(split, split_size, restate=as_split) for name in ("split", "unsafe_split")},
+    **dict.fromkeys(("chunk", "unsafe_chunk"), _CHUNKS),
     "unbind": layout_rule(unbind),
-    "select.int": layout_rule(select),
-    "slice": _slice_rule(slice_),
-    "narrow": _slice_rule(narrow),
+    "select.int": layout_rule(select, selected),
+    "slice": _slice_rule(slice_, cut),
+    "narrow": _slice_rule(narrow, narrowed),
     "slice_scatter": layout_rule(slice_scatter),
     "select_scatter": layout_rule(select_scatter),
     "copy": layout_rule(copy),
-    "roll": layout_rule(roll),
-    "flip": layout_rule(flip),
+    "roll": _taken(roll),
+    "flip": _taken(flip),
     **dict.fromkeys(("pad", "constant_pad_nd"), _pad_rule()),
     **{f"reflection_pad{n}d": layout_rule(fixed_pad("reflect")) for n in (1, 2, 3)},
     **{f"replication_pad{n}d": layout_rule(fixed_pad("replicate")) for n in (1, 2, 3)},
     "unfold": layout_rule(unfold),
-    "channel_shuffle": layout_rule(channel_shuffle),
-    "native_channel_shuffle": layout_rule(channel_shuffle),
+    **dict.fromkeys(("channel_shuffle", "native_channel_shuffle"), _taken(channel_shuffle)),
 }

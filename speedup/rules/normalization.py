@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from speedup.constraints import Constraint, Whole
+from speedup.expressions import Derived
 from speedup.graph import Op
 from speedup.lattice import (
     Fact,
@@ -30,7 +31,6 @@ from speedup.rules.rule import (
     Site,
     Sizes,
     equal,
-    evaluate,
     nothing_known,
     pinned,
     reason_for,
@@ -163,9 +163,9 @@ def group_norm_live(op: Op, facts: Facts, live: Lives) -> tuple[Tensor, ...]:
 
 def group_norm_couple(site: Site) -> Iterable[Constraint]:
     yield from channels_coupled(site)
-    data = site.op.operands[0]
+    op, data = site.op, site.op.operands[0]
     cause = site.because("group_norm takes statistics over whole groups")
-    if "num_groups" in site.settable:
+    if isinstance(op.arguments["num_groups"], Derived):
         yield Whole((data.index, 1), _groups(site.op), cause)
     else:
         yield from pinned(data, [1], cause)
@@ -177,60 +177,13 @@ def group_norm_needs(op: Op, sizes: Sizes) -> Mapping[str, Any]:
     return {"num_groups": _groups(op) * sizes(data)[1] // data.shape[1]}
 
 
-def _last(op: Op) -> range:
-    ndim = op.results[0].ndim
-    return range(ndim - len(op["normalized_shape"]), ndim)
-
-
-def layer_norm_known(op: Op, facts: Facts) -> tuple[Fact, ...]:
-    data, weight = facts[0], _named(op, facts, "weight")
-    bias = _named(op, facts, "bias")
-    dims = _last(op)
-    zero = indicator(False, data.ndim)
-    if weight is not None and weight.is_all_known():
-        lead = (1,) * (data.ndim - weight.ndim)
-        zero = (weight.value == 0).reshape(lead + tuple(weight.value.shape))
-    whole = all_over(data.known, dims)
-    if not bool(whole.any()) and not bool(zero.any()):
-        return nothing_known(op, facts)
-    if any(f is not None and not f.is_all_known() for f in (weight, bias)):
-        return nothing_known(op, facts)
-    affine = [f.value.expand(v.shape) for f, v in zip(facts[1:], op.operands[1:], strict=True)]
-    value = evaluate(op, [spread(data.value, op.operands[0].shape, dims), *affine])[0]
-    return (fact(whole | zero, value),)
-
-
-def layer_norm_live(op: Op, facts: Facts, live: Lives) -> tuple[Tensor, ...]:
-    weight, dims = _named(op, facts, "weight"), _last(op)
-    reads = live[0]
-    if weight is not None:
-        nonzero = weight.maybe_nonzero
-        reads = reads & nonzero.reshape((1,) * (reads.ndim - nonzero.ndim) + tuple(nonzero.shape))
-    rest = any_over(live[0], range(live[0].ndim - len(dims)))
-    affine = rest.reshape(rest.shape[live[0].ndim - len(dims) :])
-    return tuple(any_over(reads, dims) if n == 0 else affine for n in range(len(op.operands)))
-
-
-def layer_norm_couple(site: Site) -> Iterable[Constraint]:
-    op, data = site.op, site.op.operands[0]
-    yield from aligned(op, op.results[0], [data], site)
-    cause = site.because(reason_for(op, "takes statistics over this dimension"))
-    dims = _last(op)
-    for value in op.operands[1:]:
-        for own, dim in zip(range(value.ndim), dims, strict=True):
-            yield from equal(cause, (data, dim), (value, own))
-    yield from pinned(data, dims, cause)
-
-
-LAYER_NORM = Rule(couple=layer_norm_couple, known=layer_norm_known, live=layer_norm_live)
-
-
 RULES: dict[str, Rule] = {
     "batch_norm": Rule(couple=batch_norm_couple, known=batch_norm_known, live=batch_norm_live),
     "instance_norm": Rule(couple=instance_norm_couple, known=instance_norm_known, live=instance_norm_live),
     "group_norm": Rule(
-        couple=group_norm_couple, known=group_norm_known, live=group_norm_live, needs=group_norm_needs
+        couple=group_norm_couple,
+        known=group_norm_known,
+        live=group_norm_live,
+        needs=lambda site, sizes, kept: group_norm_needs(site.op, sizes),
     ),
-    "layer_norm": LAYER_NORM,
-    "rms_norm": LAYER_NORM,
 }

@@ -8,7 +8,7 @@ from math import prod
 import torch
 from torch import Tensor
 
-from speedup.constraints import Constraint, Pinned
+from speedup.constraints import Balanced, Constraint, Pinned
 from speedup.edits import Edit
 from speedup.graph import Op, Value
 from speedup.keepsets import KeepSets
@@ -251,6 +251,11 @@ def attention_couple(site: Site) -> Iterable[Constraint]:
     for dim in range(last - 1):
         if query.shape[dim] == key.shape[dim]:
             yield from equal(cause, *((v, dim) for v in (query, key, value, result)))
+        elif op.get("enable_gqa") and dim == last - 2:
+            shared = site.because("query heads share key heads in groups of one size")
+            yield from equal(cause, (query, dim), (result, dim))
+            yield from equal(cause, (key, dim), (value, dim))
+            yield Balanced(((key.index, dim), (query.index, dim)), key.shape[dim], shared)
         else:
             for one in (query, key, value, result):
                 yield from pinned(one, [dim], cause)

@@ -11,12 +11,15 @@ from torch import Tensor
 
 from speedup.constraints import Constraint, Mapped, Pinned
 from speedup.graph import Op
+from speedup.keepsets import KeepSets
 from speedup.lattice import Fact, all_over, along, any_over, fact, indicator, spread, uniform_along, unknown
+from speedup.restatements import MeanOfTotal, Restatement
 from speedup.rules.rule import (
     Facts,
     Lives,
     Rule,
     Site,
+    Sizes,
     equal,
     evaluate,
     nothing_known,
@@ -111,6 +114,22 @@ def sum_couple(site: Site) -> Iterable[Constraint]:
     for dim in _dims(op):
         if data.shape[dim] != 1:
             yield Pinned((data.index, dim), cause, along(counts, dim, data.shape[dim]))
+
+
+def mean_couple(site: Site) -> Iterable[Constraint]:
+    """Zeros add nothing to a mean; they only count, and the source can be told how many there were."""
+    yield from reduce_couple(site) if len(_dims(site.op)) > 1 else sum_couple(site)
+
+
+def _mean_holds(site: Site, sizes: Sizes, kept: KeepSets) -> bool:
+    data = site.op.operands[0]
+    return all(kept.is_full((data.index, d)) for d in _dims(site.op))
+
+
+def mean_of_total(site: Site, sizes: Sizes, kept: KeepSets) -> Restatement | None:
+    """A mean over what is left, divided by what there was."""
+    (dim,) = _dims(site.op)
+    return MeanOfTotal(site.op.operands[0].shape[dim])
 
 
 def along_known(op: Op, facts: Facts) -> tuple[Fact, ...]:
@@ -227,11 +246,19 @@ def glu_live(op: Op, facts: Facts, live: Lives) -> tuple[Tensor, ...]:
 
 REDUCTION = Rule(couple=reduce_couple, known=reduce_known, live=reduce_live)
 COUNTING = Rule(couple=reduce_couple, known=constants_only, live=reduce_live)
+MEAN = Rule(
+    couple=mean_couple,
+    known=reduce_known,
+    live=reduce_live,
+    holds=_mean_holds,
+    restate=mean_of_total,
+    otherwise=reduce_couple,
+)
 SUM = Rule(couple=sum_couple, known=counting_known, live=reduce_live)
 ALONG = Rule(couple=along_couple, known=along_known, live=along_live)
 
 _REDUCTIONS = """
-    mean amax amin max.dim max.default min.dim min.default argmax argmin any all median
+    amax amin max.dim max.default min.dim min.default argmax argmin any all median
 """.split()
 _ALONG = "softmax _softmax log_softmax _log_softmax cumsum cumprod logcumsumexp sort topk".split()
 _UPSAMPLE = {
@@ -246,6 +273,7 @@ _UPSAMPLE = {
 
 RULES: dict[str, Rule] = {
     **dict.fromkeys(_REDUCTIONS, REDUCTION),
+    "mean": MEAN,
     **dict.fromkeys("prod logsumexp norm var std var_mean std_mean".split(), COUNTING),
     **dict.fromkeys(("sum", "linalg_vector_norm", "count_nonzero"), SUM),
     **dict.fromkeys(_ALONG, ALONG),

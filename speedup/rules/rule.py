@@ -16,15 +16,19 @@ from torch import Tensor
 
 from speedup.constraints import Cause, Constraint, Equal, Pinned
 from speedup.edits import Edit
-from speedup.graph import Graph, Op, Origin, Shape, Value, call_arguments, concrete
+from speedup.expressions import concrete
+from speedup.graph import Graph, Op, Origin, Shape, Value, call_arguments
 from speedup.keepsets import KeepSets
 from speedup.lattice import Fact, indicator, spread, unknown
 from speedup.layout import Move
+from speedup.restatements import Restatement
 
 T = TypeVar("T")
 Facts = Sequence[Fact]
 Lives = Sequence[Tensor]
 Sizes = Callable[[Value], Shape]
+Needs = Callable[["Site", Sizes, KeepSets], Mapping[str, Any]]
+Restate = Callable[["Site", Sizes, KeepSets], Restatement | None]
 Moves = Callable[[Mapping[str, Any], Sequence[Shape], Sequence[Shape]], tuple[Move, ...]]
 
 
@@ -103,9 +107,26 @@ def all_pinned(site: Site) -> Iterable[Constraint]:
         yield from pinned(value, range(value.ndim), cause)
 
 
-def no_needs(op: Op, sizes: Sizes) -> Mapping[str, Any]:
+def all_pinned_as_stated(site: Site) -> Iterable[Constraint]:
+    """The call works on the sizes it was written for."""
+    cause = site.because("the forward states these sizes in a way that cannot follow")
+    for value in (*site.op.operands, *site.op.results):
+        yield from pinned(value, range(value.ndim), cause)
+
+
+def no_needs(site: Site, sizes: Sizes, kept: KeepSets) -> Mapping[str, Any]:
     """The op keeps its arguments whatever the sizes are."""
     return {}
+
+
+def holds_always(site: Site, sizes: Sizes, kept: KeepSets) -> bool:
+    """With the arguments it needs, the op does the same on the smaller operands."""
+    return True
+
+
+def not_restated(site: Site, sizes: Sizes, kept: KeepSets) -> Restatement | None:
+    """No other call could stand for this one."""
+    return None
 
 
 def no_resizing(site: Site, kept: KeepSets) -> Mapping[int, Shape]:
@@ -133,6 +154,10 @@ class Rule:
         live: bool tensors, one per operand, in the operand's compressed rank.
         moves: for layout operators, the index maps at given arguments and shapes.
         needs: arguments that the op must have at new sizes, where they differ from now.
+        holds: whether some arguments let the op still do what it has to.
+        restate: another call that does what this one has to where no arguments of its own would;
+            the source is rewritten to hold it.
+        otherwise: constraints under which the call can stay as it is stated.
         resize: shapes of values, by index, that keep-sets alone do not tell (weights in groups).
         pay: edits that make up for dropped constants.
         macs: multiply-accumulates at given sizes.
@@ -143,7 +168,10 @@ class Rule:
     known: Known = nothing_known
     live: Live = everything_read
     moves: Moves | None = None
-    needs: Callable[[Op, Sizes], Mapping[str, Any]] = no_needs
+    needs: Needs = no_needs
+    holds: Callable[[Site, Sizes, KeepSets], bool] = holds_always
+    restate: Restate = not_restated
+    otherwise: Callable[[Site], Iterable[Constraint]] = all_pinned_as_stated
     resize: Callable[[Site, KeepSets], Mapping[int, Shape]] = no_resizing
     pay: Callable[[Site, KeepSets], Iterable[Edit]] = no_payment
     macs: Callable[[Op, Sizes], int] = no_macs

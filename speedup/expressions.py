@@ -1,0 +1,154 @@
+"""Numbers that a forward derives from tensor sizes and from integers its modules keep.
+
+Where Python code computes `x.shape[1] // self.heads`, the expression is kept, so that a planner
+can tell what the same code will compute once the tensors, and perhaps the attributes, are smaller.
+"""
+
+from __future__ import annotations
+
+import math
+import operator
+from collections.abc import Callable, Iterator, Mapping
+from types import MappingProxyType
+from typing import Any, assert_never
+
+from attrs import frozen
+
+
+@frozen
+class SizeOf:
+    """The extent of one dimension of a value, read by the forward at run time."""
+
+    value: int
+    dim: int
+
+
+@frozen
+class AttributeOf:
+    """An integer that module `path` keeps as `name` and that the forward read; `number` in the trace.
+
+    `name` may lead into what the module holds: `num_heads`, `config.hidden_size`, `window[0]`.
+    """
+
+    path: str
+    name: str
+    number: int | float
+
+
+@frozen
+class Arithmetic:
+    """A Python expression over sizes and attributes: `function` names an entry of `FUNCTIONS`."""
+
+    function: str
+    operands: tuple[Expression, ...]
+
+
+Root = SizeOf | AttributeOf
+Expression = Root | Arithmetic | int | float
+Lookup = Callable[[Root], int]
+
+FUNCTIONS: Mapping[str, Callable[..., Any]] = MappingProxyType(
+    {
+        "add": operator.add,
+        "sub": operator.sub,
+        "mul": operator.mul,
+        "floordiv": operator.floordiv,
+        "truediv": operator.truediv,
+        "mod": operator.mod,
+        "pow": operator.pow,
+        "neg": operator.neg,
+        "abs": abs,
+        "floor": math.floor,
+        "ceil": math.ceil,
+        "eq": operator.eq,
+        "ne": operator.ne,
+        "lt": operator.lt,
+        "le": operator.le,
+        "gt": operator.gt,
+        "ge": operator.ge,
+    }
+)
+
+
+def evaluate_expression(expression: Expression, lookup: Lookup) -> Any:
+    """The number that `expression` gives when its sizes and attributes are what `lookup` says."""
+    match expression:
+        case SizeOf() | AttributeOf():
+            return lookup(expression)
+        case Arithmetic(function, operands):
+            return FUNCTIONS[function](*(evaluate_expression(o, lookup) for o in operands))
+        case int() | float():
+            return expression
+        case _:
+            assert_never(expression)
+
+
+def roots_in(expression: Expression) -> Iterator[Root]:
+    """Every size and attribute that `expression` reads."""
+    match expression:
+        case SizeOf() | AttributeOf():
+            yield expression
+        case Arithmetic(_, operands):
+            for operand in operands:
+                yield from roots_in(operand)
+        case int() | float():
+            return
+        case _:
+            assert_never(expression)
+
+
+def sizes_in(expression: Expression) -> Iterator[SizeOf]:
+    """Every size that `expression` reads."""
+    return (root for root in roots_in(expression) if isinstance(root, SizeOf))
+
+
+def attributes_in(expression: Expression) -> Iterator[AttributeOf]:
+    """Every attribute that `expression` reads."""
+    return (root for root in roots_in(expression) if isinstance(root, AttributeOf))
+
+
+@frozen
+class Derived:
+    """A number the forward derived from sizes and attributes: what it was in the trace, and how."""
+
+    number: int | float
+    expression: Expression
+
+
+@frozen
+class Guard:
+    """A comparison of sizes or attributes that the forward branched on, and its outcome in the trace."""
+
+    expression: Arithmetic
+    outcome: bool
+
+
+# An argument is a Value, a Derived number, a plain Python constant, or a tuple of arguments.
+Argument = Any
+
+
+def concrete(argument: Argument) -> Any:
+    """`argument` with every derived number replaced by what it was in the trace."""
+    if isinstance(argument, Derived):
+        return argument.number
+    if isinstance(argument, tuple):
+        return tuple(concrete(a) for a in argument)
+    return argument
+
+
+def carried(argument: Argument, lookup: Lookup) -> Any:
+    """`argument` as the same Python code computes it when sizes and attributes are what `lookup` says."""
+    if isinstance(argument, Derived):
+        return evaluate_expression(argument.expression, lookup)
+    if isinstance(argument, tuple):
+        return tuple(carried(a, lookup) for a in argument)
+    return argument
+
+
+def derived_in(argument: Argument) -> Iterator[Derived]:
+    """Every derived number inside `argument`."""
+    if isinstance(argument, Derived):
+        yield argument
+    elif isinstance(argument, tuple):
+        for item in argument:
+            yield from derived_in(item)

@@ -1,0 +1,244 @@
+"""How a call or subscript in a forward's source is changed so that it states something else."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Mapping, Sequence
+from typing import Any, assert_never
+
+from attrs import frozen
+
+from speedup.analysis import Analysis
+from speedup.expressions import Derived, SizeOf, roots_in
+from speedup.graph import Op
+from speedup.restatements import (
+    Arguments,
+    MeanOfTotal,
+    PartialLayerNorm,
+    Restatement,
+    SplitSizes,
+    TakeIndices,
+)
+from speedup.source import Change, end_of, start_of
+
+_FUNCTION_MODULES = frozenset({"torch", "F", "functional", "nn.functional", "torch.nn.functional"})
+# Names under which Python calls operators that are traced under another.
+_SPOKEN = {"split_with_sizes": "split", "_unsafe_view": "view", "native_channel_shuffle": "channel_shuffle"}
+
+
+@frozen
+class Phrase:
+    """Changes to make in one source file, names they borrow, and a note of what they say."""
+
+    changes: tuple[Change, ...]
+    borrowed: tuple[str, ...] = ()
+    note: str = ""
+
+
+@frozen(eq=False)
+class _Call:
+    """A call of an operator: its name as written, the tensor it is about, the other arguments."""
+
+    node: ast.Call
+    name: str
+    tensor: ast.expr
+    arguments: tuple[ast.expr, ...]
+    is_method: bool
+
+    def keyword(self, name: str) -> ast.expr | None:
+        return next((k.value for k in self.node.keywords if k.arg == name), None)
+
+
+def phrased(op: Op, restatement: Restatement, node: ast.expr, analysis: Analysis) -> Phrase | None:
+    """The changes that make `node`, which ran `op`, state `restatement`; None when it is too unusual."""
+    if isinstance(node, ast.Subscript):
+        inside = _subscript(op, restatement, node)
+        return None if inside is None else Phrase(inside, note=_note(node, inside))
+    call = _call(node) if isinstance(node, ast.Call) else None
+    if call is None or call.name.rstrip("_") not in (op.name.rstrip("_"), _SPOKEN.get(op.name)):
+        return None
+    borrowed: tuple[str, ...] = ()
+    found: tuple[Change, ...] | None
+    match restatement:
+        case Arguments(changes):
+            found = _arguments(op, call, changes, analysis)
+        case SplitSizes(sizes, dim):
+            found = _respoken(call, "split", f"{list(sizes)}, dim={dim}")
+        case TakeIndices(indices, dim):
+            found = _indexed(call, indices, dim)
+        case MeanOfTotal(total):
+            found = _summed(call, total)
+        case PartialLayerNorm():
+            found, borrowed = _partial_norm(call, restatement), ("partial_layer_norm",)
+        case _:
+            assert_never(restatement)
+    return None if found is None else Phrase(found, borrowed, _note(node, found))
+
+
+def _note(node: ast.expr, changes: Sequence[Change]) -> str:
+    said = ", ".join(c.text.strip() for c in changes if c.text.strip() not in ("", "("))
+    return f"forward rewritten at `{ast.unparse(node)[:60]}`: {said}"
+
+
+def _call(node: ast.Call) -> _Call | None:
+    if any(isinstance(a, ast.Starred) for a in node.args[:1]) or any(k.arg is None for k in node.keywords):
+        return None
+    if isinstance(node.func, ast.Attribute):
+        if ast.unparse(node.func.value) not in _FUNCTION_MODULES:
+            return _Call(node, node.func.attr, node.func.value, tuple(node.args), True)
+        name = node.func.attr
+    elif isinstance(node.func, ast.Name):
+        name = node.func.id
+    else:
+        return None
+    return _Call(node, name, node.args[0], tuple(node.args[1:]), False) if node.args else None
+
+
+def _arguments(
+    op: Op, call: _Call, changes: Mapping[str, Any], analysis: Analysis
+) -> tuple[Change, ...] | None:
+    parameters = [p.name for p in op.target._schema.arguments]
+    given = analysis.arguments(op)
+    found: list[Change] = []
+    for name, wanted in changes.items():
+        place = parameters.index(name) - 1
+        written = call.keyword(name)
+        if not isinstance(wanted, tuple):
+            written = written or (call.arguments[place] if 0 <= place < len(call.arguments) else None)
+            if written is None or isinstance(written, ast.Starred) or not isinstance(wanted, int | float):
+                return None
+            found.append(Change(start_of(written), end_of(written), repr(wanted)))
+            continue
+        parts = _parts(written, call.arguments[place:] if place >= 0 else (), len(wanted))
+        if parts is None:
+            return None
+        for number, (part, new, old) in enumerate(zip(parts, wanted, given[name], strict=True)):
+            if new != old:
+                if not _is_settled(op.arguments[name][number], analysis):
+                    return None
+                found.append(Change(start_of(part), end_of(part), repr(new)))
+    return tuple(found)
+
+
+def _parts(
+    keyword: ast.expr | None, positional: Sequence[ast.expr], count: int
+) -> tuple[ast.expr, ...] | None:
+    """The expressions of a list argument, given as one list or as separate arguments."""
+    one = keyword or (positional[0] if len(positional) == 1 else None)
+    if isinstance(one, ast.Tuple | ast.List):
+        parts = tuple(one.elts)
+    elif keyword is not None:
+        return None
+    else:
+        parts = tuple(positional)
+    plain = len(parts) == count and not any(isinstance(p, ast.Starred) for p in parts)
+    return parts if plain else None
+
+
+def _is_settled(argument: Any, analysis: Analysis) -> bool:
+    """Whether a number may become a literal: it was one, or all the sizes it reads are channels' own."""
+    if not isinstance(argument, Derived):
+        return True
+    sizes = [r for r in roots_in(argument.expression) if isinstance(r, SizeOf)]
+    return all(not analysis.kept.is_full((r.value, r.dim)) for r in sizes)
+
+
+def _after_tensor(call: _Call) -> tuple[int, int]:
+    return end_of(call.tensor)
+
+
+def _is_atomic(node: ast.expr) -> bool:
+    return isinstance(node, ast.Name | ast.Attribute | ast.Call | ast.Subscript)
+
+
+def _respoken(call: _Call, name: str, arguments: str) -> tuple[Change, ...]:
+    """The same tensor's method or function `name` with other arguments."""
+    if call.is_method:
+        end = end_of(call.node.func)
+        return (Change((end[0], end[1] - len(call.name)), end_of(call.node), f"{name}({arguments})"),)
+    head = Change(start_of(call.node), start_of(call.tensor), f"torch.{name}(")
+    return head, Change(_after_tensor(call), end_of(call.node), f", {arguments})")
+
+
+def _indexed(call: _Call, indices: Sequence[int], dim: int) -> tuple[Change, ...]:
+    subscript = f"[{':, ' * dim}{list(indices)}]"
+    if call.is_method:
+        return (Change(_after_tensor(call), end_of(call.node), subscript),)
+    atomic = _is_atomic(call.tensor)
+    head = Change(start_of(call.node), start_of(call.tensor), "" if atomic else "(")
+    return head, Change(_after_tensor(call), end_of(call.node), ("" if atomic else ")") + subscript)
+
+
+def _summed(call: _Call, total: int) -> tuple[Change, ...]:
+    """A sum over what is left, divided by what there was."""
+    end, whole = end_of(call.node.func), end_of(call.node)
+    start = start_of(call.node)
+    return (
+        Change(start, start, "("),
+        Change((end[0], end[1] - len(call.name)), end, "sum"),
+        Change(whole, whole, f" / {total})"),
+    )
+
+
+def _partial_norm(call: _Call, norm: PartialLayerNorm) -> tuple[Change, ...]:
+    last = end_of(call.node)
+    told = f"total={norm.total}, dropped_sum={norm.dropped_sum!r}, dropped_squares={norm.dropped_squares!r}"
+    inside = [end_of(a) for a in (*call.node.args, *(k.value for k in call.node.keywords))]
+    return (
+        Change(start_of(call.node.func), end_of(call.node.func), "partial_layer_norm"),
+        Change(max(inside), last, f", {told})"),
+    )
+
+
+def _subscript(op: Op, restatement: Restatement, node: ast.Subscript) -> tuple[Change, ...] | None:
+    element = _element(op, node)
+    if element is None:
+        return None
+    if isinstance(restatement, TakeIndices) and isinstance(element, ast.Slice):
+        others = [e for e in _elements(node) if e is not element]
+        if all(isinstance(e, ast.Slice) or _is_constant(e, Ellipsis) for e in others):
+            return (Change(start_of(element), end_of(element), repr(list(restatement.indices))),)
+        return None
+    if not isinstance(restatement, Arguments):
+        return None
+    changes = restatement.changes
+    if op.name == "select" and not isinstance(element, ast.Slice) and set(changes) == {"index"}:
+        return (Change(start_of(element), end_of(element), repr(changes["index"])),)
+    if op.name != "slice" or not isinstance(element, ast.Slice) or element.step is not None:
+        return None
+    bounds = (("start", element.lower), ("end", element.upper))
+    found = [
+        Change(start_of(written), end_of(written), repr(changes[name]))
+        for name, written in bounds
+        if name in changes and written is not None
+    ]
+    return tuple(found) if len(found) == len(changes) else None
+
+
+def _elements(node: ast.Subscript) -> list[ast.expr]:
+    return list(node.slice.elts) if isinstance(node.slice, ast.Tuple) else [node.slice]
+
+
+def _is_constant(node: ast.expr, value: Any) -> bool:
+    return isinstance(node, ast.Constant) and node.value is value
+
+
+def _element(op: Op, node: ast.Subscript) -> ast.expr | None:
+    """The element of the subscript that became `op`, a slice or select along its own dimension.
+
+    Only subscripts without `None` and with at most this one index other than full slices are read.
+    """
+    elements: list[ast.expr] = _elements(node)
+    if any(_is_constant(e, None) for e in elements):
+        return None
+    telling = [e for e in elements if not _is_full(e) and not _is_constant(e, Ellipsis)]
+    if len(telling) == 1:
+        return telling[0]
+    axis: int = op["dim"] % op.operands[0].ndim
+    if any(not isinstance(e, ast.Slice) for e in elements) or axis >= len(elements):
+        return None
+    return elements[axis]
+
+
+def _is_full(node: ast.expr) -> bool:
+    return isinstance(node, ast.Slice) and node.lower is None and node.upper is None and node.step is None

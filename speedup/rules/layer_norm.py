@@ -1,0 +1,199 @@
+"""Norms over the features of each position: LayerNorm and RMSNorm.
+
+Features that are the same for every input can go although the statistics count them: LayerNorm
+is told what they add up to, RMSNorm's weight and epsilon take them over.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from speedup.constraints import Constraint
+from speedup.edits import AddToParameter, Edit, Frozen, SetAttribute
+from speedup.graph import Op
+from speedup.keepsets import KeepSets
+from speedup.lattice import Fact, all_over, along, any_over, fact, indicator, spread
+from speedup.restatements import PartialLayerNorm, Restatement
+from speedup.rules.pointwise import aligned
+from speedup.rules.rule import (
+    Facts,
+    Lives,
+    Rule,
+    Site,
+    Sizes,
+    equal,
+    evaluate,
+    nothing_known,
+    pinned,
+    reason_for,
+)
+
+
+def _named(op: Op, facts: Facts, name: str) -> Fact | None:
+    position = op.position(name)
+    return None if position is None else facts[position]
+
+
+def _last(op: Op) -> range:
+    ndim = op.results[0].ndim
+    return range(ndim - len(op["normalized_shape"]), ndim)
+
+
+def layer_norm_known(op: Op, facts: Facts) -> tuple[Fact, ...]:
+    data, weight = facts[0], _named(op, facts, "weight")
+    bias = _named(op, facts, "bias")
+    dims = _last(op)
+    zero = indicator(False, data.ndim)
+    if weight is not None and weight.is_all_known():
+        lead = (1,) * (data.ndim - weight.ndim)
+        zero = (weight.value == 0).reshape(lead + tuple(weight.value.shape))
+    whole = all_over(data.known, dims)
+    if not bool(whole.any()) and not bool(zero.any()):
+        return nothing_known(op, facts)
+    if any(f is not None and not f.is_all_known() for f in (weight, bias)):
+        return nothing_known(op, facts)
+    affine = [f.value.expand(v.shape) for f, v in zip(facts[1:], op.operands[1:], strict=True)]
+    value = evaluate(op, [spread(data.value, op.operands[0].shape, dims), *affine])[0]
+    return (fact(whole | zero, value),)
+
+
+def layer_norm_live(op: Op, facts: Facts, live: Lives) -> tuple[Tensor, ...]:
+    weight, dims = _named(op, facts, "weight"), _last(op)
+    reads = live[0]
+    if weight is not None:
+        nonzero = weight.maybe_nonzero
+        reads = reads & nonzero.reshape((1,) * (reads.ndim - nonzero.ndim) + tuple(nonzero.shape))
+    rest = any_over(live[0], range(live[0].ndim - len(dims)))
+    affine = rest.reshape(rest.shape[live[0].ndim - len(dims) :])
+    return tuple(any_over(reads, dims) if n == 0 else affine for n in range(len(op.operands)))
+
+
+def _constant(site: Site) -> Tensor:
+    """Bool per index of the one normalized dimension: the same for every input at every position."""
+    data = site.op.operands[0]
+    found, extent = site.fact(data), data.shape[-1]
+    value = found.value
+    first = value[(slice(0, 1),) * (data.ndim - 1)]
+    return ~along(~found.known, data.ndim - 1, extent) & ~along(value != first, data.ndim - 1, extent)
+
+
+def layer_norm_couple(site: Site) -> Iterable[Constraint]:
+    """What differs between inputs, or between positions, counts in the statistics and stays."""
+    op, data = site.op, site.op.operands[0]
+    yield from aligned(op, op.results[0], [data], site)
+    cause = site.because(reason_for(op, "takes statistics over this dimension"))
+    dims = _last(op)
+    for value in op.operands[1:]:
+        for own, dim in zip(range(value.ndim), dims, strict=True):
+            yield from equal(cause, (data, dim), (value, own))
+    if len(dims) > 1:
+        yield from pinned(data, dims, cause)
+    else:
+        yield from pinned(data, dims, cause, ~_constant(site))
+
+
+def _statistics_kept(site: Site) -> Iterable[Constraint]:
+    """A norm that cannot be told what is gone must find all of it."""
+    data = site.op.operands[0]
+    cause = site.because(reason_for(site.op, "takes statistics over this dimension"))
+    yield from pinned(data, _last(site.op), cause)
+
+
+def _dropped(site: Site, kept: KeepSets) -> Tensor:
+    """The values of the constants that are gone, in float64."""
+    data = site.op.operands[0]
+    gone = ~kept[(data.index, data.ndim - 1)]
+    value = site.fact(data).value[(slice(0, 1),) * (data.ndim - 1)].reshape(-1)
+    return value.expand(data.shape[-1])[gone].double()
+
+
+def _is_whole(site: Site, sizes: Sizes, kept: KeepSets) -> bool:
+    dims = _last(site.op)
+    return all(kept.is_full((site.op.operands[0].index, d)) for d in dims)
+
+
+def partial_layer_norm(site: Site, sizes: Sizes, kept: KeepSets) -> Restatement | None:
+    """LayerNorm of what is left, told what the rest adds up to."""
+    gone = _dropped(site, kept)
+    return PartialLayerNorm(site.op["normalized_shape"][0], float(gone.sum()), float(gone.square().sum()))
+
+
+def norm_needs(site: Site, sizes: Sizes, kept: KeepSets) -> Mapping[str, Any]:
+    """`normalized_shape` lists the sizes of the dimensions that are left."""
+    return {"normalized_shape": tuple(sizes(site.op.results[0])[d] for d in _last(site.op))}
+
+
+LAYER_NORM = Rule(
+    couple=layer_norm_couple,
+    known=layer_norm_known,
+    live=layer_norm_live,
+    needs=norm_needs,
+    holds=_is_whole,
+    restate=partial_layer_norm,
+    otherwise=_statistics_kept,
+)
+
+
+def _is_foldable(site: Site) -> bool:
+    """Whether weight and epsilon are the module's own, so that they can take constants over."""
+    weight = site.operand("weight")
+    own = getattr(site.op.owner.type, "forward", None) is nn.RMSNorm.forward
+    return own and site.is_own(weight) and len(_last(site.op)) == 1
+
+
+def rms_norm_couple(site: Site) -> Iterable[Constraint]:
+    """As LayerNorm, where the module can make up for what is gone."""
+    yield from layer_norm_couple(site)
+    if not _is_foldable(site):
+        yield from _statistics_kept(site)
+
+
+def _epsilon(op: Op) -> float:
+    given = op["eps"]
+    return float(torch.finfo(op.result.dtype).eps if given is None else given)
+
+
+def folded_epsilon(site: Site, kept: KeepSets) -> float:
+    """The mean over k of N squares is the mean over N, times N / k, less what the dropped ones add."""
+    total, left = site.op["normalized_shape"][0], kept.count(_features(site))
+    squares = float(_dropped(site, kept).square().sum())
+    return float(squares + total * _epsilon(site.op)) / left
+
+
+def _features(site: Site) -> tuple[int, int]:
+    data = site.op.operands[0]
+    return data.index, data.ndim - 1
+
+
+def rms_norm_pay(site: Site, kept: KeepSets) -> Iterable[Edit]:
+    """Scale the weight by sqrt(N / k) and set the epsilon that goes with it."""
+    weight = site.operand("weight")
+    if weight is None or kept.is_full(_features(site)):
+        return
+    total, left = weight.shape[0], kept.count(_features(site))
+    value = site.fact(weight).value.expand(weight.shape).double()
+    why = f"statistics of {total} features from {left}"
+    yield AddToParameter(weight.name, Frozen(value * (math.sqrt(total / left) - 1)), why)
+    yield SetAttribute(site.op.owner.path, "eps", site.op["eps"], folded_epsilon(site, kept))
+
+
+def rms_norm_needs(site: Site, sizes: Sizes, kept: KeepSets) -> Mapping[str, Any]:
+    """The sizes that are left, and the epsilon that goes with them."""
+    found = dict(norm_needs(site, sizes, kept))
+    return found if _is_whole(site, sizes, kept) else {**found, "eps": folded_epsilon(site, kept)}
+
+
+RMS_NORM = Rule(
+    couple=rms_norm_couple,
+    known=layer_norm_known,
+    live=layer_norm_live,
+    needs=rms_norm_needs,
+    pay=rms_norm_pay,
+)
+
+RULES: dict[str, Rule] = {"layer_norm": LAYER_NORM, "rms_norm": RMS_NORM}
