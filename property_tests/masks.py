@@ -139,10 +139,14 @@ Habit = Callable[[st.DrawFn, Parameters, int], list[Cut]]
 
 
 def _by_owner(network: Network) -> list[Parameters]:
-    """The parameters of each module that owns any, in order."""
+    """The parameters of each module that owns any, in order.
+
+    Not the directions of weight_norm: where one is all zero, the masked model gives NaN.
+    """
     owners: dict[str, list[tuple[str, Sizes]]] = {}
     for name, sizes in parameter_shapes(network):
-        owners.setdefault(name.rpartition(".")[0], []).append((name, sizes))
+        if not name.endswith(".original1"):
+            owners.setdefault(name.rpartition(".")[0], []).append((name, sizes))
     return [tuple(parameters) for parameters in owners.values()]
 
 
@@ -162,6 +166,18 @@ def _rows_and_bias(draw: st.DrawFn, parameters: Parameters, pattern: int) -> lis
     dim = _first_dim(parameters[0][1])
     size = parameters[0][1][dim]
     return _everywhere(parameters, size, _chosen(draw, size))
+
+
+def _units(draw: st.DrawFn, parameters: Parameters, pattern: int) -> list[Cut]:
+    """The same random units of every gate, in a recurrent layer; else rows and bias."""
+    hidden = next((sizes[1] for name, sizes in parameters if "weight_hh" in name), None)
+    if hidden is None:
+        return _rows_and_bias(draw, parameters, pattern)
+    chosen = _chosen(draw, hidden)
+    cuts: list[Cut] = []
+    for name, sizes in parameters:
+        cuts += _slices(name, 0, tuple(row for row in range(sizes[0]) if row % hidden in chosen))
+    return cuts
 
 
 def _patterned(draw: st.DrawFn, parameters: Parameters, pattern: int) -> list[Cut]:
@@ -237,6 +253,7 @@ _EAGER: tuple[Habit, ...] = (
     _rows,
     _rows_and_bias,
     _rows_and_bias,
+    _units,
     _patterned,
     _patterned,
     _patterned,

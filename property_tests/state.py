@@ -40,6 +40,9 @@ def _drawn(module: nn.Module, name: str, shape: torch.Size, generator: torch.Gen
         return (1.0 + 0.3 * noise) * _signs(shape, generator) * _survivors(shape, 0.15, generator)
     if len(shape) < 2:
         return 0.5 * noise
+    if name == "original1":
+        # A direction of zeros has none: weight_norm makes it NaN.
+        return noise
     fan_in = math.prod(shape[1:])
     # A layer of one or two rows would too often be dead altogether.
     rows = _survivors((shape[0], *(1 for _ in shape[1:])), 0.06 if shape[0] > 2 else 0.0, generator)

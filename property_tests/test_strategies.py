@@ -43,6 +43,7 @@ _OPTIONS = {
     *("affine", "elementwise_affine", "track_running_stats", "count_include_pad", "ceil_mode"),
     *("inplace", "in_place", "sizes", "add", "step", "shifted", "norm", "causal", "chunked"),
     *("mode=bilinear", "align_corners", "taps"),
+    *("kind=lstm", "kind=tanh", "kind=relu", "layers", "bidirectional", "batch_first"),
     *("outputs=tuple", "outputs=dict", "outputs=named tuple", "outputs=dataclass"),
 }
 

@@ -15,6 +15,7 @@ from torch.nn.modules.conv import _ConvNd
 from speedup.graph import Op
 from speedup.rules.contraction import contraction_needs, describe
 from speedup.rules.normalization import group_norm_needs
+from speedup.rules.recurrence import first_weights, gate_count
 from speedup.rules.rule import Sizes
 
 Attributes = Mapping[str, int | tuple[int, ...]]
@@ -56,6 +57,11 @@ def _prelu(op: Op, sizes: Sizes) -> Attributes:
     return {"num_parameters": sizes(op.operands[1])[0]}
 
 
+def _recurrent(op: Op, sizes: Sizes) -> Attributes:
+    weight_ih, weight_hh = first_weights(op)
+    return {"input_size": sizes(weight_ih)[1], "hidden_size": sizes(weight_hh)[0] // gate_count(op)}
+
+
 # (module class, operator name prefix, attributes): an op of that name run by such a module.
 _TABLE: tuple[tuple[type[nn.Module], str, Callable[[Op, Sizes], Attributes]], ...] = (
     (nn.Linear, "linear", _linear),
@@ -67,6 +73,7 @@ _TABLE: tuple[tuple[type[nn.Module], str, Callable[[Op, Sizes], Attributes]], ..
     (nn.RMSNorm, "rms_norm", _layer_norm),
     (nn.Embedding, "embedding", _embedding),
     (nn.PReLU, "prelu", _prelu),
+    *((kind, name, _recurrent) for kind in (nn.RNNBase, nn.RNNCellBase) for name in ("lstm", "gru", "rnn_")),
 )
 
 # Operator arguments that a payment sets through an attribute, which may have held None.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from math import prod
 from types import MappingProxyType
@@ -216,7 +217,7 @@ def _layers(model: nn.Module, analysis: Analysis, edits: Sequence[Edit]) -> tupl
     layers = []
     for path, ops in by_owner.items():
         module = modules.get(path)
-        own = [] if module is None else [n for n, _ in module.named_parameters(path, recurse=False)]
+        own = [] if module is None else [n for n, _ in module.named_parameters(path) if _holder(n) == path]
         values = [by_name[n] for n in own if n in by_name]
         macs = _macs(ops, analysis, _original)
         if not values and not macs:
@@ -238,6 +239,12 @@ def _layers(model: nn.Module, analysis: Analysis, edits: Sequence[Edit]) -> tupl
     return tuple(layers)
 
 
+def _holder(name: str) -> str:
+    """The path of the module that holds parameter `name`, or that computes a tensor of its own from it."""
+    path = name.rpartition(".")[0]
+    return re.sub(r"(^|\.)parametrizations\.[^.]+$", "", path)
+
+
 def _macs(ops: Sequence[Op], analysis: Analysis, sizes: Sizes) -> int:
     return sum(rule_for(op.target, analysis.rules).macs(op, sizes) for op in ops)
 
@@ -257,7 +264,7 @@ def _notes(edits: Sequence[Edit], by_name: Mapping[str, Value]) -> Mapping[str, 
     notes: dict[str, list[str]] = {}
     for edit in edits:
         if isinstance(edit, AddToParameter | MergeColumns):
-            notes.setdefault(edit.name.rpartition(".")[0], []).append(edit.why)
+            notes.setdefault(_holder(edit.name), []).append(edit.why)
         elif isinstance(edit, NewBias):
             notes.setdefault(edit.path, []).append(edit.why)
         elif isinstance(edit, RewriteForward):

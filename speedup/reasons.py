@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 import torch
+from attrs import frozen
 from torch import Tensor
 
 from speedup.analysis import Analysis
@@ -14,50 +15,75 @@ from speedup.keepsets import Growth
 from speedup.lattice import along
 from speedup.report import Blocked
 from speedup.rules.contraction import describe
+from speedup.rules.recurrent import needed_units, unit_dim
 
 _PRODUCTS = ("linear", "conv", "addmm")
+_RECURRENT = ("lstm", "gru", "rnn_")
 
 
 def blocked_channels(analysis: Analysis) -> tuple[Blocked, ...]:
-    """Per layer with a weight, the result channels that nothing needs of it but that are kept."""
-    members: dict[int, list[Dim]] = {}
-    for dim in analysis.seeds:
-        members.setdefault(analysis.kept.class_of(dim), []).append(dim)
-    growth: dict[int, list[Growth]] = {}
-    for one in analysis.kept.growth:
-        growth.setdefault(analysis.kept.class_of(one.dim), []).append(one)
+    """Per layer with a weight, the result channels or units that nothing needs but that are kept."""
+    why = _Growths.of(analysis)
     found: list[Blocked] = []
     for op in analysis.graph.ops:
         if op.name.startswith(_PRODUCTS) and op.owner.path:
-            found.extend(_blocked(op, analysis, members, growth))
+            found.extend(_blocked(op, why))
+        elif op.name.startswith(_RECURRENT) and op.owner.path:
+            found.extend(_blocked_units(op, why))
     return tuple(found)
 
 
-def _blocked(
-    op: Op, analysis: Analysis, members: dict[int, list[Dim]], growth: dict[int, list[Growth]]
-) -> Iterable[Blocked]:
-    shape = describe(op)
+@frozen(eq=False)
+class _Growths:
+    """By class of dimensions: its members, and what made its keep-set grow."""
+
+    analysis: Analysis
+    members: Mapping[int, list[Dim]]
+    growth: Mapping[int, list[Growth]]
+
+    @classmethod
+    def of(cls, analysis: Analysis) -> _Growths:
+        members: dict[int, list[Dim]] = {}
+        for dim in analysis.seeds:
+            members.setdefault(analysis.kept.class_of(dim), []).append(dim)
+        growth: dict[int, list[Growth]] = {}
+        for one in analysis.kept.growth:
+            growth.setdefault(analysis.kept.class_of(one.dim), []).append(one)
+        return cls(analysis, members, growth)
+
+
+def _blocked(op: Op, why: _Growths) -> Iterable[Blocked]:
+    analysis, shape = why.analysis, describe(op)
     dim = (op.result.index, shape.result_axis)
     extent = op.result.shape[shape.result_axis]
     seed = analysis.seeds.get(dim, torch.zeros(extent, dtype=torch.bool))
     left = analysis.kept[dim] & ~seed if seed is not None else _constant(op.result, dim[1], analysis)
-    if not bool(left.any()):
-        return
-    own = analysis.kept.class_of(dim)
-    for one in growth.get(own, ()):
+    yield from _explained(op, dim, left, why)
+
+
+def _blocked_units(op: Op, why: _Growths) -> Iterable[Blocked]:
+    for cell, needed in needed_units(why.analysis.sites[op.index]):
+        dim = unit_dim(cell)
+        yield from _explained(op, dim, why.analysis.kept[dim] & ~needed, why)
+
+
+def _explained(op: Op, dim: Dim, left: Tensor, why: _Growths) -> Iterable[Blocked]:
+    """Each of the indices `left`, which stay for no need of their own, with the first reason that fits."""
+    own, analysis = why.analysis.kept.class_of(dim), why.analysis
+    for one in why.growth.get(own, ()):
         share = left & one.added
         if bool(share.any()):
             reason = _worded(one.cause.op, one.cause.reason, analysis)
-            yield Blocked(op.owner.path, int(share.sum()), extent, reason)
+            yield Blocked(op.owner.path, int(share.sum()), left.numel(), reason)
             left = left & ~share
-    for other in members.get(own, ()):
+    for other in why.members.get(own, ()):
         wanted = analysis.seeds[other]
         share = left if wanted is None else left & wanted
         if other != dim and bool(share.any()):
-            yield Blocked(op.owner.path, int(share.sum()), extent, _needed_by(other, analysis))
+            yield Blocked(op.owner.path, int(share.sum()), left.numel(), _needed_by(other, analysis))
             left = left & ~share
     if bool(left.any()):
-        yield Blocked(op.owner.path, int(left.sum()), extent, "the model returns them")
+        yield Blocked(op.owner.path, int(left.sum()), left.numel(), "the model returns them")
 
 
 def _constant(value: Value, dim: int, analysis: Analysis) -> Tensor:

@@ -15,6 +15,7 @@ from property_tests.grammar.linears import LINEARS, TOKEN_MIXERS
 from property_tests.grammar.norms import BATCH_NORM, SPATIAL_NORMS, TOKEN_NORMS, VECTOR_NORMS
 from property_tests.grammar.pointwise import POINTWISES
 from property_tests.grammar.pools import POOLS
+from property_tests.grammar.recurrent import RECURRENTS
 from property_tests.grammar.resampling import IMAGE_RESAMPLINGS
 from property_tests.grammar.site import Layout, Production, Shape, Site, draw_production, pick, result_sizes
 from property_tests.grammar.transitions import TRANSITIONS
@@ -100,6 +101,7 @@ FAMILIES: Mapping[Layout, Families] = {
         TOKEN_NORMS,
         TOKEN_MIXERS,
         TOKEN_MIXERS,
+        RECURRENTS,
         LAYOUTS,
         _COMPOSITIONS,
         _COMPOSITIONS,

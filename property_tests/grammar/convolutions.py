@@ -1,4 +1,4 @@
-"""Convolutions of every rank: dense, grouped, depthwise, transposed, functional, standardised."""
+"""Convolutions of every rank: dense, grouped, depthwise, transposed, standardised, weight-normed."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from property_tests.grammar.site import MOST_CHANNELS, Production, Site, channel_counts, divisors, pick
-from property_tests.modules import FunctionalConv, StandardizedConv
+from property_tests.modules import FunctionalConv, StandardizedConv, WeightNormed
 from property_tests.spec import Spec
 
 CONVOLUTION: Mapping[int, type[nn.Module]] = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}
@@ -102,6 +102,10 @@ def _standardized(draw: st.DrawFn, site: Site) -> Spec:
     return Spec.of(StandardizedConv, site.shape.channels, draw(channel_counts()), 3, padding=1)
 
 
+def _weight_normed(draw: st.DrawFn, site: Site) -> Spec:
+    return Spec.of(WeightNormed, _dense(draw, site))
+
+
 def _is_splittable(site: Site) -> bool:
     return site.shape.channels > 1
 
@@ -119,6 +123,7 @@ CONVOLUTIONS = (
     Production(_dense),
     Production(_dense),
     Production(_dense),
+    Production(_weight_normed),
     Production(_grouped, _is_splittable),
     Production(_depthwise, _is_splittable),
     Production(_transposed, _may_grow),

@@ -15,10 +15,10 @@ from property_tests.modules import (
     GroupedQueryAttention,
     PackedAttention,
     PositionEmbedding,
-    Recurrent,
     SharedWeight,
     TiedLinears,
     TokenMixing,
+    WeightNormed,
 )
 from property_tests.spec import Spec
 
@@ -79,8 +79,8 @@ def _class_token(draw: st.DrawFn, site: Site) -> Spec:
     return Spec.of(ClassToken, site.shape.channels)
 
 
-def _recurrent(draw: st.DrawFn, site: Site) -> Spec:
-    return Spec.of(Recurrent, site.shape.channels, draw(channel_counts()))
+def _weight_normed(draw: st.DrawFn, site: Site) -> Spec:
+    return Spec.of(WeightNormed, _linear(draw, site))
 
 
 def _may_lengthen(site: Site) -> bool:
@@ -94,6 +94,7 @@ LINEARS = (
     Production(_functional_linear),
     Production(_tied),
     Production(_gated_unit),
+    Production(_weight_normed),
 )
 TOKEN_MIXERS = (
     Production(_attention),
@@ -103,5 +104,4 @@ TOKEN_MIXERS = (
     Production(_token_mixing),
     Production(_position_embedding),
     Production(_class_token, _may_lengthen),
-    Production(_recurrent),
 )

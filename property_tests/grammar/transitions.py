@@ -8,6 +8,7 @@ import attrs
 from hypothesis import strategies as st
 from torch import nn
 
+from property_tests.grammar.recurrent import last_state
 from property_tests.grammar.site import Layout, Shape, pick
 from property_tests.modules import FirstToken, FromTokens, GlobalMean, TokenMean, ToTokens, View
 from property_tests.spec import Spec, sequential
@@ -89,6 +90,7 @@ TRANSITIONS: Mapping[Layout, tuple[Transition, ...]] = {
         Transition("vector", _flatten, _is_small),
         Transition("vector", _constantly(TokenMean)),
         Transition("vector", _constantly(FirstToken)),
+        Transition("vector", last_state),
         Transition("signal", _constantly(FromTokens)),
         Transition("image", _image_of_tokens, _has_even_length),
     ),

@@ -16,7 +16,7 @@ from property_tests.modules.composition import (
     SplitPaths,
     Twice,
 )
-from property_tests.modules.functions import Along, Fold, Map, Normalize, Recurrent
+from property_tests.modules.functions import Along, Fold, Map, Normalize
 from property_tests.modules.gates import ChannelConvGate, SpatialGate, SqueezeExcite
 from property_tests.modules.layout import (
     ChannelPad,
@@ -45,7 +45,9 @@ from property_tests.modules.parameters import (
     StandardizedConv,
     TiedLanguageModel,
     TiedLinears,
+    WeightNormed,
 )
+from property_tests.modules.recurrent import LastState, Recurrent, Stepped, Translator
 
 __all__ = [
     "Along",
@@ -70,6 +72,7 @@ __all__ = [
     "GatedUnit",
     "GlobalMean",
     "GroupedQueryAttention",
+    "LastState",
     "Map",
     "Merge",
     "Net",
@@ -89,13 +92,16 @@ __all__ = [
     "SplitPaths",
     "SqueezeExcite",
     "StandardizedConv",
+    "Stepped",
     "SwapSpace",
     "TiedLanguageModel",
     "TiedLinears",
     "ToTokens",
     "TokenMean",
     "TokenMixing",
+    "Translator",
     "Twice",
     "TwoInputNet",
     "View",
+    "WeightNormed",
 ]

@@ -81,15 +81,3 @@ class Normalize(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return nn.functional.normalize(x, dim=self.dim, eps=1e-2)
-
-
-class Recurrent(nn.Module):
-    """The outputs of a GRU over (N, L, features) -> (N, L, hidden)."""
-
-    def __init__(self, features: int, hidden: int) -> None:
-        super().__init__()
-        self.gru = nn.GRU(features, hidden, batch_first=True)
-
-    def forward(self, x: Tensor) -> Tensor:
-        outputs: Tensor = self.gru(x)[0]
-        return outputs

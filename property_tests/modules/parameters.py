@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.nn.utils.parametrizations import weight_norm
 
 
 class ScaleShift(nn.Module):
@@ -65,6 +66,18 @@ class StandardizedConv(nn.Conv2d):
         deviation = self.weight.std(dim=(1, 2, 3), keepdim=True)
         filters = (self.weight - mean) / (deviation + 0.1)
         result: Tensor = self._conv_forward(x, filters, self.bias)
+        return result
+
+
+class WeightNormed(nn.Module):
+    """A layer whose weight has lengths and directions apart (Salimans & Kingma 2016)."""
+
+    def __init__(self, layer: nn.Module) -> None:
+        super().__init__()
+        self.layer = weight_norm(layer)
+
+    def forward(self, x: Tensor) -> Tensor:
+        result: Tensor = self.layer(x)
         return result
 
 

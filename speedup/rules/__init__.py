@@ -15,7 +15,9 @@ from speedup.rules import (
     normalization,
     pointwise,
     product,
+    recurrent,
     reduction,
+    reparametrized,
     weaving,
 )
 from speedup.rules.rule import UNKNOWN_OPERATOR, Rule, functional
@@ -33,6 +35,8 @@ _FAMILIES = (
     absorption.RULES,
     product.RULES,
     indexing.RULES,
+    recurrent.RULES,
+    reparametrized.RULES,
 )
 
 

@@ -172,6 +172,11 @@ class Twin(nn.Module):
         return self.leave(torch.cat([x, x], -1))
 
 
+class Spectrum(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.fft.rfft(x).abs()
+
+
 class Cut(nn.Module):
     def __init__(self) -> None:
         super().__init__()
@@ -522,7 +527,7 @@ CASES = (
     ),
     Case(
         "unknown operator",
-        seq(nn.Linear(4, 6), nn.LSTM(6, 5, batch_first=True)),
+        lambda: nn.Sequential(nn.Linear(4, 6), Spectrum()),
         (2, 7, 4),
         {"0.weight": rows(0, 1)},
         {"0.weight": (6, 4)},

@@ -1,0 +1,275 @@
+"""Recurrent layers and cells: LSTM, GRU, Elman networks, stacked and in both directions.
+
+Their classes have one `hidden_size`: the units kept may differ between layers and directions,
+but not how many there are. Columns that are constant move into `bias_ih`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from math import prod
+
+import torch
+from torch import Tensor
+
+from speedup.constraints import Cause, Constraint, Counted, Equal, Mapped, Pinned
+from speedup.edits import AddToParameter, Edit, Frozen
+from speedup.graph import Op, Value
+from speedup.keepsets import KeepSets
+from speedup.lattice import Fact, fact, indicator, uniform_along, vector
+from speedup.rules.recurrence import Cell, Recurrence, describe
+from speedup.rules.rule import (
+    Facts,
+    Lives,
+    Rule,
+    Site,
+    Sizes,
+    equal,
+    everything_read,
+    nothing_known,
+    pinned,
+    reason_for,
+)
+from speedup.rules.units import Columns, Demand, Layer, analyse, by_row, demands
+
+
+def recurrent_known(op: Op, facts: Facts) -> tuple[Fact, ...]:
+    """Units that stay at 0, and those of a plain recurrence that read nothing but constants."""
+    shape = describe(op)
+    if shape is None:
+        return nothing_known(op, facts)
+    layers = analyse(shape, op, facts)
+    every = [unit for layer in layers for unit in layer.units]
+    if not any(bool(unit.constant.any()) for unit in every):
+        return nothing_known(op, facts)
+    constant, value = torch.stack([u.constant for u in every]), torch.stack([u.value for u in every])
+    zero = torch.stack([u.zero for u in every])
+    results = []
+    if shape.output is not None:
+        last = slice(-shape.directions, None)
+        results.append(_fact(shape.output, constant[last].reshape(1, 1, -1), value[last].reshape(1, 1, -1)))
+    for state, known in zip(shape.final, (constant, zero), strict=False):
+        rows = (known, torch.where(known, value, 0.0))
+        results.append(_fact(state, *(r[:, None] if state.ndim == 3 else r for r in rows)))
+    return tuple(results)
+
+
+def _fact(result: Value, known: Tensor, value: Tensor) -> Fact:
+    return fact(known, value.to(result.dtype))
+
+
+def recurrent_live(op: Op, facts: Facts, live: Lives) -> tuple[Tensor, ...]:
+    """Units that live results read over any number of steps, with all their rows."""
+    shape = describe(op)
+    if shape is None:
+        return everything_read(op, facts, live)
+    layers = analyse(shape, op, facts)
+    found = _demands(shape, layers, live)
+    units = torch.stack([one for demand in found for one in demand.units])
+    reads = {shape.data.index: vector(found[0].columns, shape.data.ndim - 1, shape.data.ndim)}
+    for value in shape.initial:
+        reads[value.index] = units[:, None] if value.ndim == 3 else units
+    for number, direction, cell in shape.placed():
+        rows = found[number].units[direction].repeat(shape.gates)
+        for weight in cell.weights:
+            own = vector(rows, 0, weight.ndim)
+            reads[weight.index] = own | reads.get(weight.index, indicator(False, weight.ndim))
+    return tuple(reads[v.index] for v in op.operands)
+
+
+def _demands(shape: Recurrence, layers: tuple[Layer, ...], live: Lives) -> tuple[Demand, ...]:
+    if shape.output is None:
+        return demands(shape, layers, None, tuple(live))
+    return demands(shape, layers, live[0], tuple(live[1:]))
+
+
+def _shape(site: Site) -> Recurrence | None:
+    return site.once("recurrence", lambda: describe(site.op))
+
+
+def _layers(site: Site, shape: Recurrence) -> tuple[Layer, ...]:
+    facts = [site.fact(v) for v in site.op.operands]
+    return site.once("layers", lambda: analyse(shape, site.op, facts))
+
+
+def _demanded(site: Site, shape: Recurrence) -> tuple[Demand, ...]:
+    lives = [site.live(r) for r in site.op.results]
+    return site.once("demands", lambda: _demands(shape, _layers(site, shape), lives))
+
+
+def recurrent_couple(site: Site) -> Iterable[Constraint]:
+    """Gates with units, columns with what they read, states with the units they belong to."""
+    shape = _shape(site)
+    if shape is None:
+        cause = site.because(reason_for(site.op, "with proj_size or active dropout stays whole"))
+        for value in (*site.op.operands, *site.op.results):
+            yield from pinned(value, range(value.ndim), cause)
+        return
+    yield from _positions(site, shape)
+    cause = site.because(reason_for(site.op, "ties its gates and states to its units"))
+    for cell in shape.cells:
+        yield from _gates(shape, cell, cause)
+    yield from _columns(shape, cause)
+    yield from _states(site, shape, cause)
+    yield from _needs(site, shape)
+
+
+def _positions(site: Site, shape: Recurrence) -> Iterable[Constraint]:
+    batch, step = 0, None
+    if shape.output is not None:
+        batch, step = (0, 1) if site.op["batch_first"] else (1, 0)
+    states = [(v, v.ndim - 2) for v in (*shape.initial, *shape.final)]
+    beside = [] if shape.output is None else [(shape.output, batch)]
+    cause = site.because(reason_for(site.op, "works on each sequence of the batch"))
+    yield from equal(cause, (shape.data, batch), *beside, *states)
+    if shape.output is not None and step is not None:
+        cause = site.because(reason_for(site.op, "runs along the whole sequence"))
+        yield from pinned(shape.data, [step], cause)
+        yield from pinned(shape.output, [step], cause)
+        cause = site.because(reason_for(site.op, "has one state per layer and direction"))
+        for value in (*shape.initial, *shape.final):
+            yield from pinned(value, [0], cause)
+
+
+def unit_dim(cell: Cell) -> tuple[int, int]:
+    """The dimension whose keep-set is the cell's units."""
+    return (cell.weight_hh.index, 1)
+
+
+def _gates(shape: Recurrence, cell: Cell, cause: Cause) -> Iterable[Constraint]:
+    yield from equal(cause, *((w, 0) for w in cell.weights))
+    rows = shape.gates * shape.hidden
+    index = torch.arange(rows) % shape.hidden
+    yield Mapped((unit_dim(cell),), ((cell.weight_hh.index, 0),), index, (shape.hidden,), (rows,), cause)
+
+
+def _columns(shape: Recurrence, cause: Cause) -> Iterable[Constraint]:
+    """Every layer's columns are the data's channels or the units of the layer before, side by side."""
+    before: tuple[Cell, ...] = ()
+    for cells in shape.layers:
+        first = (cells[0].weight_ih, 1)
+        yield from equal(cause, first, *((c.weight_ih, 1) for c in cells[1:]))
+        if before:
+            yield from _side_by_side(shape, before, first, cause)
+        else:
+            yield from equal(cause, (shape.data, shape.data.ndim - 1), first)
+        before = cells
+    if shape.output is not None:
+        yield from _side_by_side(shape, before, (shape.output, shape.output.ndim - 1), cause)
+
+
+def _side_by_side(
+    shape: Recurrence, cells: tuple[Cell, ...], target: tuple[Value, int], cause: Cause
+) -> Iterable[Constraint]:
+    value, dim = target
+    width = len(cells) * shape.hidden
+    for number, cell in enumerate(cells):
+        index = torch.full((width,), -1)
+        start = number * shape.hidden
+        index[start : start + shape.hidden] = torch.arange(shape.hidden)
+        yield Mapped((unit_dim(cell),), ((value.index, dim),), index, (shape.hidden,), (width,), cause)
+
+
+def _states(site: Site, shape: Recurrence, cause: Cause) -> Iterable[Constraint]:
+    """A state has one set of units for all its rows; where any set would do, its size has to fit."""
+    units = [unit_dim(cell) for cell in shape.cells]
+    sized = list(units)
+    for value in shape.initial:
+        dim = (value.index, value.ndim - 1)
+        found = site.fact(value)
+        if found.is_all_known() and uniform_along(found.value, [value.ndim - 1]):
+            sized.append(dim)
+        else:
+            yield Equal((dim, *units), cause)
+    for value in shape.final:
+        dim = (value.index, value.ndim - 1)
+        read = by_row(site.live(value), shape).any(1).tolist()
+        sized.append(dim)
+        if any(read):
+            yield Equal((dim, *(u for u, is_read in zip(units, read, strict=True) if is_read)), cause)
+    if len(sized) > 1:
+        one_size = site.because(reason_for(site.op, "has one hidden_size for all layers and directions"))
+        yield Counted(tuple(dict.fromkeys(sized)), one_size)
+
+
+def needed_units(site: Site) -> tuple[tuple[Cell, Tensor], ...]:
+    """Per cell, the units that live results depend on and that no constant can stand for."""
+    shape = _shape(site)
+    if shape is None:
+        return ()
+    layers, found = _layers(site, shape), _demanded(site, shape)
+    needed = []
+    for number, direction, cell in shape.placed():
+        units, live = layers[number].units[direction], found[number].units[direction]
+        # The step before the first still has the initial state, so that no bias can stand for it.
+        recurrent = (layers[number].reads_units[direction] & live[:, None]).any(0)
+        needed.append((cell, live & ~units.zero & (~units.constant | recurrent)))
+    return tuple(needed)
+
+
+def _needs(site: Site, shape: Recurrence) -> Iterable[Constraint]:
+    cause = site.because(reason_for(site.op, "reads these units"))
+    for cell, needed in needed_units(site):
+        yield Pinned(unit_dim(cell), cause, needed)
+    layers = _layers(site, shape)
+    cause = site.because("reads constants that no bias_ih can take over")
+    for number, direction, cell in shape.placed():
+        columns = layers[number].columns
+        counts = columns.counts & _read(site, shape, number, direction)
+        unpaid = counts & ~columns.settled if _can_pay(site, cell) else counts
+        if bool(unpaid.any()):
+            yield Pinned((cell.weight_ih.index, 1), cause, unpaid)
+
+
+def _read(site: Site, shape: Recurrence, number: int, direction: int) -> Tensor:
+    """The columns that the live units of one cell read."""
+    live = _demanded(site, shape)[number].units[direction]
+    return (_layers(site, shape)[number].reads_columns[direction] & live[:, None]).any(0)
+
+
+def _can_pay(site: Site, cell: Cell) -> bool:
+    return site.is_own(cell.bias_ih) and site.fact(cell.weight_ih).is_all_known()
+
+
+def recurrent_pay(site: Site, kept: KeepSets) -> Iterable[Edit]:
+    """What dropped constant columns add to each gate goes into `bias_ih`."""
+    shape = _shape(site)
+    if shape is None or all(kept.is_full((c.weight_ih.index, 1)) for c in shape.cells):
+        return
+    layers = _layers(site, shape)
+    for number, _, cell in shape.placed():
+        if cell.bias_ih is not None and _can_pay(site, cell):
+            yield from _into_bias(site, cell, cell.bias_ih, layers[number].columns, kept)
+
+
+def _into_bias(site: Site, cell: Cell, bias: Value, columns: Columns, kept: KeepSets) -> Iterable[Edit]:
+    dropped = columns.settled & columns.counts & ~kept[(cell.weight_ih.index, 1)]
+    if bool(dropped.any()):
+        weight = site.fact(cell.weight_ih).value.expand(cell.weight_ih.shape)
+        delta = weight[:, dropped].double() @ columns.value[dropped]
+        yield AddToParameter(
+            bias.name, Frozen(delta), f"{int(dropped.sum())} constant columns into {bias.name}"
+        )
+
+
+def recurrent_macs(op: Op, sizes: Sizes) -> int:
+    """Per step and sequence, every gate's products with the layer's input and its state."""
+    states = 3 if op.name.startswith("lstm") else 2
+    matrices = [v for v in op.operands[states:] if v.ndim == 2]
+    return prod(sizes(op.operands[0])[:-1]) * sum(prod(sizes(m)) for m in matrices)
+
+
+RECURRENT = Rule(
+    couple=recurrent_couple,
+    known=recurrent_known,
+    live=recurrent_live,
+    pay=recurrent_pay,
+    macs=recurrent_macs,
+)
+
+_KINDS = ("lstm", "gru", "rnn_tanh", "rnn_relu")
+
+RULES: dict[str, Rule] = {
+    **{f"{kind}.input": RECURRENT for kind in _KINDS},
+    **{f"{kind}_cell": RECURRENT for kind in _KINDS},
+}

@@ -1,0 +1,176 @@
+"""Weights that a module computes from others before it uses them: weight_norm, spectral_norm.
+
+`weight_norm` gives each slice v along `dim` the length g: `w = g v / |v|` (Salimans & Kingma
+2016). Where columns of v go, g becomes `g |v_kept| / |v|`, so that those that stay are the same.
+`spectral_norm` divides by `u . (W v)` with fixed u and v in eval mode (Miyato et al. 2018): what
+adds nothing to that number can go.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import torch
+from attrs import frozen
+from torch import Tensor
+
+from speedup.constraints import Constraint, Pinned
+from speedup.edits import AddToParameter, Edit, Frozen
+from speedup.graph import Op, Origin, Value
+from speedup.keepsets import KeepSets
+from speedup.lattice import along, any_over, fold_to, indicator
+from speedup.layout import box
+from speedup.rules.rule import Facts, Lives, Rule, Site, all_pinned, equal, everything_read, reason_for
+
+
+@frozen(eq=False)
+class Normed:
+    """Direction `v`, length `g`, results (weight, and norm where the op returns it).
+
+    `axis` is the dimension along which slices are normed; None where the tensor as a whole is.
+    """
+
+    v: Value
+    g: Value
+    axis: int | None
+
+    @property
+    def others(self) -> tuple[int, ...]:
+        """The dimensions that a norm is taken over."""
+        return tuple(d for d in range(self.v.ndim) if d != self.axis)
+
+
+def describe(op: Op) -> Normed:
+    v, g = op.operands
+    return Normed(v, g, None if op["dim"] == -1 else op["dim"])
+
+
+def _is_plain(shape: Normed) -> bool:
+    """Whether `g` is laid out as `torch.nn.utils` does it."""
+    if shape.axis is None:
+        return all(n == 1 for n in shape.g.shape)
+    wanted = tuple(n if d == shape.axis else 1 for d, n in enumerate(shape.v.shape))
+    return 0 <= shape.axis < shape.v.ndim and shape.g.shape == wanted
+
+
+def normed_live(op: Op, facts: Facts, live: Lives) -> tuple[Tensor, ...]:
+    """A live element reads its whole slice, and its length."""
+    shape = describe(op)
+    if not _is_plain(shape):
+        return everything_read(op, facts, live)
+    slices = any_over(live[0], shape.others)
+    if len(live) > 1:
+        norm = live[1] if live[1].ndim == slices.ndim else indicator(bool(live[1].any()), slices.ndim)
+        slices = slices | norm
+    return slices, fold_to(slices, shape.g.shape) if shape.g.ndim else slices.any().reshape(())
+
+
+def _is_payable(site: Site, shape: Normed) -> bool:
+    """Whether the lengths may change: nothing but such ops, on the same operands, reads v and g."""
+    readers = site.graph.readers[shape.g.index]
+    state = all(
+        value.origin in (Origin.PARAMETER, Origin.BUFFER)
+        and value not in site.graph.outputs
+        and site.graph.readers[value.index] == readers
+        for value in (shape.v, shape.g)
+    )
+    alike = all(_same(site.graph.ops[r], site.op) for r in readers)
+    norms = [r for reader in readers for r in site.graph.ops[reader].results[1:]]
+    unread = not any(site.graph.readers[n.index] or n in site.graph.outputs for n in norms)
+    return (
+        state and alike and unread and site.fact(shape.v).is_all_known() and site.fact(shape.g).is_all_known()
+    )
+
+
+def _same(op: Op, other: Op) -> bool:
+    return op.target == other.target and op.operands == other.operands and op["dim"] == other["dim"]
+
+
+def normed_couple(site: Site) -> Iterable[Constraint]:
+    """The weight keeps what v keeps; what counts in a norm goes only where g can make up for it."""
+    shape = describe(site.op)
+    if not _is_plain(shape):
+        yield from all_pinned(site)
+        return
+    cause = site.because(reason_for(site.op, "ties the weight to what it is computed from"))
+    for dim in range(shape.v.ndim):
+        yield from equal(cause, (site.op.results[0], dim), (shape.v, dim))
+    if shape.axis is not None:
+        lengths = [(r, shape.axis) for r in site.op.results[1:] if r.ndim == shape.v.ndim]
+        yield from equal(cause, (shape.v, shape.axis), (shape.g, shape.axis), *lengths)
+    if not _is_payable(site, shape):
+        cause = site.because(reason_for(site.op, "takes norms that something else reads too"))
+        nonzero = site.fact(shape.v).maybe_nonzero
+        for dim in shape.others:
+            yield Pinned((shape.v.index, dim), cause, along(nonzero, dim, shape.v.shape[dim]))
+
+
+def normed_pay(site: Site, kept: KeepSets) -> Iterable[Edit]:
+    """Lengths that make up for the dropped part of each norm."""
+    shape = describe(site.op)
+    dims = [(shape.v.index, d) for d in shape.others]
+    first = site.graph.readers[shape.g.index][0] == site.op.index
+    if not first or not _is_plain(shape) or all(kept.is_full(d) for d in dims):
+        return
+    if not _is_payable(site, shape):
+        return
+    every = [kept[(shape.v.index, d)] if d in shape.others else _all(n) for d, n in enumerate(shape.v.shape)]
+    inside = box(every).reshape(shape.v.shape)
+    v = site.fact(shape.v).value.expand(shape.v.shape).double()
+    whole, part = _norm(v, shape), _norm(v * inside, shape)
+    if bool((whole == part).all()):
+        return
+    lost = (part == 0) & (whole != 0)
+    if bool(lost.any()):
+        # A slice of zeros has no direction; any will do for the length 0.
+        corner = torch.zeros_like(inside)
+        corner[
+            tuple(slice(None) if d == shape.axis else int(k.nonzero()[0]) for d, k in enumerate(every))
+        ] = True
+        yield AddToParameter(shape.v.name, Frozen((lost & corner).double()), "a direction for what is now 0")
+    ratio = torch.where(whole == 0, 1.0, part / whole)
+    g = site.fact(shape.g).value.expand(shape.g.shape).double()
+    delta = g * (ratio.reshape(shape.g.shape) - 1)
+    yield AddToParameter(shape.g.name, Frozen(delta), f"length of what is kept of {shape.v.name}")
+
+
+def _all(extent: int) -> Tensor:
+    return torch.ones(extent, dtype=torch.bool)
+
+
+def _norm(v: Tensor, shape: Normed) -> Tensor:
+    return v.square().sum(shape.others, keepdim=True).sqrt()
+
+
+def product_live(op: Op, facts: Facts, live: Lives) -> tuple[Tensor, ...]:
+    """`mv` and `dot`: what meets a 0 is not read; of two zeros the first has to hold."""
+    left, right = op.operands
+    rows = live[0] if left.ndim == 2 else live[0].reshape(1)
+    first, second = (f.maybe_nonzero for f in facts)
+    alive = rows[:, None] if left.ndim == 2 else rows
+    reads = alive & (second | ~first)
+    other = (alive & first).any(0) if left.ndim == 2 else alive & first
+    return reads, other.reshape(-1) if right.ndim == 1 else other
+
+
+def product_couple(site: Site) -> Iterable[Constraint]:
+    """Rows with results; of the dimension that is summed, what adds something stays."""
+    left, right = site.op.operands
+    axis = left.ndim - 1
+    cause = site.because(reason_for(site.op, "sums over this dimension"))
+    if left.ndim == 2:
+        yield from equal(cause, (left, 0), (site.op.result, 0))
+    yield from equal(cause, (left, axis), (right, 0))
+    lives = site.live(site.op.result)
+    rows = lives[:, None] if left.ndim == 2 else lives.reshape(1)
+    counts = site.fact(left).maybe_nonzero & site.fact(right).maybe_nonzero & rows
+    yield Pinned((left.index, axis), cause, along(counts, axis, left.shape[axis]))
+
+
+NORMED = Rule(couple=normed_couple, live=normed_live, pay=normed_pay)
+SUMMED = Rule(couple=product_couple, live=product_live)
+
+RULES: dict[str, Rule] = {
+    **dict.fromkeys(("_weight_norm", "_weight_norm_interface"), NORMED),
+    **dict.fromkeys(("mv", "dot", "vdot"), SUMMED),
+}
