@@ -41,6 +41,8 @@ from speedup.rules import STANDARD, Rules, rule_for
 from speedup.rules.rule import UNKNOWN_OPERATOR, Sizes
 from speedup.stamps import stamps_of
 
+_NOT_TRACED = "code that could not be traced reads them"
+
 
 def plan_speedup(
     model: nn.Module,
@@ -102,7 +104,9 @@ def _report(model: nn.Module, analysis: Analysis, edits: Sequence[Edit], found: 
     parameters = sum(p.numel() for p in model.parameters())
     return Report(
         layers=layers,
-        blocked=blocked_channels(analysis),
+        blocked=blocked_channels(
+            analysis, "the model returns them" if found.islands is None else _NOT_TRACED
+        ),
         unknown_operators=_unknown(analysis.graph, analysis.rules),
         parameters=(parameters, parameters + _parameter_change(analysis, edits)),
         macs=(sum(layer.macs_before for layer in layers), sum(layer.macs_after for layer in layers)),

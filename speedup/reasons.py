@@ -18,8 +18,11 @@ from speedup.rules.contraction import describe
 _PRODUCTS = ("linear", "conv", "addmm")
 
 
-def blocked_channels(analysis: Analysis) -> tuple[Blocked, ...]:
-    """Per layer with a weight, the result channels that nothing needs of it but that are kept."""
+def blocked_channels(analysis: Analysis, outside: str) -> tuple[Blocked, ...]:
+    """Per layer with a weight, the result channels that nothing needs of it but that are kept.
+
+    `outside` says who reads the outputs of the graph.
+    """
     members: dict[int, list[Dim]] = {}
     for dim in analysis.seeds:
         members.setdefault(analysis.kept.class_of(dim), []).append(dim)
@@ -29,12 +32,16 @@ def blocked_channels(analysis: Analysis) -> tuple[Blocked, ...]:
     found: list[Blocked] = []
     for op in analysis.graph.ops:
         if op.name.startswith(_PRODUCTS) and op.owner.path:
-            found.extend(_blocked(op, analysis, members, growth))
+            found.extend(_blocked(op, analysis, members, growth, outside))
     return tuple(found)
 
 
 def _blocked(
-    op: Op, analysis: Analysis, members: dict[int, list[Dim]], growth: dict[int, list[Growth]]
+    op: Op,
+    analysis: Analysis,
+    members: dict[int, list[Dim]],
+    growth: dict[int, list[Growth]],
+    outside: str,
 ) -> Iterable[Blocked]:
     shape = describe(op)
     dim = (op.result.index, shape.result_axis)
@@ -54,10 +61,10 @@ def _blocked(
         wanted = analysis.seeds[other]
         share = left if wanted is None else left & wanted
         if other != dim and bool(share.any()):
-            yield Blocked(op.owner.path, int(share.sum()), extent, _needed_by(other, analysis))
+            yield Blocked(op.owner.path, int(share.sum()), extent, _needed_by(other, analysis, outside))
             left = left & ~share
     if bool(left.any()):
-        yield Blocked(op.owner.path, int(left.sum()), extent, "the model returns them")
+        yield Blocked(op.owner.path, int(left.sum()), extent, outside)
 
 
 def _constant(value: Value, dim: int, analysis: Analysis) -> Tensor:
@@ -73,11 +80,11 @@ def _worded(number: int | None, reason: str, analysis: Analysis) -> str:
     return f"{reason} ({owner or 'in the forward'})"
 
 
-def _needed_by(dim: Dim, analysis: Analysis) -> str:
+def _needed_by(dim: Dim, analysis: Analysis, outside: str) -> str:
     value = analysis.graph.values[dim[0]]
     producer = analysis.graph.producer[value.index]
     if value in analysis.graph.outputs:
-        return "the model returns them"
+        return outside
     if producer is None:
         return "they belong to an input of the model"
     op = analysis.graph.ops[producer]
