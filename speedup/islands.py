@@ -10,8 +10,9 @@ state that such code reads or could read.
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from types import MappingProxyType
+from types import CodeType, MappingProxyType
 
 import torch
 from attrs import frozen
@@ -39,10 +40,11 @@ class Island:
 
 @frozen(eq=False)
 class Islands:
-    """All islands of a model, and the state that code outside of them reads."""
+    """All islands of a model, the state that code outside of them reads, and the attributes that it names."""
 
     islands: tuple[Island, ...]
     read_outside: tuple[str, ...]
+    named_outside: frozenset[str]
 
 
 @frozen(eq=False)
@@ -72,6 +74,7 @@ def survey(model: nn.Module, example: Example) -> Survey:
     islands = Islands(
         tuple(Island(path, tuple(call for call, _ in own)) for path, own in found.items()),
         search.read_outside(found),
+        search.named_outside(),
     )
     merged_trace = _merged(model, islands, {path: [t for _, t in own] for path, own in found.items()})
     inside = tuple(Inside(p, type(search.modules[p]).__name__, len(own)) for p, own in found.items())
@@ -102,7 +105,7 @@ def _merged(model: nn.Module, islands: Islands, traces: Mapping[str, Sequence[Tr
             names = {v.name: _name(v, path, number, canonical) for v in traced.graph.state}
             parts.append(Part(path, traced.graph, names))
             tensors.update({names[name]: tensor for name, tensor in traced.tensors.items()})
-    return Trace(merged(parts, islands.read_outside), MappingProxyType(tensors))
+    return Trace(merged(parts, islands.read_outside, islands.named_outside), MappingProxyType(tensors))
 
 
 def _name(value: Value, path: str, number: int, canonical: Mapping[str, str]) -> str:
@@ -213,6 +216,11 @@ class _Search:
             names.update(canonical[name] for name, _ in own)
         return tuple(name for name in dict.fromkeys(canonical.values()) if name in names)
 
+    def named_outside(self) -> frozenset[str]:
+        """The attributes that forwards outside of the islands name, whether they came to read them or not."""
+        outer = {type(self.modules[path]) for path in self._refused}
+        return frozenset[str]().union(*map(_named, outer))
+
     def outside(self, islands: Iterable[str]) -> Iterator[Outside]:
         """The refused modules that hold parameters, and those never called."""
         called = {id(self.modules[call.path]) for call in self._root.all_calls()}
@@ -225,6 +233,26 @@ class _Search:
             elif not any(id(inner) in called for inner in module.modules()):
                 idle.append(path)
                 yield Outside(path, type(module).__name__, "the example does not call it")
+
+
+def _named(kind: type) -> set[str]:
+    """What the forward of a class names, and the methods and properties of the class that it uses."""
+    found: set[str] = set()
+    pending = ["forward"]
+    while pending:
+        member = inspect.getattr_static(kind, pending.pop(), None)
+        code = getattr(inspect.unwrap(getattr(member, "fget", member)), "__code__", None)
+        new = set() if code is None else set(_names_in(code)) - found
+        found |= new
+        pending.extend(new)
+    return found
+
+
+def _names_in(code: CodeType) -> Iterator[str]:
+    yield from code.co_names
+    for constant in code.co_consts:
+        if isinstance(constant, CodeType):
+            yield from _names_in(constant)
 
 
 def _reason(error: ExportError) -> str:

@@ -6,14 +6,29 @@ parts read is one value. So all constraints on it meet, as they would in a trace
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import re
+from collections.abc import Iterable, Iterator, Mapping
 from types import MappingProxyType
 from typing import Any, assert_never
 
 from attrs import evolve, frozen
 
-from speedup.expressions import Argument, Arithmetic, AttributeOf, Derived, Expression, Guard, Root, SizeOf
+from speedup.expressions import (
+    Argument,
+    Arithmetic,
+    AttributeOf,
+    Derived,
+    Expression,
+    Guard,
+    Root,
+    SizeOf,
+    attributes_in,
+    derived_in,
+)
 from speedup.graph import Graph, Op, Owner, Value
+
+# The names on the way to an attribute, such as `config.hidden_size` or `window[0]`.
+_NAMES = re.compile(r"[^\W\d]\w*")
 
 
 @frozen(eq=False)
@@ -25,14 +40,21 @@ class Part:
     names: Mapping[str, str]
 
 
-def merged(parts: Iterable[Part], read_elsewhere: Iterable[str] = ()) -> Graph:
+def merged(
+    parts: Iterable[Part],
+    read_elsewhere: Iterable[str] = (),
+    named_elsewhere: frozenset[str] = frozenset(),
+) -> Graph:
     """The graph that computes all `parts`, one after the other.
 
-    State named in `read_elsewhere` counts as an output: code outside of all parts reads it.
+    State named in `read_elsewhere` counts as an output: code outside of all parts reads it. Integers
+    that modules keep under one of the names `named_elsewhere` may be read there and count as escaped.
     """
     merger = _Merger()
     for part in parts:
         merger.add(part)
+    attributes = dict.fromkeys(_attributes(merger))
+    merger.escaped.extend(a for a in attributes if _NAMES.findall(a.name)[-1] in named_elsewhere)
     outputs = [*merger.outputs, *(merger.state[n] for n in read_elsewhere if n in merger.state)]
     return Graph(
         tuple(merger.values),
@@ -42,6 +64,14 @@ def merged(parts: Iterable[Part], read_elsewhere: Iterable[str] = ()) -> Graph:
         tuple(merger.guards),
         tuple(merger.escaped),
     )
+
+
+def _attributes(merger: _Merger) -> Iterator[AttributeOf]:
+    for op in merger.ops:
+        for derived in derived_in(tuple(op.arguments.values())):
+            yield from attributes_in(derived.expression)
+    for guard in merger.guards:
+        yield from attributes_in(guard.expression)
 
 
 class _Merger:

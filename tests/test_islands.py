@@ -314,6 +314,52 @@ def test_state_shared_by_two_islands_is_cut_alike() -> None:
     assert small.last.up.weight is small.positive.up.weight
 
 
+class KeepsItsWidth(nn.Module):
+    """A forward that states a size as an attribute of its module."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.up = nn.Linear(WIDTH, 10)
+        self.down = nn.Linear(10, WIDTH)
+        self.width = 10
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.down(torch.relu(self.up(x)).view(-1, self.width))
+
+
+class ReadsWidth(nn.Module):
+    def __init__(self, reads: bool) -> None:
+        super().__init__()
+        self.child = KeepsItsWidth()
+        self.reads = reads
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.plain(x) if x.sum() > 1e9 else self.scaled(x) if self.reads else self.child(x)
+
+    def plain(self, x: Tensor) -> Tensor:
+        return self.child(x)
+
+    def scaled(self, x: Tensor) -> Tensor:
+        return self.child(x) * self.child.width
+
+
+class NamesNothing(ReadsWidth):
+    def scaled(self, x: Tensor) -> Tensor:
+        return self.child(x)
+
+
+@pytest.mark.parametrize(("kind", "width"), [(ReadsWidth, 10), (NamesNothing, 5)])
+def test_an_attribute_that_code_outside_of_islands_names_does_not_change(
+    kind: type[ReadsWidth], width: int
+) -> None:
+    model = kind(True).double()
+    mask = torch.ones(10, WIDTH)
+    mask[::2] = 0
+    plan = plan_speedup(model, rows(), {"child.up": {"weight": mask}})
+    assert inside(plan) == ["child"]
+    assert assert_exact(plan, rows).child.width == width
+
+
 class CallsInside(nn.Module):
     """Calls a module as a whole and, elsewhere, only a part of it."""
 
