@@ -87,7 +87,7 @@ class Mapped:
             read, adjoint = source, target
         else:
             valid = self.index >= 0
-            read = source[self.index.clamp(min=0)] & valid
+            read = source[self.index.clamp(min=0)] & valid if len(source) else valid
             if self.fixed:
                 read = read | ~valid
             adjoint = torch.zeros_like(source)

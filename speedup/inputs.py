@@ -97,9 +97,19 @@ def _fields(item: Any) -> Iterator[tuple[str, Any]]:
 
 
 def batch_size(example: Example) -> int | None:
-    """The extent that all inputs share along their first dimension; None when there is none."""
+    """The extent that all inputs share along their first dimension; None when there is none.
+
+    Images (channels, height, width) in a list are samples of their own: their first dimension is no batch.
+    """
+    args, kwargs = example.call(example.tensors)
+    if any(_holds_images(argument) for argument in (*args, *kwargs.values())):
+        return None
     firsts = {t.shape[0] for t in example.tensors if t.ndim}
     return firsts.pop() if len(firsts) == 1 else None
+
+
+def _holds_images(argument: Any) -> bool:
+    return isinstance(argument, list) and any(isinstance(t, Tensor) and t.ndim == 3 for t in argument)
 
 
 def fresh_inputs(example: Example, batch: int | None, generator: torch.Generator) -> tuple[Tensor, ...]:

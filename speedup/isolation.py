@@ -1,10 +1,12 @@
-"""Running a model without leaving traces: random state restored, internal warnings kept quiet."""
+"""Running a model without leaving traces: random state restored, internal messages kept quiet."""
 
 from __future__ import annotations
 
+import io
+import logging
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stderr
 
 import torch
 
@@ -19,10 +21,17 @@ def isolated() -> Iterator[None]:
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Keep the deprecation warnings that export's own internals raise from the user."""
-    with warnings.catch_warnings():
+    """Keep what export's own internals have to say from the user: warnings, and log messages and
+    graphs on stderr when a model cannot be exported. The error that it raises says enough.
+    """
+    silenced = logging.root.manager.disable
+    with warnings.catch_warnings(), redirect_stderr(io.StringIO()):
         warnings.simplefilter("ignore")
-        yield
+        logging.disable(max(silenced, logging.ERROR))
+        try:
+            yield
+        finally:
+            logging.disable(silenced)
 
 
 @contextmanager

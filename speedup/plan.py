@@ -15,6 +15,7 @@ from speedup.edits import Edit
 from speedup.errors import UnknownModuleError
 from speedup.graph import Shape
 from speedup.inputs import Example
+from speedup.islands import Islands
 from speedup.masks import Masks
 from speedup.report import Blocked, Layer, Report
 from speedup.stamps import Stamp
@@ -50,12 +51,16 @@ class Expected:
 
 @frozen(eq=False)
 class Subject:
-    """What a plan was made for; none of it is part of the plan's value."""
+    """What a plan was made for; none of it is part of the plan's value.
+
+    `islands` are the modules that were traced, with their calls, if the model could not be as a whole.
+    """
 
     model: nn.Module
     masks: Masks
     example: Example
     stamps: tuple[Stamp, ...]
+    islands: Islands | None = None
 
 
 @frozen

@@ -31,6 +31,7 @@ from speedup.errors import NonFiniteWeightError, UnknownModuleError
 from speedup.expected import expected_trace
 from speedup.graph import Graph, Op, Origin, Shape, Value
 from speedup.inputs import Example, example_from
+from speedup.islands import Survey, survey
 from speedup.masks import MaskSource, resolve_masks
 from speedup.native import hyperparameters
 from speedup.plan import Plan, Subject
@@ -40,7 +41,8 @@ from speedup.rewriting import Writer, rewritten_functions
 from speedup.rules import STANDARD, Rules, rule_for
 from speedup.rules.rule import UNKNOWN_OPERATOR, Sizes
 from speedup.stamps import stamps_of
-from speedup.trace import trace
+
+_NOT_TRACED = "code that could not be traced reads them"
 
 
 def plan_speedup(
@@ -57,7 +59,8 @@ def plan_speedup(
     Nothing is changed: `model`, its flags and the global random state are as before.
 
     Args:
-        model: any module that `torch.export` can trace.
+        model: any module. Of one that `torch.export` cannot trace as a whole, the largest modules that
+            it can trace are planned, see `Plan.report`.
         x: example input: a tensor, a tuple or list of arguments, or a dict of keyword arguments.
             Its shapes and dtypes matter; the plan holds for any batch size.
         masks: keep-masks (1 keep, 0 drop) as `{module: {"weight": m}}`, `{parameter: m}`, or the
@@ -68,7 +71,7 @@ def plan_speedup(
 
     Raises:
         InputError, MaskError, UnknownModuleError, NonFiniteWeightError: bad arguments.
-        ExportError: the model cannot be traced; the message names the module.
+        ExportError: no part of the model can be traced; the message names the module.
     """
     with torch.inference_mode(mode=False), torch.no_grad():
         return _plan(model, example_from(x, kwargs), masks, rules, keep)
@@ -80,7 +83,8 @@ def _plan(
     resolved = resolve_masks(model, masks)
     _check_modules(model, keep)
     stamps = stamps_of(model)
-    traced = trace(model, example)
+    found = survey(model, example)
+    traced = found.trace
     _check_finite(traced.graph, traced.tensors)
     facts = constants.analyse(traced.graph, traced.tensors, resolved, rules)
     lives = liveness.analyse(traced.graph, facts, rules)
@@ -89,22 +93,26 @@ def _plan(
     edits = tuple(_edits(analysis, writer))
     return Plan(
         edits=edits,
-        report=_report(model, analysis, edits),
+        report=_report(model, analysis, edits, found),
         expected=expected_trace(analysis, edits),
         masks_digest=resolved.digest,
-        subject=Subject(model, resolved, example, stamps),
+        subject=Subject(model, resolved, example, stamps, found.islands),
     )
 
 
-def _report(model: nn.Module, analysis: Analysis, edits: Sequence[Edit]) -> Report:
+def _report(model: nn.Module, analysis: Analysis, edits: Sequence[Edit], found: Survey) -> Report:
     layers = _layers(model, analysis, edits)
     parameters = sum(p.numel() for p in model.parameters())
     return Report(
         layers=layers,
-        blocked=blocked_channels(analysis),
+        blocked=blocked_channels(
+            analysis, "the model returns them" if found.islands is None else _NOT_TRACED
+        ),
         unknown_operators=_unknown(analysis.graph, analysis.rules),
         parameters=(parameters, parameters + _parameter_change(analysis, edits)),
         macs=(sum(layer.macs_before for layer in layers), sum(layer.macs_after for layer in layers)),
+        islands=found.inside,
+        outside=found.outside,
     )
 
 

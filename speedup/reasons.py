@@ -21,9 +21,12 @@ _PRODUCTS = ("linear", "conv", "addmm")
 _RECURRENT = ("lstm", "gru", "rnn_")
 
 
-def blocked_channels(analysis: Analysis) -> tuple[Blocked, ...]:
-    """Per layer with a weight, the result channels or units that nothing needs but that are kept."""
-    why = _Growths.of(analysis)
+def blocked_channels(analysis: Analysis, outside: str) -> tuple[Blocked, ...]:
+    """Per layer with a weight, the result channels or units that nothing needs but that are kept.
+
+    `outside` says who reads the outputs of the graph.
+    """
+    why = _Growths.of(analysis, outside)
     found: list[Blocked] = []
     for op in analysis.graph.ops:
         if op.name.startswith(_PRODUCTS) and op.owner.path:
@@ -40,16 +43,17 @@ class _Growths:
     analysis: Analysis
     members: Mapping[int, list[Dim]]
     growth: Mapping[int, list[Growth]]
+    outside: str
 
     @classmethod
-    def of(cls, analysis: Analysis) -> _Growths:
+    def of(cls, analysis: Analysis, outside: str) -> _Growths:
         members: dict[int, list[Dim]] = {}
         for dim in analysis.seeds:
             members.setdefault(analysis.kept.class_of(dim), []).append(dim)
         growth: dict[int, list[Growth]] = {}
         for one in analysis.kept.growth:
             growth.setdefault(analysis.kept.class_of(one.dim), []).append(one)
-        return cls(analysis, members, growth)
+        return cls(analysis, members, growth, outside)
 
 
 def _blocked(op: Op, why: _Growths) -> Iterable[Blocked]:
@@ -80,10 +84,12 @@ def _explained(op: Op, dim: Dim, left: Tensor, why: _Growths) -> Iterable[Blocke
         wanted = analysis.seeds[other]
         share = left if wanted is None else left & wanted
         if other != dim and bool(share.any()):
-            yield Blocked(op.owner.path, int(share.sum()), left.numel(), _needed_by(other, analysis))
+            yield Blocked(
+                op.owner.path, int(share.sum()), left.numel(), _needed_by(other, analysis, why.outside)
+            )
             left = left & ~share
     if bool(left.any()):
-        yield Blocked(op.owner.path, int(left.sum()), left.numel(), "the model returns them")
+        yield Blocked(op.owner.path, int(left.sum()), left.numel(), why.outside)
 
 
 def _constant(value: Value, dim: int, analysis: Analysis) -> Tensor:
@@ -99,11 +105,11 @@ def _worded(number: int | None, reason: str, analysis: Analysis) -> str:
     return f"{reason} ({owner or 'in the forward'})"
 
 
-def _needed_by(dim: Dim, analysis: Analysis) -> str:
+def _needed_by(dim: Dim, analysis: Analysis, outside: str) -> str:
     value = analysis.graph.values[dim[0]]
     producer = analysis.graph.producer[value.index]
     if value in analysis.graph.outputs:
-        return "the model returns them"
+        return outside
     if producer is None:
         return "they belong to an input of the model"
     op = analysis.graph.ops[producer]

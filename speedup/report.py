@@ -41,11 +41,37 @@ class Blocked:
 
 
 @frozen
+class Inside:
+    """A module that was planned on its own, between inputs and outputs that stay, and for how many kinds
+    of calls.
+    """
+
+    path: str
+    kind: str
+    calls: int
+
+
+@frozen
+class Outside:
+    """A module that stays as it is apart from the islands in it, and the reason."""
+
+    path: str
+    kind: str
+    reason: str
+
+
+@frozen
 class Report:
-    """The whole of it. `parameters` and `macs` are (before, after) totals of the model."""
+    """The whole of it. `parameters` and `macs` are (before, after) totals of the model.
+
+    A model that cannot be traced as a whole is planned in `islands`; each kind of call of these counts
+    once in `macs`. Modules that belong to none are `outside`.
+    """
 
     layers: tuple[Layer, ...]
     blocked: tuple[Blocked, ...]
     unknown_operators: tuple[str, ...]
     parameters: tuple[int, int]
     macs: tuple[int, int]
+    islands: tuple[Inside, ...] = ()
+    outside: tuple[Outside, ...] = ()

@@ -23,6 +23,9 @@ def report_table(report: Report) -> str:
         console.print(_blocked(report))
     if report.unknown_operators:
         console.print(f"No rule, kept with all they touch: {', '.join(report.unknown_operators)}")
+    if report.islands:
+        console.print(f"Planned each on its own: {', '.join(one.path for one in report.islands)}")
+        console.print(_outside(report))
     console.print(f"Parameters {_change(*report.parameters)}, MACs {_change(*report.macs)}")
     return stream.getvalue().rstrip()
 
@@ -64,6 +67,15 @@ def _blocked(report: Report) -> Table:
         table.add_column(heading, overflow="fold")
     for blocked in report.blocked:
         table.add_row(blocked.path, f"{blocked.count} of {blocked.of}", blocked.reason)
+    return table
+
+
+def _outside(report: Report) -> Table:
+    table = Table(title="What is not planned itself", title_justify="left")
+    for heading in ("module", "because"):
+        table.add_column(heading, overflow="fold")
+    for one in report.outside:
+        table.add_row(one.path or f"(model) {one.kind}", one.reason)
     return table
 
 

@@ -77,6 +77,13 @@ def _adopt_attention(clone: nn.Module) -> None:
             MultiheadAttention.adopt(module)
 
 
+def canonical_names(model: nn.Module) -> Mapping[str, str]:
+    """Every name of a parameter or buffer -> the first name of the same tensor."""
+    first: dict[int, str] = {}
+    held = (*model.named_parameters(remove_duplicate=False), *model.named_buffers(remove_duplicate=False))
+    return {name: first.setdefault(id(tensor), name) for name, tensor in held}
+
+
 def _clone(model: nn.Module) -> nn.Module:
     """A copy whose flags and caches may change. It shares its tensors with `model` where autograd
     allows that; tensors made in inference mode are copied.
@@ -90,10 +97,11 @@ def _export(flat: _Flat, example: Example, clone: nn.Module) -> ExportedProgram:
         with isolated(), quiet(), unfused(), torch.no_grad():
             return torch.export.export(flat, example.tensors, strict=False)
     except Exception as error:
-        raise _export_error(error, clone) from error
+        raise export_error(error, clone, "torch.export cannot trace the model") from error
 
 
-def _export_error(error: Exception, clone: nn.Module) -> ExportError:
+def export_error(error: Exception, clone: nn.Module, headline: str) -> ExportError:
+    """`headline`, and which module of `clone` the error comes from, with its line and first words."""
     names = {id(m): name for name, m in clone.named_modules()}
     culprit = ""
     line = ""
@@ -104,10 +112,10 @@ def _export_error(error: Exception, clone: nn.Module) -> ExportError:
             line = f" at line {number} of {frame.f_code.co_filename.rsplit('/', 1)[-1]}"
     reason = str(error).strip().splitlines()
     return ExportError(
-        f"torch.export cannot trace the model: {culprit or 'its inputs'}{line} raised "
+        f"{headline}: {culprit or 'its inputs'}{line} raised "
         f"{type(error).__name__}: {reason[0] if reason else 'no message'}. Check that "
         "model(*inputs) runs in eval mode on the example input; data-dependent control flow "
-        "(if/while on tensor values) has to move out of the module you plan."
+        "(if/while on tensor values) has to stay out of the modules that hold the layers."
     )
 
 

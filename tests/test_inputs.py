@@ -168,6 +168,8 @@ def test_a_tensor_returned_twice_is_named_twice() -> None:
         ((A, torch.tensor(3.0)), 2),
         ((A, torch.randn(5)), None),
         (torch.tensor(1.0), None),
+        (([torch.randn(3, 4, 5), torch.randn(3, 6, 5)],), None),
+        (([torch.randn(2, 3, 4, 5), torch.randn(2, 3, 2, 2)],), 2),
     ],
 )
 def test_the_batch_size_is_what_all_inputs_share(x: Any, expected: int | None) -> None:

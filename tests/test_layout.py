@@ -114,6 +114,11 @@ def test_pull_fills_gaps_of_a_compressed_operand_too() -> None:
     assert got.tolist() == [[9, 5, 5]]
 
 
+def test_pull_from_an_operand_without_elements_is_the_fill() -> None:
+    move = Move(0, 0, same_dims(2, {1: torch.tensor([-1, -1])}))
+    assert pull(move, torch.tensor([[5]]), (3, 0), (3, 2), torch.tensor(9)).tolist() == [[9]]
+
+
 def test_pull_keeps_dimensions_compressed_that_no_index_touches() -> None:
     move = Move(0, 0, same_dims(3, {1: torch.tensor([2, 0])}))
     got = pull(move, torch.tensor([[[1], [2], [3]]]), (4, 3, 5), (4, 2, 5), NONE)

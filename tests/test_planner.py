@@ -224,7 +224,8 @@ class Branching(nn.Module):
 def test_forward_that_cannot_be_traced_is_an_error_that_names_the_module(
     kind: type[nn.Module], words: list[str]
 ) -> None:
-    model = nn.Sequential(nn.Linear(4, 4), nn.ModuleDict({"inner": kind()})["inner"], nn.Linear(4, 4))
+    """No other module has parameters that could be planned."""
+    model = nn.Sequential(nn.Identity(), nn.ModuleDict({"inner": kind()})["inner"], nn.Identity())
     x = torch.randn(2, 4)
     before = snapshot(model)
     with pytest.raises(ExportError) as caught:

@@ -147,7 +147,7 @@ def slice_(arguments: Arguments, sources: Sequence[Shape], targets: Sequence[Sha
     axis = axis_of(arguments["dim"], ndim)
     extent = sources[0][axis]
     bounds = slice(arguments["start"], arguments["end"], arguments["step"]).indices(extent)
-    index = torch.arange(*bounds)
+    index = torch.tensor(range(*bounds), dtype=torch.int64)
     return (Move(0, 0, same_dims(ndim, {} if index.numel() == extent else {axis: index})),)
 
 
@@ -159,7 +159,7 @@ def slice_scatter(
     extent = targets[0][axis]
     bounds = slice(arguments["start"], arguments["end"], arguments["step"]).indices(extent)
     inside = torch.full((extent,), -1)
-    inside[torch.arange(*bounds)] = torch.arange(sources[1][axis])
+    inside[torch.tensor(range(*bounds), dtype=torch.int64)] = torch.arange(sources[1][axis])
     outside = torch.where(inside < 0, torch.arange(extent), -1)
     return (
         Move(0, 0, same_dims(ndim, {axis: outside})),

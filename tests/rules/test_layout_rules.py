@@ -141,11 +141,13 @@ CALLS: dict[str, list[Call]] = {
         of((5, 6), 0, 3),
         of((5, 6), 0, 0, 100),
         of((5, 6), 1, -100, 4, 3),
+        of((5, 6), 0, -3, 0),
     ],
     "slice_scatter": [
         of((5, 6), Tensors((2, 6)), 0, 1, 3),
         of((5, 6), Tensors((5, 3)), -1, None, None, 2),
         of((5, 6), Tensors((5, 3)), 1, -4, -1),
+        of((5, 6), Tensors((0, 6)), 0, -3, 0),
     ],
     "select_scatter": [of((3, 4), Tensors((4,)), 0, 1), of((3, 4), Tensors((3,)), -1, -2)],
     "copy": [of((3, 4), Tensors((3, 4))), of((2, 3, 4), Tensors((3, 1))), of((2, 3), Tensors(()))],
