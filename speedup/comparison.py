@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
@@ -11,7 +11,6 @@ from torch import Tensor, nn
 
 from speedup.copying import copy_module
 from speedup.errors import OutputError
-from speedup.graph import Graph
 from speedup.inputs import Example, leaves_of
 
 # Largest error allowed, relative to how much the outputs vary between inputs, by the least precise
@@ -31,9 +30,8 @@ def scratch(model: nn.Module) -> nn.Module:
     return copy_module(model, {id(p): p.detach() for p in model.parameters()})
 
 
-def tolerance(graph: Graph) -> float:
-    """The relative error that a forward with this graph may have."""
-    computed = {v.dtype for v in graph.values if not v.is_state}
+def tolerance(computed: Iterable[torch.dtype]) -> float:
+    """The relative error that a forward which computes in these types may have."""
     return max((_TOLERANCE[dtype] for dtype in computed if dtype in _TOLERANCE), default=0.0)
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from attrs import frozen
+
 from speedup.analysis import Analysis
 from speedup.edits import Edit, NewBias
 from speedup.expressions import concrete
@@ -71,14 +73,25 @@ def _plain(argument: Any) -> Any:
     return found if isinstance(found, int | float | bool | str | None) else str(found)
 
 
-def first_difference(expected: Expected, actual: Expected) -> str | None:
-    """The first way in which two traces differ, in words; None when they agree."""
+@frozen
+class Difference:
+    """A way in which two traces differ: the module whose forward does other things, and how, in words."""
+
+    path: str
+    words: str
+
+
+def first_difference(expected: Expected, actual: Expected) -> Difference | None:
+    """The first way in which two traces differ; None when they agree."""
     for want, have in zip(expected.ops, actual.ops, strict=False):
         if want != have:
-            return f"in {want.path or 'the forward'}: expected {_worded(want)}, found {_worded(have)}"
+            words = f"in {want.path or 'the forward'}: expected {_worded(want)}, found {_worded(have)}"
+            return Difference(want.path, words)
     if len(expected.ops) != len(actual.ops):
-        return f"expected {len(expected.ops)} operations, found {len(actual.ops)}"
-    return None if expected.outputs == actual.outputs else "the outputs are computed by other operations"
+        return Difference("", f"expected {len(expected.ops)} operations, found {len(actual.ops)}")
+    if expected.outputs != actual.outputs:
+        return Difference("", "the outputs are computed by other operations")
+    return None
 
 
 def _worded(op: ExpectedOp) -> str:

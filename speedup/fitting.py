@@ -54,7 +54,7 @@ def fitted(analysis: Analysis, writer: Writer, fallen_back: frozenset[int]) -> F
     """
     touched = [op for op in analysis.graph.ops if _is_touched(op, analysis)]
     failing = [op for op in touched if not _fits(op, analysis)]
-    attributes = _attributes(analysis, failing)
+    attributes = _attributes(analysis, failing, writer.own_numbers)
     if attributes:
         analysis = evolve(analysis, attributes=attributes)
         before = {op.index for op in failing}
@@ -139,7 +139,9 @@ def _pinned_roots(roots: Iterable[Root], cause: Cause) -> Iterator[Pinned]:
     yield from (Pinned((r.value, r.dim), cause) for r in roots if isinstance(r, SizeOf))
 
 
-def _attributes(analysis: Analysis, failing: Sequence[Op]) -> Mapping[AttributeOf, Any]:
+def _attributes(
+    analysis: Analysis, failing: Sequence[Op], own_numbers: frozenset[str]
+) -> Mapping[AttributeOf, Any]:
     """New numbers for the attributes that failing ops read; none where no numbers would do."""
     first = {a for op in failing for e in _equations(op, analysis) for a in e.unknowns}
     if not first:
@@ -148,6 +150,7 @@ def _attributes(analysis: Analysis, failing: Sequence[Op]) -> Mapping[AttributeO
     equations += [Equation(g.expression, g.outcome) for g in analysis.graph.guards]
     equations = [e for e in equations if e.unknowns]
     fixed = {r: r.number for r in analysis.graph.escaped if isinstance(r, AttributeOf)}
+    fixed.update({a: a.number for e in equations for a in e.unknowns if a.path in own_numbers})
     fixed.update(_of_layers(analysis, first))
     found: dict[AttributeOf, Any] = {}
     while first:

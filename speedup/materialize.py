@@ -2,33 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
 from typing import Literal, get_args
 
 import torch
 from torch import Tensor, nn
-from torch.nn.utils.prune import BasePruningMethod
-from torch.nn.utils.weight_norm import WeightNorm
 
-from speedup.attention import MultiheadAttention
-from speedup.attributes import set_attribute
+from speedup.building import apply_edits, change_modules
 from speedup.copying import copy_module
-from speedup.edits import (
-    AddToParameter,
-    AdoptAttention,
-    Edit,
-    MergeColumns,
-    ModuleEdit,
-    NewBias,
-    RewriteForward,
-    SetAttribute,
-    Slice,
-    SliceGroups,
-    TensorEdit,
-)
 from speedup.errors import InputError, StaleModelError
 from speedup.plan import Plan
-from speedup.rewritten import rewrite_module
 from speedup.stamps import changes, stamps_of
 from speedup.verify import verify as check
 
@@ -72,59 +54,8 @@ def _built(plan: Plan) -> nn.Module:
         )
     with torch.no_grad():
         small = copy_module(subject.model, _replacements(plan))
-        _give_biases(small, plan.edits)
-    _refresh_cached(small)
-    _change_modules(small, plan.edits)
+    change_modules(small, plan.edits)
     return small
-
-
-def apply_edits(
-    tensors: Mapping[str, Tensor], masks: Mapping[str, Tensor], edits: Iterable[Edit]
-) -> dict[str, Tensor]:
-    """The new tensors, by name, of all that masks or edits touch. A pure function of tensors.
-
-    `tensors` maps canonical names to the planned model's parameters and buffers; `masks` are
-    keep-masks by name. Untouched names are absent from the result.
-    """
-    by_name: dict[str, list[TensorEdit]] = {name: [] for name in masks}
-    for edit in edits:
-        if not isinstance(edit, ModuleEdit):
-            by_name.setdefault(edit.name, []).append(edit)
-    # One tensor at a time: a masked copy at full size lives no longer than its own edits.
-    return {name: _changed(tensors[name].detach(), masks.get(name), own) for name, own in by_name.items()}
-
-
-def _changed(tensor: Tensor, mask: Tensor | None, edits: Iterable[TensorEdit]) -> Tensor:
-    if mask is not None:
-        tensor = torch.where(mask, tensor, torch.zeros((), dtype=tensor.dtype, device=tensor.device))
-    for edit in edits:
-        tensor = _applied(edit, tensor)
-    return tensor.contiguous()
-
-
-def _applied(edit: TensorEdit, tensor: Tensor) -> Tensor:
-    match edit:
-        case Slice(_, dim, indices):
-            return tensor.index_select(dim, torch.tensor(indices, device=tensor.device))
-        case SliceGroups(_, rows, columns):
-            height = torch.tensor(rows, device=tensor.device)
-            width = torch.tensor(columns, device=tensor.device)
-            return tensor[height[:, None], width]
-        case AddToParameter(_, delta, _):
-            return (tensor.double() + delta.tensor.to(tensor.device)).to(tensor.dtype)
-        case MergeColumns():
-            return _merged(edit, tensor)
-
-
-def _merged(edit: MergeColumns, tensor: Tensor) -> Tensor:
-    result = tensor.clone()
-    part = result if edit.rows is None else result.narrow(0, edit.rows[0], edit.rows[1] - edit.rows[0])
-    columns = torch.tensor(edit.columns, device=tensor.device)
-    factors = torch.tensor(edit.factors, dtype=torch.float64, device=tensor.device)
-    carried = part.index_select(edit.dim, columns).double().movedim(edit.dim, -1) @ factors
-    target = part.select(edit.dim, edit.into)
-    target.copy_((target.double() + carried).to(tensor.dtype))
-    return result
 
 
 def _replacements(plan: Plan) -> dict[int, Tensor]:
@@ -132,30 +63,3 @@ def _replacements(plan: Plan) -> dict[int, Tensor]:
     held = {**dict(model.named_parameters()), **dict(model.named_buffers())}
     changed = apply_edits(held, plan.subject.masks, plan.edits)
     return {id(held[name]): tensor for name, tensor in changed.items()}
-
-
-def _give_biases(small: nn.Module, edits: Iterable[Edit]) -> None:
-    for edit in edits:
-        if isinstance(edit, NewBias):
-            module = small.get_submodule(edit.path)
-            weight = next(module.parameters(recurse=False))
-            value = edit.value.tensor.to(device=weight.device, dtype=weight.dtype, copy=True)
-            module.register_parameter("bias", nn.Parameter(value, requires_grad=weight.requires_grad))
-
-
-def _refresh_cached(small: nn.Module) -> None:
-    """Recompute the weights that `torch.nn.utils` keeps on modules between forwards."""
-    for module in small.modules():
-        for hook in module._forward_pre_hooks.values():
-            if isinstance(hook, BasePruningMethod | WeightNorm):
-                hook(module, None)
-
-
-def _change_modules(small: nn.Module, edits: Iterable[Edit]) -> None:
-    for edit in edits:
-        if isinstance(edit, AdoptAttention):
-            MultiheadAttention.adopt(small.get_submodule(edit.path))
-        elif isinstance(edit, SetAttribute):
-            set_attribute(small.get_submodule(edit.path), edit.attribute, edit.after)
-        elif isinstance(edit, RewriteForward):
-            rewrite_module(small.get_submodule(edit.path), edit.functions)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 from attrs import field, frozen
 from torch import nn
 
@@ -53,7 +54,9 @@ class Expected:
 class Subject:
     """What a plan was made for; none of it is part of the plan's value.
 
-    `islands` are the modules that were traced, with their calls, if the model could not be as a whole.
+    `islands` are the modules that were traced, with their calls, if the model could not be as a whole;
+    `computed` are the types that the forward computes in. `is_rehearsed` says that planning has already
+    traced the small model, without its weights, and found it as expected.
     """
 
     model: nn.Module
@@ -61,6 +64,8 @@ class Subject:
     example: Example
     stamps: tuple[Stamp, ...]
     islands: Islands | None = None
+    computed: frozenset[torch.dtype] = frozenset()
+    is_rehearsed: bool = False
 
 
 @frozen

@@ -3,46 +3,29 @@
 from __future__ import annotations
 
 import difflib
-import re
-from collections.abc import Iterable, Mapping, Sequence
-from math import prod
-from types import MappingProxyType
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
+from attrs import evolve
 from torch import Tensor, nn
 
 from speedup import constants, liveness
-from speedup.analysis import Analysis
-from speedup.attention import MultiheadAttention
 from speedup.coupling import couple
-from speedup.edits import (
-    AddToParameter,
-    AdoptAttention,
-    Edit,
-    MergeColumns,
-    NewBias,
-    RewriteForward,
-    SetAttribute,
-    Slice,
-    SliceGroups,
-)
+from speedup.editing import edits_of, solved_attributes
+from speedup.edits import RewriteForward
 from speedup.errors import NonFiniteWeightError, UnknownModuleError
 from speedup.expected import expected_trace
-from speedup.graph import Graph, Op, Origin, Shape, Value
+from speedup.graph import Graph, Origin
 from speedup.inputs import Example, example_from
-from speedup.islands import Survey, survey
+from speedup.islands import survey
 from speedup.masks import MaskSource, resolve_masks
-from speedup.native import hyperparameters
 from speedup.plan import Plan, Subject
-from speedup.reasons import blocked_channels
-from speedup.report import Layer, Report
-from speedup.rewriting import Writer, rewritten_functions
-from speedup.rules import STANDARD, Rules, rule_for
-from speedup.rules.rule import UNKNOWN_OPERATOR, Sizes
+from speedup.rehearsal import rehearse
+from speedup.rewriting import Writer
+from speedup.rules import STANDARD, Rules
 from speedup.stamps import stamps_of
-
-_NOT_TRACED = "code that could not be traced reads them"
+from speedup.summary import report_of
 
 
 def plan_speedup(
@@ -88,31 +71,31 @@ def _plan(
     _check_finite(traced.graph, traced.tensors)
     facts = constants.analyse(traced.graph, traced.tensors, resolved, rules)
     lives = liveness.analyse(traced.graph, facts, rules)
-    writer = Writer(dict(model.named_modules(remove_duplicate=False)), tuple(keep))
-    analysis = couple(traced.graph, facts, lives, rules, writer, keep)
-    edits = tuple(_edits(analysis, writer))
+    modules = dict(model.named_modules(remove_duplicate=False))
+    writer = Writer(modules, tuple(keep))
+    while True:
+        analysis = couple(traced.graph, facts, lives, rules, writer, keep)
+        edits = tuple(edits_of(analysis, writer))
+        expected = expected_trace(analysis, edits)
+        numbers = frozenset(e.path for e in solved_attributes(analysis))
+        changed = numbers | frozenset(e.path for e in edits if isinstance(e, RewriteForward))
+        failing = rehearse(model, example, found.islands, edits, expected, changed)
+        if not failing:
+            break
+        # Where new numbers do not work out, the source may still be told the sizes; else it stays as it is.
+        writer = evolve(
+            writer,
+            own_numbers=writer.own_numbers | failing & numbers,
+            own_source=writer.own_source | (failing - numbers),
+        )
     return Plan(
         edits=edits,
-        report=_report(model, analysis, edits, found),
-        expected=expected_trace(analysis, edits),
+        report=report_of(model, analysis, edits, found),
+        expected=expected,
         masks_digest=resolved.digest,
-        subject=Subject(model, resolved, example, stamps, found.islands),
-    )
-
-
-def _report(model: nn.Module, analysis: Analysis, edits: Sequence[Edit], found: Survey) -> Report:
-    layers = _layers(model, analysis, edits)
-    parameters = sum(p.numel() for p in model.parameters())
-    return Report(
-        layers=layers,
-        blocked=blocked_channels(
-            analysis, "the model returns them" if found.islands is None else _NOT_TRACED
+        subject=Subject(
+            model, resolved, example, stamps, found.islands, _computed(traced.graph), bool(changed)
         ),
-        unknown_operators=_unknown(analysis.graph, analysis.rules),
-        parameters=(parameters, parameters + _parameter_change(analysis, edits)),
-        macs=(sum(layer.macs_before for layer in layers), sum(layer.macs_after for layer in layers)),
-        islands=found.inside,
-        outside=found.outside,
     )
 
 
@@ -139,142 +122,6 @@ def _check_finite(graph: Graph, tensors: Mapping[str, Tensor]) -> None:
                 )
 
 
-def _unknown(graph: Graph, rules: Rules) -> tuple[str, ...]:
-    names = (str(op.target) for op in graph.ops if rule_for(op.target, rules) is UNKNOWN_OPERATOR)
-    return tuple(dict.fromkeys(names))
-
-
-def _edits(analysis: Analysis, writer: Writer) -> Iterable[Edit]:
-    """Payments, then slices, attributes and rewritten forwards, each in the order of the graph."""
-    payments: list[Edit] = []
-    for site in analysis.sites:
-        payments.extend(rule_for(site.op.target, analysis.rules).pay(site, analysis.kept))
-    yield from (e for e in payments if not isinstance(e, SetAttribute))
-    grouped = {edit.name for edit in payments if isinstance(edit, SliceGroups)}
-    for value in analysis.graph.state:
-        if value.origin is Origin.CONSTANT:
-            continue
-        for dim in range(value.ndim):
-            if value.name in grouped and dim < 2:
-                continue
-            kept = analysis.kept[(value.index, dim)]
-            if not analysis.kept.is_full((value.index, dim)):
-                yield Slice(value.name, dim, tuple(kept.nonzero().reshape(-1).tolist()))
-    attributes = tuple(dict.fromkeys(_attributes(analysis)))
-    yield from dict.fromkeys(_adoptions(analysis, writer.modules))
-    yield from (e for e in payments if isinstance(e, SetAttribute))
-    yield from attributes
-    for path, (functions, why) in rewritten_functions(writer, analysis).items():
-        yield RewriteForward(path, functions, why)
-
-
-def _adoptions(analysis: Analysis, modules: Mapping[str, nn.Module]) -> Iterable[Edit]:
-    """Attention modules of torch's own class that get tensors of sizes which that class refuses."""
-    changed = {v.name for v in analysis.graph.state if analysis.sizes(v) != v.shape}
-    for path, module in modules.items():
-        if not MultiheadAttention.can_adopt(module):
-            continue
-        if any(f"{path}.{name}".lstrip(".") in changed for name, _ in module.named_parameters()):
-            yield AdoptAttention(path)
-            yield from _unnested(path, modules)
-
-
-def _unnested(path: str, modules: Mapping[str, nn.Module]) -> Iterable[SetAttribute]:
-    """Encoders around it must not hand it nested tensors, which only torch's fused path takes."""
-    for outer, module in modules.items():
-        if isinstance(module, nn.TransformerEncoder) and path.startswith(f"{outer}." if outer else ""):
-            yield SetAttribute(outer, "use_nested_tensor", module.use_nested_tensor, False)
-
-
-def _attributes(analysis: Analysis) -> Iterable[SetAttribute]:
-    """What torch's own layers are described by, then what other forwards read."""
-    described: set[tuple[str, str]] = set()
-    for op in analysis.graph.ops:
-        before = hyperparameters(op, _original)
-        after = hyperparameters(op, analysis.sizes) if before else {}
-        described.update((op.owner.path, name) for name in before)
-        for name, value in before.items():
-            if after[name] != value:
-                yield SetAttribute(op.owner.path, name, value, after[name])
-    for attribute, number in analysis.attributes.items():
-        if (attribute.path, attribute.name.partition("[")[0]) not in described:
-            yield SetAttribute(attribute.path, attribute.name, attribute.number, number)
-
-
-def _original(value: Value) -> Shape:
-    return value.shape
-
-
-def _parameter_change(analysis: Analysis, edits: Sequence[Edit]) -> int:
-    change = sum(e.value.tensor.numel() for e in edits if isinstance(e, NewBias))
-    for value in analysis.graph.state:
-        if value.origin is Origin.PARAMETER:
-            change += prod(analysis.sizes(value)) - prod(value.shape)
-    return change
-
-
-def _layers(model: nn.Module, analysis: Analysis, edits: Sequence[Edit]) -> tuple[Layer, ...]:
-    """One entry per module that holds parameters or does counted work, in the order of first use."""
-    graph = analysis.graph
-    by_owner: dict[str, list[Op]] = {}
-    for op in graph.ops:
-        by_owner.setdefault(op.owner.path, []).append(op)
-    by_name = {v.name: v for v in graph.state}
-    notes = _notes(edits, by_name)
-    modules = dict(model.named_modules(remove_duplicate=False))
-    layers = []
-    for path, ops in by_owner.items():
-        module = modules.get(path)
-        own = [] if module is None else [n for n, _ in module.named_parameters(path) if _holder(n) == path]
-        values = [by_name[n] for n in own if n in by_name]
-        macs = _macs(ops, analysis, _original)
-        if not values and not macs:
-            continue
-        added = sum(e.value.tensor.numel() for e in edits if isinstance(e, NewBias) and e.path == path)
-        layers.append(
-            Layer(
-                path=path,
-                kind=ops[0].owner.type.__name__,
-                before=_description(ops, values, _original),
-                after=_description(ops, values, analysis.sizes),
-                parameters_before=sum(prod(v.shape) for v in values),
-                parameters_after=sum(prod(analysis.sizes(v)) for v in values) + added,
-                macs_before=macs,
-                macs_after=_macs(ops, analysis, analysis.sizes),
-                notes=tuple(notes.get(path, ())),
-            )
-        )
-    return tuple(layers)
-
-
-def _holder(name: str) -> str:
-    """The path of the module that holds parameter `name`, or that computes a tensor of its own from it."""
-    path = name.rpartition(".")[0]
-    return re.sub(r"(^|\.)parametrizations\.[^.]+$", "", path)
-
-
-def _macs(ops: Sequence[Op], analysis: Analysis, sizes: Sizes) -> int:
-    return sum(rule_for(op.target, analysis.rules).macs(op, sizes) for op in ops)
-
-
-def _description(ops: Sequence[Op], values: Sequence[Value], sizes: Sizes) -> str:
-    for op in ops:
-        found = hyperparameters(op, sizes)
-        if found:
-            counts = [str(v) for k, v in found.items() if not k.endswith("groups")]
-            groups = [f"{k}={v}" for k, v in found.items() if k.endswith("groups") and v != 1]
-            return f"{op.owner.type.__name__}({', '.join(counts + groups)})"
-    shapes = " ".join("x".join(map(str, sizes(v))) for v in values)
-    return f"{ops[0].owner.type.__name__}({shapes})"
-
-
-def _notes(edits: Sequence[Edit], by_name: Mapping[str, Value]) -> Mapping[str, list[str]]:
-    notes: dict[str, list[str]] = {}
-    for edit in edits:
-        if isinstance(edit, AddToParameter | MergeColumns):
-            notes.setdefault(_holder(edit.name), []).append(edit.why)
-        elif isinstance(edit, NewBias):
-            notes.setdefault(edit.path, []).append(edit.why)
-        elif isinstance(edit, RewriteForward):
-            notes.setdefault(edit.path, []).extend(edit.why)
-    return MappingProxyType(notes)
+def _computed(graph: Graph) -> frozenset[torch.dtype]:
+    """The types that the forward computes in."""
+    return frozenset(value.dtype for value in graph.values if not value.is_state)

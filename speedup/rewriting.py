@@ -36,10 +36,16 @@ class Route:
 
 @frozen(eq=False)
 class Writer:
-    """Knows the modules of one model and what their source can be made to say."""
+    """Knows the modules of one model and what their source can be made to say.
+
+    `kept` modules stay as they are, with all in them. Modules in `own_numbers` keep their attributes,
+    those in `own_source` their source.
+    """
 
     modules: Mapping[str, nn.Module]
     kept: tuple[str, ...] = ()
+    own_numbers: frozenset[str] = frozenset()
+    own_source: frozenset[str] = frozenset()
 
     def written(self, analysis: Analysis, wanted: Mapping[int, Restatement]) -> Mapping[int, Restatement]:
         """Those of the restatements `wanted`, by op, that the source can be made to state."""
@@ -87,6 +93,8 @@ class Writer:
         """How a method of the op's module reaches the op's call."""
         module = self.modules.get(op.owner.path)
         if module is None or isinstance(module, fx.GraphModule) or not op.calls:
+            return None
+        if op.owner.path in self.own_source:
             return None
         if any(op.owner.path == k or op.owner.path.startswith(f"{k}.") for k in self.kept):
             return None

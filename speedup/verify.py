@@ -42,20 +42,25 @@ def verify(plan: Plan, small: nn.Module, *, level: Literal["full", "structure"] 
 
 
 def _verified(plan: Plan, small: nn.Module, level: str) -> Verification:
-    example = plan.subject.example
+    subject = plan.subject
+    if level == "structure" or not subject.is_rehearsed:
+        _check_structure(plan, small)
+    if level == "structure" or any(t.is_meta for t in subject.example.tensors):
+        return Verification(True, None, ())
+    return _compared(plan, small, tolerance(subject.computed))
+
+
+def _check_structure(plan: Plan, small: nn.Module) -> None:
     try:
-        graph = retrace(small, example, plan.subject.islands).graph
+        graph = retrace(small, plan.subject.example, plan.subject.islands).graph
         difference = first_difference(plan.expected, actual_trace(graph, plan.expected.opaque))
     except ExportError as error:
         raise StructureError(f"the small model cannot be traced: {error}") from error
     if difference is not None:
         raise StructureError(
-            f"the small model does not compute what was planned: {difference}. Plan again with "
+            f"the small model does not compute what was planned: {difference.words}. Plan again with "
             "keep=[that module's path] to leave it as it is, and please report this."
         )
-    if level == "structure" or any(t.is_meta for t in example.tensors):
-        return Verification(True, None, ())
-    return _compared(plan, small, tolerance(graph))
 
 
 def _compared(plan: Plan, small: nn.Module, limit: float) -> Verification:
