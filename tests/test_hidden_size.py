@@ -9,12 +9,9 @@ import pytest
 
 from speedup import materialize, plan_speedup
 from tests.support.attention import hidden_cuts, hidden_masks
-from tests.support.attention_models import CHANNELS_DROPPED, HIDDEN_FAMILIES, in_double, missing
+from tests.support.attention_models import CHANNELS_DROPPED, HIDDEN_FAMILIES, STAYS, in_double, missing
 from tests.support.masked_model import MaskedModel, masked_model, shapes_after
 from tests.support.measure import check_exact
-
-# torchvision's Swin computes the scale of its attention from the hidden size.
-_STAYS = frozenset({"torchvision swin"})
 
 
 def _kinds(names: Iterable[str]) -> list[object]:
@@ -33,7 +30,7 @@ def test_model_without_some_residual_channels_stays_the_same(kind: str) -> None:
     ).require_exact(1e-9)
 
 
-@pytest.mark.parametrize("kind", _kinds(k for k in HIDDEN_FAMILIES if k not in _STAYS))
+@pytest.mark.parametrize("kind", _kinds(k for k in HIDDEN_FAMILIES if k not in STAYS))
 def test_hidden_size_is_smaller_at_every_writer_and_reader(kind: str) -> None:
     masked = _without_channels(kind)
     small = materialize(plan_speedup(masked.model, masked.make_inputs(2, 0), masked.masks), verify="none")

@@ -197,6 +197,9 @@ HIDDEN_FAMILIES: Mapping[str, Family] = {
 }
 """The families as far as their residual stream is concerned: none of it is an output."""
 
+# torchvision's Swin computes the scale of its attention from the hidden size, which therefore stays.
+STAYS = frozenset({"torchvision swin"})
+
 _THIRD = (2, 3, 8, 9)
 HEADS_DROPPED: Mapping[str, tuple[int, ...]] = {kind: (1,) if "swin" in kind else _THIRD for kind in FAMILIES}
 """A third of each family's heads: four of twelve, or one of three. In the Llama, two whole groups of two."""
