@@ -128,6 +128,8 @@ def couple_block(
         return
     sources = tuple((source.index, d) for d in block.source if source.shape[d] != 1)
     targets = tuple((target.index, d) for d in block.target if target.shape[d] != 1)
+    if any(source.shape[d] == 0 for d in block.source) or any(target.shape[d] == 0 for d in block.target):
+        return
     if (not targets and not sources) or (not sources and block.index is not None):
         return
     if block.index is None and len(sources) == len(targets) == 1:
