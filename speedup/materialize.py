@@ -13,6 +13,7 @@ from torch.nn.utils.weight_norm import WeightNorm
 from speedup.copying import copy_module
 from speedup.edits import AddToParameter, Edit, MergeColumns, NewBias, SetAttribute, Slice, SliceGroups
 from speedup.errors import InputError, StaleModelError
+from speedup.lattice import wide
 from speedup.plan import Plan
 from speedup.stamps import changes, stamps_of
 from speedup.verify import verify as check
@@ -82,7 +83,9 @@ def apply_edits(
 
 def _changed(tensor: Tensor, mask: Tensor | None, edits: Iterable[TensorEdit]) -> Tensor:
     if mask is not None:
-        tensor = torch.where(mask, tensor, torch.zeros((), dtype=tensor.dtype, device=tensor.device))
+        tensor = torch.where(
+            mask.to(tensor.device), tensor, torch.zeros((), dtype=tensor.dtype, device=tensor.device)
+        )
     for edit in edits:
         tensor = _applied(edit, tensor)
     return tensor.contiguous()
@@ -97,7 +100,7 @@ def _applied(edit: TensorEdit, tensor: Tensor) -> Tensor:
             width = torch.tensor(columns, device=tensor.device)
             return tensor[height[:, None], width]
         case AddToParameter(_, delta, _):
-            return (tensor.double() + delta.tensor.to(tensor.device)).to(tensor.dtype)
+            return (wide(tensor) + delta.tensor.to(tensor.device)).to(tensor.dtype)
         case MergeColumns():
             return _merged(edit, tensor)
 

@@ -18,7 +18,7 @@ from torch.export.graph_signature import InputKind
 
 from speedup.copying import copy_module, share_module
 from speedup.errors import ExportError
-from speedup.freeze import freeze, has_aliased_mutation
+from speedup.freeze import freeze, has_aliased_mutation, has_calls_to_lower
 from speedup.graph import Graph, Origin
 from speedup.inputs import Example, leaves_of, tensors_of
 from speedup.isolation import isolated, quiet
@@ -60,10 +60,14 @@ def trace(model: nn.Module, example: Example) -> Trace:
     record = Record()
     clone = _clone(model).eval()
     program = _export(_Flat(clone, example, SizeTracking(record)), example, clone)
-    if has_aliased_mutation(program.graph):
+    if has_calls_to_lower(program.graph) or has_aliased_mutation(program.graph):
         with quiet():
             program = program.run_decompositions({})
     graph = freeze(program, clone, record, _state_names(program))
+    if not graph.outputs:
+        raise ExportError(
+            "the forward returns no tensor, so there is nothing that a smaller model could keep"
+        )
     return Trace(graph, _tensors(graph, program, model))
 
 
