@@ -91,7 +91,7 @@ def _is_filled(cell: CellType) -> bool:
 
 
 def _hollow(function: FunctionType, reaches: Callable[[object], bool]) -> FunctionType:
-    """A copy of `function` whose cells are empty where they hold a part of the model, and shared elsewhere."""
+    """A copy of `function` with empty cells for those that hold a part of the model; it shares the others."""
     cells = tuple(
         CellType() if _is_filled(cell) and reaches(cell.cell_contents) else cell
         for cell in function.__closure__ or ()

@@ -235,7 +235,12 @@ def _misfits_of_layout(
         if any(found[move.result][t] != wanted[move.result][t] for t in block.target)
     ]
     if found == wanted:
-        after = moves(arguments, [analysis.sizes(v) for v in op.operands], wanted)
+        try:
+            after = moves(arguments, [analysis.sizes(v) for v in op.operands], wanted)
+        except (RuntimeError, IndexError, ValueError):
+            # The operator's own shape function may take sizes that it cannot rearrange.
+            yield from _pin_all(op, cause)
+            return
         bad = list(_moved_otherwise(op, before, after, analysis))
     if bad:
         yield from _pin_roots(op, cause)

@@ -69,9 +69,8 @@ def _needs_lowering(node: Node) -> bool:
     target = _targets(node)
     if target is None:
         return isinstance(node.target, FunctionType)
-    return any(
-        p.kwarg_only and p.alias_info is not None and p.alias_info.is_write for p in target._schema.arguments
-    )
+    keywords = (p.alias_info for p in target._schema.arguments if p.kwarg_only)
+    return any(alias is not None and alias.is_write for alias in keywords)
 
 
 def has_aliased_mutation(graph: FxGraph) -> bool:

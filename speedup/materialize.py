@@ -83,9 +83,8 @@ def apply_edits(
 
 def _changed(tensor: Tensor, mask: Tensor | None, edits: Iterable[TensorEdit]) -> Tensor:
     if mask is not None:
-        tensor = torch.where(
-            mask.to(tensor.device), tensor, torch.zeros((), dtype=tensor.dtype, device=tensor.device)
-        )
+        zero = torch.zeros((), dtype=tensor.dtype, device=tensor.device)
+        tensor = torch.where(mask.to(tensor.device), tensor, zero)
     for edit in edits:
         tensor = _applied(edit, tensor)
     return tensor.contiguous()

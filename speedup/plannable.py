@@ -17,17 +17,11 @@ def require_plannable(model: Any) -> None:
         ModelError: says what to pass instead, or what to do first.
     """
     if not isinstance(model, nn.Module):
-        raise ModelError(
-            f"the model is {type(model).__name__}, which is no torch.nn.Module; pass the module itself"
-        )
+        raise ModelError(f"the model is {type(model).__name__}; pass a torch.nn.Module")
     if isinstance(model, torch.jit.ScriptModule):
-        raise ModelError(
-            "a TorchScript model has no Python forward left to shrink; plan the module it was made from"
-        )
+        raise ModelError("a TorchScript model has no Python forward; plan the module it was made from")
     if isinstance(model, fx.GraphModule) and _is_exported(model):
-        raise ModelError(
-            "a program made by torch.export is fixed to its sizes; plan the module it was made from"
-        )
+        raise ModelError("a program of torch.export is fixed to its sizes; plan the module it was made from")
     lazy = [name for name, p in model.named_parameters() if nn.parameter.is_lazy(p)]
     lazy += [name for name, b in model.named_buffers() if nn.parameter.is_lazy(b)]
     if lazy:

@@ -82,7 +82,9 @@ def _clone(model: nn.Module) -> nn.Module:
 def _export(flat: _Flat, example: Example, clone: nn.Module) -> ExportedProgram:
     try:
         with isolated(), quiet(), torch.no_grad():
-            return torch.export.export(flat, example.tensors, strict=False)
+            # A tensor that shares storage with another input would be traced with unknown sizes.
+            inputs = tuple(t.detach().clone().requires_grad_(t.requires_grad) for t in example.tensors)
+            return torch.export.export(flat, inputs, strict=False)
     except Exception as error:
         raise _export_error(error, clone) from error
 

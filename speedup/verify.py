@@ -96,6 +96,10 @@ def _run(model: nn.Module, example: Example, tensors: Sequence[Tensor]) -> list[
         return [(n, _real(leaf)) for n, leaf in leaves_of(_scratch(model)(*args, **kwargs))]
 
 
+def _is_inexact(tensor: Tensor) -> bool:
+    return tensor.is_floating_point() or tensor.is_complex()
+
+
 def _real(leaf: Any) -> Any:
     """A complex tensor as pairs of real numbers, any other leaf as it is."""
     is_complex = isinstance(leaf, Tensor) and leaf.is_complex()
@@ -157,10 +161,7 @@ def _spread(a: Tensor, b: Tensor) -> float:
 
 def _noise(masked: nn.Module, example: Example, tensors: Sequence[Tensor], number: int) -> float:
     """How far rounding in the inputs alone moves an output of the masked model."""
-    moved = [
-        t * (1 + 4 * torch.finfo(t.dtype).eps) if t.is_floating_point() or t.is_complex() else t
-        for t in tensors
-    ]
+    moved = [t * (1 + 4 * torch.finfo(t.dtype).eps) if _is_inexact(t) else t for t in tensors]
     before, after = _run(masked, example, tensors)[number][1], _run(masked, example, moved)[number][1]
     eps = torch.finfo(before.dtype).eps if before.is_floating_point() else 0.0
     size = float(before.double().nan_to_num(0, 0, 0).abs().max()) if before.numel() else 0.0
@@ -193,7 +194,6 @@ def _first_differing(
         other = found.get(key)
         if other is None or other.shape != one.shape:
             continue
-        one, other = _real(one), _real(other)
         size = float(one.double().abs().max()) if one.numel() else 0.0
         if _largest(other, one) > limit * (size or 1.0):
             return key[0]
@@ -211,7 +211,7 @@ def _outputs_by_module(
         def hook(module: nn.Module, args: Any, output: Any) -> None:
             if isinstance(output, Tensor):
                 counts[name] = counts.get(name, -1) + 1
-                seen[name, counts[name]] = output.detach().clone()
+                seen[name, counts[name]] = _real(output.detach().clone())
 
         return hook
 

@@ -227,9 +227,7 @@ CALLS: dict[str, list[Call]] = {
     "vsplit": [of((6, 2), 3), of((6, 2), [1, 3], overload="array")],
     "dsplit": [of((2, 3, 4), 2), of((2, 3, 4), [1], overload="array")],
     "hstack": [stacked((2, 3), (2, 1)), stacked((3,), (2,)), stacked((2, 1, 2), (2, 3, 2))],
-    **dict.fromkeys(
-        ("vstack", "row_stack"), [stacked((2, 3), (1, 3)), stacked((3,), (3,)), stacked((3,), (2, 3))]
-    ),
+    **dict.fromkeys(("vstack", "row_stack"), ROWS),
     "dstack": [stacked((2, 3), (2, 3)), stacked((3,), (3,)), stacked((2, 3, 1), (2, 3, 4))],
     "column_stack": [stacked((3,), (3,)), stacked((3, 2), (3,)), stacked((2, 3, 2), (2, 1, 2))],
     "atleast_2d.default": [of(()), of((3,)), of((2, 3))],

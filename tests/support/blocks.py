@@ -521,11 +521,11 @@ CASES = (
         "torch.nn.utils.prune", pruned, _IMAGE, {}, {"0.weight_orig": (4, 3, 3, 3), "2.weight": (4, 4, 3, 3)}
     ),
     Case(
-        "unknown operator",
+        "operator that is kept",
         seq(nn.Linear(4, 6), nn.LSTM(6, 5, batch_first=True)),
         (2, 7, 4),
         {"0.weight": rows(0, 1)},
         {"0.weight": (6, 4)},
-        report="no rule",
+        report="lstm",
     ),
 )
