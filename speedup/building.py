@@ -25,6 +25,7 @@ from speedup.edits import (
     SliceGroups,
     TensorEdit,
 )
+from speedup.lattice import wide
 from speedup.rewritten import rewrite_module
 
 
@@ -46,7 +47,8 @@ def apply_edits(
 
 def _changed(tensor: Tensor, mask: Tensor | None, edits: Iterable[TensorEdit]) -> Tensor:
     if mask is not None:
-        tensor = torch.where(mask, tensor, torch.zeros((), dtype=tensor.dtype, device=tensor.device))
+        zero = torch.zeros((), dtype=tensor.dtype, device=tensor.device)
+        tensor = torch.where(mask.to(tensor.device), tensor, zero)
     for edit in edits:
         tensor = _applied(edit, tensor)
     return tensor.contiguous()
@@ -61,7 +63,7 @@ def _applied(edit: TensorEdit, tensor: Tensor) -> Tensor:
             width = torch.tensor(columns, device=tensor.device)
             return tensor[height[:, None], width]
         case AddToParameter(_, delta, _):
-            return (tensor.double() + delta.tensor.to(tensor.device)).to(tensor.dtype)
+            return (wide(tensor) + delta.tensor.to(tensor.device)).to(tensor.dtype)
         case MergeColumns():
             return _merged(edit, tensor)
 

@@ -92,7 +92,7 @@ class Comparison:
         args, kwargs = self.example.call([t.clone() for t in tensors])
         with torch.no_grad():
             torch.manual_seed(_SEED)
-            return list(leaves_of(scratch(model)(*args, **kwargs)))
+            return [(n, _real(leaf)) for n, leaf in leaves_of(scratch(model)(*args, **kwargs))]
 
     def _may_change_form(self, tensors: Sequence[Tensor], reference: Leaves) -> bool:
         """Whether how much the masked model returns hangs on rounding, as a number of detections may."""
@@ -140,7 +140,7 @@ class Comparison:
             def hook(module: nn.Module, args: Any, output: Any) -> None:
                 if isinstance(output, Tensor):
                     counts[name] = counts.get(name, -1) + 1
-                    seen[name, counts[name]] = output.detach().clone()
+                    seen[name, counts[name]] = _real(output.detach().clone())
 
             return hook
 
@@ -158,7 +158,10 @@ def _form(leaves: Leaves) -> Leaves:
 
 
 def _moved(tensors: Sequence[Tensor], far: float) -> list[Tensor]:
-    return [t * (1 + far * torch.finfo(t.dtype).eps) if t.is_floating_point() else t for t in tensors]
+    return [
+        t * (1 + far * torch.finfo(t.dtype).eps) if t.is_floating_point() or t.is_complex() else t
+        for t in tensors
+    ]
 
 
 def _same_place(leaves: Leaves | None, number: int, like: Tensor) -> Tensor | None:
@@ -190,3 +193,9 @@ def _spread(a: Tensor, b: Tensor | None) -> float:
     between = 0.0 if b is None else float((a.double() - b.double()).nan_to_num(0, 0, 0).abs().max())
     size = float(a.double().nan_to_num(0, 0, 0).abs().max())
     return between or size or 1.0
+
+
+def _real(leaf: Any) -> Any:
+    """A complex tensor as pairs of real numbers, any other leaf as it is."""
+    is_complex = isinstance(leaf, Tensor) and leaf.is_complex()
+    return torch.view_as_real(leaf.resolve_conj()) if is_complex else leaf

@@ -3,7 +3,7 @@
 `copy.deepcopy` already makes a complete native copy: ties, hooks, parametrizations and the flat weights of
 recurrent layers survive. It takes its tensors from a memo where that has them, which is all that is needed
 to swap or share them. What it refuses or forgets (cached non-leaf tensors, attributes set on parameters,
-hooks of `torch.fx.GraphModule`) is put right here.
+hooks of `torch.fx.GraphModule`, closures) is put right here.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from typing import Any, TypeVar, cast
 import torch
 from torch import fx, nn
 
+from speedup.closures import renew_weak_references, twins_of
 from speedup.errors import SpeedupError
 
 ModuleT = TypeVar("ModuleT", bound=nn.Module)
@@ -148,8 +149,14 @@ def _copied(
     """A deep copy of `model` with the `chosen` tensors, of which the `required` ones must have arrived."""
     before = [(vars(module), dict(vars(module))) for module in model.modules()]
     memo: dict[int, Any] = dict(chosen)
+    slots: dict[type, tuple[MemberDescriptorType, ...]] = {}
+    twins = twins_of(model, lambda value: () if isinstance(value, _ATOMIC) else _parts(value, slots))
+    memo.update({id(twin.old): twin.new for twin in twins})
     try:
         copied = copy.deepcopy(model, memo)
+        for twin in twins:
+            twin.fill(memo)
+        renew_weak_references(model, memo)
         _restore_graph_modules(model, memo)
         _copy_attributes(tensors, memo)
     except Exception as error:

@@ -19,6 +19,10 @@ class InputError(SpeedupError, TypeError):
     """The example input is missing or is not something a forward can be called with."""
 
 
+class ModelError(SpeedupError, TypeError):
+    """The model is of a kind that cannot be planned, or not yet."""
+
+
 class MaskError(SpeedupError, ValueError):
     """A mask does not fit the model; base of the more precise kinds below."""
 

@@ -233,7 +233,11 @@ def _misplaced(
             for block in move.blocks
             if any(found[move.result][t] != wanted[move.result][t] for t in block.target)
         ]
-    after = moves(arguments, [analysis.sizes(v) for v in op.operands], wanted)
+    try:
+        after = moves(arguments, [analysis.sizes(v) for v in op.operands], wanted)
+    except (RuntimeError, IndexError, ValueError):
+        # The operator's own shape function may take sizes that it cannot rearrange.
+        return [(move, block) for move in before for block in move.blocks]
     return list(_moved_otherwise(op, before, after, analysis))
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping
 from operator import getitem
-from types import MappingProxyType
+from types import FunctionType, MappingProxyType
 from typing import Any
 
 import torch
@@ -56,6 +56,22 @@ def _viewed(node: Node) -> Node | None:
     returns = target._schema.returns
     shares = target._schema.name in _MAY_ALIAS or (returns and returns[0].alias_info is not None)
     return node.args[0] if shares else None
+
+
+def has_calls_to_lower(graph: FxGraph) -> bool:
+    """Whether the trace holds calls that only its decomposition turns into plain operators.
+
+    These are the brackets that `torch.func.vmap` leaves, and operators that write to an `out=`.
+    """
+    return any(node.op == "call_function" and _needs_lowering(node) for node in graph.nodes)
+
+
+def _needs_lowering(node: Node) -> bool:
+    target = _targets(node)
+    if target is None:
+        return isinstance(node.target, FunctionType)
+    keywords = (p.alias_info for p in target._schema.arguments if p.kwarg_only)
+    return any(alias is not None and alias.is_write for alias in keywords)
 
 
 def has_aliased_mutation(graph: FxGraph) -> bool:

@@ -130,6 +130,11 @@ def indicator(flag: bool, ndim: int) -> Tensor:
     return _true(ndim) if flag else _false(ndim)
 
 
+def wide(tensor: Tensor) -> Tensor:
+    """`tensor` in double precision, complex numbers as such."""
+    return tensor.to(torch.complex128 if tensor.is_complex() else torch.float64)
+
+
 def spread(tensor: Tensor, shape: Shape, dims: Iterable[int]) -> Tensor:
     """Expand the compressed `tensor` to its full extent along `dims` (a view)."""
     wanted = list(tensor.shape)

@@ -73,6 +73,8 @@ def reshape_blocks(source: Shape, target: Shape) -> tuple[Block, ...]:
     >>> reshape_blocks((2, 6, 5), (12, 5))
     (Block(source=(0, 1), target=(0,), index=None), Block(source=(2,), target=(1,), index=None))
     """
+    if 0 in source:
+        return (Block(tuple(range(len(source))), tuple(range(len(target)))),)
     blocks = [Block((d,), ()) for d, n in enumerate(source) if n == 1]
     blocks += [Block((), (d,)) for d, n in enumerate(target) if n == 1]
     wide_source = [d for d, n in enumerate(source) if n != 1]
@@ -125,6 +127,8 @@ def pull(move: Move, tensor: Tensor, source: Shape, target: Shape, fill: Tensor)
     if 0 in source:
         return fill.reshape((1,) * len(target))
     blocks = move.blocks
+    if 0 in source or 0 in target:
+        return fill.reshape((1,) * len(target))
     has_gap = [b.index is not None and bool((b.index < 0).any()) for b in blocks]
     skip = [_compressed(tensor, b.source) and not gap for b, gap in zip(blocks, has_gap, strict=True)]
     if any(has_gap) and tensor.numel() == 1 and bool(tensor == fill):
@@ -148,6 +152,8 @@ def pull(move: Move, tensor: Tensor, source: Shape, target: Shape, fill: Tensor)
 def push(move: Move, live: Tensor, source: Shape, target: Shape) -> Tensor:
     """Backward pass on a compressed bool: which operand elements some True result element reads."""
     blocks = move.blocks
+    if 0 in source or 0 in target:
+        return torch.zeros((1,) * len(source), dtype=torch.bool)
     skip = [_compressed(live, b.target) and (b.index is None or _onto(b, source)) for b in blocks]
     grouped = _grouped(live, target, [b.target for b in blocks], [not s for s in skip])
     for position, block in enumerate(blocks):
@@ -193,6 +199,8 @@ def restricted(index: Tensor | None, kept_source: Tensor, kept_target: Tensor) -
     """
     ranks = torch.cumsum(kept_source.to(torch.int64), 0) - 1
     ranks = torch.where(kept_source, ranks, torch.full_like(ranks, -2))
+    # One entry more, so that a gap has something to look up where the source is empty.
+    ranks = torch.cat([ranks, ranks.new_full((1,), -2)])
     positions = kept_target.nonzero().reshape(-1)
     read = positions if index is None else index[positions]
     moved = read.clone()

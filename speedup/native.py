@@ -53,6 +53,11 @@ def _embedding(op: Op, sizes: Sizes) -> Attributes:
     return {"num_embeddings": rows, "embedding_dim": columns}
 
 
+def _bilinear(op: Op, sizes: Sizes) -> Attributes:
+    rows, first, second = sizes(op.operands[2])
+    return {"in1_features": first, "in2_features": second, "out_features": rows}
+
+
 def _prelu(op: Op, sizes: Sizes) -> Attributes:
     return {"num_parameters": sizes(op.operands[1])[0]}
 
@@ -72,6 +77,8 @@ _TABLE: tuple[tuple[type[nn.Module], str, Callable[[Op, Sizes], Attributes]], ..
     (nn.LayerNorm, "layer_norm", _layer_norm),
     (nn.RMSNorm, "rms_norm", _layer_norm),
     (nn.Embedding, "embedding", _embedding),
+    (nn.EmbeddingBag, "embedding_bag", _embedding),
+    (nn.Bilinear, "bilinear", _bilinear),
     (nn.PReLU, "prelu", _prelu),
     *((kind, name, _recurrent) for kind in (nn.RNNBase, nn.RNNCellBase) for name in ("lstm", "gru", "rnn_")),
 )

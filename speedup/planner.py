@@ -21,6 +21,7 @@ from speedup.inputs import Example, example_from
 from speedup.islands import survey
 from speedup.masks import MaskSource, resolve_masks
 from speedup.plan import Plan, Subject
+from speedup.plannable import require_plannable
 from speedup.rehearsal import rehearse
 from speedup.rewriting import Writer
 from speedup.rules import STANDARD, Rules
@@ -53,7 +54,7 @@ def plan_speedup(
         keep: paths of modules that must not change.
 
     Raises:
-        InputError, MaskError, UnknownModuleError, NonFiniteWeightError: bad arguments.
+        InputError, ModelError, MaskError, UnknownModuleError, NonFiniteWeightError: bad arguments.
         ExportError: no part of the model can be traced; the message names the module.
     """
     with torch.inference_mode(mode=False), torch.no_grad():
@@ -63,6 +64,7 @@ def plan_speedup(
 def _plan(
     model: nn.Module, example: Example, masks: MaskSource | None, rules: Rules, keep: Sequence[str]
 ) -> Plan:
+    require_plannable(model)
     resolved = resolve_masks(model, masks)
     _check_modules(model, keep)
     stamps = stamps_of(model)

@@ -19,7 +19,7 @@ from torch.export.graph_signature import InputKind
 from speedup.attention import MultiheadAttention
 from speedup.copying import copy_module, share_module
 from speedup.errors import ExportError
-from speedup.freeze import freeze, has_aliased_mutation
+from speedup.freeze import freeze, has_aliased_mutation, has_calls_to_lower
 from speedup.graph import Graph, Origin
 from speedup.inputs import Example, leaves_of, tensors_of
 from speedup.isolation import isolated, quiet, unfused
@@ -63,10 +63,14 @@ def trace(model: nn.Module, example: Example) -> Trace:
     _adopt_attention(clone)
     track_attributes(clone, record)
     program = _export(_Flat(clone, example, Tracking(record)), example, clone)
-    if has_aliased_mutation(program.graph):
+    if has_calls_to_lower(program.graph) or has_aliased_mutation(program.graph):
         with quiet():
             program = program.run_decompositions({})
     graph = freeze(program, clone, record, _state_names(program))
+    if not graph.outputs:
+        raise ExportError(
+            "the forward returns no tensor, so there is nothing that a smaller model could keep"
+        )
     return Trace(graph, _tensors(graph, program, model))
 
 
@@ -95,7 +99,9 @@ def _clone(model: nn.Module) -> nn.Module:
 def _export(flat: _Flat, example: Example, clone: nn.Module) -> ExportedProgram:
     try:
         with isolated(), quiet(), unfused(), torch.no_grad():
-            return torch.export.export(flat, example.tensors, strict=False)
+            # A tensor that shares storage with another input would be traced with unknown sizes.
+            inputs = tuple(t.detach().clone().requires_grad_(t.requires_grad) for t in example.tensors)
+            return torch.export.export(flat, inputs, strict=False)
     except Exception as error:
         raise export_error(error, clone, "torch.export cannot trace the model") from error
 

@@ -1,6 +1,9 @@
 from __future__ import annotations
 
-from collections.abc import Iterable
+import re
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -9,6 +12,7 @@ from torch import Tensor, nn
 from speedup import STANDARD, Plan, Rule, RuleError, apply_masks, materialize, plan_speedup
 from speedup.constraints import Constraint
 from speedup.rules import pointwise, rule_for
+from speedup.rules.building import ELEMENTWISE, channelwise, keeping, rearranging
 from speedup.rules.rule import UNKNOWN_OPERATOR, Site, equal
 from tests.support.measure import relative_error
 
@@ -25,7 +29,6 @@ def _(x: Tensor, scale: float) -> Tensor:
 
 
 OPERATOR = torch.ops.speedup_tests.scaled_tanh.default
-ELEMENTWISE = Rule(couple=pointwise.couple, known=pointwise.known, live=pointwise.live)
 
 
 class Net(nn.Module):
@@ -151,3 +154,161 @@ def test_rule_that_equates_different_extents_is_a_rule_error(model: Net) -> None
     rules = STANDARD | {OPERATOR: Rule(couple=wrong)}
     with pytest.raises(RuleError, match=r"extents 2 and 6 \(my rule mixes dimensions up\)"):
         plan_speedup(model, images(2), masks_of(model), rules=rules)
+
+
+README = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
+
+
+class Scaled(nn.Module):
+    """The operator of the README's example between two convolutions, with a bare parameter."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.before, self.after = nn.Conv2d(3, 6, 3), nn.Conv2d(6, 4, 3)
+        self.scale = nn.Parameter(torch.randn(6))
+        self.double()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.after(torch.ops.my.scale_channels(self.before(x), self.scale))
+
+
+def first_two_masked(model: nn.Module) -> dict[str, dict[str, Tensor]]:
+    """Two filters of `before` go, bias and all."""
+    return {"before": {**filters(model.before, 0, 1), "bias": torch.tensor([0.0, 0, 1, 1, 1, 1])}}
+
+
+def test_example_of_the_readme_runs_as_it_stands_and_is_exact() -> None:
+    example = re.search(
+        r"<!-- run by tests/test_custom_rule.py -->\n```python\n(.*?)^```$", README, re.M | re.S
+    )
+    assert example is not None
+    model = Scaled()
+    masks = {
+        "before": {
+            "weight": filters(model.before, 0, 1)["weight"],
+            "bias": torch.tensor([0.0, 0, 1, 1, 1, 1]),
+        }
+    }
+    names: dict[str, Any] = {"model": model, "x": images(2), "masks": masks}
+
+    exec(example[1], names)
+
+    small, masked = names["small"].eval(), apply_masks(model, masks).eval()
+    assert small.before.out_channels == 4
+    assert small.scale.shape == (4,)
+    for batch in (1, 3):
+        assert relative_error(masked, small, [images(batch) for _ in range(3)]) < 1e-10
+    rule = next(line for line in example[1].splitlines() if line.startswith("RULE"))
+    assert len(example[1].strip().splitlines()) < 20, rule
+
+
+@torch.library.custom_op("speedup_tests::deal", mutates_args=())
+def deal(x: Tensor, hands: int) -> Tensor:
+    """Deals channels out like cards: a permutation."""
+    return x.unflatten(1, (-1, hands)).transpose(1, 2).flatten(1, 2).clone()
+
+
+@deal.register_fake
+def _(x: Tensor, hands: int) -> Tensor:
+    return torch.empty_like(x)
+
+
+def dealt(arguments: Any, extent: int) -> Tensor:
+    return torch.arange(extent).reshape(-1, arguments["hands"]).t().reshape(-1)
+
+
+@torch.library.custom_op("speedup_tests::blur", mutates_args=())
+def blur(x: Tensor, gain: Tensor, guide: Tensor) -> Tensor:
+    """Smooths each channel, with a gain of its own, as the mean of a guide says."""
+    padded = nn.functional.avg_pool2d(x, 3, 1, 1)
+    return padded * gain[:, None, None] * guide.mean()
+
+
+@blur.register_fake
+def _(x: Tensor, gain: Tensor, guide: Tensor) -> Tensor:
+    return torch.empty_like(x)
+
+
+class Between(nn.Module):
+    """`function` of the result of a convolution and of a parameter per channel."""
+
+    def __init__(self, function: Callable[[Tensor, Tensor], Tensor]) -> None:
+        super().__init__()
+        self.function = function
+        self.before, self.after = nn.Conv2d(3, 6, 3), nn.Conv2d(6, 4, 3)
+        self.gain = nn.Parameter(torch.randn(6))
+        self.double()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.after(self.function(self.before(x), self.gain))
+
+
+CONSTRUCTED = {
+    "channelwise": (
+        torch.ops.speedup_tests.blur,
+        lambda x, gain: torch.ops.speedup_tests.blur(x, gain, x[:, -1:]),
+        channelwise({"x": 1, "gain": 0}, result=1, keeps_zero=True),
+        4,
+    ),
+    "channelwise, counted from the end": (
+        torch.ops.speedup_tests.blur,
+        lambda x, gain: torch.ops.speedup_tests.blur(x, gain, x[:, -1:]),
+        channelwise({"x": -3, "gain": 0}, result=-3),
+        6,
+    ),
+    "rearranging": (
+        torch.ops.speedup_tests.deal,
+        lambda x, gain: torch.ops.speedup_tests.deal(x, 2),
+        rearranging(1, dealt),
+        4,
+    ),
+    "rearranging that no longer fits": (
+        torch.ops.speedup_tests.deal,
+        lambda x, gain: torch.ops.speedup_tests.deal(x, 3),
+        rearranging(1, dealt),
+        6,
+    ),
+    "by name": (
+        "speedup_tests::scaled_tanh",
+        lambda x, gain: torch.ops.speedup_tests.scaled_tanh(x, 2.0),
+        ELEMENTWISE,
+        4,
+    ),
+    "the rule of a known operator": (
+        torch.ops.speedup_tests.scaled_tanh,
+        lambda x, gain: torch.ops.speedup_tests.scaled_tanh(x, 2.0),
+        STANDARD[torch.ops.aten.tanh],
+        4,
+    ),
+    "keeping": (
+        torch.ops.speedup_tests.scaled_tanh,
+        lambda x, gain: torch.ops.speedup_tests.scaled_tanh(x, 2.0),
+        keeping("is tuned for its width"),
+        6,
+    ),
+}
+
+
+@pytest.mark.parametrize("name", CONSTRUCTED)
+def test_rules_of_the_constructors_are_exact_and_as_small_as_they_can_be(name: str) -> None:
+    key, function, rule, kept = CONSTRUCTED[name]
+    model = Between(function)
+    masks = {
+        "before": {
+            "weight": filters(model.before, 0, 1)["weight"],
+            "bias": torch.tensor([0.0, 0, 1, 1, 1, 1]),
+        }
+    }
+    plan = plan_speedup(model, images(2), masks, rules=STANDARD | {key: rule})
+    small, masked = materialize(plan).eval(), apply_masks(model, masks).eval()
+    assert plan.unknown_operators == ()
+    assert small.before.out_channels == kept, str(plan.blocked)
+    for batch in (1, 3):
+        assert relative_error(masked, small, [images(batch) for _ in range(3)]) < 1e-10
+
+
+def test_a_kept_operator_shows_its_reason() -> None:
+    key, function, rule, _ = CONSTRUCTED["keeping"]
+    model = Between(function)
+    plan = plan_speedup(model, images(2), {"before": filters(model.before, 0)}, rules=STANDARD | {key: rule})
+    assert "scaled_tanh is tuned for its width" in plan.explain("before")

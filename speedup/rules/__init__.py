@@ -9,50 +9,70 @@ import torch
 
 from speedup.rules import (
     absorption,
+    distance,
+    einsum,
+    fourier,
     indexing,
+    kept,
     layer_norm,
     layout,
     normalization,
     pointwise,
     product,
+    rearrangement,
     recurrent,
     reduction,
     reparametrized,
+    sampling,
+    scatter,
     weaving,
 )
 from speedup.rules.rule import UNKNOWN_OPERATOR, Rule, functional
 
 Operator = torch._ops.OpOverload | torch._ops.OpOverloadPacket
-Rules = Mapping[Operator, Rule]
+Rules = Mapping[Operator | str, Rule]
 
-_FAMILIES = (
+FAMILIES = (
     pointwise.RULES,
     layout.RULES,
+    rearrangement.RULES,
     weaving.RULES,
     normalization.RULES,
     layer_norm.RULES,
     reduction.RULES,
     absorption.RULES,
     product.RULES,
+    einsum.RULES,
+    distance.RULES,
     indexing.RULES,
     recurrent.RULES,
     reparametrized.RULES,
+    scatter.RULES,
+    sampling.RULES,
+    fourier.RULES,
+    kept.RULES,
 )
 
 
-def _operator(name: str) -> Operator | None:
+def _key(name: str) -> Operator | str | None:
+    """The key for what a family calls `op`, `op.overload` or `namespace::op`; None if torch lacks it.
+
+    Operators of other libraries stay names, since those may be loaded later.
+    """
+    if "::" in name:
+        return name
     packet, _, overload = name.partition(".")
     found = getattr(torch.ops.aten, packet, None)
     return getattr(found, overload, None) if overload and found is not None else found
 
 
-def _table() -> dict[Operator, Rule]:
-    named = ((name, rule) for family in _FAMILIES for name, rule in family.items())
-    return {operator: rule for name, rule in named if (operator := _operator(name)) is not None}
+def _table() -> dict[Operator | str, Rule]:
+    named = ((name, rule) for family in FAMILIES for name, rule in family.items())
+    return {key: rule for name, rule in named if (key := _key(name)) is not None}
 
 
 STANDARD: Rules = MappingProxyType(_table())
-"""Rules of the ATen operators, by overload or by all overloads of a name."""
+"""Rules by overload, by all overloads of a name, or by a name as `"torchvision::roi_align"`."""
 
 
 def rule_for(target: torch._ops.OpOverload, rules: Rules) -> Rule:
@@ -61,7 +81,7 @@ def rule_for(target: torch._ops.OpOverload, rules: Rules) -> Rule:
     An operator without any rule gets the one that keeps everything it touches.
     """
     pure = functional(target)
-    for key in (target, target.overloadpacket, pure, pure.overloadpacket):
+    for key in (target, target.overloadpacket, pure, pure.overloadpacket, target._schema.name):
         if key in rules:
             return rules[key]
     return UNKNOWN_OPERATOR

@@ -23,6 +23,7 @@ from speedup.constraints import Carrier, Constraint, Pinned, carrier_of
 from speedup.edits import AddToParameter, Edit, Frozen, MergeColumns, NewBias, SliceGroups
 from speedup.graph import Op, Origin, Value
 from speedup.keepsets import KeepSets
+from speedup.lattice import wide
 from speedup.rules.contraction import (
     Contraction,
     channel_state,
@@ -116,7 +117,9 @@ def _debt(site: Site) -> Debt | None:
     rest = counts & ~by_bias
     families: tuple[Tensor, ...] = ()
     by_carrier = torch.zeros_like(counts)
-    if usable and bool(rest.any()) and site.is_own(shape.weight):
+    # A carrier's factors are real numbers.
+    carries = usable and not value.is_complex()
+    if carries and bool(rest.any()) and site.is_own(shape.weight):
         by_carrier = rest
         families = tuple(_families(shape, data.value, rest))
     return Debt(value, by_bias, by_carrier, rest & ~by_carrier, families, account)
@@ -134,7 +137,7 @@ def _anywhere_nonzero(shape: Contraction, value: Tensor) -> Tensor:
 
 
 def _magnitude(shape: Contraction, value: Tensor) -> Tensor:
-    return _profiles(shape, value).double().abs().amax(1)
+    return wide(_profiles(shape, value)).abs().amax(1)
 
 
 def _families(shape: Contraction, value: Tensor, members: Tensor) -> Iterable[Tensor]:
@@ -192,7 +195,7 @@ def pay(site: Site, kept: KeepSets) -> Iterable[Edit]:
 def _into_bias(
     site: Site, shape: Contraction, debt: Debt, account: Account, dropped: Tensor, kept: KeepSets
 ) -> Iterable[Edit]:
-    constants = torch.where(dropped, debt.value, torch.zeros((), dtype=debt.value.dtype)).double()
+    constants = wide(torch.where(dropped, debt.value, torch.zeros((), dtype=debt.value.dtype)))
     sums = kernel_sums(shape, site.fact(shape.weight))
     delta = torch.bmm(sums, constants.reshape(shape.groups, -1, 1)).reshape(-1) * account.sign
     why = f"{int(dropped.sum())} constant channels into {account.words}"

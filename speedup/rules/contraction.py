@@ -19,7 +19,7 @@ from speedup.constraints import Balanced, Constraint, Pinned
 from speedup.expressions import Derived
 from speedup.graph import Op, Shape, Value
 from speedup.keepsets import KeepSets
-from speedup.lattice import Fact, along, fact, indicator, vector
+from speedup.lattice import Fact, along, fact, indicator, vector, wide
 from speedup.rules.rule import Facts, Lives, Site, Sizes, equal, nothing_known, pinned, reason_for
 
 
@@ -95,8 +95,8 @@ def pattern(shape: Contraction, weight: Fact) -> Tensor:
 
 
 def kernel_sums(shape: Contraction, weight: Fact) -> Tensor:
-    """(groups, rows per group, columns per group) in float64: each kernel's sum."""
-    return _by_group(shape, weight.value.expand(shape.weight.shape).double(), "sum")
+    """(groups, rows per group, columns per group) in double precision: each kernel's sum."""
+    return _by_group(shape, wide(weight.value.expand(shape.weight.shape)), "sum")
 
 
 def _by_group(shape: Contraction, tensor: Tensor, how: str) -> Tensor:
@@ -139,7 +139,7 @@ def contraction_known(op: Op, facts: Facts) -> tuple[Fact, ...]:
         settled = known & uniform & ((value == 0) | (not shape.border))
         blocked = ~settled.reshape(shape.groups, 1, -1)
         reached = _full((reads & blocked).any(2), shape.groups, shape.rows)
-        usable = torch.where(settled, value, torch.zeros((), dtype=value.dtype)).double()
+        usable = wide(torch.where(settled, value, torch.zeros((), dtype=value.dtype)))
         # Known reads go through known weights only.
         if not weight.is_all_known() and bool((settled & (value != 0)).any()):
             return nothing_known(op, facts)
@@ -150,7 +150,7 @@ def contraction_known(op: Op, facts: Facts) -> tuple[Fact, ...]:
         )
     bias = None if shape.bias is None else facts[op.operands.index(shape.bias)]
     if bias is not None:
-        total = total + bias.value.expand(shape.rows).double()
+        total = total + wide(bias.value.expand(shape.rows))
         reached = reached | ~bias.known.expand(shape.rows)
     ndim, axis = op.result.ndim, shape.result_axis
     return (fact(vector(~reached, axis, ndim), vector(total.to(op.result.dtype), axis, ndim)),)

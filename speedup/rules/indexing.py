@@ -7,7 +7,7 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor
 
-from speedup.constraints import Constraint, Pinned
+from speedup.constraints import Constraint
 from speedup.graph import Op
 from speedup.lattice import Fact, along, constant, fact, indicator, vector
 from speedup.layout import Block, Move, pull
@@ -102,18 +102,6 @@ def index_couple(site: Site) -> Iterable[Constraint]:
     yield from pinned(op.operands[1], range(op.operands[1].ndim), cause)
 
 
-def index_select_couple(site: Site) -> Iterable[Constraint]:
-    op, data = site.op, site.op.operands[0]
-    axis = op["dim"] % data.ndim
-    cause = site.because("an index refers to positions")
-    for dim in range(data.ndim):
-        if dim != axis:
-            yield from equal(cause, (data, dim), (op.result, dim))
-    yield Pinned((data.index, axis), cause)
-    yield Pinned((op.result.index, axis), cause)
-    yield from pinned(op.operands[1], range(op.operands[1].ndim), cause)
-
-
 def filled_known(op: Op, facts: Facts) -> tuple[Fact, ...]:
     """A tensor filled with one number is that number at every size."""
     if any(not f.is_all_known() for f in facts[op_skip(op) :]):
@@ -194,12 +182,17 @@ FILLED = Rule(
 SEQUENCE = Rule(couple=sequence_couple, known=sequence_known, live=everything_read)
 CHECK = Rule(couple=nothing, live=unread)
 
+_SEQUENCES = """
+    arange linspace logspace eye scalar_tensor tril_indices triu_indices hann_window hamming_window
+    blackman_window bartlett_window kaiser_window fft_fftfreq fft_rfftfreq
+""".split()
+
 RULES: dict[str, Rule] = {
     "embedding": Rule(couple=embedding_couple, known=embedding_known, live=embedding_live),
     "index.Tensor": Rule(couple=index_couple, known=index_known, live=everything_read),
-    "index_select": Rule(couple=index_select_couple, live=everything_read),
     **dict.fromkeys(("zeros", "ones", "full", "new_zeros", "new_ones", "new_full"), FILLED),
-    **dict.fromkeys(("arange", "linspace", "eye", "scalar_tensor", "tril_indices", "triu_indices"), SEQUENCE),
+    **dict.fromkeys(("empty", "new_empty"), Rule(couple=filled_couple, live=unread)),
+    **dict.fromkeys(_SEQUENCES, SEQUENCE),
     **{name: Rule(couple=positions_couple, known=tri_known) for name in ("tril", "triu")},
     **dict.fromkeys(
         ("_assert_tensor_metadata", "_assert_scalar", "_assert_async", "sym_constrain_range_for_size"), CHECK

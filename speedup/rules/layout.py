@@ -173,6 +173,8 @@ def couple_block(
         return
     sources = tuple((source.index, d) for d in block.source if source.shape[d] != 1)
     targets = tuple((target.index, d) for d in block.target if target.shape[d] != 1)
+    if any(source.shape[d] == 0 for d in block.source) or any(target.shape[d] == 0 for d in block.target):
+        return
     if (not targets and not sources) or (not sources and block.index is not None):
         return
     if block.index is None and len(sources) == len(targets) == 1:
@@ -189,16 +191,22 @@ def couple_block(
     )
 
 
+def unconstrained(site: Site) -> Iterable[Constraint]:
+    """What the op moves is all that it ties."""
+    return ()
+
+
 def layout_rule(
     moves: Moves,
     needs: Needs = no_needs,
     *,
+    extra: Callable[[Site], Iterable[Constraint]] = unconstrained,
     restate: Restate = not_restated,
     otherwise: Callable[[Site], Iterable[Constraint]] = all_pinned_as_stated,
 ) -> Rule:
-    """The rule of an operator that only moves elements."""
+    """The rule of an operator that only moves elements; `extra` adds constraints."""
     return Rule(
-        couple=lambda site: layout_couple(site, moves),
+        couple=lambda site: chain(layout_couple(site, moves), extra(site)),
         known=lambda op, facts: layout_known(op, facts, moves),
         live=lambda op, facts, live: layout_live(op, live, moves),
         moves=moves,
@@ -244,12 +252,8 @@ def _keep_table(site: Site) -> Iterable[Constraint]:
 
 
 def _slice_rule(moves: Moves, needs: Needs) -> Rule:
-    rule = layout_rule(moves, needs, restate=as_indices(moves))
-    return evolve(
-        rule,
-        couple=lambda site: chain(layout_couple(site, moves), _keep_table(site)),
-        known=lambda op, facts: slice_known(op, facts, moves),
-    )
+    rule = layout_rule(moves, needs, extra=_keep_table, restate=as_indices(moves))
+    return evolve(rule, known=lambda op, facts: slice_known(op, facts, moves))
 
 
 def _pads_a_unit(op: Op) -> bool:

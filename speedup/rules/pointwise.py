@@ -10,6 +10,7 @@ from torch import Tensor
 from speedup.constraints import Constraint
 from speedup.graph import Op, Value
 from speedup.lattice import Fact, constant, fact, fold_to, indicator, vector
+from speedup.rules.kept import keeping
 from speedup.rules.rule import Facts, Lives, Rule, Site, equal, evaluate, nothing_known, reason_for
 
 _UNARY = """
@@ -19,14 +20,21 @@ _UNARY = """
     log_sigmoid hardshrink softshrink threshold bitwise_not logical_not isnan isinf isfinite
     nan_to_num clamp clamp_min clamp_max positive sgn deg2rad rad2deg sinc lgamma digamma erfinv
     zeros_like ones_like full_like fill zero to _to_copy clone contiguous alias detach lift_fresh
-    lift_fresh_copy _conj view_as_real_copy
+    lift_fresh_copy _conj conj_physical resolve_conj resolve_neg _neg_view real imag angle signbit
+    isposinf isneginf i0 negative absolute clip fix arccos arccosh arcsin arcsinh arctan arctanh
+""".split()
+_SPECIAL = """
+    digamma entr erf erfc erfcx erfinv exp2 expit expm1 gammaln i0 i0e i1 i1e log1p log_ndtr logit ndtr
+    ndtri psi round sinc xlog1py xlogy zeta
 """.split()
 _BINARY = """
     add sub rsub div true_divide floor_divide remainder fmod pow float_power eq ne lt le gt ge
     maximum minimum fmax fmin bitwise_and bitwise_or bitwise_xor logical_and logical_or logical_xor
-    __and__ __or__ __xor__ atan2 hypot lerp xlogy addcdiv copysign heaviside
+    __and__ __or__ __xor__ atan2 hypot lerp xlogy addcdiv copysign heaviside logaddexp logaddexp2
+    isclose nextafter ldexp bitwise_left_shift bitwise_right_shift __lshift__ __rshift__ complex polar
+    subtract divide arctan2 not_equal greater greater_equal less less_equal
 """.split()
-_DROPOUT = ("dropout", "feature_dropout", "alpha_dropout")
+_DROPOUT = ("dropout", "feature_dropout", "alpha_dropout", "feature_alpha_dropout", "rrelu")
 
 
 def aligned(op: Op, result: Value, operands: Iterable[Value], site: Site) -> Iterable[Constraint]:
@@ -113,9 +121,18 @@ def masked_fill_live(op: Op, facts: Facts, live: Lives) -> tuple[Tensor, ...]:
     return tuple(fold_to(r, v.shape) for r, v in zip(reads, op.operands, strict=False))
 
 
+def _is_random(op: Op) -> bool:
+    return bool(op.get("train", op.get("training")))
+
+
 def dropout_known(op: Op, facts: Facts) -> tuple[Fact, ...]:
     """Dropout passes its input on in eval mode, and makes it random otherwise."""
-    return nothing_known(op, facts) if op.get("train", op.get("training")) else known(op, facts)
+    return nothing_known(op, facts) if _is_random(op) else known(op, facts)
+
+
+def dropout_couple(site: Site) -> Iterable[Constraint]:
+    """Which numbers are drawn depends on how many are: the shape stays."""
+    return _RANDOM.couple(site) if _is_random(site.op) else couple(site)
 
 
 def prelu_couple(site: Site) -> Iterable[Constraint]:
@@ -174,20 +191,23 @@ def type_as_live(op: Op, facts: Facts, live: Lives) -> tuple[Tensor, ...]:
 
 
 ELEMENTWISE = Rule(couple=couple, known=known, live=live)
+_RANDOM = keeping("draws a random number for each element")
 PRODUCT = Rule(couple=couple, known=product_known, live=product_live)
 
 RULES: dict[str, Rule] = {
     **dict.fromkeys((*_UNARY, *_BINARY, "addcmul", "min.other", "max.other"), ELEMENTWISE),
+    **{f"special_{name}": ELEMENTWISE for name in _SPECIAL},
     "mul": PRODUCT,
     "multiply": PRODUCT,
     "where": Rule(couple=couple, known=known, live=where_live),
     "masked_fill": Rule(couple=couple, known=masked_fill_known, live=masked_fill_live),
-    **{name: Rule(couple=couple, known=dropout_known, live=live) for name in _DROPOUT},
+    **{name: Rule(couple=dropout_couple, known=dropout_known, live=live) for name in _DROPOUT},
     "prelu": Rule(couple=prelu_couple, known=prelu_known, live=prelu_live),
     "_prelu_kernel": ELEMENTWISE,
     **{
         n: Rule(couple=couple, known=like_known, live=like_live)
         for n in ("zeros_like", "ones_like", "full_like", "fill", "zero")
     },
+    "empty_like": Rule(couple=couple, live=like_live),
     "type_as": Rule(couple=type_as_couple, known=type_as_known, live=type_as_live),
 }

@@ -19,7 +19,6 @@ from speedup.lattice import (
     any_over,
     fact,
     fold_to,
-    indicator,
     runs,
     spread,
     uniform_along,
@@ -27,6 +26,7 @@ from speedup.lattice import (
 from speedup.rules.absorption import couple as absorbing_couple
 from speedup.rules.absorption import pay as absorbing_pay
 from speedup.rules.contraction import contraction_known, contraction_live, contraction_macs
+from speedup.rules.einsum import einsum_couple, einsum_known, einsum_live, einsum_macs
 from speedup.rules.rule import (
     Facts,
     Lives,
@@ -54,9 +54,9 @@ def _is_contraction(op: Op) -> bool:
     return _is_weight(op.operands[1]) and not op.operands[0].is_state and op.operands[0].ndim >= 2
 
 
-def _factors(op: Op) -> tuple[int, int]:
-    """Positions of the two factors among the operands."""
-    return (1, 2) if op.name in ("addmm", "baddbmm") else (0, 1)
+def _has_letters(op: Op) -> bool:
+    """Whether `op` is not a (batched) product of two matrices; its letters then describe it."""
+    return op.name == "addmm" or any(v.ndim < 2 for v in op.operands)
 
 
 def _any_product(a: Tensor, b: Tensor, inner: int) -> Tensor:
@@ -70,14 +70,18 @@ def product_known(op: Op, facts: Facts) -> tuple[Fact, ...]:
     """Known where every term is: both factors known, or one of them 0."""
     if _is_contraction(op):
         return contraction_known(op, facts)
-    first, second = _factors(op)
-    a, b = facts[first], facts[second]
-    if (a.is_unknown and b.is_unknown) or a.ndim < 2 or b.ndim < 2 or first == 1:
+    if _has_letters(op):
+        return einsum_known(op, facts)
+    a, b = facts
+    if a.is_unknown and b.is_unknown:
         return nothing_known(op, facts)
-    inner = op.operands[first].shape[-1]
+    inner = op.operands[0].shape[-1]
     open_ = _any_product(~a.known, b.maybe_nonzero, inner) | _any_product(a.maybe_nonzero, ~b.known, inner)
-    value = spread(a.value, op.operands[first].shape, [a.ndim - 1]) @ spread(
-        b.value, op.operands[second].shape, [b.ndim - 2]
+    if a.value.shape[-1] == b.value.shape[-2] == 1:
+        # How often a constant adds up depends on the extent, such as the batch.
+        open_ = open_ | _any_product(a.maybe_nonzero, b.maybe_nonzero, inner)
+    value = spread(a.value, op.operands[0].shape, [a.ndim - 1]) @ spread(
+        b.value, op.operands[1].shape, [b.ndim - 2]
     )
     return (fact(~open_, value),)
 
@@ -85,19 +89,16 @@ def product_known(op: Op, facts: Facts) -> tuple[Fact, ...]:
 def product_live(op: Op, facts: Facts, live: Lives) -> tuple[Tensor, ...]:
     if _is_contraction(op):
         return contraction_live(op, facts, live)
-    first, second = _factors(op)
-    a, b = op.operands[first], op.operands[second]
-    flag = indicator(bool(live[0].any()), 0)
-    if a.ndim < 2 or b.ndim < 2:
-        return tuple(flag.reshape((1,) * v.ndim) for v in op.operands)
-    right, left = facts[second].maybe_nonzero, facts[first].maybe_nonzero
+    if _has_letters(op):
+        return einsum_live(op, facts, live)
+    a, b = op.operands
+    right, left = facts[1].maybe_nonzero, facts[0].maybe_nonzero
     # Where both factors of a term are 0, one of the zeros has to hold: the first.
     reads_a = _any_product(live[0], right.transpose(-1, -2), b.shape[-1]) | (
         any_over(live[0], [live[0].ndim - 1]) & ~left
     )
     reads_b = _any_product(left.transpose(-1, -2), live[0], a.shape[-2])
-    rest = [fold_to(live[0], v.shape) for v in op.operands[:first]]
-    return (*rest, fold_to(reads_a, a.shape), fold_to(reads_b, b.shape))
+    return fold_to(reads_a, a.shape), fold_to(reads_b, b.shape)
 
 
 def product_couple(site: Site) -> Iterable[Constraint]:
@@ -105,13 +106,11 @@ def product_couple(site: Site) -> Iterable[Constraint]:
     if _is_contraction(op):
         yield from absorbing_couple(site)
         return
-    first, second = _factors(op)
-    a, b = op.operands[first], op.operands[second]
-    cause = site.because(reason_for(op, "ties the dimensions of its factors"))
-    if a.ndim < 2 or b.ndim < 2:
-        for value in (a, b, result):
-            yield from pinned(value, range(value.ndim), cause)
+    if _has_letters(op):
+        yield from einsum_couple(site)
         return
+    a, b = op.operands
+    cause = site.because(reason_for(op, "ties the dimensions of its factors"))
     yield from equal(cause, (a, a.ndim - 2), (result, result.ndim - 2))
     yield from equal(cause, (b, b.ndim - 1), (result, result.ndim - 1))
     yield from equal(cause, (a, a.ndim - 1), (b, b.ndim - 2))
@@ -122,9 +121,6 @@ def product_couple(site: Site) -> Iterable[Constraint]:
             if own >= 0 and value.shape[own] == result.shape[dim]:
                 members.append((value, own))
         yield from equal(cause, *members)
-    for value in op.operands[:first]:
-        yield from pinned(value, range(value.ndim), cause)
-        yield from pinned(result, range(result.ndim), cause)
     sums = site.because("adds up products of constants")
     left = along(site.fact(a).known_nonzero & site.live(a), a.ndim - 1, a.shape[-1])
     right = along(site.fact(b).known_nonzero & site.live(b), b.ndim - 2, b.shape[-2])
@@ -139,71 +135,9 @@ def product_pay(site: Site, kept: KeepSets) -> Iterable[Edit]:
 def product_macs(op: Op, sizes: Sizes) -> int:
     if _is_contraction(op):
         return contraction_macs(op, sizes)
-    return prod(sizes(op.result)) * sizes(op.operands[_factors(op)[0]])[-1]
-
-
-def _letters(op: Op) -> tuple[list[str], str] | None:
-    """Operand and result letters of an einsum; None when it is not a plain one."""
-    equation = str(op["equation"]).replace(" ", "")
-    if "." in equation or "->" not in equation:
-        return None
-    inputs, result = equation.split("->")
-    operands = inputs.split(",")
-    plain = all(len(set(term)) == len(term) for term in (*operands, result))
-    fits = all(len(t) == v.ndim for t, v in zip(operands, op.operands, strict=False))
-    return (operands, result) if plain and fits and len(operands) == len(op.operands) else None
-
-
-def einsum_live(op: Op, facts: Facts, live: Lives) -> tuple[Tensor, ...]:
-    letters = _letters(op)
-    if letters is None:
-        flag = bool(live[0].any())
-        return tuple(indicator(flag, v.ndim) for v in op.operands)
-    operands, result = letters
-    reads = []
-    for term in operands:
-        gone = [d for d, letter in enumerate(result) if letter not in term]
-        left = [letter for letter in result if letter in term]
-        reduced = any_over(live[0], gone).squeeze(gone) if gone else live[0]
-        sizes = dict(zip(left, reduced.shape, strict=True))
-        order = [left.index(letter) for letter in term if letter in left]
-        reads.append(reduced.permute(order).reshape([sizes.get(letter, 1) for letter in term]))
-    return tuple(reads)
-
-
-def einsum_couple(site: Site) -> Iterable[Constraint]:
-    op, letters = site.op, _letters(site.op)
-    if letters is None:
-        cause = site.because("this einsum is kept as it is")
-        for value in (*op.operands, op.result):
-            yield from pinned(value, range(value.ndim), cause)
-        return
-    operands, result = letters
-    cause = site.because("einsum ties dimensions of one letter")
-    terms = [*zip(operands, op.operands, strict=True), (result, op.result)]
-    for letter in dict.fromkeys("".join((*operands, result))):
-        members = [(v, t.index(letter)) for t, v in terms if letter in t]
-        yield from equal(cause, *members)
-        if letter in result:
-            continue
-        sums = site.because("einsum adds up products of constants")
-        counts: Tensor | None = None
-        for value, dim in members:
-            one = along(site.fact(value).known_nonzero & site.live(value), dim, value.shape[dim])
-            counts = one if counts is None else counts & one
-        value, dim = members[0]
-        if counts is not None and value.shape[dim] != 1:
-            yield Pinned((value.index, dim), sums, counts)
-
-
-def einsum_macs(op: Op, sizes: Sizes) -> int:
-    letters = _letters(op)
-    if letters is None:
-        return 0
-    extents: dict[str, int] = {}
-    for term, value in zip(letters[0], op.operands, strict=True):
-        extents.update(zip(term, sizes(value), strict=True))
-    return prod(extents.values())
+    if _has_letters(op):
+        return einsum_macs(op, sizes)
+    return prod(sizes(op.result)) * sizes(op.operands[0])[-1]
 
 
 def attention_known(op: Op, facts: Facts) -> tuple[Fact, ...]:
@@ -300,8 +234,7 @@ PRODUCT = Rule(
 )
 
 RULES: dict[str, Rule] = {
-    **dict.fromkeys(("matmul", "mm", "bmm", "addmm", "baddbmm"), PRODUCT),
-    "einsum": Rule(couple=einsum_couple, live=einsum_live, macs=einsum_macs),
+    **dict.fromkeys(("matmul", "mm", "bmm", "addmm"), PRODUCT),
     "scaled_dot_product_attention": Rule(
         couple=attention_couple, known=attention_known, live=attention_live, macs=attention_macs
     ),

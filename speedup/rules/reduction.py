@@ -22,6 +22,7 @@ from speedup.rules.rule import (
     Sizes,
     equal,
     evaluate,
+    matched,
     nothing_known,
     pinned,
     reason_for,
@@ -135,24 +136,37 @@ def mean_of_total(site: Site, sizes: Sizes, kept: KeepSets) -> Restatement | Non
 def along_known(op: Op, facts: Facts) -> tuple[Fact, ...]:
     """Softmax, scans, sorts: known where everything along the dimension is.
 
-    Not where it is uniform along it: the outcome then depends on the extent, such as the batch.
+    Where it is uniform along it, most outcomes depend on the extent, such as the batch.
     """
     if any(facts[0].value.shape[d] == 1 for d in _dims(op)):
-        return nothing_known(op, facts)
+        return _uniform_known(op, facts)
     return reduce_known(op, facts)
 
 
+def _uniform_known(op: Op, facts: Facts) -> tuple[Fact, ...]:
+    """A row of equal numbers, sorted or differentiated, at every extent; zeros add up to 0."""
+    nothing = nothing_known(op, facts)
+    if len(facts) > 1 or not op.name.startswith(("diff", "cumsum", *_ORDERING)):
+        return nothing
+    known, value = all_over(facts[0].known, _dims(op)), facts[0].value
+    if op.name.startswith("cumsum"):
+        known = known & (value == 0)
+    elif op.name.startswith("diff"):
+        value = torch.zeros_like(value)
+    return (fact(known, value.to(op.results[0].dtype)), *nothing[1:])
+
+
 def along_live(op: Op, facts: Facts, live: Lives) -> tuple[Tensor, ...]:
-    return (reduce(or_, (any_over(one, _dims(op)) for one in live)),)
+    reads = reduce(or_, (any_over(one, _dims(op)) for one in live))
+    return (reads,) * len(op.operands)
 
 
 def along_couple(site: Site) -> Iterable[Constraint]:
     op, data = site.op, site.op.operands[0]
     cause = site.because(reason_for(op, "runs along the whole dimension"))
-    gone = _dims(op)
-    for dim in (d for d in range(data.ndim) if d not in gone):
-        yield from equal(cause, (data, dim), *((r, dim) for r in op.results))
-    for value in (data, *op.results):
+    gone, values = _dims(op), (*op.operands, *op.results)
+    yield from matched(cause, values, (d for d in range(data.ndim) if d not in gone))
+    for value in values:
         yield from pinned(value, gone, cause)
 
 
@@ -258,9 +272,15 @@ SUM = Rule(couple=sum_couple, known=counting_known, live=reduce_live)
 ALONG = Rule(couple=along_couple, known=along_known, live=along_live)
 
 _REDUCTIONS = """
-    amax amin max.dim max.default min.dim min.default argmax argmin any all median
+    amax amin aminmax max.dim max.default min.dim min.default argmax argmin any all median
+    nanmedian kthvalue mode quantile.scalar nanquantile.scalar
 """.split()
-_ALONG = "softmax _softmax log_softmax _log_softmax cumsum cumprod logcumsumexp sort topk".split()
+_COUNTING = "prod logsumexp norm linalg_norm linalg_matrix_norm var std var_mean std_mean".split()
+_ALONG = """
+    softmax _softmax log_softmax _log_softmax cumsum cumprod cummax cummin logcumsumexp sort argsort
+    msort topk diff
+""".split()
+_ORDERING = ("sort", "msort", "topk", "cummax", "cummin")
 _UPSAMPLE = {
     "nearest1d": 1,
     "nearest2d": 2,
@@ -270,18 +290,23 @@ _UPSAMPLE = {
     "bicubic2d": 2,
     "trilinear3d": 3,
 }
+_UPSAMPLES = {
+    **{f"upsample_{kind}": rank for kind, rank in _UPSAMPLE.items()},
+    **{f"_upsample_nearest_exact{n}d": n for n in (1, 2, 3)},
+    **{f"_upsample_{kind}_aa": 2 for kind in ("bilinear2d", "bicubic2d")},
+}
 
 RULES: dict[str, Rule] = {
     **dict.fromkeys(_REDUCTIONS, REDUCTION),
     "mean": MEAN,
-    **dict.fromkeys("prod logsumexp norm var std var_mean std_mean".split(), COUNTING),
-    **dict.fromkeys(("sum", "linalg_vector_norm", "count_nonzero"), SUM),
+    **dict.fromkeys(_COUNTING, COUNTING),
+    **dict.fromkeys(("sum", "nansum", "linalg_vector_norm", "count_nonzero"), SUM),
     **dict.fromkeys(_ALONG, ALONG),
     **{f"max_pool{n}d": _pool(n, _always) for n in (1, 2, 3)},
     **{f"max_pool{n}d_with_indices": _pool(n, _always) for n in (2, 3)},
     **{f"avg_pool{n}d": _pool(n, _averages_only_inside) for n in (1, 2, 3)},
     **{f"adaptive_avg_pool{n}d": _pool(n, _always) for n in (1, 2, 3)},
     **{f"adaptive_max_pool{n}d": _pool(n, _always) for n in (1, 2, 3)},
-    **{f"upsample_{kind}": _pool(rank, _always) for kind, rank in _UPSAMPLE.items()},
+    **{name: _pool(rank, _always) for name, rank in _UPSAMPLES.items()},
     "glu": Rule(couple=glu_couple, known=glu_known, live=glu_live),
 }

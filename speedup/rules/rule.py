@@ -195,6 +195,13 @@ def equal(cause: Cause, *dims: tuple[Value, int]) -> Iterable[Equal]:
         yield Equal(tuple((v.index, d % v.ndim) for v, d in dims), cause)
 
 
+def matched(cause: Cause, values: Sequence[Value], dims: Iterable[int]) -> Iterable[Equal]:
+    """One equality per dim of `dims` between `values` of one rank; those broadcast along it have no part."""
+    for dim in dims:
+        extent = max(v.shape[dim] for v in values)
+        yield from equal(cause, *((v, dim) for v in values if v.shape[dim] == extent))
+
+
 @lru_cache(maxsize=4096)
 def functional(target: torch._ops.OpOverload) -> torch._ops.OpOverload:
     """The operator that computes what the in-place `target` computes, without writing."""

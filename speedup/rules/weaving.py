@@ -1,67 +1,129 @@
-"""Operators that weave several channels into one; no product of independent blocks describes them."""
+"""Operators that weave runs of channels: several channels become one, or one becomes several.
+
+No product of independent blocks describes them, but all are one thing here: on the *wide* side
+run c of the channels belongs to channel c of the *narrow* side, and space is rearranged.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 import torch
+from attrs import frozen
 from torch import Tensor
 
-from speedup.constraints import Constraint, Mapped, Pinned
+from speedup.constraints import Constraint, Mapped
 from speedup.graph import Op
-from speedup.lattice import Fact, fact, runs, spread, unknown
-from speedup.rules.rule import Facts, Lives, Rule, Site, equal
+from speedup.lattice import Fact, any_over, fact, runs, spread, uniform_along
+from speedup.rules.rule import Facts, Lives, Rule, Site, matched, nothing_known, pinned, reason_for
 
 
-def shuffle_blocks_known(op: Op, facts: Facts) -> tuple[Fact, ...]:
-    """`pixel_shuffle` of channels that are constant everywhere, to the same constant."""
-    data = facts[0]
-    axis = op.result.ndim - 3
-    if data.is_unknown or any(n != 1 for d, n in enumerate(data.known.shape) if d > axis):
-        return (unknown(op.result.ndim, op.result.dtype),)
-    if any(n != 1 for d, n in enumerate(data.value.shape) if d > axis):
-        return (unknown(op.result.ndim, op.result.dtype),)
-    shape, channels = op.operands[0].shape, op.result.shape[axis]
-    known = runs(spread(data.known, shape, [axis]), axis, channels)
-    value = runs(spread(data.value, shape, [axis]), axis, channels)
-    same = (value == value.narrow(axis + 1, 0, 1)).all(axis + 1)
-    return (fact(known.all(axis + 1) & same, value.select(axis + 1, 0)),)
+@frozen
+class Weave:
+    """How an op weaves: the dimension of channels on both sides and the length of a run.
+
+    `into_one`: the operand is the wide side. `constants`: a constant channel gives that constant.
+    """
+
+    axis: int
+    run: int
+    into_one: bool
+    constants: bool
 
 
-def shuffle_blocks_live(op: Op, facts: Facts, live: Lives) -> tuple[Tensor, ...]:
-    axis = op.result.ndim - 3
-    reads = live[0]
-    for dim in (axis + 1, axis + 2):
-        reads = reads.any(dim, keepdim=True)
-    if reads.shape[axis] != 1:
-        reads = reads.repeat_interleave(op["upscale_factor"] ** 2, axis)
-    return (reads,)
+def _square(factor: int) -> int:
+    return factor * factor
 
 
-def shuffle_blocks_couple(site: Site) -> Iterable[Constraint]:
-    """Each result channel is woven from `factor ** 2` operand channels, all or none of which stay."""
-    op = site.op
+def _window(op: Op) -> int:
+    height, width = op["kernel_size"]
+    return int(height * width)
+
+
+def pixel_shuffle(op: Op) -> Weave:
+    return Weave(op.result.ndim - 3, _square(op["upscale_factor"]), True, True)
+
+
+def pixel_unshuffle(op: Op) -> Weave:
+    return Weave(op.result.ndim - 3, _square(op["downscale_factor"]), False, True)
+
+
+def im2col(op: Op) -> Weave:
+    return Weave(op.result.ndim - 2, _window(op), False, not any(op["padding"]))
+
+
+def col2im(op: Op) -> Weave:
+    """Where windows overlap they add up, and where none lies there is 0."""
+    return Weave(op.result.ndim - 3, _window(op), True, False)
+
+
+def _uniform(tensor: Tensor, axis: int, ndim: int) -> Tensor:
+    """A tensor that is uniform after `axis`, in rank `ndim`."""
+    for dim in range(axis + 1, tensor.ndim):
+        tensor = tensor.narrow(dim, 0, 1)
+    return tensor.reshape(*tensor.shape[: axis + 1], *(1,) * (ndim - axis - 1))
+
+
+def woven_known(op: Op, facts: Facts, weave: Weave) -> tuple[Fact, ...]:
+    """Constant channels; where several become one, they have to agree."""
+    data, axis = facts[0], weave.axis
+    space = range(axis + 1, data.ndim)
+    if data.is_unknown or not (uniform_along(data.known, space) and uniform_along(data.value, space)):
+        return nothing_known(op, facts)
+    shape, ndim = op.operands[0].shape, op.result.ndim
+    known = _uniform(spread(data.known, shape, [axis]), axis, ndim)
+    value = _uniform(spread(data.value, shape, [axis]), axis, ndim)
+    if weave.into_one:
+        channels = op.result.shape[axis]
+        known, value = runs(known, axis, channels), runs(value, axis, channels)
+        agreed = (value == value.narrow(axis + 1, 0, 1)).all(axis + 1)
+        known, value = known.all(axis + 1) & agreed, value.select(axis + 1, 0)
+    else:
+        known, value = (t.repeat_interleave(weave.run, axis) for t in (known, value))
+    return (fact(known if weave.constants else known & (value == 0), value),)
+
+
+def woven_live(op: Op, facts: Facts, live: Lives, weave: Weave) -> tuple[Tensor, ...]:
+    axis, source = weave.axis, op.operands[0]
+    reads = _uniform(any_over(live[0], range(axis + 1, op.result.ndim)), axis, source.ndim)
+    if reads.shape[axis] == 1:
+        return (reads,)
+    if weave.into_one:
+        return (reads.repeat_interleave(weave.run, axis),)
+    return (runs(reads, axis, source.shape[axis]).any(axis + 1),)
+
+
+def woven_couple(site: Site, weave: Weave) -> Iterable[Constraint]:
+    """All of a run stays or none of it, with the channel it belongs to."""
+    op, axis = site.op, weave.axis
     source, target = op.operands[0], op.result
-    axis, square = target.ndim - 3, op["upscale_factor"] ** 2
-    cause = site.because("pixel_shuffle weaves runs of channels into one")
-    every = torch.arange(source.shape[axis])
-    # Seen from the operand: its channel c belongs to result channel c // square.
+    narrow, wide = (target, source) if weave.into_one else (source, target)
+    cause = site.because(reason_for(op, "weaves runs of channels"))
     yield Mapped(
-        ((target.index, axis),),
-        ((source.index, axis),),
-        every // square,
-        (target.shape[axis],),
-        (source.shape[axis],),
+        ((narrow.index, axis),),
+        ((wide.index, axis),),
+        torch.arange(wide.shape[axis]) // weave.run,
+        (narrow.shape[axis],),
+        (wide.shape[axis],),
         cause,
     )
-    for dim in range(axis):
-        yield from equal(cause, (target, dim), (source, dim))
+    yield from matched(cause, (target, source), range(axis))
     for value in (source, target):
-        for dim in (axis + 1, axis + 2):
-            if value.shape[dim] != 1:
-                yield Pinned((value.index, dim), cause)
+        yield from pinned(value, range(axis + 1, value.ndim), cause)
+
+
+def woven(weave: Callable[[Op], Weave]) -> Rule:
+    """The rule of an operator that weaves as `weave` tells of each call."""
+    return Rule(
+        couple=lambda site: woven_couple(site, weave(site.op)),
+        known=lambda op, facts: woven_known(op, facts, weave(op)),
+        live=lambda op, facts, live: woven_live(op, facts, live, weave(op)),
+    )
 
 
 RULES: dict[str, Rule] = {
-    "pixel_shuffle": Rule(couple=shuffle_blocks_couple, known=shuffle_blocks_known, live=shuffle_blocks_live),
+    "pixel_shuffle": woven(pixel_shuffle),
+    "pixel_unshuffle": woven(pixel_unshuffle),
+    "im2col": woven(im2col),
+    "col2im": woven(col2im),
 }

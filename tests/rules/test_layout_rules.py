@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cache
+from types import MappingProxyType
 from typing import Any
 
 import pytest
@@ -13,8 +14,7 @@ from torch import Tensor
 
 from speedup.lattice import constant, fact, unknown
 from speedup.layout import Move, pull, push
-from speedup.rules import STANDARD, rule_for
-from speedup.rules.layout import RULES
+from speedup.rules import STANDARD, layout, rearrangement, rule_for
 from tests.support.soundness import (
     Case,
     Tensors,
@@ -36,6 +36,13 @@ OVERLOADS = {
     "unbind": "int",
     "select": "int",
     "slice": "Tensor",
+    "movedim": "int",
+    "moveaxis": "int",
+    "tensor_split": "sections",
+    "hsplit": "int",
+    "vsplit": "int",
+    "dsplit": "int",
+    "meshgrid": "indexing",
 }
 
 
@@ -45,6 +52,7 @@ class Call:
 
     args: tuple[Any, ...]
     overload: str = ""
+    keywords: Mapping[str, Any] = MappingProxyType({})
 
 
 def of(shape: Sequence[int], *args: Any, overload: str = "") -> Call:
@@ -57,7 +65,18 @@ def joining(dim: int, *shapes: Sequence[int]) -> Call:
     return Call(([Tensors(tuple(shape)) for shape in shapes], dim))
 
 
+def stacked(*shapes: Sequence[int]) -> Call:
+    """A call that takes a list of operands of `shapes` and nothing else."""
+    return Call(([Tensors(tuple(shape)) for shape in shapes],))
+
+
+def grid(indexing: str, *extents: int) -> Call:
+    """A mesh of vectors."""
+    return Call(([Tensors((n,)) for n in extents],), keywords={"indexing": indexing})
+
+
 RESHAPES = [
+    of((0, 3), (3, 0)),
     of((2, 6, 5), (12, 5)),
     of((2, 6, 5), (2, 2, 3, 5)),
     of((2, 6, 5), (-1,)),
@@ -95,6 +114,15 @@ EXPANDS = [
 VIEWS_AS = [of((2, 6), Tensors((3, 4))), of((2, 6), Tensors((4, 3, 1)))]
 SHUFFLES = [of((2, 6, 2, 2), 2), of((1, 6, 1, 3), 3)]
 REPEATS = [of((2, 3), (2, 2)), of((2, 3), (3, 1, 2)), of((1, 3), (4, 1)), of((2,), (2, 1, 3))]
+
+MOVED = [
+    of((2, 3, 4), 0, -1),
+    of((2, 3, 4), -1, 1),
+    of((2, 3, 4), (0, 1), (2, 0), overload="intlist"),
+    of((2, 3, 4, 5), (-1, 0), (0, 1), overload="intlist"),
+]
+MATRICES = [of((3, 4)), of((2, 3, 4))]
+ROWS = [stacked((2, 3), (1, 3)), stacked((3,), (3,)), stacked((3,), (2, 3))]
 
 CALLS: dict[str, list[Call]] = {
     **dict.fromkeys(("view.default", "reshape", "_unsafe_view"), RESHAPES),
@@ -184,6 +212,33 @@ CALLS: dict[str, list[Call]] = {
     "replication_pad3d": [of((1, 2, 3, 2, 3), (1, 2, 0, 1, 4, 0))],
     "unfold": [of((2, 7), 1, 3, 2), of((5, 2), 0, 2, 1), of((2, 6), -1, 2, 3), of((2, 3, 4), 1, 3, 1)],
     **dict.fromkeys(("channel_shuffle", "native_channel_shuffle"), SHUFFLES),
+    **dict.fromkeys(("movedim", "moveaxis"), MOVED),
+    **dict.fromkeys(("mT", "mH", "adjoint"), MATRICES),
+    "fliplr": [of((3, 4)), of((2, 3, 2))],
+    "flipud": [of((4,)), of((2, 3, 2))],
+    "rot90": [of((3, 4), k, [0, 1]) for k in range(-1, 4)]
+    + [of((2, 3, 4), 1, [2, 0]), of((2, 3, 4), 3, [0, -1])],
+    "tensor_split.sections": [of((7, 2), 3), of((2, 6), 2, -1), of((2, 3), 4, 1)],
+    "tensor_split.indices": [
+        of((7, 2), [2, 5], overload="indices"),
+        of((2, 4), [1, 1, 4], -1, overload="indices"),
+        of((2, 4), [3, 9], 1, overload="indices"),
+    ],
+    "unsafe_split_with_sizes": SIZES,
+    "hsplit": [of((2, 6), 3), of((6,), 2), of((2, 6), [1, 3], overload="array")],
+    "vsplit": [of((6, 2), 3), of((6, 2), [1, 3], overload="array")],
+    "dsplit": [of((2, 3, 4), 2), of((2, 3, 4), [1], overload="array")],
+    "hstack": [stacked((2, 3), (2, 1)), stacked((3,), (2,)), stacked((2, 1, 2), (2, 3, 2))],
+    **dict.fromkeys(("vstack", "row_stack"), ROWS),
+    "dstack": [stacked((2, 3), (2, 3)), stacked((3,), (3,)), stacked((2, 3, 1), (2, 3, 4))],
+    "column_stack": [stacked((3,), (3,)), stacked((3, 2), (3,)), stacked((2, 3, 2), (2, 1, 2))],
+    "atleast_2d.default": [of(()), of((3,)), of((2, 3))],
+    "atleast_3d.default": [of(()), of((3,)), of((2, 3)), of((2, 3, 4))],
+    "diagonal": [of((3, 4)), of((2, 3, 4), 1, 2, 0), of((3, 4, 2), -1), of((2, 3, 3), 0, -2, -1)],
+    "diag_embed": [of((3,)), of((2, 3), 1), of((2, 3), -1, 0, 2), of((2, 3), 0, 2, 1)],
+    "diag": [of((3,)), of((3,), 1), of((3, 4)), of((3, 4), -1)],
+    "broadcast_tensors": [stacked((2, 3), (3,)), stacked((2, 1), (1, 3), ())],
+    "meshgrid": [grid("ij", 2, 3, 4), grid("xy", 2, 3, 4), grid("xy", 2, 3), grid("ij", 3)],
 }
 every_operator = pytest.mark.parametrize("name", CALLS)
 
@@ -194,7 +249,7 @@ def built(name: str) -> tuple[Case, ...]:
     packet = name.partition(".")[0]
     overloads = [call.overload or OVERLOADS.get(packet, "default") for call in CALLS[name]]
     return tuple(
-        direct_case(getattr(getattr(torch.ops.aten, packet), overload), *call.args)
+        direct_case(getattr(getattr(torch.ops.aten, packet), overload), *call.args, **call.keywords)
         for overload, call in zip(overloads, CALLS[name], strict=True)
     )
 
@@ -238,7 +293,8 @@ def pushed(one: Case, lives: list[Tensor]) -> list[Tensor]:
 
 
 def test_every_layout_operator_is_held_against_torch() -> None:
-    assert set(CALLS) == {name for name, rule in RULES.items() if rule.moves is not None}
+    rules = layout.RULES | rearrangement.RULES
+    assert set(CALLS) == {name for name, rule in rules.items() if rule.moves is not None}
 
 
 @every_operator

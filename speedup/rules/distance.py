@@ -1,0 +1,135 @@
+"""Distances and angles between vectors: zeros in both do not count, constants do."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor
+
+from speedup.constraints import Constraint, Pinned
+from speedup.graph import Op, Value
+from speedup.lattice import Fact, along, any_over, fact, fold_to
+from speedup.rules.rule import Facts, Lives, Rule, Site, equal, nothing_known, pinned, reason_for
+
+
+def _counted(site: Site, members: tuple[tuple[Value, int], ...]) -> Iterable[Constraint]:
+    """Two dimensions that are summed over correspond; where either is a constant other than 0, they stay."""
+    (first, dim), (second, other) = members
+    cause = site.because(reason_for(site.op, "counts constants that are not zero"))
+    if first.shape[dim] != second.shape[other]:
+        yield from pinned(first, [dim], cause)
+        yield from pinned(second, [other], cause)
+        return
+    yield from equal(site.because(reason_for(site.op, "compares element by element")), *members)
+    if first.shape[dim] != 1:
+        counts = [along(site.fact(v).known_nonzero & site.live(v), d, v.shape[d]) for v, d in members]
+        yield Pinned((first.index, dim), cause, counts[0] | counts[1])
+
+
+def _aligned(site: Site, rank: int, free: Iterable[tuple[int, int]]) -> Iterable[Constraint]:
+    """`free` are pairs of a dimension of the operands, aligned in `rank` dimensions, and of the result."""
+    cause = site.because(reason_for(site.op, "ties the dimensions it does not sum over"))
+    for dim, result in free:
+        members = [(site.op.result, result)]
+        for value in site.op.operands:
+            own = dim - (rank - value.ndim)
+            if own >= 0 and value.shape[own] == site.op.result.shape[result]:
+                members.append((value, own))
+        yield from equal(cause, *members)
+
+
+def _rank(op: Op) -> int:
+    return max(v.ndim for v in op.operands)
+
+
+def angle_couple(site: Site) -> Iterable[Constraint]:
+    """cosine_similarity along `dim`, which the result lacks."""
+    op, rank = site.op, _rank(site.op)
+    axis = op["dim"] % rank
+    yield from _aligned(site, rank, ((d, d - (d > axis)) for d in range(rank) if d != axis))
+    first, second = op.operands
+    own = [axis - (rank - v.ndim) for v in (first, second)]
+    if min(own) < 0:
+        cause = site.because(reason_for(op, "repeats one of its operands"))
+        for value, dim in zip((first, second), own, strict=True):
+            yield from pinned(value, [dim] if dim >= 0 else [], cause)
+        return
+    yield from _counted(site, ((first, own[0]), (second, own[1])))
+
+
+def angle_live(op: Op, facts: Facts, live: Lives) -> tuple[Tensor, ...]:
+    reads = live[0].unsqueeze(op["dim"] % _rank(op))
+    return tuple(fold_to(reads, v.shape) for v in op.operands)
+
+
+def cdist_couple(site: Site) -> Iterable[Constraint]:
+    """Distances (.., P, R) between rows of (.., P, M) and rows of (.., R, M)."""
+    op = site.op
+    first, second, result = *op.operands, op.result
+    cause = site.because("cdist has a row or a column for each vector")
+    yield from _aligned(site, result.ndim, ((d, d) for d in range(result.ndim - 2)))
+    yield from equal(cause, (result, result.ndim - 2), (first, first.ndim - 2))
+    yield from equal(cause, (result, result.ndim - 1), (second, second.ndim - 2))
+    yield from _counted(site, ((first, first.ndim - 1), (second, second.ndim - 1)))
+
+
+def cdist_live(op: Op, facts: Facts, live: Lives) -> tuple[Tensor, ...]:
+    ndim = op.result.ndim
+    first, second = op.operands
+    by_column = any_over(live[0], [ndim - 2]).transpose(-1, -2)
+    return fold_to(any_over(live[0], [ndim - 1]), first.shape), fold_to(by_column, second.shape)
+
+
+def pairwise_couple(site: Site) -> Iterable[Constraint]:
+    """pairwise_distance adds a small number to each difference, so that even zeros count."""
+    op, rank = site.op, _rank(site.op)
+    yield from _aligned(site, rank, ((d, d) for d in range(rank - 1)))
+    cause = site.because(reason_for(op, "reads the whole dimension"))
+    for value in op.operands:
+        yield from pinned(value, [value.ndim - 1], cause)
+
+
+def pairwise_live(op: Op, facts: Facts, live: Lives) -> tuple[Tensor, ...]:
+    reads = live[0] if op["keepdim"] else live[0][..., None]
+    return tuple(fold_to(reads, v.shape) for v in op.operands)
+
+
+def cross_couple(site: Site) -> Iterable[Constraint]:
+    op, result = site.op, site.op.result
+    if op["dim"] is None:
+        cause = site.because("cross looks for the first dimension of extent 3")
+        for value in (*op.operands, result):
+            yield from pinned(value, range(value.ndim), cause)
+        return
+    axis = op["dim"] % result.ndim
+    yield from _aligned(site, result.ndim, ((d, d) for d in range(result.ndim) if d != axis))
+    cause = site.because(reason_for(op, "works on vectors of three"))
+    for value in (*op.operands, result):
+        yield from pinned(value, [axis - (result.ndim - value.ndim)], cause)
+
+
+def cross_live(op: Op, facts: Facts, live: Lives) -> tuple[Tensor, ...]:
+    axes = range(op.result.ndim) if op["dim"] is None else [op["dim"] % op.result.ndim]
+    reads = any_over(live[0], axes)
+    return tuple(fold_to(reads, v.shape) for v in op.operands)
+
+
+def cross_known(op: Op, facts: Facts) -> tuple[Fact, ...]:
+    """0 where one of the vectors is."""
+    if op["dim"] is None:
+        return nothing_known(op, facts)
+    axis, ndim = op["dim"] % op.result.ndim, op.result.ndim
+    zeros = [~any_over(f.maybe_nonzero, [axis - (ndim - f.ndim)]) for f in facts]
+    return (fact(zeros[0] | zeros[1], torch.zeros((1,) * ndim, dtype=op.result.dtype)),)
+
+
+CROSS = Rule(couple=cross_couple, known=cross_known, live=cross_live)
+
+RULES: dict[str, Rule] = {
+    "cosine_similarity": Rule(couple=angle_couple, live=angle_live),
+    "cdist": Rule(couple=cdist_couple, live=cdist_live),
+    "pairwise_distance": Rule(couple=pairwise_couple, live=pairwise_live),
+    "cross": CROSS,
+    "linalg_cross": CROSS,
+}

@@ -1,0 +1,90 @@
+"""Fourier transforms, which mix the dimensions they run along, and complex numbers as pairs of real ones."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor
+
+from speedup.constraints import Constraint
+from speedup.graph import Op
+from speedup.lattice import Fact, all_over, any_over, fact, spread
+from speedup.rules.rule import Facts, Lives, Rule, Site, evaluate, matched, nothing_known, pinned, reason_for
+
+
+def _dims(op: Op) -> tuple[int, ...]:
+    """The dimensions that are transformed."""
+    ndim = op.operands[0].ndim
+    given, sizes = op.get("dim"), op.get("s")
+    if given is None:
+        return tuple(range(0 if sizes is None else ndim - len(sizes), ndim))
+    return tuple(d % ndim for d in (given if isinstance(given, tuple) else (given,)))
+
+
+def transform_couple(site: Site) -> Iterable[Constraint]:
+    op, mixed = site.op, _dims(site.op)
+    values = (op.operands[0], op.result)
+    cause = site.because(reason_for(op, "runs along the whole dimension"))
+    yield from matched(cause, values, (d for d in range(op.result.ndim) if d not in mixed))
+    for value in values:
+        yield from pinned(value, mixed, cause)
+
+
+def transform_known(op: Op, facts: Facts) -> tuple[Fact, ...]:
+    """Known where all along the transformed dimensions is; 0 where it is uniform, whatever the extent."""
+    data, mixed = facts[0], _dims(op)
+    if data.is_unknown:
+        return nothing_known(op, facts)
+    known = all_over(data.known, mixed)
+    if any(data.value.shape[d] == 1 for d in mixed):
+        known = known & ~any_over(data.maybe_nonzero, mixed)
+    if not bool(known.any()):
+        return nothing_known(op, facts)
+    return (fact(known, evaluate(op, [spread(data.value, op.operands[0].shape, mixed)])[0]),)
+
+
+def transform_live(op: Op, facts: Facts, live: Lives) -> tuple[Tensor, ...]:
+    return (any_over(live[0], _dims(op)),)
+
+
+def pairs_couple(site: Site) -> Iterable[Constraint]:
+    """Real and imaginary part lie along one more dimension, the last, of the side that is real."""
+    source, target = site.op.operands[0], site.op.result
+    cause = site.because(reason_for(site.op, "pairs real and imaginary parts"))
+    shared = min(source.ndim, target.ndim)
+    yield from matched(cause, (source, target), range(shared)) if shared else ()
+    for value in (source, target):
+        yield from pinned(value, range(shared, value.ndim), cause)
+
+
+def as_real_known(op: Op, facts: Facts) -> tuple[Fact, ...]:
+    return (fact(facts[0].known[..., None], torch.view_as_real(facts[0].value)),)
+
+
+def as_real_live(op: Op, facts: Facts, live: Lives) -> tuple[Tensor, ...]:
+    return (live[0].any(-1),)
+
+
+def as_complex_known(op: Op, facts: Facts) -> tuple[Fact, ...]:
+    data = facts[0]
+    value = spread(data.value, op.operands[0].shape, [data.ndim - 1]).contiguous()
+    return (fact(data.known.all(-1), torch.view_as_complex(value)),)
+
+
+def as_complex_live(op: Op, facts: Facts, live: Lives) -> tuple[Tensor, ...]:
+    return (live[0][..., None],)
+
+
+TRANSFORM = Rule(couple=transform_couple, known=transform_known, live=transform_live)
+
+_TRANSFORMS = """
+    fft ifft rfft irfft hfft ihfft fft2 ifft2 rfft2 irfft2 hfft2 ihfft2 fftn ifftn rfftn irfftn hfftn ihfftn
+    fftshift ifftshift
+""".split()
+
+RULES: dict[str, Rule] = {
+    **{f"fft_{name}": TRANSFORM for name in _TRANSFORMS},
+    "view_as_real": Rule(couple=pairs_couple, known=as_real_known, live=as_real_live),
+    "view_as_complex": Rule(couple=pairs_couple, known=as_complex_known, live=as_complex_live),
+}
