@@ -142,35 +142,8 @@ def _norm(v: Tensor, shape: Normed) -> Tensor:
     return v.square().sum(shape.others, keepdim=True).sqrt()
 
 
-def product_live(op: Op, facts: Facts, live: Lives) -> tuple[Tensor, ...]:
-    """`mv` and `dot`: what meets a 0 is not read; of two zeros the first has to hold."""
-    left, right = op.operands
-    rows = live[0] if left.ndim == 2 else live[0].reshape(1)
-    first, second = (f.maybe_nonzero for f in facts)
-    alive = rows[:, None] if left.ndim == 2 else rows
-    reads = alive & (second | ~first)
-    other = (alive & first).any(0) if left.ndim == 2 else alive & first
-    return reads, other.reshape(-1) if right.ndim == 1 else other
-
-
-def product_couple(site: Site) -> Iterable[Constraint]:
-    """Rows with results; of the dimension that is summed, what adds something stays."""
-    left, right = site.op.operands
-    axis = left.ndim - 1
-    cause = site.because(reason_for(site.op, "sums over this dimension"))
-    if left.ndim == 2:
-        yield from equal(cause, (left, 0), (site.op.result, 0))
-    yield from equal(cause, (left, axis), (right, 0))
-    lives = site.live(site.op.result)
-    rows = lives[:, None] if left.ndim == 2 else lives.reshape(1)
-    counts = site.fact(left).maybe_nonzero & site.fact(right).maybe_nonzero & rows
-    yield Pinned((left.index, axis), cause, along(counts, axis, left.shape[axis]))
-
-
 NORMED = Rule(couple=normed_couple, live=normed_live, pay=normed_pay)
-SUMMED = Rule(couple=product_couple, live=product_live)
 
 RULES: dict[str, Rule] = {
     **dict.fromkeys(("_weight_norm", "_weight_norm_interface"), NORMED),
-    **dict.fromkeys(("mv", "dot", "vdot"), SUMMED),
 }

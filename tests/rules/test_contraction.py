@@ -80,7 +80,7 @@ CASES: dict[str, Callable[[], Case]] = {
     "triu": lambda: case(lambda x: x.triu(1), (3, 4)),
 }
 # Rules that make no claim at all here; what they may not do is claim wrongly.
-NOTHING_KNOWN = {"attention_grouped", "attention_masked"}
+NOTHING_KNOWN = {"attention_grouped"}
 # Their rules call everything read as soon as anything is.
 EVERYTHING_READ = {"index", "index_of_two_dimensions", "index_unknown", "tril", "triu"}
 TWO_FACTORS: dict[str, Callable[[], Case]] = {
