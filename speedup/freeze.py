@@ -14,6 +14,7 @@ from torch.export import ExportedProgram
 from torch.fx import Graph as FxGraph
 from torch.fx import GraphModule, Node
 
+from speedup.adapting import adapted
 from speedup.callsites import frame_of
 from speedup.errors import ExportError
 from speedup.graph import Frame, Graph, Op, Origin, Owner, Value
@@ -195,6 +196,8 @@ class _Freezer:
         owner, where, calls = self.owner(node), _where(node), self.calls_of(node)
         named = MappingProxyType(arguments)
         op = Op(len(self.ops), target, named, results, owner, where, calls, bool(_notes(node).get("rigid")))
+        if "adapting" in _notes(node):
+            op = adapted(op, *_notes(node)["adapting"])
         self.ops.append(op)
         self.current[node] = held if several else held[0]
         written = _mutated(node)

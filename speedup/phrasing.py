@@ -24,6 +24,7 @@ from speedup.source import Change, end_of, start_of
 _FUNCTION_MODULES = frozenset({"torch", "F", "functional", "nn.functional", "torch.nn.functional"})
 # Names under which Python calls operators that are traced under another.
 _SPOKEN = {
+    "split": ("chunk",),
     "split_with_sizes": ("split",),
     "view": ("reshape",),
     "_unsafe_view": ("reshape", "view"),
@@ -65,6 +66,9 @@ def phrased(op: Op, restatement: Restatement, node: ast.expr, analysis: Analysis
     borrowed: tuple[str, ...] = ()
     found: tuple[Change, ...] | None
     match restatement:
+        case Arguments() if call.name == "chunk" and op.name != "chunk":
+            # It has no argument that would give the parts other sizes.
+            return None
         case Arguments(changes):
             found = _arguments(op, call, changes, analysis)
         case SplitSizes(sizes, dim):

@@ -21,6 +21,7 @@ from torch.fx.experimental.proxy_tensor import get_proxy_mode, get_proxy_slot
 from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree as pytree
 
+from speedup.adapting import ADAPTING
 from speedup.attributes import replace_integers
 from speedup.callsites import Running, running_frames
 from speedup.expressions import FUNCTIONS, Arithmetic, Expression, Guard, Root, SizeOf, roots_in
@@ -196,7 +197,8 @@ class Tracking(TorchFunctionMode):
 
     `node.meta["custom"]["speedup"]` then holds `"root"`, an id, on nodes whose sizes were read, and
     on nodes that a call created its tracked `"numbers"`, the `"call"` itself as an index into the
-    record, and whether it is `"rigid"`. `torch.export` preserves `meta["custom"]` through all its passes.
+    record, whether it is `"rigid"`, and for calls that adapt to sizes by themselves which these are.
+    `torch.export` preserves `meta["custom"]` through all its passes.
     """
 
     def __init__(self, record: Record) -> None:
@@ -233,6 +235,8 @@ class Tracking(TorchFunctionMode):
         running = running_frames(sys._getframe(2))
         notes: dict[str, Any] = {"call": calls.setdefault(running, len(calls)), "rigid": func in _RIGID}
         numbers = [(_plain(n), self._own(n)) for n in _flat_numbers((args, kwargs))]
+        if getattr(func, "__name__", "") in ADAPTING:
+            notes["adapting"] = func.__name__, tuple(number for number, _ in numbers)
         if any(expression is not None for _, expression in numbers):
             notes["numbers"] = tuple(numbers)
         return notes

@@ -8,10 +8,9 @@ import torch
 from torch import Tensor
 
 from speedup.constraints import Constraint
-from speedup.graph import Op
-from speedup.lattice import Fact, along, constant, fact, indicator, vector
+from speedup.graph import Op, Value
+from speedup.lattice import Fact, all_over, along, any_over, constant, fact, indicator, vector
 from speedup.layout import Block, Move, pull
-from speedup.rules.layout import couple_block
 from speedup.rules.rule import (
     Facts,
     Lives,
@@ -59,47 +58,79 @@ def embedding_couple(site: Site) -> Iterable[Constraint]:
     yield from pinned(table, [0], cause)
 
 
+def _lookup(op: Op) -> tuple[int, Value] | None:
+    """The dimension and the index of `x[i]` with one tensor of integers; None for other indexing."""
+    given = [(d, i) for d, i in enumerate(op.arguments["indices"]) if i is not None]
+    if len(given) != 1 or len(op.operands) != 2 or given[0][1].dtype not in (torch.int64, torch.int32):
+        return None
+    return given[0]
+
+
+def _carried_dims(op: Op, axis: int, index: Value) -> list[tuple[int, int]]:
+    """(operand dim, result dim) of all dimensions but the one that is looked up."""
+    dims = range(op.operands[0].ndim)
+    return [(d, d if d < axis else d + index.ndim - 1) for d in dims if d != axis]
+
+
 def _index_move(op: Op, facts: Facts) -> Move | None:
-    """`x[i]` with one known index tensor is a gather along one dimension."""
-    indices = op.arguments["indices"]
-    given = [(d, i) for d, i in enumerate(indices) if i is not None]
-    if len(given) != 1 or len(op.operands) != 2 or not facts[1].is_all_known():
+    """With a known index, a lookup is a gather along one dimension."""
+    found = _lookup(op)
+    if found is None or not facts[1].is_all_known():
         return None
-    axis, index = given[0]
-    table = op.operands[0]
-    if index.dtype not in (torch.int64, torch.int32):
-        return None
-    rows = facts[1].value.expand(index.shape).reshape(-1).long() % table.shape[axis]
-    blocks = [Block((d,), (d if d < axis else d + index.ndim - 1,)) for d in range(table.ndim) if d != axis]
+    axis, index = found
+    rows = facts[1].value.expand(index.shape).reshape(-1).long() % op.operands[0].shape[axis]
+    blocks = [Block((s,), (t,)) for s, t in _carried_dims(op, axis, index)]
     return Move(0, 0, (*blocks, Block((axis,), tuple(range(axis, axis + index.ndim)), rows)))
 
 
 def index_known(op: Op, facts: Facts) -> tuple[Fact, ...]:
-    move = _index_move(op, facts)
-    if move is None or facts[0].is_unknown:
+    """What is the same at every index is that wherever it is looked up."""
+    move, found, table = _index_move(op, facts), _lookup(op), facts[0]
+    if found is None or table.is_unknown:
         return nothing_known(op, facts)
-    source, target, table = op.operands[0].shape, op.result.shape, facts[0]
-    return (
-        fact(
-            pull(move, table.known, source, target, torch.tensor(False)),
-            pull(move, table.value, source, target, torch.zeros((), dtype=table.value.dtype)),
-        ),
-    )
+    if move is not None:
+        source, target = op.operands[0].shape, op.result.shape
+        return (
+            fact(
+                pull(move, table.known, source, target, torch.tensor(False)),
+                pull(move, table.value, source, target, torch.zeros((), dtype=table.value.dtype)),
+            ),
+        )
+    axis, index = found
+    first = table.value.narrow(axis, 0, 1)
+    same = all_over(table.known & (table.value == first), [axis])
+    shape = [*same.shape[:axis], *[1] * index.ndim, *same.shape[axis + 1 :]]
+    value = first.reshape([*first.shape[:axis], *[1] * index.ndim, *first.shape[axis + 1 :]])
+    return (fact(same.reshape(shape), value),)
+
+
+def index_live(op: Op, facts: Facts, live: Lives) -> tuple[Tensor, ...]:
+    """A lookup reads any index of its dimension, and of the others what is read of the result."""
+    found = _lookup(op)
+    if found is None:
+        return everything_read(op, facts, live)
+    axis, index = found
+    reads = any_over(live[0], range(axis, axis + index.ndim))
+    shape = [*reads.shape[:axis], 1, *reads.shape[axis + index.ndim :]]
+    return reads.reshape(shape), indicator(bool(live[0].any()), index.ndim)
 
 
 def index_couple(site: Site) -> Iterable[Constraint]:
-    op = site.op
-    move = _index_move(op, [site.fact(v) for v in op.operands])
+    op, found = site.op, _lookup(site.op)
     cause = site.because("an index refers to positions")
-    if move is None:
+    if found is None:
         for value in (*op.operands, op.result):
             yield from pinned(value, range(value.ndim), cause)
         return
-    for block in move.blocks:
-        yield from couple_block(block, op.operands[0], op.result, False, cause)
-        if block.index is not None:
-            yield from pinned(op.operands[0], block.source, cause)
-    yield from pinned(op.operands[1], range(op.operands[1].ndim), cause)
+    axis, index = found
+    table, result = op.operands[0], op.result
+    for own, other in _carried_dims(op, axis, index):
+        yield from equal(cause, (table, own), (result, other))
+    for dim in range(index.ndim):
+        yield from equal(cause, (index, dim), (result, axis + dim))
+    yield from pinned(table, [axis], cause)
+    if site.fact(index).is_all_known():
+        yield from pinned(index, range(index.ndim), cause)
 
 
 def filled_known(op: Op, facts: Facts) -> tuple[Fact, ...]:
@@ -189,7 +220,7 @@ _SEQUENCES = """
 
 RULES: dict[str, Rule] = {
     "embedding": Rule(couple=embedding_couple, known=embedding_known, live=embedding_live),
-    "index.Tensor": Rule(couple=index_couple, known=index_known, live=everything_read),
+    "index.Tensor": Rule(couple=index_couple, known=index_known, live=index_live),
     **dict.fromkeys(("zeros", "ones", "full", "new_zeros", "new_ones", "new_full"), FILLED),
     **dict.fromkeys(("empty", "new_empty"), Rule(couple=filled_couple, live=unread)),
     **dict.fromkeys(_SEQUENCES, SEQUENCE),
