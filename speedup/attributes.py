@@ -11,13 +11,15 @@ import copy
 import dataclasses
 import re
 from collections.abc import Callable, Iterator
-from types import SimpleNamespace
+from functools import lru_cache
+from types import CodeType, SimpleNamespace
 from typing import Any
 
 import attrs
 from torch import nn
 
 from speedup.expressions import AttributeOf
+from speedup.source import unwrapped
 
 _STEPS = re.compile(r"(?:^|\.)(\w+)|\[(\d+)\]|\['([^']*)'\]")
 _CONFIG_NAMES = re.compile(r"config|cfg|args|params|options|spec", re.IGNORECASE)
@@ -86,6 +88,31 @@ def _with_parts(value: Any, parts: dict[Any, Any]) -> Any:
     made = copy.copy(value)
     (made if type(made) is dict else vars(made)).update(parts)
     return made
+
+
+def may_count_turns(module: nn.Module, name: str) -> bool:
+    """Whether a method of `module` that reads the attribute also uses `range`.
+
+    What a number does inside `range` cannot be seen, so it may say how often a loop runs.
+    """
+    word = re.findall(r"(?:^|\.)(\w+)", name)[-1]
+    return any({word, "range"} <= names for names in _names_of_methods(type(module)))
+
+
+@lru_cache(maxsize=1024)
+def _names_of_methods(kind: type) -> tuple[frozenset[str], ...]:
+    """The global names and attributes that each method of `kind` reads."""
+    own = kind.__mro__[: kind.__mro__.index(nn.Module)]
+    methods = (unwrapped(value) for one in own for value in vars(one).values())
+    codes = (getattr(method, "__code__", None) for method in methods)
+    return tuple(frozenset(_names_of(code)) for code in codes if isinstance(code, CodeType))
+
+
+def _names_of(code: CodeType) -> Iterator[str]:
+    yield from code.co_names
+    for constant in code.co_consts:
+        if isinstance(constant, CodeType):
+            yield from _names_of(constant)
 
 
 def set_attribute(module: nn.Module, name: str, number: Any) -> None:

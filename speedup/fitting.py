@@ -229,7 +229,11 @@ def _misplaced(
             for block in move.blocks
             if any(found[move.result][t] != wanted[move.result][t] for t in block.target)
         ]
-    after = moves(arguments, [analysis.sizes(v) for v in op.operands], wanted)
+    try:
+        after = moves(arguments, [analysis.sizes(v) for v in op.operands], wanted)
+    except (RuntimeError, IndexError):
+        # Shapes alone do not tell that what is scattered does not fill its place.
+        return [(move, block) for move in before for block in move.blocks]
     return list(_moved_otherwise(op, before, after, analysis))
 
 

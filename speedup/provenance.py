@@ -21,9 +21,9 @@ from torch.fx.experimental.proxy_tensor import get_proxy_mode, get_proxy_slot
 from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree as pytree
 
-from speedup.attributes import replace_integers
+from speedup.attributes import may_count_turns, replace_integers
 from speedup.callsites import Running, running_frames
-from speedup.expressions import FUNCTIONS, Arithmetic, Expression, Guard, Root, SizeOf, roots_in
+from speedup.expressions import FUNCTIONS, Arithmetic, AttributeOf, Expression, Guard, Root, SizeOf, roots_in
 
 META_KEY = "speedup"
 
@@ -80,6 +80,9 @@ def _arithmetic(name: str, reflected: bool = False) -> Callable[..., Any]:
         if len(others) > 1:
             return _escaping(name)(self, *others)
         if not all(_is_number(o) for o in others):
+            if any(isinstance(o, str | list | tuple) for o in others):
+                # So many items in a list, and as many turns of a loop over it.
+                escape(self)
             return NotImplemented
         operands = (*others, self) if reflected else (self, *others)
         number = function(*(_plain(o) for o in operands))
@@ -275,5 +278,15 @@ class Tracking(TorchFunctionMode):
 
 
 def track_attributes(model: nn.Module, record: Record) -> None:
-    """Replace, in place, every integer that a module of `model` keeps by a tracked one."""
-    replace_integers(model, lambda attribute: cast(int, tracked(attribute.number, attribute, record)))
+    """Replace, in place, the integers that modules of `model` keep by tracked ones.
+
+    Those that may count the turns of a loop stay what they are, and so can never be set to others.
+    """
+    modules = dict(model.named_modules())
+
+    def replace(attribute: AttributeOf) -> int:
+        if may_count_turns(modules[attribute.path], attribute.name):
+            return cast(int, attribute.number)
+        return cast(int, tracked(attribute.number, attribute, record))
+
+    replace_integers(model, replace)
