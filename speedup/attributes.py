@@ -10,10 +10,10 @@ from __future__ import annotations
 import copy
 import dataclasses
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Hashable, Iterator
 from functools import lru_cache
 from types import CodeType, SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 import attrs
 from torch import nn
@@ -95,12 +95,12 @@ def may_count_turns(module: nn.Module, name: str) -> bool:
 
     What a number does inside `range` cannot be seen, so it may say how often a loop runs.
     """
-    word = re.findall(r"(?:^|\.)(\w+)", name)[-1]
-    return any({word, "range"} <= names for names in _names_of_methods(type(module)))
+    word, kind = re.findall(r"(?:^|\.)(\w+)", name)[-1], cast(Hashable, type(module))
+    return any({word, "range"} <= names for names in _names_of_methods(kind))
 
 
 @lru_cache(maxsize=1024)
-def _names_of_methods(kind: type) -> tuple[frozenset[str], ...]:
+def _names_of_methods(kind: Any) -> tuple[frozenset[str], ...]:
     """The global names and attributes that each method of `kind` reads."""
     own = kind.__mro__[: kind.__mro__.index(nn.Module)]
     methods = (unwrapped(value) for one in own for value in vars(one).values())

@@ -337,3 +337,192 @@ DECLINED = [Recursive, Explicit, BySuper, Hidden, Private, PrivateInside, Starre
 def test_what_cannot_be_rewritten_keeps_its_channels_or_is_exact(kind: type[Base]) -> None:
     _, small = shrunk(kind(), vectors, {"first": GONE})
     assert small.first.out_features == (12 if kind in DECLINED else 7)
+
+
+def rows_of(x: Tensor, wide: int = 12) -> Tensor:
+    return x.view(-1, 12)
+
+
+class Block(nn.Module):
+    """Its own literal between two layers."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.head = nn.Linear(4, 12), nn.Linear(12, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(torch.relu(self.first(x)).view(-1, 12))
+
+
+class Twice(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.block = Block()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.block(self.block(x))
+
+
+class Shared(nn.Module):
+    """One block under two names, and one of its own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a = nn.Sequential(Block())
+        self.b = nn.Sequential(self.a[0])
+        self.c = Block()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.c(self.b(self.a(x).tanh()))
+
+
+class TwoNeeds(nn.Module):
+    """One helper for two sizes that come apart; each of them needs another number."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second, self.head = nn.Linear(4, 12), nn.Linear(12, 12), nn.Linear(12, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = local_rows(torch.relu(self.first(x)))
+        return self.head(local_rows(torch.relu(self.second(x))))
+
+
+class TwoNeedsInLoop(TwoNeeds):
+    def forward(self, x: Tensor) -> Tensor:
+        for layer in (self.first, self.second):
+            x = torch.relu(layer(x)).view(-1, 12)
+        return self.head(x)
+
+
+class TwoCalls(TwoNeeds):
+    def forward(self, x: Tensor) -> Tensor:
+        x = torch.relu(self.first(x)).view(-1, 12)
+        return self.head(torch.relu(self.second(x)).view(-1, 12))
+
+
+class Activation(nn.Module):
+    """Holds nothing but the number, and is run at two sizes."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.relu(x).view(-1, 12)
+
+
+class SharedActivation(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second, self.head = nn.Linear(4, 12), nn.Linear(12, 12), nn.Linear(12, 3)
+        self.act = Activation()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.act(self.second(self.act(self.first(x)))))
+
+
+@pytest.mark.parametrize("gone", [{"block.first": GONE}])
+def test_a_module_that_runs_twice_is_rewritten_once(gone: dict[str, tuple[int, ...]]) -> None:
+    _, small = shrunk(Twice(), vectors, gone)
+    assert small.block.first.out_features == 7
+
+
+def test_a_module_of_two_parents_is_rewritten_and_stays_shared() -> None:
+    _, small = shrunk(Shared(), vectors, {"a.0.first": GONE})
+    assert small.a[0] is small.b[0]
+    assert (small.a[0].first.out_features, small.c.first.out_features) == (7, 12)
+    assert type(small.c) is Block
+
+
+@pytest.mark.parametrize(
+    ("kind", "first", "second"),
+    [(TwoCalls, 7, 10), (TwoNeeds, 12, 12), (TwoNeedsInLoop, 12, 12), (SharedActivation, 12, 12)],
+)
+def test_one_piece_of_source_is_not_made_to_say_two_things(
+    kind: type[nn.Module], first: int, second: int
+) -> None:
+    _, small = shrunk(kind(), vectors, {"first": GONE, "second": (1, 2)})
+    assert (small.first.out_features, small.second.out_features) == (first, second)
+
+
+@pytest.mark.parametrize("kind", [TwoNeeds, TwoNeedsInLoop, SharedActivation])
+def test_one_piece_of_source_may_say_the_same_twice(kind: type[nn.Module]) -> None:
+    _, small = shrunk(kind(), vectors, {"first": GONE, "second": (1, 2, 5, 6, 8)})
+    assert (small.first.out_features, small.second.out_features) == (7, 7)
+
+
+def made(scale: float, wide: int) -> type[nn.Module]:
+    class Made(Base):
+        def between(self, x: Tensor) -> Tensor:
+            assert isinstance(self, Made)
+            return super().between(x) if wide == 0 else x.view(-1, 12) * scale
+
+    return Made
+
+
+def test_a_class_made_in_a_function_keeps_what_it_closes_over() -> None:
+    _, small = shrunk(made(3.0, 12)(), vectors, {"first": GONE}, importable=False)
+    assert small.first.out_features == 7
+    _, other = shrunk(made(5.0, 12)(), vectors, {"first": GONE}, importable=False)
+    assert other.first.out_features == 7
+
+
+def test_source_that_is_not_to_be_had_is_not_rewritten() -> None:
+    scope: dict[str, Any] = {"Base": Base, "__name__": __name__}
+    exec("class Unseen(Base):\n    def between(self, x):\n        return x.view(-1, 12)\n", scope)
+    _, small = shrunk(scope["Unseen"](), vectors, {"first": GONE}, importable=False)
+    assert small.first.out_features == 12
+
+
+def test_source_of_a_notebook_cell_is_found() -> None:
+    text = "class Cell(Base):\n    def between(self, x):\n        return x.view(-1, 12)\n"
+    linecache.cache["<cell 1>"] = (len(text), None, text.splitlines(keepends=True), "<cell 1>")
+    scope: dict[str, Any] = {"Base": Base, "__name__": __name__}
+    exec(compile(text, "<cell 1>", "exec"), scope)
+    _, small = shrunk(scope["Cell"](), vectors, {"first": GONE}, importable=False)
+    assert small.first.out_features == 7
+
+
+AGAIN = [Base, Chained, Defaults, Decorated, Static, Helper, Imported, Nested, InFunction, Column0, Tabs]
+
+
+@pytest.mark.parametrize("kind", AGAIN, ids=lambda k: k.__name__)
+def test_a_rewritten_module_is_rewritten_again(kind: type[Base]) -> None:
+    _, small = shrunk(kind(), vectors, {"first": GONE})
+    _, smaller = shrunk(small, vectors, {"first": (1, 2)})
+    assert smaller.first.out_features == 5
+    assert small.first.out_features == 7
+    assert type(smaller).__mro__[1] is kind
+    assert type(smaller).__name__ == kind.__name__
+
+
+def test_other_instances_and_the_class_are_not_rewritten() -> None:
+    model, other = Helper(), Helper()
+    shrunk(model, vectors, {"first": GONE})
+    assert type(model) is type(other) is Helper
+    assert other(torch.randn(2, 4)).shape == (2, 3)
+    assert local_rows(torch.zeros(1, 24)).shape == (2, 12)
+
+
+class Hooked(Base):
+    def between(self, x: Tensor) -> Tensor:
+        return x
+
+
+def test_a_number_in_a_hook_keeps_its_channels() -> None:
+    model = Hooked()
+    model.head.register_forward_pre_hook(lambda module, args: (args[0].view(-1, 12),))
+    _, small = shrunk(model, vectors, {"first": GONE}, importable=False)
+    assert small.first.out_features == 12
+
+
+def test_a_forward_of_the_instance_is_not_rewritten() -> None:
+    model = Block()
+    model.forward = model.forward  # type: ignore[method-assign]
+    _, small = shrunk(model, vectors, {"first": GONE}, importable=False)
+    assert small.first.out_features == 12
+
+
+def test_kept_modules_are_not_rewritten() -> None:
+    model = nn.Sequential(Block(), Block()).double()
+    plan = plan_speedup(model, vectors(2), dropped(model, {"0.first": GONE, "1.first": GONE}), keep=["0"])
+    small = materialize(plan)
+    assert type(small[0]) is Block
+    assert type(small[1]).__mro__[1] is Block
