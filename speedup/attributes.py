@@ -25,6 +25,8 @@ _STEPS = re.compile(r"(?:^|\.)(\w+)|\[(\d+)\]|\['([^']*)'\]")
 _CONFIG_NAMES = re.compile(r"config|cfg|args|params|options|spec", re.IGNORECASE)
 _OF_ANY_MODULE = frozenset(dir(nn.Module))
 _DEPTH = 3
+# Run before any forward is.
+_BUILDING = frozenset({"__init__", "reset_parameters", "_init_weights", "init_weights", "extra_repr"})
 
 Replace = Callable[[AttributeOf], int]
 
@@ -101,9 +103,9 @@ def may_count_turns(module: nn.Module, name: str) -> bool:
 
 @lru_cache(maxsize=1024)
 def _names_of_methods(kind: Any) -> tuple[frozenset[str], ...]:
-    """The global names and attributes that each method of `kind` reads."""
-    own = kind.__mro__[: kind.__mro__.index(nn.Module)]
-    methods = (unwrapped(value) for one in own for value in vars(one).values())
+    """The global names and attributes that each method of `kind` reads, those of torch's layers apart."""
+    own = (one for one in kind.__mro__ if not one.__module__.startswith("torch."))
+    methods = (unwrapped(v) for one in own for name, v in vars(one).items() if name not in _BUILDING)
     codes = (getattr(method, "__code__", None) for method in methods)
     return tuple(frozenset(_names_of(code)) for code in codes if isinstance(code, CodeType))
 

@@ -358,6 +358,12 @@ def test_heads_go_exactly(kind: type[Heads], which: str, gone: str) -> None:
     model = nn.Sequential(kind(config), kind(config))
     plan, small = shrunk(model, sequences, {f"0.{name}": HEADS[gone] for name in which})
     assert (config.dim, config.heads) == (12, 3)
-    print(kind.__name__, which, gone, [small[0].get_submodule(n).out_features for n in "qkv"],
-          {k: v for k, v in vars(small[0]).items() if isinstance(v, int) and k[0] != "_"}, small[0].config,
-          [type(e).__name__ for e in plan.edits if type(e).__name__ == "RewriteForward"])
+    print(
+        kind.__name__,
+        which,
+        gone,
+        [small[0].get_submodule(n).out_features for n in "qkv"],
+        {k: v for k, v in vars(small[0]).items() if isinstance(v, int) and k[0] != "_"},
+        small[0].config,
+        [type(e).__name__ for e in plan.edits if type(e).__name__ == "RewriteForward"],
+    )

@@ -167,7 +167,7 @@ class Flip(Base):
 
 class FlipOfSum(Base):
     def between(self, x: Tensor) -> Tensor:
-        return ((x + 2 * x)).flip(-1)
+        return (x + 2 * x).flip(-1)
 
 
 class FlipFunction(Base):
@@ -280,7 +280,11 @@ def shrunk_to(kind: type[Base], gone: tuple[int, ...]) -> int:
     model = kind()
     keep = torch.ones(12)
     keep[list(gone)] = 0
-    masks = {"": {name: keep for name, _ in model.named_parameters(recurse=False)}} if isinstance(model, Affine) else {}
+    masks = (
+        {"": {name: keep for name, _ in model.named_parameters(recurse=False)}}
+        if isinstance(model, Affine)
+        else {}
+    )
     _, small = shrunk(model, vectors, {"first": gone}, masks=masks)
     return small.first.out_features
 

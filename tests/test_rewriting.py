@@ -40,7 +40,7 @@ class Base(nn.Module):
 
 class Product(Base):
     def between(self, x: Tensor) -> Tensor:
-        return x.view(-1, 3*2*2)
+        return x.view(-1, 3 * 2 * 2)
 
 
 class OneTuple(Base):
@@ -116,8 +116,8 @@ class Texts(Base):
 class Column0(Base):
     def between(self, x: Tensor) -> Tensor:
         """A text whose lines
-begin where they like.
-    """
+        begin where they like.
+        """
         note = """
   two
 """
@@ -227,8 +227,8 @@ class InLoop(Base):
 
 
 class Tabs(Base):
-	def between(self, x: Tensor) -> Tensor:  # fmt: skip
-		return x.view(-1, 12)  # fmt: skip
+    def between(self, x: Tensor) -> Tensor:  # fmt: skip
+        return x.view(-1, 12)  # fmt: skip
 
 
 REWRITTEN = [
@@ -330,7 +330,20 @@ class SameName(Base):
         return local_rows(x)
 
 
-DECLINED = [Recursive, Explicit, BySuper, Hidden, Private, PrivateInside, Starred, Bound, Stored, Passed, ClassDefault, Super]
+DECLINED = [
+    Recursive,
+    Explicit,
+    BySuper,
+    Hidden,
+    Private,
+    PrivateInside,
+    Starred,
+    Bound,
+    Stored,
+    Passed,
+    ClassDefault,
+    Super,
+]
 
 
 @pytest.mark.parametrize("kind", [*DECLINED, SameName], ids=lambda k: k.__name__)
