@@ -264,14 +264,14 @@ class Repeated(Base):
         return x.repeat(1, 2).view(-1, 24)
 
 
-KINDS: dict[type[Base], int | None] = {
+KINDS: dict[type[Base], int] = {
     Chunk: 7, ChunkFunction: 7, ChunkName: 7, ChunkOfSum: 7, SplitSize: 7, SplitFunction: 7, SplitSizes: 7,
-    SplitSizesFunction: 7, SplitWithSizes: 7, TensorSplit: None, UnbindHeads: None, SliceTo: 7,
-    SliceEllipsis: 7, SliceNegative: 7, SliceStep: 7, SliceBoth: None, SliceStored: None, SelectOne: None,
-    SelectTwo: None, Narrow: None, NarrowFunction: None, Flip: 7, FlipOfSum: 7, FlipFunction: 7, Roll: 7,
-    Shuffle: 7, ShuffleByHand: None, Mean: 7, MeanFunction: 7, MeanName: 7, Unflatten: None, LayerNormed: 7,
-    LayerNormedByShape: 12, LayerNormedOddly: None, LayerNormedFully: None, RmsNormed: None, GroupNormed: None, Expanded: 7,
-    Repeated: 7,
+    SplitSizesFunction: 7, SplitWithSizes: 7, TensorSplit: 12, UnbindHeads: 6, SliceTo: 7,
+    SliceEllipsis: 7, SliceNegative: 7, SliceStep: 7, SliceBoth: 3, SliceStored: 12, SelectOne: 1,
+    SelectTwo: 2, Narrow: 4, NarrowFunction: 4, Flip: 7, FlipOfSum: 7, FlipFunction: 7, Roll: 7,
+    Shuffle: 7, ShuffleByHand: 12, Mean: 7, MeanFunction: 7, MeanName: 7, Unflatten: 12, LayerNormed: 7,
+    LayerNormedByShape: 12, LayerNormedOddly: 12, LayerNormedFully: 12, RmsNormed: 12, GroupNormed: 12,
+    Expanded: 7, Repeated: 7,
 }  # fmt: skip
 
 
@@ -291,11 +291,9 @@ def shrunk_to(kind: type[Base], gone: tuple[int, ...]) -> int:
 
 @pytest.mark.parametrize("kind", KINDS, ids=lambda k: k.__name__)
 def test_a_restated_call_is_exact(kind: type[Base]) -> None:
-    found = shrunk_to(kind, (0, 3, 4, 6, 11))
-    print(kind.__name__, found)
-    assert KINDS[kind] in (None, found)
+    assert shrunk_to(kind, (0, 3, 4, 6, 11)) == KINDS[kind]
 
 
 @pytest.mark.parametrize("kind", KINDS, ids=lambda k: k.__name__)
 def test_a_restated_call_is_exact_where_a_whole_part_goes(kind: type[Base]) -> None:
-    print(kind.__name__, shrunk_to(kind, (4, 5, 6, 7)))
+    assert shrunk_to(kind, (4, 5, 6, 7)) <= 12
