@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import math
 from types import SimpleNamespace
@@ -11,7 +12,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from speedup.attributes import replace_integers
+from speedup.attributes import may_count_turns, replace_integers, set_attribute
 from speedup.expressions import AttributeOf
 from tests.support.contract import shrunk
 
@@ -253,8 +254,8 @@ def settings(model: nn.Module) -> dict[str, str]:
 
 READING = [
     Base, Product, Difference, Part, Listed, Mapped, Configured, OfClassConfig, Namespaced, OfClass, Property,
-    OddProperty, Rooted, Divisor, Counter, CounterByName, Listing, Compared, Formatted, Slice, Sliced, Indexed,
-    Both, InForward, Slots,
+    OddProperty, Rooted, Divisor, Counter, CounterByName, Listing, Compared, Formatted, Slice, Sliced,
+    Indexed, Both, InForward, Slots,
 ]  # fmt: skip
 
 
@@ -366,9 +367,9 @@ def test_names_lead_into_what_a_module_holds() -> None:
     module = nn.Module()
     held = {"a": [1, (2, 3)], "b": SimpleNamespace(c=4), "d": True, "e": "5", "f": Settings()}
     vars(module).update(copy.deepcopy(held))
-    found: list[str] = []
-    replace_integers(module, lambda a: found.append(a.name) or int(a.number))  # type: ignore[func-returns-value]
-    assert found == ["a[0]", "a[1][0]", "a[1][1]", "b.c", "f.wide", "f.depth"]
+    found: dict[str, float] = {}
+    replace_integers(module, lambda a: int(found.setdefault(a.name, a.number)))
+    assert list(found) == ["a[0]", "a[1][0]", "a[1][1]", "b.c", "f.wide", "f.depth"]
 
 
 @pytest.mark.parametrize("name", ["n", "a[0]", "a[1][1]", "b.c", "f.wide", "g['x y']", "KIND"])

@@ -123,16 +123,16 @@ def test_group_norm_loses_whole_groups() -> None:
     assert "GroupNorm(2, 4, eps" in repr(small)
 
 
-@pytest.mark.parametrize("kind", [nn.LayerNorm, nn.RMSNorm])
-def test_normalized_shape_stays(kind: type[nn.Module]) -> None:
-    """Its statistics run over all features, so these stay; those of the layer behind it go."""
+@pytest.mark.parametrize(("kind", "left"), [(nn.LayerNorm, 6), (nn.RMSNorm, 5)])
+def test_normalized_shape_matches_the_features_that_stay(kind: type[nn.Module], left: int) -> None:
+    """LayerNorm makes a feature that is 0 differ between inputs, RMSNorm leaves it 0."""
     model = nn.Sequential(nn.Linear(8, 6), kind(6), nn.Linear(6, 4), nn.Tanh(), nn.Linear(4, 5)).double()
     masks = {"0": rows(model[0], 0), "2": rows(model[2], 0)}
     _, small = shrunk(model, masks, lambda b: torch.randn(b, 8).double())
-    assert small[1].normalized_shape == (6,)
-    assert small[1].weight.shape == (6,)
+    assert small[1].normalized_shape == (left,)
+    assert small[1].weight.shape == (left,)
     assert small[2].out_features == 3
-    assert f"{kind.__name__}((6,), eps" in repr(small)
+    assert f"{kind.__name__}(({left},), eps" in repr(small)
 
 
 def test_embedding_dim_matches_the_table_and_all_rows_stay() -> None:

@@ -494,7 +494,7 @@ CELLS = {
     "plain": f"{HEAD}        return x.view(-1, 12)\n",
     "tabs": "class Cell(Base):\n\tdef between(self, x):\n\t\tif len(x):\n\t\t\treturn x.view(-1, 12)\n",
     "text at column 0": (
-        f'{HEAD}        y = """\n  a\n"""\n        assert y == "\\n  a\\n"\n        return x.view(-1,\n12\n)\n'
+        f'{HEAD}        y = """\n  a\n"""\n        assert len(y) == 5\n        return x.view(-1,\n12\n)\n'
     ),
     "form feed": f"\x0c{HEAD}\x0c\n        return x.view(-1, 12)\n",
     "line separator": f"S = '\u2028'\n{HEAD}        return x.view(-1, 12)\n",
