@@ -8,11 +8,13 @@ from hypothesis import strategies as st
 from property_tests.strategies import Case, cases
 from property_tests.test_networks import given_model
 from speedup import STANDARD, constants, liveness
+from speedup.analysis import Analysis
 from speedup.constraints import Closure, Dim, Equal
-from speedup.coupling import Analysis, couple
+from speedup.coupling import couple
 from speedup.inputs import example_from
 from speedup.keepsets import solve
 from speedup.masks import resolve_masks
+from speedup.rewriting import Writer
 from speedup.trace import trace
 
 
@@ -21,7 +23,8 @@ def _analysis(case: Case) -> Analysis:
     traced = trace(model, example_from(case.example()))
     facts = constants.analyse(traced.graph, traced.tensors, resolve_masks(model, masks), STANDARD)
     lives = liveness.analyse(traced.graph, facts, STANDARD)
-    return couple(traced.graph, facts, lives, STANDARD)
+    writer = Writer(dict(model.named_modules(remove_duplicate=False)))
+    return couple(traced.graph, facts, lives, STANDARD, writer)
 
 
 def _extents(analysis: Analysis) -> dict[Dim, int]:

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import ast
 from collections.abc import Mapping, Sequence
+from inspect import signature
+from types import ModuleType
 from typing import Any, assert_never
 
 from attrs import frozen
 
 from speedup.analysis import Analysis
 from speedup.expressions import Derived, SizeOf, roots_in
+from speedup.functional import partial_layer_norm
 from speedup.graph import Op
 from speedup.restatements import (
     Arguments,
@@ -21,7 +24,6 @@ from speedup.restatements import (
 )
 from speedup.source import Change, end_of, start_of
 
-_FUNCTION_MODULES = frozenset({"torch", "F", "functional", "nn.functional", "torch.nn.functional"})
 # Names under which Python calls operators that are traced under another.
 _SPOKEN = {
     "split": ("chunk",),
@@ -55,12 +57,17 @@ class _Call:
         return next((k.value for k in self.node.keywords if k.arg == name), None)
 
 
-def phrased(op: Op, restatement: Restatement, node: ast.expr, analysis: Analysis) -> Phrase | None:
-    """The changes that make `node`, which ran `op`, state `restatement`; None when it is too unusual."""
+def phrased(
+    op: Op, restatement: Restatement, node: ast.expr, analysis: Analysis, scope: Mapping[str, Any]
+) -> Phrase | None:
+    """The changes that make `node`, which ran `op`, state `restatement`; None when it is too unusual.
+
+    `scope` is what the function around `node` finds by name outside of itself.
+    """
     if isinstance(node, ast.Subscript):
-        inside = _subscript(op, restatement, node)
+        inside = _subscript(op, restatement, node, analysis)
         return None if inside is None else Phrase(inside, note=_note(node, inside))
-    call = _call(node) if isinstance(node, ast.Call) else None
+    call = _call(node, scope) if isinstance(node, ast.Call) else None
     if call is None or call.name.rstrip("_") not in (op.name.rstrip("_"), *_SPOKEN.get(op.name, ())):
         return None
     borrowed: tuple[str, ...] = ()
@@ -72,11 +79,11 @@ def phrased(op: Op, restatement: Restatement, node: ast.expr, analysis: Analysis
         case Arguments(changes):
             found = _arguments(op, call, changes, analysis)
         case SplitSizes(sizes, dim):
-            found = _respoken(call, "split", f"{list(sizes)}, dim={dim}")
+            found, borrowed = _respoken(call, "split", f"{list(sizes)}, dim={dim}"), _module_for(call)
         case TakeIndices(indices, dim):
             found = _indexed(call, indices, dim)
         case MeanOfTotal(total):
-            found = _summed(call, total)
+            found, borrowed = _summed(call, total), _module_for(call)
         case PartialLayerNorm():
             found, borrowed = _partial_norm(call, restatement), ("partial_layer_norm",)
         case _:
@@ -89,11 +96,25 @@ def _note(node: ast.expr, changes: Sequence[Change]) -> str:
     return f"forward rewritten at `{ast.unparse(node)[:60]}`: {said}"
 
 
-def _call(node: ast.Call) -> _Call | None:
+def _is_module(node: ast.expr, scope: Mapping[str, Any]) -> bool:
+    """Whether `node` names a module, such as `torch` or `nn.functional`."""
+    return isinstance(_named(node, scope), ModuleType)
+
+
+def _named(node: ast.expr, scope: Mapping[str, Any]) -> Any:
+    if isinstance(node, ast.Name):
+        return scope.get(node.id)
+    if isinstance(node, ast.Attribute):
+        outer = _named(node.value, scope)
+        return getattr(outer, node.attr, None) if isinstance(outer, ModuleType) else None
+    return None
+
+
+def _call(node: ast.Call, scope: Mapping[str, Any]) -> _Call | None:
     if any(isinstance(a, ast.Starred) for a in node.args[:1]) or any(k.arg is None for k in node.keywords):
         return None
     if isinstance(node.func, ast.Attribute):
-        if ast.unparse(node.func.value) not in _FUNCTION_MODULES:
+        if not _is_module(node.func.value, scope):
             return _Call(node, node.func.attr, node.func.value, tuple(node.args), True)
         name = node.func.attr
     elif isinstance(node.func, ast.Name):
@@ -116,6 +137,8 @@ def _arguments(
             written = written or (call.arguments[place] if 0 <= place < len(call.arguments) else None)
             if written is None or isinstance(written, ast.Starred) or not isinstance(wanted, int | float):
                 return None
+            if not _is_settled(op.arguments[name], analysis):
+                return None
             found.append(Change(start_of(written), end_of(written), repr(wanted)))
             continue
         parts = _parts(written, call.arguments[place:] if place >= 0 else (), len(wanted))
@@ -134,7 +157,7 @@ def _parts(
     keyword: ast.expr | None, positional: Sequence[ast.expr], count: int
 ) -> tuple[ast.expr, ...] | None:
     """The expressions of a list argument, given as one list or as separate arguments."""
-    one = keyword or (positional[0] if len(positional) == 1 else None)
+    one = keyword or (positional[0] if positional else None)
     if isinstance(one, ast.Tuple | ast.List):
         parts = tuple(one.elts)
     elif keyword is not None:
@@ -153,6 +176,16 @@ def _is_settled(argument: Any, analysis: Analysis) -> bool:
     return all(not analysis.kept.is_full((r.value, r.dim)) for r in sizes)
 
 
+def _prefix(call: _Call) -> str:
+    """How a function called in the place of this one is reached; `torch` where its name stands alone."""
+    function = call.node.func
+    return f"{ast.unparse(function.value)}." if isinstance(function, ast.Attribute) else "torch."
+
+
+def _module_for(call: _Call) -> tuple[str, ...]:
+    return () if isinstance(call.node.func, ast.Attribute) else ("torch",)
+
+
 def _after_tensor(call: _Call) -> tuple[int, int]:
     return end_of(call.tensor)
 
@@ -166,14 +199,12 @@ def _respoken(call: _Call, name: str, arguments: str) -> tuple[Change, ...]:
     if call.is_method:
         end = end_of(call.node.func)
         return (Change((end[0], end[1] - len(call.name)), end_of(call.node), f"{name}({arguments})"),)
-    head = Change(start_of(call.node), start_of(call.tensor), f"torch.{name}(")
+    head = Change(start_of(call.node), start_of(call.tensor), f"{_prefix(call)}{name}(")
     return head, Change(_after_tensor(call), end_of(call.node), f", {arguments})")
 
 
 def _indexed(call: _Call, indices: Sequence[int], dim: int) -> tuple[Change, ...]:
     subscript = f"[{':, ' * dim}{list(indices)}]"
-    if call.is_method:
-        return (Change(_after_tensor(call), end_of(call.node), subscript),)
     atomic = _is_atomic(call.tensor)
     head = Change(start_of(call.node), start_of(call.tensor), "" if atomic else "(")
     return head, Change(_after_tensor(call), end_of(call.node), ("" if atomic else ")") + subscript)
@@ -183,14 +214,22 @@ def _summed(call: _Call, total: int) -> tuple[Change, ...]:
     """A sum over what is left, divided by what there was."""
     end, whole = end_of(call.node.func), end_of(call.node)
     start = start_of(call.node)
+    name = "sum" if isinstance(call.node.func, ast.Attribute) else "torch.sum"
     return (
         Change(start, start, "("),
-        Change((end[0], end[1] - len(call.name)), end, "sum"),
+        Change((end[0], end[1] - len(call.name)), end, name),
         Change(whole, whole, f" / {total})"),
     )
 
 
-def _partial_norm(call: _Call, norm: PartialLayerNorm) -> tuple[Change, ...]:
+def _partial_norm(call: _Call, norm: PartialLayerNorm) -> tuple[Change, ...] | None:
+    known = tuple(signature(partial_layer_norm).parameters)[:5]
+    if (
+        call.is_method
+        or len(call.node.args) > len(known)
+        or any(k.arg not in known for k in call.node.keywords)
+    ):
+        return None
     last = end_of(call.node)
     told = f"total={norm.total}, dropped_sum={norm.dropped_sum!r}, dropped_squares={norm.dropped_squares!r}"
     inside = [end_of(a) for a in (*call.node.args, *(k.value for k in call.node.keywords))]
@@ -200,7 +239,9 @@ def _partial_norm(call: _Call, norm: PartialLayerNorm) -> tuple[Change, ...]:
     )
 
 
-def _subscript(op: Op, restatement: Restatement, node: ast.Subscript) -> tuple[Change, ...] | None:
+def _subscript(
+    op: Op, restatement: Restatement, node: ast.Subscript, analysis: Analysis
+) -> tuple[Change, ...] | None:
     element = _element(op, node)
     if element is None:
         return None
@@ -212,6 +253,8 @@ def _subscript(op: Op, restatement: Restatement, node: ast.Subscript) -> tuple[C
     if not isinstance(restatement, Arguments):
         return None
     changes = restatement.changes
+    if not all(_is_settled(op.arguments[name], analysis) for name in changes):
+        return None
     if op.name == "select" and not isinstance(element, ast.Slice) and set(changes) == {"index"}:
         return (Change(start_of(element), end_of(element), repr(changes["index"])),)
     if op.name != "slice" or not isinstance(element, ast.Slice) or element.step is not None:

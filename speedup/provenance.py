@@ -81,6 +81,9 @@ def _arithmetic(name: str, reflected: bool = False) -> Callable[..., Any]:
         if len(others) > 1:
             return _escaping(name)(self, *others)
         if not all(_is_number(o) for o in others):
+            if any(isinstance(o, str | list | tuple) for o in others):
+                # So many items in a list, and as many turns of a loop over it.
+                escape(self)
             return NotImplemented
         operands = (*others, self) if reflected else (self, *others)
         number = function(*(_plain(o) for o in operands))

@@ -7,19 +7,23 @@ What cannot be found in the source, or is also run where it must stay as it is, 
 
 from __future__ import annotations
 
+import ast
 from collections.abc import Iterable, Mapping, Sequence
+from functools import partial
+from itertools import dropwhile
 from types import MappingProxyType
 from typing import Any
 
-from attrs import field, frozen
+from attrs import evolve, field, frozen
 from torch import fx, nn
 
 from speedup.analysis import Analysis
+from speedup.errors import SpeedupError
 from speedup.graph import Frame, Op
 from speedup.phrasing import Phrase, phrased
 from speedup.restatements import Restatement
-from speedup.rewritten import Rewritten
-from speedup.source import Change, is_code, source_file, unwrapped
+from speedup.rewritten import Rewritten, built_methods
+from speedup.source import Change, is_code, is_wrapper, names_of, source_file, unwrapped
 
 Site = tuple[str, Frame]
 
@@ -27,11 +31,13 @@ Site = tuple[str, Frame]
 @frozen(eq=False)
 class Route:
     """From a method of the owner to the function with the call: `names[0]` is the method, each
-    other one a function that the one before calls by name. `frames` are theirs, outermost first.
+    other one a function that the one before calls by name. `frames` are theirs, outermost first;
+    `scope` is what the last one finds by name.
     """
 
     names: tuple[str, ...]
     frames: tuple[Frame, ...]
+    scope: Mapping[str, Any]
 
 
 @frozen(eq=False)
@@ -56,13 +62,19 @@ class Writer:
             phrases.setdefault((op.owner.path, op.calls[0]), set()).add(said)
         agreed = {site for site, said in phrases.items() if len(said) == 1 and None not in said}
         ops = analysis.graph.ops
-        return MappingProxyType(
-            {
-                n: r
-                for n, r in wanted.items()
-                if ops[n].calls and (ops[n].owner.path, ops[n].calls[0]) in agreed
-            }
-        )
+        found = {
+            n: r for n, r in wanted.items() if ops[n].calls and (ops[n].owner.path, ops[n].calls[0]) in agreed
+        }
+        drafted = rewritten_functions(self, evolve(analysis, restated=found))
+        sound = {path for path, (functions, _) in drafted.items() if self._can_build(path, functions)}
+        return MappingProxyType({n: r for n, r in found.items() if ops[n].owner.path in sound})
+
+    def _can_build(self, path: str, functions: tuple[Rewritten, ...]) -> bool:
+        try:
+            built_methods(type(self.modules[path]), functions)
+        except SpeedupError:
+            return False
+        return True
 
     def _sharing(self, analysis: Analysis, wanted: Mapping[int, Restatement]) -> Iterable[Op]:
         """All ops of the kinds that are to be restated which the same pieces of source run."""
@@ -81,13 +93,14 @@ class Writer:
 
     def phrase(self, op: Op, restatement: Restatement, analysis: Analysis) -> Phrase | None:
         """How the source has to be changed for `op`; None when it cannot be."""
-        if self.route(op) is None:
+        route = self.route(op)
+        if route is None:
             return None
         file = source_file(op.calls[0].file)
         expression = None if file is None else file.expression(op.calls[0])
         if file is None or expression is None:
             return None
-        return phrased(op, restatement, expression, analysis)
+        return phrased(op, restatement, expression, analysis, route.scope)
 
     def route(self, op: Op) -> Route | None:
         """How a method of the op's module reaches the op's call."""
@@ -100,13 +113,19 @@ class Writer:
             return None
         frames = _named(op.calls)
         for position, frame in enumerate(frames):
-            method = _method(type(module), frame)
-            if method is not None:
+            found = _method(type(module), frame)
+            if found is not None:
+                method = unwrapped(found)
                 own = frames[: position + 1]
                 helpers = _helpers(method, own)
                 if helpers is None or not all(_is_defined(f) for f in own):
                     return None
-                return Route((_last_name(frame), *helpers), tuple(reversed(own)))
+                callers = list(dropwhile(partial(is_wrapper, found), frames[position + 1 :]))
+                if not (_is_called_on_self(frame, callers[0]) if callers else _is_run(module, frame)):
+                    return None
+                last = helpers[-1][1] if helpers else method
+                names = (_last_name(frame), *(name for name, _ in helpers))
+                return Route(names, tuple(reversed(own)), names_of(last))
         return None
 
 
@@ -144,27 +163,45 @@ def _named(calls: Sequence[Frame]) -> list[Frame]:
 
 
 def _method(kind: type, frame: Frame) -> Any:
-    """The method of `kind` that `frame` runs, as a plain function; None when it is none or overridden."""
+    """The method of `kind` that `frame` runs, as its class holds it; None when it is none or overridden."""
     name = _last_name(frame)
     for one in kind.__mro__:
         if name in vars(one):
-            return unwrapped(vars(one)[name]) if is_code(vars(one)[name], frame) else None
+            return vars(one)[name] if is_code(vars(one)[name], frame) else None
     return None
 
 
-def _helpers(method: Any, frames: Sequence[Frame]) -> tuple[str, ...] | None:
-    """The names by which the method of `frames[-1]` and its helpers call each other down to `frames[0]`."""
-    names: list[str] = []
+def _is_run(module: nn.Module, frame: Frame) -> bool:
+    """Whether calling `module` runs the method `frame` of its class."""
+    return _last_name(frame) == "forward" and "forward" not in vars(module)
+
+
+def _is_called_on_self(method: Frame, caller: Frame) -> bool:
+    """Whether `caller` looks the method up on its own object, and so finds it when it is rewritten."""
+    file = source_file(caller.file)
+    call = None if file is None else file.expression(caller)
+    function = None if file is None else file.function(caller)
+    if call is None or function is None or not isinstance(call, ast.Call):
+        return False
+    first = [*function.args.posonlyargs, *function.args.args][:1]
+    own = first[0].arg if first else ""
+    spoken = {f"{kind}.{_last_name(method)}" for kind in (own, f"type({own})", f"{own}.__class__")}
+    return ast.unparse(call.func) in spoken
+
+
+def _helpers(method: Any, frames: Sequence[Frame]) -> tuple[tuple[str, Any], ...] | None:
+    """The helpers, by name, by which the method of `frames[-1]` gets down to `frames[0]`."""
+    names: list[tuple[str, Any]] = []
     caller = method
     for position in range(len(frames) - 1, 0, -1):
         file = source_file(frames[position].file)
         call = None if file is None else file.expression(frames[position])
         name = getattr(getattr(call, "func", None), "id", None)
-        callee = getattr(caller, "__globals__", {}).get(name)
+        callee = None if name is None else names_of(caller).get(name)
         if name is None or callee is None or not is_code(callee, frames[position - 1]):
             return None
-        names.append(name)
         caller = unwrapped(callee)
+        names.append((name, caller))
     return tuple(names)
 
 

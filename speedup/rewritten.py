@@ -6,11 +6,11 @@ without tracing. It runs with the globals, closure and defaults of the function 
 
 from __future__ import annotations
 
+import ast
 import hashlib
 import linecache
-import textwrap
-from collections.abc import Callable, Mapping
-from types import CellType, FunctionType
+from collections.abc import Callable, Iterable
+from types import FunctionType
 from typing import Any
 
 from attrs import evolve, frozen
@@ -18,7 +18,7 @@ from torch import nn
 
 from speedup import functional
 from speedup.errors import SpeedupError
-from speedup.source import unwrapped
+from speedup.source import enclosed, unwrapped
 
 _ATTRIBUTE = "_speedup_rewritten"
 _MADE: dict[tuple[int, Any], type[nn.Module]] = {}
@@ -64,13 +64,23 @@ def _made_class(base: type[nn.Module], functions: tuple[Rewritten, ...]) -> type
         "__reduce_ex__": _reduce,
         _ATTRIBUTE: functions,
     }
-    made: type[nn.Module] = type(base.__name__, (base,), members)
+    made: type[nn.Module] = type(base.__name__, (base,), members | built_methods(base, functions))
+    return made
+
+
+def built_methods(base: type[nn.Module], functions: tuple[Rewritten, ...]) -> dict[str, Any]:
+    """What `functions` define, by name, in place of the methods of `base`.
+
+    Raises:
+        SpeedupError: they cannot be built.
+    """
+    found: dict[str, Any] = {}
     for function in functions:
         owner = next((c for c in base.__mro__ if function.name in vars(c)), None)
         if owner is None:
             raise SpeedupError(f"{base.__name__} has no method {function.name!r} that could be rewritten")
-        setattr(made, function.name, build(function, vars(owner)[function.name], owner))
-    return made
+        found[function.name] = build(function, vars(owner)[function.name], owner)
+    return found
 
 
 def _merged(old: tuple[Rewritten, ...], new: tuple[Rewritten, ...]) -> tuple[Rewritten, ...]:
@@ -108,26 +118,39 @@ def build(function: Rewritten, original: Callable[..., Any], owner: type | None)
         names[helper.name] = build(helper, plain.__globals__[helper.name], None)
     for name in function.borrowed:
         names[name] = getattr(functional, name)
-    text = f"def _made({', '.join(names)}):\n{textwrap.indent(function.source, '    ')}"
-    text += f"    return {function.name}\n"
-    file = f"<speedup {function.name} {hashlib.sha256(text.encode()).hexdigest()[:16]}>"
+    if function.name in names:
+        raise SpeedupError(f"{function.name!r} is also the name of something that it uses")
+    file = f"<speedup {function.name} {hashlib.sha256(function.source.encode()).hexdigest()[:16]}>"
     scope: dict[str, Any] = {}
     try:
-        exec(compile(text, file, "exec"), plain.__globals__, scope)
+        exec(compile(_within(function.source, names), file, "exec"), plain.__globals__, scope)
         made: Callable[..., Any] = scope["_made"](**names)
     except Exception as error:
         raise SpeedupError(f"the rewritten source of {function.name!r} does not compile: {error}") from error
+    inner = unwrapped(made)
+    inner.__defaults__, inner.__kwdefaults__ = plain.__defaults__, plain.__kwdefaults__
     # Tracebacks, and a later plan, read the source from here.
+    text = function.source
     linecache.cache[file] = (len(text), None, text.splitlines(keepends=True), file)
     return made
 
 
+def _within(source: str, names: Iterable[str]) -> ast.Module:
+    """A function `_made` that takes `names` and returns the function that `source` defines in their sight."""
+    (function,) = ast.parse(source).body
+    outer = ast.parse(f"def _made({', '.join(names)}):\n    return {getattr(function, 'name', None)}").body[0]
+    assert isinstance(outer, ast.FunctionDef), "this is what was written"
+    private = (n for n in ast.walk(function) if isinstance(n, ast.Attribute) and _is_private(n.attr))
+    if (found := next(private, None)) is not None:
+        raise SpeedupError(f"{found.attr!r} is a name that only its class's own source can spell")
+    outer.body.insert(0, function)
+    return ast.Module([outer], [])
+
+
+def _is_private(name: str) -> bool:
+    return name.startswith("__") and not name.endswith("__")
+
+
 def _surroundings(function: FunctionType, owner: type | None) -> dict[str, Any]:
     """The names that `function` finds in enclosing scopes, and its class for `super()`."""
-    names: dict[str, Any] = {} if owner is None else {"__class__": owner}
-    cells: Mapping[str, CellType] = dict(
-        zip(function.__code__.co_freevars, function.__closure__ or (), strict=True)
-    )
-    for name, cell in cells.items():
-        names[name] = cell.cell_contents
-    return names
+    return ({} if owner is None else {"__class__": owner}) | enclosed(function)

@@ -9,10 +9,11 @@ import ast
 import inspect
 import linecache
 import textwrap
+from collections import ChainMap
 from collections.abc import Iterable, Mapping
 from functools import lru_cache
-from types import CodeType
-from typing import Any
+from types import CellType, CodeType
+from typing import Any, TypeGuard
 
 from attrs import field, frozen
 
@@ -60,11 +61,33 @@ class SourceFile:
         first = first_line(function)
         last = function.end_lineno or first
         lines = list(self.lines[first - 1 : last])
-        for change in sorted(changes, key=lambda c: c.start, reverse=True):
+        for change in sorted(changes, key=lambda c: (c.start, c.end), reverse=True):
             (top, left), (bottom, right) = change.start, change.end
             head, tail = lines[top - first][:left], lines[bottom - first][right:]
             lines[top - first : bottom - first + 1] = [head + change.text.encode() + tail]
-        return textwrap.dedent(b"".join(lines).decode()).rstrip() + "\n"
+        return _dedented(b"".join(lines).decode().rstrip() + "\n")
+
+
+def _dedented(text: str) -> str:
+    """The function `text` at no indentation. Lines inside strings stay as they are."""
+    margin = text[: len(text) - len(text.lstrip(" \t"))]
+    if not margin:
+        return text
+    try:
+        tree = ast.parse(f"if 1:\n{text}")
+    except SyntaxError:
+        return textwrap.dedent(text)
+    strings = (n for n in ast.walk(tree) if isinstance(n, ast.JoinedStr) or _is_text(n))
+    within = {line for n in strings for line in range(n.lineno, n.end_lineno or n.lineno)}
+    lines = text.split("\n")
+    return "\n".join(
+        line if number in within else line.removeprefix(margin) if line.startswith(margin) else line.lstrip()
+        for number, line in enumerate(lines, 1)
+    )
+
+
+def _is_text(node: ast.AST) -> TypeGuard[ast.Constant]:
+    return isinstance(node, ast.Constant) and isinstance(node.value, str | bytes)
 
 
 def first_line(function: Function) -> int:
@@ -101,12 +124,26 @@ def _parsed(text: str) -> SourceFile | None:
             calls[type(node), *end_of(node)] = node
         elif isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
             functions[first_line(node), node.name] = node
-    return SourceFile(tuple(line.encode() for line in text.splitlines(keepends=True)), calls, functions)
+    # Of bytes, as of source, only line feeds and carriage returns end a line.
+    return SourceFile(tuple(text.encode().splitlines(keepends=True)), calls, functions)
 
 
 def is_code(function: Any, frame: Frame) -> bool:
     """Whether `function`, decorators taken off, is the one that `frame` runs."""
-    code = getattr(unwrapped(function), "__code__", None)
+    return _runs(unwrapped(function), frame)
+
+
+def is_wrapper(function: Any, frame: Frame) -> bool:
+    """Whether `frame` runs what a decorator put around `function`."""
+    while hasattr(function, "__wrapped__"):
+        if _runs(function, frame):
+            return True
+        function = function.__wrapped__
+    return False
+
+
+def _runs(function: Any, frame: Frame) -> bool:
+    code = getattr(function, "__code__", None)
     return (
         isinstance(code, CodeType)
         and (code.co_filename, code.co_firstlineno) == (frame.file, frame.first_line)
@@ -121,3 +158,22 @@ def unwrapped(function: Any) -> Any:
     except ValueError:
         return function
     return getattr(found, "__func__", found)
+
+
+def enclosed(function: Any) -> dict[str, Any]:
+    """What a plain function finds by name in the functions around it."""
+    cells = zip(function.__code__.co_freevars, function.__closure__ or (), strict=True)
+    return {name: cell.cell_contents for name, cell in cells if _is_filled(cell)}
+
+
+def _is_filled(cell: CellType) -> bool:
+    try:
+        cell.cell_contents  # noqa: B018
+    except ValueError:
+        return False
+    return True
+
+
+def names_of(function: Any) -> Mapping[str, Any]:
+    """What a plain function finds by name outside of itself, builtins apart."""
+    return ChainMap(enclosed(function), function.__globals__)

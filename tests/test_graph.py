@@ -10,17 +10,7 @@ import pytest
 import torch
 from torch import nn
 
-from speedup.expressions import (
-    FUNCTIONS,
-    Arithmetic,
-    Derived,
-    SizeOf,
-    carried,
-    concrete,
-    derived_in,
-    evaluate_expression,
-    sizes_in,
-)
+from speedup.expressions import Arithmetic, Derived, SizeOf
 from speedup.graph import Graph, Op, Origin, Owner, Value, call_arguments, values_in
 
 aten = torch.ops.aten
@@ -34,11 +24,6 @@ def value(index: int, *shape: int, origin: Origin = Origin.RESULT, name: str = "
 
 def op(target: Any, results: tuple[Value, ...], index: int = 0, where: str = "", **arguments: Any) -> Op:
     return Op(index, target, MappingProxyType(arguments), results, OWNER, where)
-
-
-def extent(of: int, dim: int) -> int:
-    """Sizes of a smaller graph: value 0 has shape (3, 10)."""
-    return {(0, 0): 3, (0, 1): 10}[of, dim]
 
 
 X, Y, Z = value(0, 3, 16, origin=Origin.INPUT), value(1, 3, 16), value(2, 6, 16)
@@ -56,64 +41,8 @@ def test_state_is_what_the_model_itself_holds() -> None:
     }
 
 
-def test_evaluate_expression_computes_what_the_python_code_would() -> None:
-    tree = Arithmetic("add", (Arithmetic("mul", (SizeOf(0, 0), HALF)), 1))
-    assert evaluate_expression(tree, extent) == 3 * (10 // 2) + 1
-    assert evaluate_expression(7, extent) == 7
-    assert evaluate_expression(SizeOf(0, 1), extent) == 10
-
-
-@pytest.mark.parametrize(
-    ("name", "operands", "expected"),
-    [
-        ("add", (7, 2), 9),
-        ("sub", (7, 2), 5),
-        ("mul", (7, 2), 14),
-        ("floordiv", (7, 2), 3),
-        ("truediv", (7, 2), 3.5),
-        ("mod", (7, 4), 3),
-        ("pow", (7, 2), 49),
-        ("neg", (7,), -7),
-        ("abs", (-7,), 7),
-        ("eq", (7, 7), True),
-        ("ne", (7, 7), False),
-        ("lt", (2, 7), True),
-        ("le", (7, 7), True),
-        ("gt", (2, 7), False),
-        ("ge", (7, 7), True),
-    ],
-)
-def test_every_function_of_an_expression_is_pythons_own(
-    name: str, operands: tuple[int, ...], expected: float
-) -> None:
-    assert evaluate_expression(Arithmetic(name, operands), extent) == expected
-
-
-def test_there_are_no_functions_that_no_test_holds_against_python() -> None:
-    assert set(FUNCTIONS) == set("add sub mul floordiv truediv mod pow neg abs eq ne lt le gt ge".split())
-
-
-def test_sizes_in_yields_every_size_in_order_with_repetitions() -> None:
-    tree = Arithmetic("add", (Arithmetic("mul", (SizeOf(0, 0), HALF)), SizeOf(0, 0)))
-    assert list(sizes_in(tree)) == [SizeOf(0, 0), SizeOf(0, 1), SizeOf(0, 0)]
-    assert list(sizes_in(3.5)) == []
-
-
-def test_concrete_replaces_derived_numbers_by_those_of_the_trace() -> None:
-    argument = (Derived(8, HALF), -1, (Derived(3, SizeOf(0, 0)), None), X)
-    assert concrete(argument) == (8, -1, (3, None), X)
-
-
-def test_carried_replaces_derived_numbers_by_those_of_the_new_sizes() -> None:
-    argument = (Derived(8, HALF), -1, (Derived(3, SizeOf(0, 0)), None), X)
-    assert carried(argument, extent) == (5, -1, (3, None), X)
-
-
-def test_derived_in_and_values_in_find_nested_ones_in_order() -> None:
-    first, second = Derived(8, HALF), Derived(3, SizeOf(0, 0))
-    argument = (first, X, (Y, (second,), 4))
-    assert list(derived_in(argument)) == [first, second]
-    assert list(values_in(argument)) == [X, Y]
+def test_values_in_finds_nested_ones_in_order() -> None:
+    assert list(values_in((Derived(8, HALF), X, (Y, (3,), 4)))) == [X, Y]
 
 
 def test_an_op_lists_its_operands_in_schema_order_with_repetitions() -> None:

@@ -123,16 +123,16 @@ def test_group_norm_loses_whole_groups() -> None:
     assert "GroupNorm(2, 4, eps" in repr(small)
 
 
-@pytest.mark.parametrize("kind", [nn.LayerNorm, nn.RMSNorm])
-def test_normalized_shape_stays(kind: type[nn.Module]) -> None:
-    """Its statistics run over all features, so these stay; those of the layer behind it go."""
+@pytest.mark.parametrize(("kind", "left"), [(nn.LayerNorm, 6), (nn.RMSNorm, 5)])
+def test_normalized_shape_matches_the_features_that_stay(kind: type[nn.Module], left: int) -> None:
+    """LayerNorm makes a feature that is 0 differ between inputs, RMSNorm leaves it 0."""
     model = nn.Sequential(nn.Linear(8, 6), kind(6), nn.Linear(6, 4), nn.Tanh(), nn.Linear(4, 5)).double()
     masks = {"0": rows(model[0], 0), "2": rows(model[2], 0)}
     _, small = shrunk(model, masks, lambda b: torch.randn(b, 8).double())
-    assert small[1].normalized_shape == (6,)
-    assert small[1].weight.shape == (6,)
+    assert small[1].normalized_shape == (left,)
+    assert small[1].weight.shape == (left,)
     assert small[2].out_features == 3
-    assert f"{kind.__name__}((6,), eps" in repr(small)
+    assert f"{kind.__name__}(({left},), eps" in repr(small)
 
 
 def test_embedding_dim_matches_the_table_and_all_rows_stay() -> None:
@@ -174,24 +174,23 @@ class Attended(nn.Module):
         return self.after(torch.relu(self.middle(mixed)))
 
 
-def test_multihead_attention_is_left_whole_amid_layers_that_shrink() -> None:
+def test_inputs_and_heads_of_multihead_attention_go_and_the_embedding_stays() -> None:
     model = Attended()
     masks = {"before": rows(model.before, 0), "middle": rows(model.middle, 0, 1)}
-    plan, small = shrunk(model, masks, lambda b: torch.randn(b, 3, 8).double())
-    assert {n: p.shape for n, p in small.attention.named_parameters()} == {
-        n: p.shape for n, p in model.attention.named_parameters()
-    }
-    assert small.attention.embed_dim == 8
-    assert (small.before.out_features, small.middle.out_features) == (8, 4)
-    assert any("MultiheadAttention insists" in b.reason for b in plan.blocked if b.path == "before")
-
-
-def test_masked_heads_of_multihead_attention_stay_exact() -> None:
-    model = Attended()
-    masks = {"attention": {"in_proj_weight": torch.ones(24, 8)}}
-    masks["attention"]["in_proj_weight"][[0, 1, 2, 3, 8, 9, 10, 11, 16, 17, 18, 19]] = 0
+    masks["attention"] = {"in_proj_weight": torch.ones(24, 8), "in_proj_bias": torch.ones(24)}
+    for mask in masks["attention"].values():
+        mask[[0, 1, 2, 3, 8, 9, 10, 11, 16, 17, 18, 19]] = 0
     _, small = shrunk(model, masks, lambda b: torch.randn(b, 3, 8).double())
-    assert small.attention.in_proj_weight.shape == (24, 8)
+    assert small.attention.in_proj_weight.shape == (12, 7)
+    assert small.attention.out_proj.weight.shape == (8, 4)
+    assert (small.attention.num_heads, small.attention.head_dim) == (1, 4)
+    assert (small.before.out_features, small.middle.out_features) == (7, 4)
+
+
+def test_multihead_attention_that_does_not_shrink_keeps_its_class() -> None:
+    model = Attended()
+    _, small = shrunk(model, {"middle": rows(model.middle, 0)}, lambda b: torch.randn(b, 3, 8).double())
+    assert type(small.attention) is nn.MultiheadAttention
 
 
 class Counting(nn.Linear):
@@ -201,11 +200,12 @@ class Counting(nn.Linear):
         return x @ self.weight.t()
 
 
-def test_attributes_that_a_class_does_not_read_are_not_settable() -> None:
-    model = nn.Sequential(nn.Conv2d(4, 4, 3, groups=2), nn.GroupNorm(2, 4), nn.Conv2d(4, 4, 3))
+def test_only_an_argument_that_a_payment_sets_is_settable() -> None:
+    """Others that modules keep are followed by provenance."""
+    model = nn.Sequential(nn.Conv2d(4, 4, 3, groups=2), nn.GroupNorm(2, 4), nn.RMSNorm(6))
     traced = trace(model, example_from(torch.randn(1, 4, 8, 8)))
     found = {op.owner.path: settable(op) for op in traced.graph.ops if op.owner.path}
-    assert found == {"0": {"groups"}, "1": {"num_groups"}, "2": {"groups"}}
+    assert found == {"0": frozenset(), "1": frozenset(), "2": {"eps"}}
 
 
 def test_function_called_by_a_module_of_another_kind_has_no_hyperparameters() -> None:

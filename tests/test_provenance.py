@@ -12,7 +12,17 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from speedup.expressions import Arithmetic, Derived, Expression, Guard, SizeOf, evaluate_expression
+from speedup.expressions import (
+    Arithmetic,
+    AttributeOf,
+    Derived,
+    Expression,
+    Guard,
+    SizeOf,
+    derived_in,
+    evaluate_expression,
+    sizes_in,
+)
 from speedup.graph import Graph
 from speedup.inputs import example_from
 from speedup.provenance import Record, TrackedFloat, TrackedInt, tracked
@@ -47,6 +57,8 @@ def eight(record: Record | None = None) -> Any:
         (lambda n: n**-0.5, 8**-0.5, Arithmetic("pow", (SIZE, -0.5))),
         (lambda n: -n, -8, Arithmetic("neg", (SIZE,))),
         (abs, 8, Arithmetic("abs", (SIZE,))),
+        (lambda n: math.floor(n / 3), 2, Arithmetic("floor", (Arithmetic("truediv", (SIZE, 3)),))),
+        (lambda n: math.ceil(n / 3), 3, Arithmetic("ceil", (Arithmetic("truediv", (SIZE, 3)),))),
         (lambda n: n + n, 16, Arithmetic("add", (SIZE, SIZE))),
         (lambda n: (n - 1) // 2, 3, Arithmetic("floordiv", (Arithmetic("sub", (SIZE, 1)), 2))),
         (lambda n: (n / 4) * 3, 6.0, Arithmetic("mul", (Arithmetic("truediv", (SIZE, 4)), 3))),
@@ -112,8 +124,6 @@ def test_repeated_guards_are_frozen_once() -> None:
         (float, 8.0),
         (math.exp, math.exp(8)),
         (lambda n: int(n / 3), 2),
-        (lambda n: math.floor(n / 3), 2),
-        (lambda n: math.ceil(n / 3), 3),
         (lambda n: round(n / 3), 3),
         (lambda n: math.trunc(n / 3), 2),
     ],
@@ -228,7 +238,7 @@ def test_numel_is_the_product_of_all_sizes() -> None:
     graph = graph_of(lambda x: x.view(x.numel() // 4, 4), X)
     found = derived(graph, "size")[0]
     assert found.number == 24
-    assert evaluate_expression(found.expression, lambda value, dim: (4, 5, 7)[dim]) == 4 * 5 * 7 // 4
+    assert evaluate_expression(found.expression, lambda root: (4, 5, 7)[root.dim]) == 4 * 5 * 7 // 4
 
 
 def test_a_size_of_an_intermediate_value_refers_to_that_value() -> None:
@@ -272,4 +282,35 @@ def test_a_model_without_sizes_has_neither_guards_nor_escapes() -> None:
     graph = trace(model, example_from(torch.randn(2, 3, 8, 8))).graph
     assert graph.guards == ()
     assert graph.escaped == ()
-    assert [d for op in graph.ops for d in op.arguments.values() if isinstance(d, Derived)] == []
+    derived = [d for op in graph.ops for d in derived_in(tuple(op.arguments.values()))]
+    assert [d for d in derived if list(sizes_in(d.expression))] == []
+
+
+class Kept(nn.Module):
+    """Reads numbers that it keeps."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.wide, self.turns = 6, 2
+        self.layer = nn.Linear(6, 6)
+
+    def forward(self, x: Tensor) -> Tensor:
+        for _ in range(self.turns):
+            x = self.layer(x)
+        return self.rows(x)
+
+    def rows(self, x: Tensor) -> Tensor:
+        return x.view(-1, 2 * self.wide // 2, self.turns)
+
+
+def test_a_number_that_a_module_keeps_is_derived_from_its_attribute() -> None:
+    graph = trace(nn.Sequential(Kept()), example_from(torch.randn(4, 6))).graph
+    (view,) = (op for op in graph.ops if op.name == "view")
+    twice = Arithmetic("mul", (2, AttributeOf("0", "wide", 6)))
+    assert view.arguments["size"][1] == Derived(6, Arithmetic("floordiv", (twice, 2)))
+
+
+def test_a_number_that_says_how_long_a_list_is_escapes() -> None:
+    record = Record()
+    assert [0] * eight(record) == [0] * 8
+    assert record.escaped == [SIZE]

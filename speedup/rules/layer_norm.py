@@ -146,6 +146,15 @@ def _is_foldable(site: Site) -> bool:
     return own and site.is_own(weight) and len(_last(site.op)) == 1
 
 
+def rms_norm_known(op: Op, facts: Facts) -> tuple[Fact, ...]:
+    """As LayerNorm; and what is not centred is 0 where it was."""
+    (found,), data = layer_norm_known(op, facts), facts[0]
+    if op["eps"] == 0:
+        return (found,)
+    nil = data.known & (data.value == 0)
+    return (fact(found.known | nil, torch.where(nil, torch.zeros_like(found.value), found.value)),)
+
+
 def rms_norm_couple(site: Site) -> Iterable[Constraint]:
     """As LayerNorm, where the module can make up for what is gone."""
     yield from layer_norm_couple(site)
@@ -190,7 +199,7 @@ def rms_norm_needs(site: Site, sizes: Sizes, kept: KeepSets) -> Mapping[str, Any
 
 RMS_NORM = Rule(
     couple=rms_norm_couple,
-    known=layer_norm_known,
+    known=rms_norm_known,
     live=layer_norm_live,
     needs=rms_norm_needs,
     pay=rms_norm_pay,

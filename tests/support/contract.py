@@ -1,0 +1,68 @@
+"""The whole contract of a small model, in one call: exact, native, pure, and able to be planned again."""
+
+from __future__ import annotations
+
+import copy
+import pickle
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from speedup import Plan, apply_masks, materialize, plan_speedup
+from tests.support.measure import relative_error
+from tests.support.untouched import differences, snapshot
+
+Make = Callable[[int], Tensor]
+Masks = Mapping[str, Mapping[str, Tensor]]
+
+
+def dropped(model: nn.Module, rows: Mapping[str, Sequence[int]]) -> dict[str, dict[str, Tensor]]:
+    """Masks of whole rows of layers, biases included, by path."""
+    masks: dict[str, dict[str, Tensor]] = {}
+    for path, indices in rows.items():
+        own = {n: torch.ones_like(p) for n, p in model.get_submodule(path).named_parameters(recurse=False)}
+        for mask in own.values():
+            mask[list(indices)] = 0
+        masks[path] = own
+    return masks
+
+
+def require_exact(masked: nn.Module, small: nn.Module, make: Make) -> None:
+    """The two agree, in eval mode, at batch sizes that were traced and that were not."""
+    for batch in (1, 3, 7):
+        assert relative_error(masked, small, [(make(batch),) for _ in range(3)]) < 1e-10
+
+
+def shrunk(
+    model: nn.Module,
+    make: Make,
+    rows: Mapping[str, Sequence[int]] | None = None,
+    *,
+    masks: Masks | None = None,
+    importable: bool = True,
+) -> tuple[Plan, Any]:
+    """The plan and the small model of a float64 `model`, after everything it promises was checked."""
+    model = model.double().eval()
+    own = {**dropped(model, rows or {}), **(masks or {})}
+    masked = apply_masks(model, own).eval()
+    twin = copy.deepcopy(model)
+    example = make(2)
+    before = snapshot(model)
+    plan = plan_speedup(model, example, own)
+    small = materialize(plan)
+    assert differences(before, snapshot(model)) == ()
+    require_exact(masked, small.eval(), make)
+    small.train().eval()
+    require_exact(masked, small, make)
+    require_exact(masked, copy.deepcopy(small), make)
+    if importable:
+        require_exact(masked, pickle.loads(pickle.dumps(small)), make)
+    other = materialize(plan, verify="none").eval()
+    other.load_state_dict(small.state_dict())
+    require_exact(masked, other, make)
+    again = materialize(plan_speedup(small, make(2)))
+    require_exact(masked, again.eval(), make)
+    require_exact(model, twin, make)
+    return plan, small

@@ -1,0 +1,121 @@
+"""Whether the forward's own code carries the keep-sets, and what is missing where it does not."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from speedup import STANDARD, constants, liveness
+from speedup.analysis import Analysis
+from speedup.coupling import couple
+from speedup.expressions import AttributeOf
+from speedup.inputs import example_from
+from speedup.masks import resolve_masks
+from speedup.restatements import Arguments
+from speedup.rewriting import Writer
+from speedup.trace import trace
+from tests.support.contract import dropped, shrunk
+
+
+class Net(nn.Module):
+    """Twelve features of which the first five go."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.head = nn.Linear(4, 12), nn.Linear(12, 3)
+        self.wide, self.parts = 12, 3
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.between(torch.relu(self.first(x))))
+
+    def between(self, x: Tensor) -> Tensor:
+        return x
+
+
+class Literal(Net):
+    def between(self, x: Tensor) -> Tensor:
+        return x.view(-1, 12)
+
+
+class Attribute(Net):
+    def between(self, x: Tensor) -> Tensor:
+        return x.view(-1, self.wide)
+
+
+class OfSize(Net):
+    def between(self, x: Tensor) -> Tensor:
+        return x.view(-1, x.shape[1])
+
+
+class Guarded(Net):
+    def between(self, x: Tensor) -> Tensor:
+        return x.tanh() if x.shape[1] == 12 else x
+
+
+class Scattered(Net):
+    def between(self, x: Tensor) -> Tensor:
+        y = x.tanh()
+        y[:, 2:6] = x[:, 2:6]
+        return y
+
+
+def vectors(batch: int) -> Tensor:
+    return torch.randn(batch, 4, dtype=torch.float64)
+
+
+def analysed(kind: type[Net], writable: bool = True) -> Analysis:
+    model = kind().double()
+    traced = trace(model, example_from(vectors(2)))
+    masks = resolve_masks(model, dropped(model, {"first": range(5)}))
+    facts = constants.analyse(traced.graph, traced.tensors, masks, STANDARD)
+    lives = liveness.analyse(traced.graph, facts, STANDARD)
+    writer = Writer(dict(model.named_modules()), () if writable else ("",))
+    return couple(traced.graph, facts, lives, STANDARD, writer)
+
+
+def widths(analysis: Analysis) -> set[int]:
+    """The sizes that values of twelve features have in the small model."""
+    return {analysis.sizes(v)[1] for v in analysis.graph.values if v.ndim == 2 and v.shape[1] == 12}
+
+
+def test_a_size_follows_by_itself() -> None:
+    found = analysed(OfSize)
+    assert widths(found) == {7}
+    assert not found.attributes and not found.restated
+
+
+def test_an_attribute_is_set() -> None:
+    found = analysed(Attribute)
+    assert widths(found) == {7}
+    assert dict(found.attributes) == {AttributeOf("", "wide", 12): 7}
+    assert not found.restated
+
+
+def test_a_literal_is_restated() -> None:
+    found = analysed(Literal)
+    assert widths(found) == {7}
+    assert list(found.restated.values()) == [Arguments({"size": (-1, 7)})]
+    assert found.restated_paths == {""}
+
+
+def test_a_literal_that_cannot_be_restated_keeps_the_channels() -> None:
+    assert widths(analysed(Literal, writable=False)) == {12}
+
+
+def test_a_branch_that_would_change_keeps_its_size() -> None:
+    found = analysed(Guarded)
+    assert widths(found) == {12}
+    assert any("another branch" in c.cause.reason for c in found.constraints)
+
+
+def test_a_slice_that_is_written_to_keeps_what_it_cannot_state() -> None:
+    """Such a call is traced as a scatter, whose shapes alone do not tell that it no longer fits."""
+    _, small = shrunk(Scattered(), vectors, {"first": range(5)})
+    assert small.first.out_features >= 7
+
+
+def test_arguments_are_those_of_the_small_model() -> None:
+    found = analysed(Attribute)
+    (view,) = (op for op in found.graph.ops if op.name == "view")
+    assert found.arguments(view)["size"] == (-1, 7)
+    assert found.lookup(AttributeOf("", "parts", 3)) == 3
