@@ -93,7 +93,8 @@ def phrased(
 
 def _note(node: ast.expr, changes: Sequence[Change]) -> str:
     said = ", ".join(c.text.strip() for c in changes if c.text.strip() not in ("", "("))
-    return f"forward rewritten at `{ast.unparse(node)[:60]}`: {said}"
+    whole = ast.unparse(node)
+    return f"{whole if len(whole) <= 60 else '...' + whole[-57:]} now with {said}"
 
 
 def _is_module(node: ast.expr, scope: Mapping[str, Any]) -> bool:

@@ -12,7 +12,7 @@ import torch
 from attrs import field, frozen
 from torch import nn
 
-from speedup.edits import Edit
+from speedup.edits import Edit, RewriteForward
 from speedup.errors import UnknownModuleError
 from speedup.graph import Shape
 from speedup.inputs import Example
@@ -129,6 +129,8 @@ class Plan:
                 f"the plan knows no module {path!r} with parameters; it knows {known}, ... (see plan.layers)"
             )
         lines += [f"  {note}" for layer in self.layers if layer.path == path for note in layer.notes]
+        rewritten = (e for e in self.edits if isinstance(e, RewriteForward) and e.path == path)
+        lines += [f"    {call}" for edit in rewritten for call in edit.why]
         lines += [
             f"  {b.count} of {b.of} could go but stay: {b.reason}" for b in self.blocked if b.path == path
         ]

@@ -10,7 +10,7 @@ from types import MappingProxyType
 from torch import nn
 
 from speedup.analysis import Analysis
-from speedup.edits import AddToParameter, Edit, MergeColumns, NewBias, RewriteForward
+from speedup.edits import AddToParameter, AdoptAttention, Edit, MergeColumns, NewBias, RewriteForward
 from speedup.graph import Graph, Op, Origin, Shape, Value
 from speedup.islands import Survey
 from speedup.native import hyperparameters
@@ -71,7 +71,7 @@ def _layers(model: nn.Module, analysis: Analysis, edits: Sequence[Edit]) -> tupl
         own = [] if module is None else [n for n, _ in module.named_parameters(path) if _holder(n) == path]
         values = [by_name[n] for n in own if n in by_name]
         macs = _macs(ops, analysis, _original)
-        if not values and not macs:
+        if not values and not macs and path not in notes:
             continue
         added = sum(e.value.tensor.numel() for e in edits if isinstance(e, NewBias) and e.path == path)
         layers.append(
@@ -108,7 +108,7 @@ def _description(ops: Sequence[Op], values: Sequence[Value], sizes: Sizes) -> st
             groups = [f"{k}={v}" for k, v in found.items() if k.endswith("groups") and v != 1]
             return f"{op.owner.type.__name__}({', '.join(counts + groups)})"
     shapes = " ".join("x".join(map(str, sizes(v))) for v in values)
-    return f"{ops[0].owner.type.__name__}({shapes})"
+    return f"{ops[0].owner.type.__name__}({shapes})" if values else ops[0].owner.type.__name__
 
 
 def _notes(edits: Sequence[Edit], by_name: Mapping[str, Value]) -> Mapping[str, list[str]]:
@@ -119,5 +119,7 @@ def _notes(edits: Sequence[Edit], by_name: Mapping[str, Value]) -> Mapping[str, 
         elif isinstance(edit, NewBias):
             notes.setdefault(edit.path, []).append(edit.why)
         elif isinstance(edit, RewriteForward):
-            notes.setdefault(edit.path, []).extend(edit.why)
+            notes.setdefault(edit.path, []).append(f"forward rewritten at {len(edit.why)} call(s)")
+        elif isinstance(edit, AdoptAttention):
+            notes.setdefault(edit.path, []).append("runs as speedup.attention.MultiheadAttention")
     return MappingProxyType(notes)

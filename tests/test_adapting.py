@@ -1,0 +1,44 @@
+"""Calls that adapt to sizes by themselves do so too where lowering put literal sizes in their place."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from tests.support.contract import shrunk
+
+
+def images(batch: int) -> Tensor:
+    return torch.randn(batch, 3, 4, 4, dtype=torch.float64)
+
+
+class Lowered(nn.Module):
+    """An in-place write to a view makes the whole graph be lowered."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.enter, self.leave = nn.Conv2d(3, 8, 1), nn.Linear(8 * 16, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        scale = x.new_ones(4, 4)
+        scale[:2] = 2.0
+        return self.leave(self.between(self.enter(x) * scale))
+
+    def between(self, x: Tensor) -> Tensor:
+        return x.flatten(1)
+
+
+class Chunked(Lowered):
+    def between(self, x: Tensor) -> Tensor:
+        first, second = x.chunk(2, 1)
+        return torch.cat([first.tanh(), second], 1).flatten(1)
+
+
+def test_lowered_flatten_follows_the_channels() -> None:
+    _, small = shrunk(Lowered(), images, {"enter": (0, 5)})
+    assert small.leave.in_features == 6 * 16 and type(small) is Lowered
+
+
+def test_lowered_chunk_follows_the_channels() -> None:
+    _, small = shrunk(Chunked(), images, {"enter": (0, 5)})
+    assert small.leave.in_features == 6 * 16 and type(small) is Chunked

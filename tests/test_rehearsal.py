@@ -1,0 +1,74 @@
+"""Plans that set attributes or rewrite source are traced without weights before they are returned."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from speedup import plan_speedup
+from speedup.building import hollow_copy
+from speedup.edits import RewriteForward, SetAttribute, Slice
+from tests.support.contract import shrunk
+
+WIDE = 4
+
+
+def sequences(batch: int) -> Tensor:
+    return torch.randn(batch, 3, 6, dtype=torch.float64)
+
+
+class Heads(nn.Module):
+    """`heads` groups of four features; the same number says how often the features are squashed."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.heads = 3
+        self.enter, self.leave = nn.Linear(6, 3 * WIDE), nn.Linear(3 * WIDE, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        grouped = self.enter(x).view(x.shape[0], x.shape[1], self.heads, WIDE)
+        for _ in range(self.heads):
+            grouped = grouped.tanh()
+        return self.leave(grouped.flatten(2))
+
+
+class HeadsOnly(Heads):
+    def forward(self, x: Tensor) -> Tensor:
+        return self.leave(self.enter(x).view(x.shape[0], x.shape[1], self.heads, WIDE).tanh().flatten(2))
+
+
+ONE_HEAD = {"enter": tuple(range(WIDE))}
+
+
+def test_number_that_also_counts_turns_stays_and_the_source_is_told() -> None:
+    plan, small = shrunk(Heads(), sequences, ONE_HEAD)
+    assert small.heads == 3 and small.enter.out_features == 2 * WIDE
+    assert [type(e) for e in plan.edits if isinstance(e, RewriteForward)] == [RewriteForward]
+
+
+def test_number_that_only_counts_heads_is_set() -> None:
+    plan, small = shrunk(HeadsOnly(), sequences, ONE_HEAD)
+    assert small.heads == 2 and not any(isinstance(e, RewriteForward) for e in plan.edits)
+
+
+def test_plan_that_changes_no_code_is_not_rehearsed() -> None:
+    model = nn.Sequential(nn.Linear(4, 6), nn.Linear(6, 2))
+    mask = torch.ones(6, 4)
+    mask[0] = 0
+    plan = plan_speedup(model, torch.randn(2, 4), {"0.weight": mask})
+    assert plan.parameters_after < plan.parameters_before and not plan.subject.is_rehearsed
+
+
+def test_hollow_copy_has_the_new_shapes_and_next_to_no_memory() -> None:
+    model = nn.Sequential(nn.Linear(400, 300), nn.Linear(300, 2))
+    rows = tuple(range(100))
+    edits = (
+        Slice("0.weight", 0, rows),
+        Slice("0.bias", 0, rows),
+        Slice("1.weight", 1, rows),
+        SetAttribute("0", "out_features", 300, 100),
+    )
+    hollow = hollow_copy(model, edits)
+    assert [tuple(p.shape) for p in hollow.parameters()] == [(100, 400), (100,), (2, 100), (2,)]
+    assert all(p.untyped_storage().nbytes() <= 4 for p in hollow.parameters())
+    assert hollow[0].out_features == 100 and model[0].out_features == 300
