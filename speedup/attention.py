@@ -7,6 +7,8 @@ and computes the same, but takes the numbers from attributes.
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -19,6 +21,9 @@ class MultiheadAttention(nn.MultiheadAttention):
     `in_proj_weight` has the rows of queries, keys and values, in this order, head by head.
     Made by `adopt`, from a module that exists.
     """
+
+    # torch.fx takes it for a layer of torch's own, which it does not look into.
+    __module__ = nn.MultiheadAttention.__module__
 
     in_proj_weight: nn.Parameter | None  # type: ignore[assignment]
     value_head_dim: int
@@ -40,6 +45,10 @@ class MultiheadAttention(nn.MultiheadAttention):
         state["_qkv_same_embed_dim"] = False
         state["value_head_dim"] = state["head_dim"]
         state["scale"] = state["head_dim"] ** -0.5
+
+    def __reduce_ex__(self, protocol: Any) -> tuple[Any, ...]:
+        """By a function, since the class is not where its `__module__` says."""
+        return _restored, (), self.__getstate__()  # type: ignore[no-untyped-call]
 
     def forward(
         self,
@@ -103,6 +112,10 @@ class MultiheadAttention(nn.MultiheadAttention):
         if padding is not None:
             masks.append(_additive(padding, queries.dtype).reshape(-1, 1, 1, padding.shape[-1]))
         return sum(masks[1:], masks[0]) if masks else None
+
+
+def _restored() -> MultiheadAttention:
+    return MultiheadAttention.__new__(MultiheadAttention)
 
 
 def _additive(mask: Tensor, dtype: torch.dtype) -> Tensor:

@@ -8,7 +8,7 @@ from inspect import signature
 from types import ModuleType
 from typing import Any, assert_never
 
-from attrs import frozen
+from attrs import fields, frozen
 
 from speedup.analysis import Analysis
 from speedup.expressions import Derived, SizeOf, roots_in
@@ -232,7 +232,7 @@ def _partial_norm(call: _Call, norm: PartialLayerNorm) -> tuple[Change, ...] | N
     ):
         return None
     last = end_of(call.node)
-    told = f"total={norm.total}, dropped_sum={norm.dropped_sum!r}, dropped_squares={norm.dropped_squares!r}"
+    told = ", ".join(f"{field.name}={getattr(norm, field.name)!r}" for field in fields(PartialLayerNorm))
     inside = [end_of(a) for a in (*call.node.args, *(k.value for k in call.node.keywords))]
     return (
         Change(start_of(call.node.func), end_of(call.node.func), "partial_layer_norm"),

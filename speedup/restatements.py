@@ -40,10 +40,11 @@ class MeanOfTotal:
 
 @frozen
 class PartialLayerNorm:
-    """LayerNorm over `total` elements; the dropped ones add up to `dropped_sum`, their squares to
+    """LayerNorm over `total` elements; the `dropped` ones add up to `dropped_sum`, their squares to
     `dropped_squares`.
     """
 
+    dropped: int
     total: int
     dropped_sum: float
     dropped_squares: float

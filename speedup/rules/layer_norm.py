@@ -120,7 +120,8 @@ def _is_whole(site: Site, sizes: Sizes, kept: KeepSets) -> bool:
 def partial_layer_norm(site: Site, sizes: Sizes, kept: KeepSets) -> Restatement | None:
     """LayerNorm of what is left, told what the rest adds up to."""
     gone = _dropped(site, kept)
-    return PartialLayerNorm(site.op["normalized_shape"][0], float(gone.sum()), float(gone.square().sum()))
+    total = site.op["normalized_shape"][0]
+    return PartialLayerNorm(gone.numel(), total, float(gone.sum()), float(gone.square().sum()))
 
 
 def norm_needs(site: Site, sizes: Sizes, kept: KeepSets) -> Mapping[str, Any]:
