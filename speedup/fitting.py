@@ -33,7 +33,7 @@ from speedup.layout import Block, Move, box, restricted
 from speedup.restatements import Arguments, Restatement
 from speedup.rewriting import Writer
 from speedup.rules import rule_for
-from speedup.rules.layout import copied
+from speedup.rules.copies import copied
 from speedup.rules.rule import Moves, all_pinned_as_stated, functional
 from speedup.solving import Equation, related, solve
 

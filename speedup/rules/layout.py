@@ -14,9 +14,10 @@ from attrs import evolve
 from torch import Tensor
 
 from speedup.constraints import Constraint, Copied, Counted, Equal, Mapped, Pinned
-from speedup.graph import Graph, Op, Value
+from speedup.graph import Op, Value
 from speedup.lattice import Fact, fact, indicator, uniform_along, unknown
 from speedup.layout import Block, Move, pull, push
+from speedup.rules.copies import copied
 from speedup.rules.moves import (
     axis_of,
     cat,
@@ -143,25 +144,6 @@ def layout_couple(site: Site, moves: Moves) -> Iterable[Constraint]:
                 yield Copied(own, repeated, (target.index, block.target[0]), shared)
 
 
-def copied(graph: Graph, source: Value, block: Block) -> tuple[int, int] | None:
-    """The dims (own, copies) of a view that lists equal copies of each index in turn, as `expand` makes
-    them; None when the block is something else.
-    """
-    wide = [d for d in block.source if source.shape[d] != 1]
-    if block.index is not None or len(wide) != 2 or len(block.target) != 1:
-        return None
-    value, producer = source, graph.producer[source.index]
-    while producer is not None and graph.ops[producer].name in _SAME:
-        value = graph.ops[producer].operands[0]
-        producer = graph.producer[value.index]
-    if producer is None or graph.ops[producer].name != "expand":
-        return None
-    before, own, repeated = graph.ops[producer].operands[0], wide[0], wide[1]
-    if before.ndim != value.ndim or before.shape[repeated] != 1 or before.shape[own] != value.shape[own]:
-        return None
-    return own, repeated
-
-
 def couple_block(
     block: Block, source: Value, target: Value, padded: bool, cause: Any
 ) -> Iterable[Constraint]:
@@ -271,7 +253,6 @@ def _pad_rule() -> Rule:
     )
 
 
-_SAME = frozenset({"clone", "contiguous", "alias"})
 _VIEWS = """
     flatten squeeze unsqueeze view_as reshape_as atleast_1d _reshape_alias ravel
 """.split()

@@ -9,7 +9,7 @@ from operator import or_
 import torch
 from torch import Tensor
 
-from speedup.constraints import Constraint, Mapped, Pinned
+from speedup.constraints import Constraint, Pinned
 from speedup.graph import Op
 from speedup.keepsets import KeepSets
 from speedup.lattice import Fact, all_over, along, any_over, fact, indicator, spread, uniform_along, unknown
@@ -224,40 +224,6 @@ def _always(op: Op) -> bool:
     return True
 
 
-def glu_couple(site: Site) -> Iterable[Constraint]:
-    """Both halves of the operand pair up with the result."""
-    op, data = site.op, site.op.operands[0]
-    axis = op["dim"] % data.ndim
-    cause = site.because("glu multiplies one half with the other")
-    for dim in range(data.ndim):
-        if dim != axis:
-            yield from equal(cause, (data, dim), (op.result, dim))
-    half = torch.arange(data.shape[axis]) % op.result.shape[axis]
-    yield Mapped(
-        ((op.result.index, axis),),
-        ((data.index, axis),),
-        half,
-        (op.result.shape[axis],),
-        (data.shape[axis],),
-        cause,
-    )
-
-
-def glu_known(op: Op, facts: Facts) -> tuple[Fact, ...]:
-    """A first half that is 0 stays 0 whatever gates it."""
-    data, axis = facts[0], op["dim"] % op.operands[0].ndim
-    if data.is_unknown:
-        return nothing_known(op, facts)
-    known, gate_known = spread(data.known, op.operands[0].shape, [axis]).chunk(2, axis)
-    value, gate = spread(data.value, op.operands[0].shape, [axis]).chunk(2, axis)
-    return (fact(known & (gate_known | (value == 0)), value * torch.sigmoid(gate)),)
-
-
-def glu_live(op: Op, facts: Facts, live: Lives) -> tuple[Tensor, ...]:
-    axis = op["dim"] % op.operands[0].ndim
-    return (live[0] if live[0].shape[axis] == 1 else torch.cat([live[0], live[0]], axis),)
-
-
 REDUCTION = Rule(couple=reduce_couple, known=reduce_known, live=reduce_live)
 COUNTING = Rule(couple=reduce_couple, known=constants_only, live=reduce_live)
 MEAN = Rule(
@@ -308,5 +274,4 @@ RULES: dict[str, Rule] = {
     **{f"adaptive_avg_pool{n}d": _pool(n, _always) for n in (1, 2, 3)},
     **{f"adaptive_max_pool{n}d": _pool(n, _always) for n in (1, 2, 3)},
     **{name: _pool(rank, _always) for name, rank in _UPSAMPLES.items()},
-    "glu": Rule(couple=glu_couple, known=glu_known, live=glu_live),
 }

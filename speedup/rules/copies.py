@@ -1,0 +1,28 @@
+"""Views that list equal copies of what an `expand` repeated, as grouped-query attention does with its keys."""
+
+from __future__ import annotations
+
+from speedup.graph import Graph, Value
+from speedup.layout import Block
+
+# Operators that hand on the elements they get.
+_SAME = frozenset({"clone", "contiguous", "alias"})
+
+
+def copied(graph: Graph, source: Value, block: Block) -> tuple[int, int] | None:
+    """The dims (own, copies) of a view that lists equal copies of each index in turn, as `expand` makes
+    them; None when the block is something else.
+    """
+    wide = [d for d in block.source if source.shape[d] != 1]
+    if block.index is not None or len(wide) != 2 or len(block.target) != 1:
+        return None
+    value, producer = source, graph.producer[source.index]
+    while producer is not None and graph.ops[producer].name in _SAME:
+        value = graph.ops[producer].operands[0]
+        producer = graph.producer[value.index]
+    if producer is None or graph.ops[producer].name != "expand":
+        return None
+    before, own, repeated = graph.ops[producer].operands[0], wide[0], wide[1]
+    if before.ndim != value.ndim or before.shape[repeated] != 1 or before.shape[own] != value.shape[own]:
+        return None
+    return own, repeated

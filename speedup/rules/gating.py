@@ -1,0 +1,50 @@
+"""Gated linear units in one operator: one half of a dimension gates the other."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor
+
+from speedup.constraints import Constraint, Mapped
+from speedup.graph import Op
+from speedup.lattice import Fact, fact, spread
+from speedup.rules.rule import Facts, Lives, Rule, Site, equal, nothing_known
+
+
+def glu_couple(site: Site) -> Iterable[Constraint]:
+    """Both halves of the operand pair up with the result."""
+    op, data = site.op, site.op.operands[0]
+    axis = op["dim"] % data.ndim
+    cause = site.because("glu multiplies one half with the other")
+    for dim in range(data.ndim):
+        if dim != axis:
+            yield from equal(cause, (data, dim), (op.result, dim))
+    half = torch.arange(data.shape[axis]) % op.result.shape[axis]
+    yield Mapped(
+        ((op.result.index, axis),),
+        ((data.index, axis),),
+        half,
+        (op.result.shape[axis],),
+        (data.shape[axis],),
+        cause,
+    )
+
+
+def glu_known(op: Op, facts: Facts) -> tuple[Fact, ...]:
+    """A first half that is 0 stays 0 whatever gates it."""
+    data, axis = facts[0], op["dim"] % op.operands[0].ndim
+    if data.is_unknown:
+        return nothing_known(op, facts)
+    known, gate_known = spread(data.known, op.operands[0].shape, [axis]).chunk(2, axis)
+    value, gate = spread(data.value, op.operands[0].shape, [axis]).chunk(2, axis)
+    return (fact(known & (gate_known | (value == 0)), value * torch.sigmoid(gate)),)
+
+
+def glu_live(op: Op, facts: Facts, live: Lives) -> tuple[Tensor, ...]:
+    axis = op["dim"] % op.operands[0].ndim
+    return (live[0] if live[0].shape[axis] == 1 else torch.cat([live[0], live[0]], axis),)
+
+
+RULES: dict[str, Rule] = {"glu": Rule(couple=glu_couple, known=glu_known, live=glu_live)}
