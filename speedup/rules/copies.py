@@ -1,4 +1,4 @@
-"""Views that list equal copies of what an `expand` repeated, as grouped-query attention does with its keys."""
+"""Views that list equal copies of what an `expand` repeated, as grouped queries do with their keys."""
 
 from __future__ import annotations
 
