@@ -1,4 +1,4 @@
-"""Calls that adapt to sizes by themselves do so too where lowering put literal sizes in their place."""
+"""Calls and layouts that adapt to sizes by themselves, in lowered graphs and beside dimensions of one."""
 
 from __future__ import annotations
 
@@ -42,3 +42,25 @@ def test_lowered_flatten_follows_the_channels() -> None:
 def test_lowered_chunk_follows_the_channels() -> None:
     _, small = shrunk(Chunked(), images, {"enter": (0, 5)})
     assert small.leave.in_features == 6 * 16 and type(small) is Chunked
+
+
+class Uneven(nn.Module):
+    """Four features and one, split, squashed and joined again; nothing reads the one."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.enter, self.leave = nn.Linear(6, 5), nn.Linear(5, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        four, one = torch.split(self.enter(x), [4, 1], 1)
+        return self.leave(torch.cat([four.tanh(), one.tanh()], 1))
+
+
+def test_unread_operand_of_one_feature_does_not_keep_the_others_from_going() -> None:
+    unread = torch.ones(2, 5)
+    unread[:, 4] = 0
+    masks = {"leave": {"weight": unread}}
+    _, small = shrunk(
+        Uneven(), lambda b: torch.randn(b, 6, dtype=torch.float64), {"enter": (0, 1)}, masks=masks
+    )
+    assert (small.enter.out_features, small.leave.in_features) == (3, 3)

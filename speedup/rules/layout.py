@@ -5,7 +5,7 @@ The generic functions at the top turn any of them into a rule.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from itertools import chain
 from typing import Any
 
@@ -13,7 +13,7 @@ import torch
 from attrs import evolve
 from torch import Tensor
 
-from speedup.constraints import Constraint, Copied, Counted, Equal, Mapped, Pinned
+from speedup.constraints import Cause, Constraint, Copied, Counted, Dim, Equal, Mapped, Pinned
 from speedup.graph import Op, Value
 from speedup.lattice import Fact, fact, indicator, uniform_along, unknown
 from speedup.layout import Block, Move, pull, push
@@ -144,6 +144,16 @@ def layout_couple(site: Site, moves: Moves) -> Iterable[Constraint]:
                 yield Copied(own, repeated, (target.index, block.target[0]), shared)
 
 
+def _of_unit(index: Tensor, targets: Sequence[Dim], padded: bool, cause: Cause) -> Iterable[Constraint]:
+    """What reads the only index of a dimension cannot go where others are read beside it: the operand stays.
+
+    Where there are only copies of it, any number of them will do.
+    """
+    beside = index < 0
+    if len(targets) == 1 and bool(beside.any()):
+        yield Pinned(targets[0], cause, None if padded else ~beside)
+
+
 def couple_block(
     block: Block, source: Value, target: Value, padded: bool, cause: Any
 ) -> Iterable[Constraint]:
@@ -157,7 +167,10 @@ def couple_block(
     targets = tuple((target.index, d) for d in block.target if target.shape[d] != 1)
     if any(source.shape[d] == 0 for d in block.source) or any(target.shape[d] == 0 for d in block.target):
         return
-    if (not targets and not sources) or (not sources and block.index is not None):
+    if not targets and not sources:
+        return
+    if not sources and block.index is not None:
+        yield from _of_unit(block.index, targets, padded, cause)
         return
     if block.index is None and len(sources) == len(targets) == 1:
         yield Equal((*sources, *targets), cause)
