@@ -67,11 +67,22 @@ def trace(model: nn.Module, example: Example) -> Trace:
         with quiet():
             program = program.run_decompositions({})
     graph = freeze(program, clone, record, _state_names(program))
+    _require_telling(graph)
+    return Trace(graph, _tensors(graph, program, model))
+
+
+def _require_telling(graph: Graph) -> None:
+    """Refuse a call that shows nothing of what is needed: what is returned, if anything, is empty."""
     if not graph.outputs:
         raise ExportError(
             "the forward returns no tensor, so there is nothing that a smaller model could keep"
         )
-    return Trace(graph, _tensors(graph, program, model))
+    empty = [v.shape for v in (*graph.inputs, *graph.outputs) if 0 in v.shape]
+    if any(0 in v.shape for v in graph.inputs) and any(0 in v.shape for v in graph.outputs):
+        raise ExportError(
+            f"the example calls it with an empty tensor of shape {empty[0]} and gets one of shape "
+            f"{empty[-1]}, which shows nothing of what it computes. Use an example with some content."
+        )
 
 
 def _adopt_attention(clone: nn.Module) -> None:

@@ -568,3 +568,27 @@ def test_nothing_is_printed_when_a_model_cannot_be_exported(capfd: pytest.Captur
     materialize(planned(Forked().double(), rows()))
     captured = capfd.readouterr()
     assert captured.out == captured.err == ""
+
+
+class Chooses(nn.Module):
+    """Hands on the samples with a positive sum: none of the example's."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.enter, self.head = nn.Linear(4, 8), nn.Sequential(nn.Linear(8, 6), nn.ReLU(), nn.Linear(6, 2))
+
+    def forward(self, x: Tensor) -> Tensor:
+        hidden = self.enter(x)
+        return self.head(hidden[x.sum(1) > 0])
+
+
+def test_module_that_the_example_calls_with_nothing_stays_whole() -> None:
+    model = Chooses().double().eval()
+    mask = torch.ones(6, 8)
+    mask[0] = 0
+    masks = {"head.0": {"weight": mask}}
+    plan = plan_speedup(model, -torch.rand(3, 4, dtype=torch.float64), masks)
+    small, masked = materialize(plan), apply_masks(model, masks)
+    x = torch.randn(9, 4, dtype=torch.float64)
+    assert small.head[0].out_features == 6
+    torch.testing.assert_close(small(x), masked(x))
