@@ -124,11 +124,9 @@ def _compressed(tensor: Tensor, dims: tuple[int, ...]) -> bool:
 
 def pull(move: Move, tensor: Tensor, source: Shape, target: Shape, fill: Tensor) -> Tensor:
     """Forward pass: the compressed result state, `fill` (0-dim) where the move reads nothing."""
-    if 0 in source:
-        return fill.reshape((1,) * len(target))
-    blocks = move.blocks
     if 0 in source or 0 in target:
         return fill.reshape((1,) * len(target))
+    blocks = move.blocks
     has_gap = [b.index is not None and bool((b.index < 0).any()) for b in blocks]
     skip = [_compressed(tensor, b.source) and not gap for b, gap in zip(blocks, has_gap, strict=True)]
     if any(has_gap) and tensor.numel() == 1 and bool(tensor == fill):
@@ -151,9 +149,10 @@ def pull(move: Move, tensor: Tensor, source: Shape, target: Shape, fill: Tensor)
 
 def push(move: Move, live: Tensor, source: Shape, target: Shape) -> Tensor:
     """Backward pass on a compressed bool: which operand elements some True result element reads."""
-    blocks = move.blocks
     if 0 in source or 0 in target:
-        return torch.zeros((1,) * len(source), dtype=torch.bool)
+        # Where both are empty, as in an empty batch, there would be something to read in others.
+        return torch.full((1,) * len(source), 0 in source and 0 in target and bool(live.any()))
+    blocks = move.blocks
     skip = [_compressed(live, b.target) and (b.index is None or _onto(b, source)) for b in blocks]
     grouped = _grouped(live, target, [b.target for b in blocks], [not s for s in skip])
     for position, block in enumerate(blocks):
