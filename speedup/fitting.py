@@ -231,7 +231,8 @@ def _misplaced(
             (move, block)
             for move in before
             for block in move.blocks
-            if any(found[move.result][t] != wanted[move.result][t] for t in block.target)
+            if len(found[move.result]) != len(wanted[move.result])
+            or any(found[move.result][t] != wanted[move.result][t] for t in block.target)
         ]
     try:
         after = moves(arguments, [analysis.sizes(v) for v in op.operands], wanted)

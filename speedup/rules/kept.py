@@ -28,8 +28,9 @@ _REASONS: dict[str, str] = {
         normal normal_ uniform_ exponential_ random_ poisson fractional_max_pool2d fractional_max_pool3d
     """,
     "returns as many elements as its data say": """
-        nonzero nonzero_numpy argwhere masked_select unique_dim unique_consecutive _unique2
+        nonzero nonzero_numpy argwhere where.default masked_select unique_dim unique_consecutive _unique2
     """,
+    "starts where its data say": "narrow.Tensor",
     "counts elements": "histc histogram bincount searchsorted bucketize",
     "refers to elements by their number": "take put masked_scatter as_strided repeat_interleave.self_Tensor",
     "computes with all of a matrix": """

@@ -55,6 +55,7 @@ from speedup.rules.rule import (
     all_pinned_as_stated,
     equal,
     everything_read,
+    matched,
     no_needs,
     not_restated,
     nothing_known,
@@ -251,6 +252,18 @@ def _slice_rule(moves: Moves, needs: Needs) -> Rule:
     return evolve(rule, known=lambda op, facts: slice_known(op, facts, moves))
 
 
+def _shaped_like(name: str, moves: Moves) -> Rule:
+    """The rule of an operator that takes its result's shape from the operand `name`, and no more."""
+
+    def extra(site: Site) -> Iterable[Constraint]:
+        shape = site.operand(name)
+        if shape is not None:
+            cause = site.because(reason_for(site.op, "gives its result the shape of another tensor"))
+            yield from matched(cause, (site.op.result, shape), range(shape.ndim))
+
+    return layout_rule(moves, extra=extra)
+
+
 def _pads_a_unit(op: Op) -> bool:
     """Whether a dimension of extent 1 is padded: with more of it, other elements would lie there."""
     changed = zip(op.operands[0].shape, op.result.shape, strict=True)
@@ -267,7 +280,7 @@ def _pad_rule() -> Rule:
 
 
 _VIEWS = """
-    flatten squeeze unsqueeze view_as reshape_as atleast_1d _reshape_alias ravel
+    flatten squeeze unsqueeze atleast_1d.default _reshape_alias ravel
 """.split()
 _RESHAPES = {"view.default": "size", "_unsafe_view": "size", "reshape": "shape"}
 _EXPANSIONS = {"expand": "size", "broadcast_to": "size"}
@@ -281,7 +294,8 @@ RULES: dict[str, Rule] = {
     **{name: layout_rule(swap) for name in ("transpose", "swapaxes", "swapdims")},
     **{name: layout_rule(transpose_2d) for name in ("t", "numpy_T")},
     **{name: layout_rule(expand, result_sizes(argument)) for name, argument in _EXPANSIONS.items()},
-    "expand_as": layout_rule(expand),
+    "expand_as": _shaped_like("other", expand),
+    **{name: _shaped_like("other", reshape) for name in ("view_as", "reshape_as")},
     **{name: layout_rule(repeat) for name in ("repeat", "tile")},
     "repeat_interleave.self_int": layout_rule(repeat_interleave),
     **{name: layout_rule(cat) for name in ("cat", "concat", "concatenate")},
@@ -296,7 +310,7 @@ RULES: dict[str, Rule] = {
     "narrow": _slice_rule(narrow, narrowed),
     "slice_scatter": layout_rule(slice_scatter),
     "select_scatter": layout_rule(select_scatter),
-    "copy": layout_rule(copy),
+    "copy": _shaped_like("self", copy),
     "roll": _taken(roll),
     "flip": _taken(flip),
     **dict.fromkeys(("pad", "constant_pad_nd"), _pad_rule()),

@@ -85,14 +85,20 @@ def batch_norm_known(op: Op, facts: Facts) -> tuple[Fact, ...]:
     return (fact(known, value),)
 
 
+def _has_batch_statistics(op: Op) -> bool:
+    return bool(op.get("training")) or op.position("running_mean") is None
+
+
 def batch_norm_live(op: Op, facts: Facts, live: Lives) -> tuple[Tensor, ...]:
-    weight = _per_channel(op, facts, "weight", 1.0)
-    return _reads(op, live[0] & weight.maybe_nonzero, live[0])
+    data = live[0] & _per_channel(op, facts, "weight", 1.0).maybe_nonzero
+    if _has_batch_statistics(op):
+        data = any_over(data, (d for d in range(data.ndim) if d != 1))
+    return _reads(op, data, live[0])
 
 
 def batch_norm_couple(site: Site) -> Iterable[Constraint]:
     yield from channels_coupled(site)
-    if site.op.get("training") or site.op.position("running_mean") is None:
+    if _has_batch_statistics(site.op):
         data = site.op.operands[0]
         cause = site.because("batch statistics are taken over these dimensions")
         yield from pinned(data, (d for d in range(data.ndim) if d != 1), cause)

@@ -209,5 +209,7 @@ RULES: dict[str, Rule] = {
         for n in ("zeros_like", "ones_like", "full_like", "fill", "zero")
     },
     "empty_like": Rule(couple=couple, live=like_live),
-    "type_as": Rule(couple=type_as_couple, known=type_as_known, live=type_as_live),
+    **dict.fromkeys(
+        ("type_as", "to.other"), Rule(couple=type_as_couple, known=type_as_known, live=type_as_live)
+    ),
 }

@@ -63,7 +63,8 @@ def reduce_known(op: Op, facts: Facts) -> tuple[Fact, ...]:
     known = _shaped(op, all_over(data.known, dims))
     if not bool(known.any()):
         return nothing_known(op, facts)
-    values = evaluate(op, [spread(data.value, op.operands[0].shape, dims)])
+    # On an expanded view torch's median comes out as another number.
+    values = evaluate(op, [spread(data.value, op.operands[0].shape, dims).contiguous()])
     return tuple(fact(known, v) for v in values)
 
 

@@ -136,7 +136,7 @@ CALLS: dict[str, list[Call]] = {
     ],
     "unsqueeze": [of((2, 3), 0), of((2, 3), -1), of((2, 3), 1), of((), 0)],
     **dict.fromkeys(("view_as", "reshape_as"), VIEWS_AS),
-    "atleast_1d": [of(()), of((2, 3))],
+    "atleast_1d.default": [of(()), of((2, 3))],
     "_reshape_alias": [of((2, 6), (3, 4), (4, 1)), of((2, 6), (2, 2, 3), (6, 3, 1))],
     "ravel": [of((2, 3)), of((2, 1, 2))],
     "permute": [of((2, 3, 4), (2, 0, 1)), of((2, 3, 4), (-1, -3, -2)), of((2, 3), (0, 1))],

@@ -115,6 +115,8 @@ class Case:
         """The results on `tensors`, given in the order of the call."""
         with torch.no_grad():
             results = self.function(*tensors)
+        if results is None:
+            return []
         return list(results) if isinstance(results, tuple | list) else [results]
 
 
@@ -146,7 +148,9 @@ def direct_case(target: torch._ops.OpOverload, *args: Any, **keywords: Any) -> C
         if isinstance(argument, Tensors):
             found.append(argument)
             dtype = argument.sampler((1,), torch.Generator()).dtype
-            return Value(len(found) - 1, argument.shape, dtype, Origin.INPUT)
+            number = len(found) - 1
+            origin, name = (Origin.PARAMETER, f"state{number}") if argument.state else (Origin.INPUT, "")
+            return Value(number, argument.shape, dtype, origin, name)
         return tuple(value(a) for a in argument) if isinstance(argument, list | tuple) else argument
 
     arguments = {p.name: value(given.get(p.name, p.default_value)) for p in parameters}
@@ -229,8 +233,8 @@ def _operands(one: Case, generator: torch.Generator) -> list[Abstract]:
     return [abstract(operand, generator) for operand in one.operands]
 
 
-def check_known(one: Case, seed: int) -> int:
-    """Compare what the rule calls Known with `DRAWS` concrete runs; returns how many elements it called so.
+def check_known(one: Case, seed: int, draws: int = DRAWS) -> int:
+    """Compare what the rule calls Known with `draws` concrete runs; returns how many elements it called so.
 
     Raises:
         AssertionError: some element is not the claimed constant, or the fact is not well formed.
@@ -244,7 +248,7 @@ def check_known(one: Case, seed: int) -> int:
             assert_compressed(tensor, result.shape)
         unknown = ~found.known & (found.value != 0)
         assert not bool(unknown.any()), "the value of an Unknown element is not 0"
-    for _ in range(DRAWS):
+    for _ in range(draws):
         concrete = [o.draw(t.sampler, generator) for o, t in zip(operands, one.operands, strict=True)]
         for got, found in zip(one.run(concrete), claimed, strict=True):
             known = found.known.expand(got.shape)
