@@ -5,7 +5,6 @@ from __future__ import annotations
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from property_tests.strategies import Case, cases
 from property_tests.test_networks import given_model
 from speedup import STANDARD, constants, liveness
 from speedup.analysis import Analysis
@@ -15,6 +14,7 @@ from speedup.inputs import example_from
 from speedup.keepsets import solve
 from speedup.masks import resolve_masks
 from speedup.rewriting import Writer
+from speedup.testing.strategies import Case, cases
 from speedup.trace import trace
 
 

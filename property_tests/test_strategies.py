@@ -10,13 +10,13 @@ from hypothesis import HealthCheck, Phase, given, settings
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
-from property_tests import modules
-from property_tests.masks import Scattered, Slices, Whole
-from property_tests.networks import Input
-from property_tests.oracle import assert_same_output, masked_copy, run
-from property_tests.snapshots import model_state, process_state, tensor_bytes
-from property_tests.spec import Spec
-from property_tests.strategies import FAMILIES, Case, Family, Masks, Network, build, cases
+from speedup.testing import modules
+from speedup.testing.masks import MaskSpec, Scattered, Slices, Whole
+from speedup.testing.networks import FAMILIES, Family, Input, Network, build
+from speedup.testing.oracle import assert_same_output, masked_copy, run
+from speedup.testing.snapshots import model_state, process_state, tensor_bytes
+from speedup.testing.spec import Spec
+from speedup.testing.strategies import Case, cases
 
 # A survey looks at its examples as a whole, so it must see the same ones on every run.
 _SURVEY = settings(
@@ -163,7 +163,7 @@ def _varies(case: Case, model: nn.Module) -> bool:
 
 def _with_one_bias_lost(model: nn.Module) -> nn.Module:
     """A copy in which the first bias, or else the first parameter, has lost its last value."""
-    faulty = masked_copy(model, Masks(()))
+    faulty = masked_copy(model, MaskSpec(()))
     named = dict(faulty.named_parameters())
     hit = next((value for name, value in named.items() if "bias" in name), next(iter(named.values())))
     with torch.no_grad():

@@ -8,10 +8,10 @@ import attrs
 from hypothesis import strategies as st
 from torch import nn
 
-from property_tests.grammar.recurrent import last_state
-from property_tests.grammar.site import Layout, Shape, pick
-from property_tests.modules import FirstToken, FromTokens, GlobalMean, TokenMean, ToTokens, View
-from property_tests.spec import Spec, sequential
+from speedup.testing.grammar.recurrent import last_state
+from speedup.testing.grammar.site import Layout, Shape, pick
+from speedup.testing.modules import FirstToken, FromTokens, GlobalMean, TokenMean, ToTokens, View
+from speedup.testing.spec import Spec, sequential
 
 MOST_FEATURES = 200
 

@@ -8,9 +8,9 @@ import attrs
 from hypothesis import strategies as st
 from torch import nn
 
-from property_tests.grammar.convolutions import CONVOLUTION
-from property_tests.grammar.site import Production, Shape, Site, pick
-from property_tests.modules import (
+from speedup.testing.grammar.convolutions import CONVOLUTION
+from speedup.testing.grammar.site import Production, Shape, Site, pick
+from speedup.testing.modules import (
     BothWays,
     ChannelConvGate,
     Concat,
@@ -21,7 +21,7 @@ from property_tests.modules import (
     SqueezeExcite,
     Twice,
 )
-from property_tests.spec import Spec, sequential
+from speedup.testing.spec import Spec, sequential
 
 Chain = Callable[[st.DrawFn, Site, int], tuple[Spec, Shape]]
 """Draws at most so many blocks for a site and says what shape they make."""

@@ -1,13 +1,13 @@
 """The building blocks of generated networks: small modules written the way people write them."""
 
-from property_tests.modules.attention import (
+from speedup.testing.modules.attention import (
     Attention,
     CrossAttention,
     FusedAttention,
     GroupedQueryAttention,
     PackedAttention,
 )
-from property_tests.modules.composition import (
+from speedup.testing.modules.composition import (
     BothWays,
     Concat,
     Gated,
@@ -16,9 +16,9 @@ from property_tests.modules.composition import (
     SplitPaths,
     Twice,
 )
-from property_tests.modules.functions import Along, Fold, Map, Normalize
-from property_tests.modules.gates import ChannelConvGate, SpatialGate, SqueezeExcite
-from property_tests.modules.layout import (
+from speedup.testing.modules.functions import Along, Fold, Map, Normalize
+from speedup.testing.modules.gates import ChannelConvGate, SpatialGate, SqueezeExcite
+from speedup.testing.modules.layout import (
     ChannelPad,
     ChannelSlice,
     FirstToken,
@@ -33,8 +33,8 @@ from property_tests.modules.layout import (
     ToTokens,
     View,
 )
-from property_tests.modules.network import Film, Merge, Net, Prediction, Result, Siamese, TwoInputNet
-from property_tests.modules.parameters import (
+from speedup.testing.modules.network import Film, Merge, Net, Prediction, Result, Siamese, TwoInputNet
+from speedup.testing.modules.parameters import (
     BufferShift,
     ClassToken,
     FunctionalConv,
@@ -47,7 +47,7 @@ from property_tests.modules.parameters import (
     TiedLinears,
     WeightNormed,
 )
-from property_tests.modules.recurrent import LastState, Recurrent, Stepped, Translator
+from speedup.testing.modules.recurrent import LastState, Recurrent, Stepped, Translator
 
 __all__ = [
     "Along",

@@ -5,8 +5,8 @@ from __future__ import annotations
 from hypothesis import strategies as st
 from torch import nn
 
-from property_tests.grammar.site import MOST_CHANNELS, Production, Site, channel_counts, divisors, pick
-from property_tests.modules import (
+from speedup.testing.grammar.site import MOST_CHANNELS, Production, Site, channel_counts, divisors, pick
+from speedup.testing.modules import (
     Attention,
     ClassToken,
     FunctionalLinear,
@@ -20,7 +20,7 @@ from property_tests.modules import (
     TokenMixing,
     WeightNormed,
 )
-from property_tests.spec import Spec
+from speedup.testing.spec import Spec
 
 
 def _linear(draw: st.DrawFn, site: Site) -> Spec:

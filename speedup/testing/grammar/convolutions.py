@@ -7,9 +7,9 @@ from collections.abc import Mapping
 from hypothesis import strategies as st
 from torch import nn
 
-from property_tests.grammar.site import MOST_CHANNELS, Production, Site, channel_counts, divisors, pick
-from property_tests.modules import FunctionalConv, StandardizedConv, WeightNormed
-from property_tests.spec import Spec
+from speedup.testing.grammar.site import MOST_CHANNELS, Production, Site, channel_counts, divisors, pick
+from speedup.testing.modules import FunctionalConv, StandardizedConv, WeightNormed
+from speedup.testing.spec import Spec
 
 CONVOLUTION: Mapping[int, type[nn.Module]] = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}
 TRANSPOSED: Mapping[int, type[nn.Module]] = {

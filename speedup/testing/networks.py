@@ -11,13 +11,13 @@ import torch
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from property_tests.grammar.chain import draw_blocks, draw_opening
-from property_tests.grammar.compositions import adapter
-from property_tests.grammar.site import Layout, Shape, Site, pick, result_sizes
-from property_tests.grammar.transitions import TRANSITIONS
-from property_tests.modules import CrossAttention, Film, Merge, Net, Siamese, TiedLanguageModel, TwoInputNet
-from property_tests.spec import Spec, sequential
-from property_tests.state import enliven
+from speedup.testing.grammar.chain import draw_blocks, draw_opening
+from speedup.testing.grammar.compositions import adapter
+from speedup.testing.grammar.site import Layout, Shape, Site, pick, result_sizes
+from speedup.testing.grammar.transitions import TRANSITIONS
+from speedup.testing.modules import CrossAttention, Film, Merge, Net, Siamese, TiedLanguageModel, TwoInputNet
+from speedup.testing.spec import Spec, sequential
+from speedup.testing.state import enliven
 
 MOST_BLOCKS = 8
 VOCABULARY = 7
@@ -44,18 +44,25 @@ class Network:
 
 def build(network: Network, seed: int) -> nn.Module:
     """The network in float64 and eval mode, with lively weights; equal arguments give equal models."""
-    generator = torch.Generator().manual_seed(seed)
     with torch.random.fork_rng(devices=[]):
         model = network.module.build()
+    return lively(model, network.inputs, seed)
+
+
+def lively(model: nn.Module, inputs: tuple[Input, ...], seed: int) -> nn.Module:
+    """Turn `model` in place into float64 and eval mode, its state made from `seed`, parts of it frozen."""
+    generator = torch.Generator().manual_seed(seed)
     model = model.double().eval()
-    enliven(model, sample_inputs(network, 4, seed + 1), generator)
+    enliven(model, sample_inputs(inputs, 4, seed + 1), generator)
+    for index, parameter in enumerate(model.parameters()):
+        parameter.requires_grad_((seed >> index % 8) & 1 == 0)
     return model
 
 
-def sample_inputs(network: Network, batch: int, seed: int) -> tuple[Tensor, ...]:
+def sample_inputs(inputs: tuple[Input, ...], batch: int, seed: int = 0) -> tuple[Tensor, ...]:
     """Random inputs of that batch size; equal arguments give equal inputs."""
     generator = torch.Generator().manual_seed(seed)
-    return tuple(_sample(given, batch, generator) for given in network.inputs)
+    return tuple(_sample(given, batch, generator) for given in inputs)
 
 
 def _sample(given: Input, batch: int, generator: torch.Generator) -> Tensor:
@@ -64,12 +71,11 @@ def _sample(given: Input, batch: int, generator: torch.Generator) -> Tensor:
     return torch.randn((batch, *given.sizes), dtype=torch.float64, generator=generator)
 
 
-@functools.lru_cache(maxsize=1 << 10)
-def parameter_shapes(network: Network) -> tuple[tuple[str, tuple[int, ...]], ...]:
-    """The names and shapes of the network's parameters, a tied one under its first name."""
+@functools.lru_cache(maxsize=1 << 7)
+def skeleton(network: Network) -> nn.Module:
+    """A module of the network's names and shapes, to be read only."""
     with torch.random.fork_rng(devices=[]):
-        model = network.module.build()
-    return tuple((name, tuple(parameter.shape)) for name, parameter in model.named_parameters())
+        return network.module.build()
 
 
 @st.composite

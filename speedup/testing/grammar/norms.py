@@ -7,9 +7,9 @@ from collections.abc import Mapping
 from hypothesis import strategies as st
 from torch import nn
 
-from property_tests.grammar.site import Production, Site, divisors, pick
-from property_tests.modules import FromTokens, ToTokens
-from property_tests.spec import Spec, sequential
+from speedup.testing.grammar.site import Production, Site, divisors, pick
+from speedup.testing.modules import FromTokens, ToTokens
+from speedup.testing.spec import Spec, sequential
 
 BATCH_NORM: Mapping[int, type[nn.Module]] = {
     0: nn.BatchNorm1d,

@@ -7,9 +7,9 @@ from collections.abc import Mapping
 from hypothesis import strategies as st
 from torch import nn
 
-from property_tests.grammar.site import Production, Site, pick
-from property_tests.modules import Pad, SwapSpace
-from property_tests.spec import Spec
+from speedup.testing.grammar.site import Production, Site, pick
+from speedup.testing.modules import Pad, SwapSpace
+from speedup.testing.spec import Spec
 
 MAX_POOL: Mapping[int, type[nn.Module]] = {1: nn.MaxPool1d, 2: nn.MaxPool2d, 3: nn.MaxPool3d}
 AVERAGE_POOL: Mapping[int, type[nn.Module]] = {1: nn.AvgPool1d, 2: nn.AvgPool2d, 3: nn.AvgPool3d}

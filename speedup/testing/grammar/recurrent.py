@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from hypothesis import strategies as st
 
-from property_tests.grammar.site import Production, Shape, Site, channel_counts, pick
-from property_tests.modules import LastState, Recurrent, Stepped, Translator
-from property_tests.spec import Spec
+from speedup.testing.grammar.site import Production, Shape, Site, channel_counts, pick
+from speedup.testing.modules import LastState, Recurrent, Stepped, Translator
+from speedup.testing.spec import Spec
 
 
 def _kind(draw: st.DrawFn) -> dict[str, object]:

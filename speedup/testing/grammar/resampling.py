@@ -5,9 +5,9 @@ from __future__ import annotations
 from hypothesis import strategies as st
 from torch import nn
 
-from property_tests.grammar.site import MOST_CHANNELS, Production, Site, pick
-from property_tests.modules import Focus
-from property_tests.spec import Spec
+from speedup.testing.grammar.site import MOST_CHANNELS, Production, Site, pick
+from speedup.testing.modules import Focus
+from speedup.testing.spec import Spec
 
 
 def _upsample(draw: st.DrawFn, site: Site) -> Spec:

@@ -10,7 +10,7 @@ import attrs
 import torch
 from hypothesis import strategies as st
 
-from property_tests.spec import Spec
+from speedup.testing.spec import Spec
 
 Layout = Literal["image", "signal", "volume", "tokens", "vector"]
 

@@ -27,7 +27,7 @@ class Prediction:
     loss: Tensor | None = None
 
 
-torch.export.register_dataclass(Prediction, serialized_type_name="property_tests.Prediction")
+torch.export.register_dataclass(Prediction, serialized_type_name="speedup.testing.Prediction")
 
 Output = Tensor | tuple[Tensor, ...] | dict[str, Tensor | list[Tensor]] | Result | Prediction
 

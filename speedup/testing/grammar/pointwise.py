@@ -5,10 +5,10 @@ from __future__ import annotations
 from hypothesis import strategies as st
 from torch import nn
 
-from property_tests.grammar.site import Production, Site, pick
-from property_tests.modules import BufferShift, Map, ScaleShift
-from property_tests.modules.functions import POINTWISE
-from property_tests.spec import Spec
+from speedup.testing.grammar.site import Production, Site, pick
+from speedup.testing.modules import BufferShift, Map, ScaleShift
+from speedup.testing.modules.functions import POINTWISE
+from speedup.testing.spec import Spec
 
 ACTIVATIONS: tuple[Spec, ...] = (
     Spec.of(nn.ReLU),

@@ -5,10 +5,10 @@ from __future__ import annotations
 from hypothesis import strategies as st
 from torch import nn
 
-from property_tests.grammar.site import MOST_CHANNELS, Production, Site, divisors, pick
-from property_tests.modules import Along, ChannelPad, ChannelSlice, Fold, Normalize, Shuffle
-from property_tests.modules.functions import ALONG, FOLDS
-from property_tests.spec import Spec
+from speedup.testing.grammar.site import MOST_CHANNELS, Production, Site, divisors, pick
+from speedup.testing.modules import Along, ChannelPad, ChannelSlice, Fold, Normalize, Shuffle
+from speedup.testing.modules.functions import ALONG, FOLDS
+from speedup.testing.spec import Spec
 
 
 def _shuffle(draw: st.DrawFn, site: Site) -> Spec:

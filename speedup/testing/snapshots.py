@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import random
+from collections.abc import Iterator
 
 import attrs
 import numpy as np
@@ -79,9 +81,26 @@ def process_state() -> ProcessState:
     )
 
 
+def changes(before: ModelState, after: ModelState) -> Iterator[str]:
+    """What differs between two states of one model, in words."""
+    for one, other in itertools.zip_longest(before.modules, after.modules):
+        if one != other:
+            yield f"module {(one or other).name!r}"
+    for held, now in itertools.zip_longest(before.tensors, after.tensors):
+        if held != now:
+            yield f"tensor {(held or now).name!r}"
+
+
+def changes_of_process(before: ProcessState, after: ProcessState) -> Iterator[str]:
+    """What differs between two states of the process, by name."""
+    for field in attrs.fields(ProcessState):
+        if getattr(before, field.name) != getattr(after, field.name):
+            yield field.name.replace("_", " ")
+
+
 def tensor_bytes(tensor: Tensor) -> bytes:
     """A tensor's values, bit for bit."""
-    return tensor.detach().contiguous().numpy().tobytes()
+    return tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()
 
 
 def _module_state(name: str, module: nn.Module) -> ModuleState:

@@ -8,18 +8,18 @@ import attrs
 from hypothesis import strategies as st
 from torch import nn
 
-from property_tests.grammar.compositions import GATES, compositions
-from property_tests.grammar.convolutions import CONVOLUTION, CONVOLUTIONS, TRANSPOSED
-from property_tests.grammar.layouts import LAYOUTS
-from property_tests.grammar.linears import LINEARS, TOKEN_MIXERS
-from property_tests.grammar.norms import BATCH_NORM, SPATIAL_NORMS, TOKEN_NORMS, VECTOR_NORMS
-from property_tests.grammar.pointwise import POINTWISES
-from property_tests.grammar.pools import POOLS
-from property_tests.grammar.recurrent import RECURRENTS
-from property_tests.grammar.resampling import IMAGE_RESAMPLINGS
-from property_tests.grammar.site import Layout, Production, Shape, Site, draw_production, pick, result_sizes
-from property_tests.grammar.transitions import TRANSITIONS
-from property_tests.spec import Spec, sequential
+from speedup.testing.grammar.compositions import GATES, compositions
+from speedup.testing.grammar.convolutions import CONVOLUTION, CONVOLUTIONS, TRANSPOSED
+from speedup.testing.grammar.layouts import LAYOUTS
+from speedup.testing.grammar.linears import LINEARS, TOKEN_MIXERS
+from speedup.testing.grammar.norms import BATCH_NORM, SPATIAL_NORMS, TOKEN_NORMS, VECTOR_NORMS
+from speedup.testing.grammar.pointwise import POINTWISES
+from speedup.testing.grammar.pools import POOLS
+from speedup.testing.grammar.recurrent import RECURRENTS
+from speedup.testing.grammar.resampling import IMAGE_RESAMPLINGS
+from speedup.testing.grammar.site import Layout, Production, Shape, Site, draw_production, pick, result_sizes
+from speedup.testing.grammar.transitions import TRANSITIONS
+from speedup.testing.spec import Spec, sequential
 
 # Beyond this many values an example becomes slow without becoming more interesting.
 MOST_VALUES = 1500

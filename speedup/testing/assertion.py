@@ -1,0 +1,153 @@
+"""`assert_equivalent`: everything that is promised of a small model, in one line of a test."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+import torch
+from attrs import frozen
+from torch import Tensor, nn
+
+from speedup.inputs import batch_size, example_from, fresh_inputs
+from speedup.masks import MaskSource, apply_masks
+from speedup.materialize import materialize
+from speedup.plan import Plan
+from speedup.planner import plan_speedup
+from speedup.rules import STANDARD, Rules
+from speedup.testing.blame import first_differing
+from speedup.testing.masks import MaskSpec, mask_argument
+from speedup.testing.oracle import Yardstick, masked_copy
+from speedup.testing.snapshots import changes, changes_of_process, model_state, process_state
+from speedup.testing.source import expression, names_in
+from speedup.testing.structure import foreign_traits
+
+_SEED = 30_000
+
+
+def assert_equivalent(
+    model: nn.Module,
+    x: Any,
+    masks: MaskSpec | MaskSource | None = None,
+    *,
+    kwargs: Mapping[str, Any] | None = None,
+    others: Sequence[Any] = (),
+    batch_sizes: Sequence[int] = (1, 3),
+    tolerance: float | None = None,
+    keep: Sequence[str] = (),
+    rules: Rules = STANDARD,
+) -> Plan:
+    """Assert that the small model of `model` and `masks` is the masked one, and return its plan.
+
+    The model is planned and materialized without the library's own verification, and both are compared in
+    eval mode: on `x`, on random inputs like it at other batch sizes (those that the masked model takes), and
+    on `others`. Planning must leave the model and the global state as they are; the small model must have
+    the same modules, flags and dtypes, no larger tensors, and work with a reloaded state.
+
+    Args:
+        model: any module, in any mode. It is not changed.
+        x: example input, as in `plan_speedup`; so are `kwargs`, `keep` and `rules`.
+        masks: masks as in `plan_speedup`, or what `masks_for` draws.
+        others: further inputs of the same structure, such as other resolutions.
+        batch_sizes: sizes of the first dimension to compare at, besides that of `x`.
+        tolerance: largest error of an output relative to how it varies between inputs. None: by its dtype.
+
+    Raises:
+        AssertionError: a promise is broken; the message says which, where and for which masks.
+        SpeedupError: the model or the arguments cannot be planned.
+    """
+    if isinstance(masks, MaskSpec) and masks.style == "baked":
+        model = masked_copy(model, masks)
+    given = mask_argument(masks, model) if isinstance(masks, MaskSpec) else masks
+    before, process_before = model_state(model), process_state()
+    plan = plan_speedup(model, x, given, kwargs=kwargs, keep=keep, rules=rules)
+    small = materialize(plan, verify="none")
+    trial = _Trial(model, small, plan, masks)
+    trial.require_none("planning changed", changes(before, model_state(model)))
+    trial.require_none("planning changed the process", changes_of_process(process_before, process_state()))
+    trial.require_none("it is another build:", foreign_traits(small, model))
+    masked = masked_copy(model, masks) if isinstance(masks, MaskSpec) else apply_masks(model, given)
+    yardstick = Yardstick(masked.eval(), example_from(x, kwargs), tolerance)
+    trial.require_same_outputs(yardstick, [*_like(yardstick, batch_sizes), *_calls(others)])
+    return plan
+
+
+def _like(yardstick: Yardstick, batch_sizes: Sequence[int]) -> Iterator[Sequence[Tensor]]:
+    """The example's own tensors, then random ones at the batch sizes that the masked model takes."""
+    example = yardstick.example
+    yield example.tensors
+    own = batch_size(example)
+    for size in batch_sizes if own is not None else ():
+        tensors = fresh_inputs(example, size, torch.Generator().manual_seed(_SEED + size))
+        if size == own or yardstick.takes(tensors):
+            yield tensors
+
+
+def _calls(others: Sequence[Any]) -> Iterator[Sequence[Tensor]]:
+    for other in others:
+        yield example_from(other).tensors
+
+
+@frozen(eq=False)
+class _Trial:
+    """A small model under test, and all that a message about it should say."""
+
+    model: nn.Module
+    small: nn.Module
+    plan: Plan
+    masks: object
+
+    def require_none(self, broken: str, faults: Iterable[str]) -> None:
+        found = ", ".join(faults)
+        if found:
+            raise AssertionError(self._message(f"{broken} {found}"))
+
+    def require_same_outputs(self, yardstick: Yardstick, inputs: Sequence[Sequence[Tensor]]) -> None:
+        """Compare on each of `inputs`, on the first also with the state in a second small model."""
+        candidate = materialize(self.plan, verify="none")
+        candidate.load_state_dict(self.small.state_dict())
+        for model, calls in ((self.small.eval(), inputs), (candidate.eval(), inputs[:1])):
+            for tensors in calls:
+                deviation = yardstick.deviation(model, tuple(tensors))
+                if deviation is not None:
+                    raise AssertionError(self._deviates(deviation, yardstick, model, tensors))
+
+    def _deviates(
+        self, deviation: str, yardstick: Yardstick, model: nn.Module, tensors: Sequence[Tensor]
+    ) -> str:
+        path = first_differing(yardstick, model, tensors)
+        found = f"{deviation}\n  for inputs of shape {_shapes(tensors)}"
+        if path is None:
+            return self._message(found)
+        return self._message(
+            f"{found}\n  the first module of unchanged shape whose output differs is {path!r} "
+            f"({type(yardstick.masked.get_submodule(path)).__name__})\n"
+            f"  until that is mended, keep=[{path!r}] leaves that module as it is"
+        )
+
+    def _message(self, broken: str) -> str:
+        name = type(self.model).__name__
+        return "\n".join(
+            (
+                f"the small {name} is not the masked {name}: {broken}",
+                "",
+                *self._reproduction(),
+                "",
+                "The plan was:",
+                str(self.plan),
+            )
+        )
+
+    def _reproduction(self) -> Iterator[str]:
+        if not isinstance(self.masks, MaskSpec):
+            yield f"Masked were {', '.join(self.plan.subject.masks) or 'no parameters'}."
+            return
+        names = ", ".join(sorted({*names_in(self.masks), "assert_equivalent"}))
+        yield "To reproduce it with this model and input:"
+        yield f"    from speedup.testing import {names}"
+        yield from (f"    {line}" for line in f"masks = {expression(self.masks)}".splitlines())
+        yield "    assert_equivalent(model, x, masks)"
+
+
+def _shapes(tensors: Sequence[Tensor]) -> str:
+    return ", ".join(str(tuple(tensor.shape)) for tensor in tensors)

@@ -1,0 +1,255 @@
+"""`speedup.testing`: what it draws, what it refuses, and what it says."""
+
+from __future__ import annotations
+
+import importlib
+import re
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import HealthCheck, Phase, find, given, settings
+from hypothesis import strategies as st
+from torch import Tensor, nn
+
+from speedup.testing import (
+    Case,
+    Input,
+    MaskSpec,
+    Network,
+    Scattered,
+    Slices,
+    Spec,
+    Whole,
+    assert_equivalent,
+    expression,
+    inputs_like,
+    mask_argument,
+    masks_for,
+    source_of,
+)
+from speedup.testing.modules import FusedAttention, Net
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+QUICK = settings(
+    max_examples=10,
+    deadline=None,
+    database=None,
+    derandomize=True,
+    phases=[Phase.generate],
+    suppress_health_check=list(HealthCheck),
+)
+CASE = Case(
+    network=Network(
+        (Input((2, 5, 5)),), Spec.of(Net, Spec.of(nn.Conv2d, 2, 6, 3), Spec.of(nn.Conv2d, 6, 4, 3))
+    ),
+    seed=3,
+    batch=2,
+    masks=MaskSpec((Slices("stages.0.weight", 0, (1, 2)),), compact=True),
+    training=True,
+)
+
+
+def two_layers() -> nn.Module:
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Conv2d(3, 6, 3), nn.ReLU(), nn.Conv2d(6, 4, 3))
+
+
+def images(batch: int = 2) -> Tensor:
+    return torch.randn(batch, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+
+
+@pytest.fixture
+def off_by_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The rows of what was cut arrive one place further."""
+    library = importlib.import_module("speedup.materialize")
+    apply_edits = library.apply_edits
+
+    def planted(held: Mapping[str, Tensor], masks: object, edits: object) -> dict[str, Tensor]:
+        new = apply_edits(held, masks, edits)
+        return {name: t.roll(1, 0) if t.shape != held[name].shape else t for name, t in new.items()}
+
+    monkeypatch.setattr(library, "apply_edits", planted)
+
+
+def test_an_equivalent_model_passes_and_its_plan_is_returned() -> None:
+    plan = assert_equivalent(two_layers(), images(), MaskSpec((Slices("0.weight", 0, (0, 1, 2)),)))
+    assert plan.parameters_after < plan.parameters_before
+
+
+def test_masks_may_be_given_as_to_the_planner() -> None:
+    mask = torch.ones(6, 3, 3, 3)
+    mask[:2] = 0
+    plan = assert_equivalent(two_layers(), (images(),), {"0": {"weight": mask}}, others=[images(1)])
+    assert plan.layers[0].path == "0"
+
+
+def test_layers_to_keep_are_kept() -> None:
+    masks = MaskSpec((Slices("0.weight", 0, (0, 1, 2)),))
+    plan = assert_equivalent(two_layers(), images(), masks, keep=["0", "2"])
+    assert plan.parameters_after == plan.parameters_before
+
+
+def test_a_fault_is_reported_with_place_masks_and_plan(off_by_one: None) -> None:
+    with pytest.raises(AssertionError) as caught:
+        assert_equivalent(two_layers(), images(), MaskSpec((Slices("0.weight", 0, (0, 1)),)))
+    message = str(caught.value)
+    assert message.startswith("the small Sequential is not the masked Sequential: output is off by ")
+    assert "for inputs of shape (2, 3, 8, 8)" in message
+    assert "keep=['2'] leaves that module as it is" in message
+    assert "    masks = MaskSpec((Slices('0.weight', 0, (0, 1)),))" in message
+    assert "Conv2d(3, 6) -> (3, 4)" in message
+
+
+def test_a_changed_model_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
+    library = importlib.import_module("speedup.testing.assertion")
+    plan_speedup = library.plan_speedup
+
+    def careless(model: nn.Module, *arguments: object) -> object:
+        model.get_submodule("2").eval()
+        return plan_speedup(model, *arguments)
+
+    monkeypatch.setattr(library, "plan_speedup", lambda *given, **_: careless(*given))
+    with pytest.raises(AssertionError, match="planning changed module '2'"):
+        assert_equivalent(two_layers(), images(), None)
+
+
+def test_the_printed_source_reproduces_a_failure(off_by_one: None) -> None:
+    with pytest.raises(AssertionError) as caught:
+        CASE.check()
+    (source,) = caught.value.__notes__
+    assert source == source_of(CASE)
+    with pytest.raises(AssertionError, match="the small Net is not the masked Net") as again:
+        exec(source, {})
+    assert str(again.value) == str(caught.value)
+
+
+def test_the_printed_source_passes_where_there_is_no_fault() -> None:
+    exec(source_of(CASE), {})
+
+
+def test_source_of_a_case_is_what_one_would_write() -> None:
+    assert source_of(CASE).splitlines() == [
+        "from torch import nn",
+        "",
+        "from speedup.testing import Input, MaskSpec, Slices, assert_equivalent, lively, sample_inputs",
+        "from speedup.testing.modules import Net",
+        "",
+        "inputs = (Input((2, 5, 5)),)",
+        "model = Net(nn.Conv2d(2, 6, 3), nn.Conv2d(6, 4, 3))",
+        "model = lively(model, inputs, seed=3).train(True)",
+        "masks = MaskSpec((Slices('stages.0.weight', 0, (1, 2)),), compact=True)",
+        "assert_equivalent(model, sample_inputs(inputs, batch=2), masks)",
+    ]
+
+
+def test_long_expressions_are_broken_into_lines_that_mean_the_same() -> None:
+    masks = MaskSpec(tuple(Slices(f"stages.{n}.weight", 0, (n, n + 1)) for n in range(6)), style="baked")
+    written = expression(masks)
+    assert max(map(len, written.splitlines())) < 100
+    assert eval(written, {"MaskSpec": MaskSpec, "Slices": Slices}) == masks
+    assert repr(masks) == written
+
+
+def test_a_failing_search_shrinks_to_a_single_cut(off_by_one: None) -> None:
+    model = two_layers()
+
+    def fails(masks: MaskSpec) -> bool:
+        try:
+            assert_equivalent(model, images(), masks, batch_sizes=())
+        except AssertionError:
+            return True
+        return False
+
+    found = find(masks_for(model), fails, settings=settings(QUICK, max_examples=50, phases=tuple(Phase)))
+    assert len(found.cuts) == 1
+
+
+def test_masks_of_all_kinds_are_drawn_and_fit_the_model() -> None:
+    model = two_layers()
+    drawn: list[MaskSpec] = []
+
+    @settings(QUICK, max_examples=150)
+    @given(masks_for(model))
+    def collect(masks: MaskSpec) -> None:
+        mask_argument(masks, model)
+        drawn.append(masks)
+
+    collect()
+    assert {type(cut) for masks in drawn for cut in masks.cuts} == {Slices, Scattered, Whole}
+    assert {0, 1} <= {cut.dim for masks in drawn for cut in masks.cuts if isinstance(cut, Slices)}
+    assert any(not masks.cuts for masks in drawn)
+
+
+def test_whole_heads_are_masked_where_a_module_counts_them() -> None:
+    model = FusedAttention(8, 4, 2)
+    head_of_row = torch.arange(24) // 2 % 4
+
+    def is_of_whole_heads(masks: MaskSpec) -> bool:
+        rows = [
+            set(cut.indices)
+            for cut in masks.cuts
+            if isinstance(cut, Slices) and cut.parameter == "qkv.weight"
+        ]
+        gone = {int(head_of_row[row]) for row in rows[0]} if rows and masks.cuts[0].dim == 0 else set()
+        whole = {row for row in range(24) if int(head_of_row[row]) in gone}
+        return bool(gone) and len(gone) == 1 and rows[0] == whole
+
+    find(masks_for(model), is_of_whole_heads, settings=settings(QUICK, max_examples=1000))
+
+
+def test_masks_of_wide_layers_stay_short_to_print() -> None:
+    @settings(QUICK, max_examples=40)
+    @given(masks_for(nn.Linear(64, 512)))
+    def is_short(masks: MaskSpec) -> None:
+        assert len(repr(masks)) < 4000
+
+    is_short()
+
+
+def test_a_model_without_parameters_has_no_masks() -> None:
+    with pytest.raises(ValueError, match="this ReLU has no parameters"):
+        masks_for(nn.ReLU())
+
+
+@QUICK
+@given(data=st.data())
+def test_inputs_have_the_structure_of_the_example(data: st.DataObject) -> None:
+    ids, image = torch.tensor([[1, 4], [4, 6]]), images()
+    given_ids, given_image = data.draw(inputs_like((ids, image), resolutions=[(5, 6)]))
+    assert len(given_ids) == len(given_image) in (1, 2, 3)
+    assert set(given_ids.flatten().tolist()) <= {1, 4, 6}
+    assert given_image.shape[1:] in ((3, 8, 8), (3, 5, 6))
+    assert data.draw(inputs_like({"x": image}))["x"].dtype == image.dtype
+
+
+def test_without_hypothesis_the_extra_is_named() -> None:
+    code = (
+        "import importlib.util, sys\n"
+        "real = importlib.util.find_spec\n"
+        "importlib.util.find_spec = lambda name, *rest: None if name == 'hypothesis' else real(name, *rest)\n"
+        "import speedup\n"
+        "assert 'hypothesis' not in sys.modules\n"
+        "try:\n    import speedup.testing\nexcept ImportError as error:\n    print(error)\n"
+    )
+    ran = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert "speedup.testing needs Hypothesis" in ran.stdout
+    assert "pip install 'speedup[test]'" in ran.stdout
+
+
+def test_example_of_the_readme_runs_as_it_stands() -> None:
+    example = re.search(r"<!-- run by tests/test_testing.py -->\n```python\n(.*?)^```$", README, re.M | re.S)
+    assert example is not None
+    names: dict[str, object] = {}
+    profile = settings.get_current_profile_name()
+    try:
+        exec(example[1], names)
+    finally:
+        settings.load_profile(profile)
+    test = names["test_small_model_is_equivalent"]
+    assert callable(test)
+    settings(QUICK, max_examples=3)(test)()
