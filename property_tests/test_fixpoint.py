@@ -18,7 +18,7 @@ from speedup.testing.strategies import Case, cases
 from speedup.trace import trace
 
 
-def _analysis(case: Case) -> Analysis:
+def analysis_of(case: Case) -> Analysis:
     model, masks = given_model(case)
     traced = trace(model, example_from(case.example()))
     facts = constants.analyse(traced.graph, traced.tensors, resolve_masks(model, masks), STANDARD)
@@ -27,14 +27,14 @@ def _analysis(case: Case) -> Analysis:
     return couple(traced.graph, facts, lives, STANDARD, writer)
 
 
-def _extents(analysis: Analysis) -> dict[Dim, int]:
+def extents_of(analysis: Analysis) -> dict[Dim, int]:
     return {(v.index, d): n for v in analysis.graph.values for d, n in enumerate(v.shape)}
 
 
 @settings(max_examples=max(1, settings().max_examples // 3))
 @given(case=cases())
 def test_keep_sets_of_a_network_satisfy_every_constraint_and_hold_the_seeds(case: Case) -> None:
-    analysis = _analysis(case)
+    analysis = analysis_of(case)
     for dim, seed in analysis.seeds.items():
         wanted = analysis.kept[dim] if seed is not None else ~analysis.kept[dim]
         assert not bool((~wanted & seed).any() if seed is not None else wanted.any())
@@ -44,7 +44,7 @@ def test_keep_sets_of_a_network_satisfy_every_constraint_and_hold_the_seeds(case
             assert all(bool((first == other).all()) for other in others)
         else:
             _assert_satisfied(constraint, analysis)
-    assert all(bool(analysis.kept[d].any()) for d, n in _extents(analysis).items() if n)
+    assert all(bool(analysis.kept[d].any()) for d, n in extents_of(analysis).items() if n)
 
 
 def _assert_satisfied(constraint: Closure, analysis: Analysis) -> None:
@@ -55,9 +55,9 @@ def _assert_satisfied(constraint: Closure, analysis: Analysis) -> None:
 @settings(max_examples=max(1, settings().max_examples // 3))
 @given(case=cases(), data=st.data())
 def test_needing_more_never_keeps_less(case: Case, data: st.DataObject) -> None:
-    analysis = _analysis(case)
+    analysis = analysis_of(case)
     forced = [c for c in analysis.constraints if isinstance(c, Equal) or not c.is_choice]
-    extents = _extents(analysis)
+    extents = extents_of(analysis)
     less = solve(extents, analysis.seeds, forced)
     dims = sorted(d for d, n in extents.items() if n)
     extra = data.draw(st.lists(st.sampled_from(dims), max_size=3), label="whole dimensions needed as well")

@@ -16,7 +16,7 @@ from speedup.constraints import Cause, Constraint, Counted, Equal, Mapped, Pinne
 from speedup.edits import AddToParameter, Edit, Frozen
 from speedup.graph import Op, Value
 from speedup.keepsets import KeepSets
-from speedup.lattice import Fact, fact, indicator, uniform_along, vector
+from speedup.lattice import Fact, any_over, fact, indicator, uniform_along, vector
 from speedup.rules.recurrence import Cell, Recurrence, describe
 from speedup.rules.rule import (
     Facts,
@@ -67,14 +67,22 @@ def recurrent_live(op: Op, facts: Facts, live: Lives) -> tuple[Tensor, ...]:
     found = _demands(shape, layers, live)
     units = torch.stack([one for demand in found for one in demand.units])
     reads = {shape.data.index: vector(found[0].columns, shape.data.ndim - 1, shape.data.ndim)}
-    for value in shape.initial:
-        reads[value.index] = units[:, None] if value.ndim == 3 else units
+    for position, value in enumerate(op.operands):
+        if value in shape.initial:
+            # Where only the number of entries counts, any of them may stand for those that are read.
+            own = any_over(units, [1]) if _is_interchangeable(facts[position]) else units
+            reads[value.index] = own[:, None] if value.ndim == 3 else own
     for number, direction, cell in shape.placed():
         rows = found[number].units[direction].repeat(shape.gates)
         for weight in cell.weights:
             own = vector(rows, 0, weight.ndim)
             reads[weight.index] = own | reads.get(weight.index, indicator(False, weight.ndim))
     return tuple(reads[v.index] for v in op.operands)
+
+
+def _is_interchangeable(state: Fact) -> bool:
+    """Whether all units of a state start from the same constant."""
+    return state.is_all_known() and uniform_along(state.value, [state.ndim - 1])
 
 
 def _demands(shape: Recurrence, layers: tuple[Layer, ...], live: Lives) -> tuple[Demand, ...]:
@@ -176,8 +184,7 @@ def _states(site: Site, shape: Recurrence, cause: Cause) -> Iterable[Constraint]
     sized = list(units)
     for value in shape.initial:
         dim = (value.index, value.ndim - 1)
-        found = site.fact(value)
-        if found.is_all_known() and uniform_along(found.value, [value.ndim - 1]):
+        if _is_interchangeable(site.fact(value)):
             sized.append(dim)
         else:
             yield Equal((dim, *units), cause)

@@ -32,7 +32,7 @@ from speedup.rules.rule import (
 def _dims(op: Op) -> tuple[int, ...]:
     """The dimensions an op reduces or runs along; all of them when it names none."""
     ndim = op.operands[0].ndim
-    given = op.get("dim", op.get("axis"))
+    given = 0 if op.name == "msort" else op.get("dim", op.get("axis"))
     if given is None or given == () or ndim == 0:
         return tuple(range(ndim))
     return tuple(d % ndim for d in (given if isinstance(given, tuple) else (given,)))

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from speedup.constraints import Constraint
 from speedup.graph import Op, Value
-from speedup.lattice import Fact, all_over, any_over, broadcast, fact, fold_to, indicator, uniform_along
+from speedup.lattice import Fact, all_over, any_over, broadcast, fact, fold_to, indicator
 from speedup.rules.rule import (
     Facts,
     Lives,
@@ -66,13 +66,12 @@ def _agreed(contents: Sequence[Fact], only_zero: bool) -> tuple[Tensor, Tensor]:
 
 def _flattened(found: Fact, dims: Iterable[int]) -> Fact | None:
     """`found` made uniform along `dims`: Known where all along them is one constant."""
-    dims = tuple(dims)
-    if found.is_unknown or not uniform_along(found.value, dims):
+    if found.is_unknown:
         return None
-    known, value = all_over(found.known, dims), found.value
+    dims, first = tuple(dims), found.value
     for dim in dims:
-        value = value.narrow(dim, 0, 1)
-    return Fact(known, value)
+        first = first.narrow(dim, 0, 1)
+    return fact(*broadcast(all_over(found.known & (found.value == first), dims), first))
 
 
 def picked_known(op: Op, facts: Facts) -> tuple[Fact, ...]:

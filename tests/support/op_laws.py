@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -15,7 +16,7 @@ from speedup.coupling import couple
 from speedup.edits import AddToParameter, MergeColumns, SliceGroups
 from speedup.functional import partial_layer_norm
 from speedup.graph import Graph, Op, Value
-from speedup.lattice import Fact, fact
+from speedup.lattice import Fact, fact, indicator, unknown
 from speedup.restatements import (
     Arguments,
     MeanOfTotal,
@@ -94,10 +95,24 @@ def sliced(one: Case, seed: int) -> Sliced:
     lives = [_live(r, patterns, generator) for r in op.results]
     known = rule.known(op, facts)
     reads = rule.live(op, facts, lives)
-    graph = Graph((*op.operands, *op.results), (op,), (), ())
-    all_lives = (*reads, *lives)
-    analysis = couple(graph, (*facts, *known), all_lives, STANDARD, Obliging({}))
+    graph = _read_graph(op, lives)
+    rest = len(graph.ops) - 1
+    all_facts = (*facts, *known, *(unknown(v.ndim, v.dtype) for v in graph.values[-rest:] if rest))
+    all_lives = (*reads, *lives, *(indicator(False, v.ndim) for v in graph.values[-rest:] if rest))
+    analysis = couple(graph, all_facts, all_lives, STANDARD, Obliging({}))
     return Sliced(one, operands, all_lives, analysis)
+
+
+def _read_graph(op: Op, lives: Sequence[Tensor]) -> Graph:
+    """The op, and after it others that read those of its results that are live."""
+    values, ops = [*op.operands, *op.results], [op]
+    for result, live in zip(op.results, lives, strict=True):
+        if bool(live.any()):
+            made = evolve(result, index=len(values))
+            arguments = MappingProxyType({"self": result})
+            ops.append(Op(len(ops), torch.ops.aten.relu.default, arguments, (made,), op.owner))
+            values.append(made)
+    return Graph(tuple(values), tuple(ops), (), ())
 
 
 def _patterned(operand: Tensors, patterns: Mapping[int, Tensor], generator: torch.Generator) -> Abstract:
