@@ -41,7 +41,7 @@ _OPTIONS = {
     *("bias", "groups", "stride", "dilation", "padding", "padding=same", "output_padding"),
     *("padding_mode=reflect", "padding_mode=replicate", "padding_mode=circular"),
     *("affine", "elementwise_affine", "track_running_stats", "count_include_pad", "ceil_mode"),
-    *("inplace", "in_place", "sizes", "add", "step", "shifted", "norm", "causal", "chunked"),
+    *("inplace", "in_place", "sizes", "add", "step", "shifted", "norm", "causal", "chunked", "norm_first"),
     *("mode=bilinear", "align_corners", "taps"),
     *("kind=lstm", "kind=tanh", "kind=relu", "layers", "bidirectional", "batch_first"),
     *("outputs=tuple", "outputs=dict", "outputs=named tuple", "outputs=dataclass"),

@@ -15,7 +15,16 @@ from speedup.testing.grammar.chain import draw_blocks, draw_opening
 from speedup.testing.grammar.compositions import adapter
 from speedup.testing.grammar.site import Layout, Shape, Site, pick, result_sizes
 from speedup.testing.grammar.transitions import TRANSITIONS
-from speedup.testing.modules import CrossAttention, Film, Merge, Net, Siamese, TiedLanguageModel, TwoInputNet
+from speedup.testing.modules import (
+    CrossAttention,
+    EncoderDecoder,
+    Film,
+    Merge,
+    Net,
+    Siamese,
+    TiedLanguageModel,
+    TwoInputNet,
+)
 from speedup.testing.spec import Spec, sequential
 from speedup.testing.state import enliven
 
@@ -191,9 +200,15 @@ def _cross_attended(draw: st.DrawFn) -> Front:
     return (Input(tokens.sizes), Input(memory.sizes)), merge, tokens
 
 
+def _encoded_and_decoded(draw: st.DrawFn) -> Front:
+    tokens, memory = _draw_shape(draw, "tokens"), _draw_shape(draw, "tokens")
+    merge = Spec.of(EncoderDecoder, tokens.channels, memory.channels, pick(draw, 2, 3))
+    return (Input(tokens.sizes), Input(memory.sizes)), merge, tokens
+
+
 _FRONTS: Mapping[Family, tuple[Callable[[st.DrawFn], Front], ...]] = {
     "image": (_one_input("image"),),
     "sequence": (_one_input("tokens"), _one_input("tokens"), _token_ids, _one_input("signal")),
     "other": (_one_input("vector"), _one_input("vector"), _one_input("volume")),
-    "pair": (_two_alike, _two_alike, _conditioned_image, _cross_attended),
+    "pair": (_two_alike, _two_alike, _conditioned_image, _cross_attended, _encoded_and_decoded),
 }

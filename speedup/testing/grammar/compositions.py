@@ -16,6 +16,7 @@ from speedup.testing.modules import (
     Concat,
     Gated,
     Residual,
+    SkipLevel,
     SpatialGate,
     SplitPaths,
     SqueezeExcite,
@@ -117,6 +118,10 @@ def _spatial_gate(draw: st.DrawFn, site: Site) -> Spec:
     return Spec.of(SpatialGate, 3)
 
 
+def _skip_level(draw: st.DrawFn, site: Site) -> Spec:
+    return Spec.of(SkipLevel, site.shape.channels, draw(st.integers(2, 6)))
+
+
 def _pieces(draw: st.DrawFn, channels: int) -> tuple[tuple[int, ...], dict[str, object]]:
     """The sizes of the pieces and the options that ask for them."""
     if channels % 2 == 0 and draw(st.booleans()):
@@ -158,4 +163,5 @@ GATES = (
     Production(_squeeze_excite),
     Production(_channel_conv_gate),
     Production(_spatial_gate),
+    Production(_skip_level),
 )

@@ -13,11 +13,16 @@ from speedup.testing.modules import (
     FusedAttention,
     GatedUnit,
     GroupedQueryAttention,
+    LiteralChunk,
+    LiteralHeads,
+    LiteralSplit,
     PackedAttention,
     PositionEmbedding,
+    SharedKeys,
     SharedWeight,
     TiedLinears,
     TokenMixing,
+    TransformerBlock,
     WeightNormed,
 )
 from speedup.testing.spec import Spec
@@ -66,6 +71,24 @@ def _packed_attention(draw: st.DrawFn, site: Site) -> Spec:
     return Spec.of(PackedAttention, features, draw(st.sampled_from(divisors(features))))
 
 
+def _shared_keys(draw: st.DrawFn, site: Site) -> Spec:
+    heads, kv_heads = pick(draw, (4, 2), (3, 1))
+    return Spec.of(SharedKeys, site.shape.channels, heads, kv_heads, pick(draw, 2, 3))
+
+
+def _transformer_block(draw: st.DrawFn, site: Site) -> Spec:
+    order: dict[str, object] = pick(draw, {}, {"norm_first": False})
+    return Spec.of(TransformerBlock, site.shape.channels, pick(draw, 2, 3), draw(channel_counts()), **order)
+
+
+def _literal(draw: st.DrawFn, site: Site) -> Spec:
+    return Spec.of(pick(draw, LiteralChunk, LiteralSplit), site.shape.channels)
+
+
+def _literal_heads(draw: st.DrawFn, site: Site) -> Spec:
+    return Spec.of(LiteralHeads, site.shape.channels)
+
+
 def _token_mixing(draw: st.DrawFn, site: Site) -> Spec:
     length = site.shape.space[0]
     return Spec.of(TokenMixing, length, length if site.keep_space else draw(st.integers(1, 6)))
@@ -95,12 +118,18 @@ LINEARS = (
     Production(_tied),
     Production(_gated_unit),
     Production(_weight_normed),
+    Production(_literal),
+    Production(_literal),
 )
 TOKEN_MIXERS = (
     Production(_attention),
     Production(_fused_attention),
     Production(_grouped_query_attention),
     Production(_packed_attention),
+    Production(_shared_keys),
+    Production(_transformer_block),
+    Production(_transformer_block),
+    Production(_literal_heads),
     Production(_token_mixing),
     Production(_position_embedding),
     Production(_class_token, _may_lengthen),

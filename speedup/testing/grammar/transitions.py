@@ -10,7 +10,15 @@ from torch import nn
 
 from speedup.testing.grammar.recurrent import last_state
 from speedup.testing.grammar.site import Layout, Shape, pick
-from speedup.testing.modules import FirstToken, FromTokens, GlobalMean, TokenMean, ToTokens, View
+from speedup.testing.modules import (
+    FirstToken,
+    FromTokens,
+    GlobalMean,
+    LiteralFlatten,
+    TokenMean,
+    ToTokens,
+    View,
+)
 from speedup.testing.spec import Spec, sequential
 
 MOST_FEATURES = 200
@@ -33,6 +41,10 @@ def _flatten(draw: st.DrawFn, shape: Shape) -> Spec:
 
 def _pooled(draw: st.DrawFn, shape: Shape) -> Spec:
     return sequential(Spec.of(nn.AdaptiveAvgPool2d, 1), Spec.of(nn.Flatten))
+
+
+def _literally_flat(draw: st.DrawFn, shape: Shape) -> Spec:
+    return Spec.of(LiteralFlatten, shape.channels)
 
 
 def _constantly(make: type[nn.Module], *arguments: object) -> Callable[[st.DrawFn, Shape], Spec]:
@@ -75,6 +87,7 @@ TRANSITIONS: Mapping[Layout, tuple[Transition, ...]] = {
         Transition("vector", _flatten, _is_small),
         Transition("vector", _flatten, _is_small),
         Transition("vector", _pooled),
+        Transition("vector", _literally_flat),
         Transition("vector", _constantly(GlobalMean)),
         Transition("tokens", _constantly(ToTokens), _has_few_positions),
     ),

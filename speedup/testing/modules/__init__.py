@@ -33,6 +33,7 @@ from speedup.testing.modules.layout import (
     ToTokens,
     View,
 )
+from speedup.testing.modules.literals import LiteralChunk, LiteralFlatten, LiteralHeads, LiteralSplit
 from speedup.testing.modules.network import Film, Merge, Net, Prediction, Result, Siamese, TwoInputNet
 from speedup.testing.modules.parameters import (
     BufferShift,
@@ -48,6 +49,7 @@ from speedup.testing.modules.parameters import (
     WeightNormed,
 )
 from speedup.testing.modules.recurrent import LastState, Recurrent, Stepped, Translator
+from speedup.testing.modules.transformer import EncoderDecoder, SharedKeys, SkipLevel, TransformerBlock
 
 __all__ = [
     "Along",
@@ -60,6 +62,7 @@ __all__ = [
     "ClassToken",
     "Concat",
     "CrossAttention",
+    "EncoderDecoder",
     "Film",
     "FirstToken",
     "Focus",
@@ -73,6 +76,10 @@ __all__ = [
     "GlobalMean",
     "GroupedQueryAttention",
     "LastState",
+    "LiteralChunk",
+    "LiteralFlatten",
+    "LiteralHeads",
+    "LiteralSplit",
     "Map",
     "Merge",
     "Net",
@@ -85,9 +92,11 @@ __all__ = [
     "Residual",
     "Result",
     "ScaleShift",
+    "SharedKeys",
     "SharedWeight",
     "Shuffle",
     "Siamese",
+    "SkipLevel",
     "SpatialGate",
     "SplitPaths",
     "SqueezeExcite",
@@ -99,6 +108,7 @@ __all__ = [
     "ToTokens",
     "TokenMean",
     "TokenMixing",
+    "TransformerBlock",
     "Translator",
     "Twice",
     "TwoInputNet",
