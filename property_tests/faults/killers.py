@@ -1,0 +1,54 @@
+"""Which tests of the suite are held against a fault: arguments of pytest, by what they claim.
+
+This is the only place that names tests.
+"""
+
+from __future__ import annotations
+
+_NETWORKS = "property_tests/test_networks.py"
+_SMALL = f"{_NETWORKS}::test_small_model_equals_masked_model_and_given_model_is_untouched"
+
+# Laws of whole networks that Hypothesis draws.
+IMAGES, SEQUENCES, OTHERS, PAIRS = (f"{_SMALL}[{f}]" for f in ("image", "sequence", "other", "pair"))
+NETWORKS = (IMAGES, SEQUENCES, OTHERS, PAIRS)
+VALUES = f"{_NETWORKS}::test_plans_are_values_and_materializing_leaves_nothing_to_cut"
+FIXPOINT = "property_tests/test_fixpoint.py"
+ENGINE = "property_tests/test_keepsets.py"
+
+# An operator's rule against the operator itself, on generated operands.
+CONTRACTIONS = "tests/rules/test_contraction.py"
+EINSUMS = "tests/rules/test_einsum.py"
+LAYOUTS = "tests/rules/test_layout_rules.py"
+NORMS = "tests/rules/test_normalization.py"
+POINTWISE = "tests/rules/test_pointwise.py"
+POSITIONS = "tests/rules/test_positions.py"
+REDUCTIONS = "tests/rules/test_reduction.py"
+
+# Generated masks around one kind of layer.
+FEATURES = "tests/rules/test_layer_norm.py"
+RECURRENT = "tests/rules/test_recurrent.py"
+REPARAMETRIZED = "tests/rules/test_reparametrized.py"
+SANDWICHES = "tests/rules/test_sandwiches.py"
+STATED = "tests/rules/test_stated.py"
+HEADS = "tests/test_attention_heads.py"
+WIDTHS = "tests/test_attention_widths.py"
+ATTENTION = "tests/test_attention.py"
+
+# What a plan and a small model promise, case by case.
+ATTRIBUTES = "tests/test_attributes.py"
+COPYING = "tests/test_copying.py"
+COUPLING = "tests/test_coupling.py"
+FITTING = "tests/test_fitting.py"
+MATERIALIZE = "tests/test_materialize.py"
+PLANNER = "tests/test_planner.py"
+REWRITING = "tests/test_rewriting.py"
+SOLVING = "tests/test_solving.py"
+TRACE = "tests/test_trace.py"
+
+# What the control has to pass.
+EVERY = (
+    *NETWORKS,
+    *(VALUES, FIXPOINT, ENGINE, CONTRACTIONS, EINSUMS, LAYOUTS, NORMS, POINTWISE, POSITIONS, REDUCTIONS),
+    *(FEATURES, RECURRENT, REPARAMETRIZED, SANDWICHES, STATED, HEADS, WIDTHS, ATTENTION),
+    *(ATTRIBUTES, COPYING, COUPLING, FITTING, MATERIALIZE, PLANNER, REWRITING, SOLVING, TRACE),
+)
