@@ -23,8 +23,21 @@ NORMS = "tests/rules/test_normalization.py"
 POINTWISE = "tests/rules/test_pointwise.py"
 POSITIONS = "tests/rules/test_positions.py"
 REDUCTIONS = "tests/rules/test_reduction.py"
+OTHER_BATCHES = f"{REDUCTIONS}::test_what_is_called_known_is_so_at_other_batch_sizes"
+
+
+def known(rules: str) -> str:
+    """What a family's rules call constant is so."""
+    return f"{rules}::test_what_is_called_known_is_that_constant_for_every_input"
+
+
+def dead(rules: str) -> str:
+    """What a family's rules call dead changes nothing."""
+    return f"{rules}::test_what_is_called_dead_does_not_change_live_results"
+
 
 # Generated masks around one kind of layer.
+GROUPS = "tests/rules/test_grouped.py"
 FEATURES = "tests/rules/test_layer_norm.py"
 RECURRENT = "tests/rules/test_recurrent.py"
 REPARAMETRIZED = "tests/rules/test_reparametrized.py"
@@ -41,6 +54,8 @@ COUPLING = "tests/test_coupling.py"
 FITTING = "tests/test_fitting.py"
 MATERIALIZE = "tests/test_materialize.py"
 PLANNER = "tests/test_planner.py"
+PHRASING = "tests/test_phrasing.py"
+REHEARSAL = "tests/test_rehearsal.py"
 REWRITING = "tests/test_rewriting.py"
 SOLVING = "tests/test_solving.py"
 TRACE = "tests/test_trace.py"
@@ -49,6 +64,18 @@ TRACE = "tests/test_trace.py"
 EVERY = (
     *NETWORKS,
     *(VALUES, FIXPOINT, ENGINE, CONTRACTIONS, EINSUMS, LAYOUTS, NORMS, POINTWISE, POSITIONS, REDUCTIONS),
-    *(FEATURES, RECURRENT, REPARAMETRIZED, SANDWICHES, STATED, HEADS, WIDTHS, ATTENTION),
-    *(ATTRIBUTES, COPYING, COUPLING, FITTING, MATERIALIZE, PLANNER, REWRITING, SOLVING, TRACE),
+    *(GROUPS, FEATURES, RECURRENT, REPARAMETRIZED, SANDWICHES, STATED, HEADS, WIDTHS, ATTENTION),
+    *(
+        ATTRIBUTES,
+        COPYING,
+        COUPLING,
+        FITTING,
+        MATERIALIZE,
+        PLANNER,
+        PHRASING,
+        REHEARSAL,
+        REWRITING,
+        SOLVING,
+        TRACE,
+    ),
 )

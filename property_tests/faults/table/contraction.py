@@ -6,6 +6,7 @@ from property_tests.faults.fault import Fault
 from property_tests.faults.killers import (
     CONTRACTIONS,
     FEATURES,
+    GROUPS,
     IMAGES,
     MATERIALIZE,
     NETWORKS,
@@ -36,14 +37,14 @@ FAULTS = (
         "rules.contraction",
         "yield from equal(cause, rows, columns, (shape.weight, 0), *bias)",
         "yield from equal(cause, rows, (shape.weight, 0), *bias)",
-        (IMAGES,),
+        (GROUPS,),
     ),
     Fault(
         "coupling: groups of a convolution lose different numbers of channels",
         "rules.contraction",
         "yield Balanced(dims, shape.groups, cause, fixed=not changeable)",
         "yield from ()",
-        (IMAGES, MATERIALIZE),
+        (GROUPS,),
     ),
     Fault(
         "coupling: a grouped weight that is called twice shrinks for one call",
