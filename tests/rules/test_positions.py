@@ -20,6 +20,8 @@ from tests.support.soundness import (
     dead_claims,
     direct_case,
     known_claims,
+    sparse,
+    weight,
 )
 
 DATA = (2, 3, 4)
@@ -164,7 +166,9 @@ SAMPLED: dict[str, Callable[[], Case]] = {
     ),
 }
 LOOKED_UP: dict[str, Callable[[], Case]] = {
-    "embedding": lambda: direct_case(torch.ops.aten.embedding.default, weight_like(3, 8), where((9,), 3)),
+    "embedding": lambda: direct_case(
+        torch.ops.aten.embedding.default, weight(3, 8, sampler=sparse), where((9,), 3)
+    ),
     "index": lambda: case(lambda x, i: x[i], weight_like(3, 8), where((9,), 3)),
     "index_of_channels": lambda: case(lambda x, i: x[:, i], DATA, where((5,), 3)),
 }

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from property_tests.faults.fault import Fault
-from property_tests.faults.killers import ATTENTION, HEADS, SEQUENCES, WIDTHS
+from property_tests.faults.killers import ATTENTION, EXACT_AROUND, HEADS, SEQUENCES, WIDTHS
 
 FAULTS = (
     Fault(
@@ -21,25 +21,18 @@ FAULTS = (
         (SEQUENCES, WIDTHS),
     ),
     Fault(
-        "attention: keys may go from under the softmax",
-        "rules.product",
-        'yield from pinned(key, [last - 1], site.because("softmax runs over all keys"))',
-        "yield from ()",
-        (SEQUENCES, WIDTHS),
-    ),
-    Fault(
         "attention: constants in queries and keys are dropped under a stated scale",
         "rules.product",
         'yield from pinned(query, [last], site.because("adds up products of constants"), counts)',
         "yield from ()",
-        (WIDTHS, SEQUENCES),
+        (f"{EXACT_AROUND}[attention_scaled-constants]",),
     ),
     Fault(
         "attention: groups of query heads lose different numbers",
         "rules.product",
         "yield Balanced(((key.index, dim), (query.index, dim)), key.shape[dim], shared)",
         "yield from ()",
-        (WIDTHS, HEADS),
+        (f"{EXACT_AROUND}[attention_grouped-zeros]",),
     ),
     Fault(
         "attention: result and query keep different heads",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from property_tests.faults.fault import Fault
 from property_tests.faults.killers import (
-    CONTRACTIONS,
+    EXACT_AROUND,
     FEATURES,
     GROUPS,
     IMAGES,
@@ -58,14 +58,14 @@ FAULTS = (
         "rules.product",
         "yield Pinned((a.index, a.ndim - 1), sums, left & right)",
         "yield from ()",
-        (SANDWICHES, SEQUENCES),
+        (f"{EXACT_AROUND}[matmul_over_channels-constants]",),
     ),
     Fault(
         "coupling: the inner dimensions of two factors are not tied",
         "rules.product",
         "yield from equal(cause, (a, a.ndim - 1), (b, b.ndim - 2))",
         "yield from ()",
-        (SANDWICHES, SEQUENCES, CONTRACTIONS),
+        (f"{EXACT_AROUND}[matmul_over_channels-zeros]", SANDWICHES),
     ),
     Fault(
         "coupling: gates of a recurrent layer are laid out unit by unit",
