@@ -147,8 +147,7 @@ def _arguments(
             return None
         for number, (part, new, old) in enumerate(zip(parts, wanted, given[name], strict=True)):
             if new != old:
-                counted = name in ("size", "shape") and not analysis.kept.is_full((op.result.index, number))
-                if not counted and not _is_settled(op.arguments[name][number], analysis):
+                if not _is_settled(op.arguments[name][number], analysis):
                     return None
                 found.append(Change(start_of(part), end_of(part), repr(new)))
     return tuple(found)

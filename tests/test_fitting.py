@@ -59,6 +59,22 @@ class Scattered(Net):
         return y
 
 
+class OfBatch(Net):
+    def between(self, x: Tensor) -> Tensor:
+        return x.reshape(x.shape[0] * 12).reshape(-1, 12)
+
+
+class OfSeveralWidths(Net):
+    def __init__(self) -> None:
+        super().__init__()
+        self.second = nn.Linear(12, 12)
+
+    def between(self, x: Tensor) -> Tensor:
+        for step in (torch.tanh, self.second):
+            x = step(x).view(-1, 12)
+        return x
+
+
 def vectors(batch: int) -> Tensor:
     return torch.randn(batch, 4, dtype=torch.float64)
 
@@ -100,6 +116,16 @@ def test_a_literal_is_restated() -> None:
 
 def test_a_literal_that_cannot_be_restated_keeps_the_channels() -> None:
     assert widths(analysed(Literal, writable=False)) == {12}
+
+
+def test_a_number_that_follows_the_batch_is_not_written_down() -> None:
+    found = analysed(OfBatch)
+    assert widths(found) == {12} and not found.restated
+
+
+def test_a_call_that_another_width_runs_too_is_not_restated() -> None:
+    found = analysed(OfSeveralWidths)
+    assert widths(found) == {12} and not found.restated
 
 
 def test_a_branch_that_would_change_keeps_its_size() -> None:

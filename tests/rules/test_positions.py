@@ -20,6 +20,8 @@ from tests.support.soundness import (
     dead_claims,
     direct_case,
     known_claims,
+    sparse,
+    weight,
 )
 
 DATA = (2, 3, 4)
@@ -163,6 +165,13 @@ SAMPLED: dict[str, Callable[[], Case]] = {
         BAG, weight_like(5, 4), where((7,), 5), FIRSTS, False, 0, False, Tensors((7,))
     ),
 }
+LOOKED_UP: dict[str, Callable[[], Case]] = {
+    "embedding": lambda: direct_case(
+        torch.ops.aten.embedding.default, weight(3, 8, sampler=sparse), where((9,), 3)
+    ),
+    "index": lambda: case(lambda x, i: x[i], weight_like(3, 8), where((9,), 3)),
+    "index_of_channels": lambda: case(lambda x, i: x[:, i], DATA, where((5,), 3)),
+}
 MIXED: dict[str, Callable[[], Case]] = {
     "fft": lambda: case(lambda x: torch.fft.fft(x, dim=1), Tensors(DATA, pairs)),
     "rfft": lambda: case(torch.fft.rfft, Tensors(DATA, blank)),
@@ -204,7 +213,7 @@ COMPARED: dict[str, Callable[[], Case]] = {
 }
 # Need a coincidence that random facts seldom hold.
 SELDOM = {"scatter_of_a_part", "embedding_bag_weighted", "linalg_cross"}
-CASES = PLACED | WOVEN | SAMPLED | MIXED | COMPARED
+CASES = PLACED | WOVEN | SAMPLED | LOOKED_UP | MIXED | COMPARED
 
 
 @cache

@@ -11,7 +11,8 @@ import torch.nn.functional as F
 
 from speedup.lattice import constant
 from speedup.rules import STANDARD, rule_for
-from tests.support.soundness import Case, Tensors, blank, case, dead_claims, known_claims
+from tests.support.other_batch import check_known_at_another_batch
+from tests.support.soundness import SEEDS, Case, Tensors, blank, case, dead_claims, known_claims
 
 DATA = (2, 3, 4)
 IMAGE = (2, 3, 4, 4)
@@ -87,6 +88,12 @@ def built(name: str) -> Case:
 def test_what_is_called_known_is_that_constant_for_every_input(name: str) -> None:
     claims = known_claims(built(name))
     assert claims > 0 or name in COUNTING
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_what_is_called_known_is_so_at_other_batch_sizes(name: str) -> None:
+    for seed in range(SEEDS):
+        check_known_at_another_batch(built(name), seed)
 
 
 @pytest.mark.parametrize("name", sorted(COUNTING))

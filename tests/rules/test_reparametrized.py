@@ -221,13 +221,15 @@ def test_a_normed_layer_that_is_called_twice_shrinks(style: str) -> None:
     assert small.second.get_parameter(v).shape == (3, 4)
 
 
+@pytest.mark.parametrize("returned", [True, False], ids=["returned", "summed"])
 @pytest.mark.parametrize("style", WEIGHT_NORMS)
-def test_lengths_that_something_else_reads_keep_the_columns_with_a_reason(style: str) -> None:
+def test_lengths_that_something_else_reads_keep_the_columns_with_a_reason(style: str, returned: bool) -> None:
     wrap, v, g = WEIGHT_NORMS[style]
 
     class Watched(Stack):
         def forward(self, x: Tensor) -> Any:
-            return super().forward(x), self.second.get_parameter(g).sum()
+            lengths = self.second.get_parameter(g)
+            return super().forward(x), lengths if returned else lengths.sum()
 
     model = double(Watched(nn.Linear(3, 6), wrap(nn.Linear(6, 5)), nn.Linear(5, 2)))
     masks = {n: without(p, [0, 2]) for n, p in model.first.named_parameters(prefix="first")}

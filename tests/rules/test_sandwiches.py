@@ -77,6 +77,11 @@ def one_picture(a: Tensor) -> Tensor:
     return a.movedim(1, -1)
 
 
+def as_sequences(*images: Tensor) -> list[Tensor]:
+    """(batch, 16, 8) each: positions, then channels."""
+    return [one.flatten(2).mT for one in images]
+
+
 # Channels that are zero go.
 SHRINKING: dict[str, Function] = {
     "gather": lambda a, b: a.gather(2, positions(1, 1, 3, 4, below=4).expand(a.shape[0], a.shape[1], 3, 4)),
@@ -112,6 +117,10 @@ SHRINKING: dict[str, Function] = {
     "einsum": lambda a, b: torch.einsum("bchw,bdhw->bcd", a, b),
     "einsum_over_channels": lambda a, b: torch.einsum("bcij,bckl->bijkl", a, b),
     "einsum_ellipsis": lambda a, b: torch.einsum("bc...,bc...->b...", a, b),
+    "matmul_over_channels": lambda a, b: a.flatten(2).mT @ b.flatten(2),
+    "attention_scaled": lambda a, b: F.scaled_dot_product_attention(
+        *as_sequences(a, b * torch.arange(1, 5).to(b.dtype), b), scale=0.3
+    ),
     "baddbmm": lambda a, b: torch.baddbmm(a[:, :, 0, :1], a.flatten(2), b.flatten(2).mT),
     "addbmm_free": lambda a, b: torch.einsum("bi,bj->bij", a[:, :, 0, 0], b[:, :, 1, 1]),
     "tensordot": lambda a, b: torch.tensordot(a, b[0].detach() * 0 + 1.0, ([2], [1])),
@@ -136,6 +145,10 @@ COUNTING: dict[str, Function] = {
     "diff_prepended": lambda a, b: a.diff(dim=2, prepend=b[:, :, :1]),
     "cdist_of_channels": lambda a, b: torch.cdist(a.flatten(2), b.flatten(2)),
     "pairwise_distance": F.pairwise_distance,
+    "attention_with_empty_keys": lambda a, b: F.scaled_dot_product_attention(
+        *as_sequences(a), *(torch.cat([k, k.new_zeros(k.shape[0], 2, 8)], 1) for k in as_sequences(b, b))
+    ),
+    "attention_grouped": lambda a, b: F.scaled_dot_product_attention(a, b[:, :4], b[:, :4], enable_gqa=True),
 }
 # What is kept whole has to run all the same.
 KEPT: dict[str, Function] = {

@@ -1,0 +1,82 @@
+"""Which tests of the suite are held against a fault: arguments of pytest, by what they claim.
+
+This is the only place that names tests.
+"""
+
+from __future__ import annotations
+
+_NETWORKS = "property_tests/test_networks.py"
+_SMALL = f"{_NETWORKS}::test_small_model_equals_masked_model_and_given_model_is_untouched"
+
+# Laws of whole networks that Hypothesis draws.
+IMAGES, SEQUENCES, OTHERS, PAIRS = (f"{_SMALL}[{f}]" for f in ("image", "sequence", "other", "pair"))
+NETWORKS = (IMAGES, SEQUENCES, OTHERS, PAIRS)
+VALUES = f"{_NETWORKS}::test_plans_are_values_and_materializing_leaves_nothing_to_cut"
+FIXPOINT = "property_tests/test_fixpoint.py"
+ENGINE = "property_tests/test_keepsets.py"
+
+# An operator's rule against the operator itself, on generated operands.
+CONTRACTIONS = "tests/rules/test_contraction.py"
+EINSUMS = "tests/rules/test_einsum.py"
+LAYOUTS = "tests/rules/test_layout_rules.py"
+NORMS = "tests/rules/test_normalization.py"
+POINTWISE = "tests/rules/test_pointwise.py"
+POSITIONS = "tests/rules/test_positions.py"
+REDUCTIONS = "tests/rules/test_reduction.py"
+OTHER_BATCHES = f"{REDUCTIONS}::test_what_is_called_known_is_so_at_other_batch_sizes"
+
+
+def known(rules: str) -> str:
+    """What a family's rules call constant is so."""
+    return f"{rules}::test_what_is_called_known_is_that_constant_for_every_input"
+
+
+def dead(rules: str) -> str:
+    """What a family's rules call dead changes nothing."""
+    return f"{rules}::test_what_is_called_dead_does_not_change_live_results"
+
+
+# Generated masks around one kind of layer.
+GROUPS = "tests/rules/test_grouped.py"
+FEATURES = "tests/rules/test_layer_norm.py"
+RECURRENT = "tests/rules/test_recurrent.py"
+REPARAMETRIZED = "tests/rules/test_reparametrized.py"
+SANDWICHES = "tests/rules/test_sandwiches.py"
+EXACT_AROUND = f"{SANDWICHES}::test_a_network_around_the_operator_stays_exact"
+STATED = "tests/rules/test_stated.py"
+HEADS = "tests/test_attention_heads.py"
+WIDTHS = "tests/test_attention_widths.py"
+ATTENTION = "tests/test_attention.py"
+
+# What a plan and a small model promise, case by case.
+ATTRIBUTES = "tests/test_attributes.py"
+COPYING = "tests/test_copying.py"
+COUPLING = "tests/test_coupling.py"
+FITTING = "tests/test_fitting.py"
+MATERIALIZE = "tests/test_materialize.py"
+PLANNER = "tests/test_planner.py"
+PHRASING = "tests/test_phrasing.py"
+REHEARSAL = "tests/test_rehearsal.py"
+REWRITING = "tests/test_rewriting.py"
+SOLVING = "tests/test_solving.py"
+TRACE = "tests/test_trace.py"
+
+# What the control has to pass.
+EVERY = (
+    *NETWORKS,
+    *(VALUES, FIXPOINT, ENGINE, CONTRACTIONS, EINSUMS, LAYOUTS, NORMS, POINTWISE, POSITIONS, REDUCTIONS),
+    *(GROUPS, FEATURES, RECURRENT, REPARAMETRIZED, SANDWICHES, STATED, HEADS, WIDTHS, ATTENTION),
+    *(
+        ATTRIBUTES,
+        COPYING,
+        COUPLING,
+        FITTING,
+        MATERIALIZE,
+        PLANNER,
+        PHRASING,
+        REHEARSAL,
+        REWRITING,
+        SOLVING,
+        TRACE,
+    ),
+)

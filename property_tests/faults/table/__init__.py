@@ -1,0 +1,36 @@
+"""The fault table: what is planted, by the part of the library that it is planted in."""
+
+from __future__ import annotations
+
+from property_tests.faults.fault import Fault
+from property_tests.faults.killers import EVERY
+from property_tests.faults.table import (
+    absorption,
+    attention,
+    building,
+    contraction,
+    engine,
+    forwards,
+    knowledge,
+    layouts,
+    liveness,
+    pointwise,
+    statistics,
+)
+
+FAULTS: tuple[Fault, ...] = (
+    *knowledge.FAULTS,
+    *liveness.FAULTS,
+    *pointwise.FAULTS,
+    *contraction.FAULTS,
+    *layouts.FAULTS,
+    *attention.FAULTS,
+    *statistics.FAULTS,
+    *absorption.FAULTS,
+    *engine.FAULTS,
+    *forwards.FAULTS,
+    *building.FAULTS,
+)
+
+# A fault that is none: the tests have to pass, or they would kill anything.
+CONTROL = Fault("nothing", "constants", "graph.values]\n", "graph.values]\n", EVERY)

@@ -1,0 +1,143 @@
+"""Constants that are dropped and booked wrongly."""
+
+from __future__ import annotations
+
+from property_tests.faults.fault import Fault
+from property_tests.faults.killers import (
+    IMAGES,
+    MATERIALIZE,
+    NETWORKS,
+    OTHERS,
+    PAIRS,
+    RECURRENT,
+    SEQUENCES,
+)
+
+FAULTS = (
+    Fault(
+        "absorption: the running mean is charged with the wrong sign",
+        "rules.absorption",
+        "Account(mean.name, -1.0,",
+        "Account(mean.name, 1.0,",
+        (IMAGES, MATERIALIZE),
+    ),
+    Fault(
+        "absorption: a running mean is charged though another op reads the result too",
+        "rules.absorption",
+        "if len(readers) != 1 or result in site.graph.outputs:",
+        "if not readers or result in site.graph.outputs:",
+        (IMAGES, OTHERS, MATERIALIZE),
+    ),
+    Fault(
+        "absorption: a running mean is charged though the result is returned too",
+        "rules.absorption",
+        "if len(readers) != 1 or result in site.graph.outputs:",
+        "if len(readers) != 1:",
+        (IMAGES, OTHERS, PAIRS),
+    ),
+    Fault(
+        "absorption: the border of a padded convolution is uniform",
+        "rules.absorption",
+        "account_of(site, shape) if usable and not shape.border else None",
+        "account_of(site, shape) if usable else None",
+        (IMAGES, MATERIALIZE),
+    ),
+    Fault(
+        "absorption: padding='same' has no border",
+        "rules.contraction",
+        "return any(n > 1 for n in weight.shape[2:])",
+        "return False",
+        (IMAGES, SEQUENCES),
+    ),
+    Fault(
+        "absorption: a transposed convolution has no border",
+        "rules.contraction",
+        "border = transposed or _has_border(op, weight)",
+        "border = _has_border(op, weight)",
+        (MATERIALIZE, IMAGES),
+    ),
+    Fault(
+        "absorption: a constant that varies over positions goes into a bias",
+        "rules.absorption",
+        "by_bias = counts & uniform if account is not None",
+        "by_bias = counts if account is not None",
+        NETWORKS,
+    ),
+    Fault(
+        "absorption: a carrier may stand in another group",
+        "rules.absorption",
+        "family = left & alike & (group == group[first])",
+        "family = left & alike",
+        (MATERIALIZE, IMAGES),
+    ),
+    Fault(
+        "absorption: a carrier's factor is inverted",
+        "rules.absorption",
+        "profiles[gone, peak] / profiles[into, peak]",
+        "profiles[into, peak] / profiles[gone, peak]",
+        (IMAGES, MATERIALIZE),
+    ),
+    Fault(
+        "absorption: channels that are no multiples share a carrier",
+        "rules.absorption",
+        "alike = (normal - normal[first]).abs().amax(1) <= tolerance",
+        "alike = (normal - normal[first]).abs().amin(1) <= tolerance",
+        NETWORKS,
+    ),
+    Fault(
+        "absorption: no carrier is asked for",
+        "rules.absorption",
+        "yield Carrier(dim, debt.families, magnitude, rows, shape.groups, cause)",
+        "yield from ()",
+        (IMAGES, MATERIALIZE),
+    ),
+    Fault(
+        "absorption: a grouped carrier changes its first row only",
+        "rules.absorption",
+        "(group * height, (group + 1) * height)",
+        "(group * height, group * height + 1)",
+        (MATERIALIZE, IMAGES),
+    ),
+    Fault(
+        "absorption: a new bias is as long as before",
+        "rules.absorption",
+        "Frozen(delta[rows])",
+        "Frozen(delta)",
+        (IMAGES, MATERIALIZE),
+    ),
+    Fault(
+        "absorption: a tied weight's layer gets a new bias",
+        "rules.absorption",
+        "if shape.bias is None and site.may_add_bias and site.is_own(shape.weight):",
+        "if shape.bias is None and site.may_add_bias:",
+        NETWORKS,
+    ),
+    Fault(
+        "absorption: a bias that two calls read is charged by one",
+        "rules.rule",
+        "and self.graph.readers[value.index] == (self.op.index,)",
+        "and self.op.index in self.graph.readers[value.index]",
+        (MATERIALIZE, *NETWORKS),
+    ),
+    Fault(
+        "absorption: constants that stay are paid for too",
+        "rules.absorption",
+        "dropped = debt.by_bias & ~columns",
+        "dropped = debt.by_bias & ~columns[0]",
+        NETWORKS,
+    ),
+    Fault(
+        "absorption: constants that nobody can pay for go",
+        "rules.absorption",
+        "yield Pinned(dim, cause, debt.unpaid)",
+        "yield from ()",
+        NETWORKS,
+    ),
+    Fault(
+        "absorption: constants of a recurrent layer go unpaid",
+        "rules.recurrent",
+        "yield from _into_bias(site, cell, cell.bias_ih, layers[number].columns, kept)",
+        "yield from ()",
+        (RECURRENT, SEQUENCES),
+    ),
+)

@@ -1,0 +1,130 @@
+"""The small model is not what the plan says, or the given one is not what it was."""
+
+from __future__ import annotations
+
+from property_tests.faults.fault import Fault
+from property_tests.faults.killers import (
+    COPYING,
+    IMAGES,
+    MATERIALIZE,
+    NETWORKS,
+    OTHERS,
+    PLANNER,
+    SEQUENCES,
+    TRACE,
+)
+
+FAULTS = (
+    Fault(
+        "building: a slice keeps the neighbours of what it should",
+        "building",
+        "tensor.index_select(dim, torch.tensor(indices, device=tensor.device))",
+        "tensor.index_select(dim, (torch.tensor(indices, device=tensor.device) - 1) % tensor.shape[dim])",
+        (OTHERS,),
+    ),
+    Fault(
+        "building: masks are not applied",
+        "building",
+        "tensor = torch.where(mask.to(tensor.device), tensor, zero)",
+        "tensor = torch.where(mask.to(tensor.device), tensor, tensor + zero)",
+        (OTHERS,),
+    ),
+    Fault(
+        "building: buffers are not sliced",
+        "editing",
+        "if value.origin is Origin.CONSTANT:",
+        "if value.origin in (Origin.CONSTANT, Origin.BUFFER):",
+        (IMAGES,),
+    ),
+    Fault(
+        "building: a constant is taken from a bias and not added to it",
+        "building",
+        "(wide(tensor) + delta.tensor.to(tensor.device))",
+        "(wide(tensor) - delta.tensor.to(tensor.device))",
+        (OTHERS, IMAGES),
+    ),
+    Fault(
+        "building: a carrier loses its own weights",
+        "building",
+        "target.copy_((target.double() + carried)",
+        "target.copy_((0 * target.double() + carried)",
+        (IMAGES, MATERIALIZE),
+    ),
+    Fault(
+        "building: rows of a grouped weight take the columns of the group before",
+        "rules.absorption",
+        "tuple(per_group[r // height] for r in kept_rows)",
+        "tuple(per_group[r // height - 1] for r in kept_rows)",
+        (IMAGES, MATERIALIZE),
+    ),
+    Fault(
+        "building: a new bias can always be trained",
+        "building",
+        "requires_grad=weight.requires_grad",
+        "requires_grad=True",
+        (MATERIALIZE,),
+    ),
+    Fault(
+        "building: out_features tells the old size",
+        "native",
+        '{"in_features": columns, "out_features": rows}',
+        '{"in_features": columns}',
+        (*NETWORKS, MATERIALIZE, "tests/test_native.py"),
+    ),
+    Fault(
+        "building: frozen parameters come out trainable",
+        "copying",
+        "return data.requires_grad_(old.requires_grad and (is_parameter or old.is_leaf))",
+        "return data.requires_grad_(is_parameter)",
+        (OTHERS, COPYING),
+    ),
+    Fault(
+        "building: tensors that stay as they are are shared with the model",
+        "copying",
+        "    return _copied(model, tensors, {**cleaned, **replaced}, required=replaced)",
+        "    return _copied(model, tensors, {**tensors, **cleaned, **replaced}, required=replaced)",
+        (OTHERS, COPYING),
+    ),
+    Fault(
+        "building: a tied weight is replaced in one place only",
+        "trace",
+        "first.setdefault(id(tensor), name) for name, tensor in held}",
+        "name for name, tensor in held}",
+        (TRACE, SEQUENCES),
+    ),
+    Fault(
+        "purity: the given model is put into eval mode",
+        "trace",
+        "clone = _clone(model).eval()",
+        "clone = _clone(model.eval())",
+        (OTHERS,),
+    ),
+    Fault(
+        "purity: the model is traced itself, and its attributes are replaced",
+        "trace",
+        "clone = _clone(model).eval()",
+        "clone = model.eval()",
+        (OTHERS,),
+    ),
+    Fault(
+        "purity: the global random state moves on",
+        "isolation",
+        "    with torch.random.fork_rng(devices=devices):\n        yield",
+        "    torch.rand(())\n    yield",
+        (OTHERS, TRACE),
+    ),
+    Fault(
+        "purity: masks are written into the model's weights",
+        "building",
+        "        tensor = torch.where(mask.to(tensor.device), tensor, zero)",
+        "        tensor = tensor.mul_(mask.to(tensor.device))",
+        (OTHERS,),
+    ),
+    Fault(
+        "purity: a stale model is built all the same",
+        "materialize",
+        "    if changed:\n",
+        "    if changed and not changed:\n",
+        (MATERIALIZE, PLANNER),
+    ),
+)

@@ -1,0 +1,119 @@
+"""Ties between weights and what they read and write: products, groups, recurrences, norms of weights."""
+
+from __future__ import annotations
+
+from property_tests.faults.fault import Fault
+from property_tests.faults.killers import (
+    EXACT_AROUND,
+    FEATURES,
+    GROUPS,
+    IMAGES,
+    MATERIALIZE,
+    NETWORKS,
+    OTHERS,
+    RECURRENT,
+    REPARAMETRIZED,
+    SANDWICHES,
+    SEQUENCES,
+)
+
+FAULTS = (
+    Fault(
+        "coupling: a bias is not tied to its rows",
+        "rules.contraction",
+        "yield from equal(cause, rows, (shape.weight, shape.row_dim), *bias)",
+        "yield from equal(cause, rows, (shape.weight, shape.row_dim))",
+        (OTHERS, IMAGES),
+    ),
+    Fault(
+        "coupling: columns of a weight are not tied to the data",
+        "rules.contraction",
+        "yield from equal(cause, columns, (shape.weight, shape.column_dim))",
+        "yield from ()",
+        (OTHERS, IMAGES),
+    ),
+    Fault(
+        "coupling: a depthwise weight is not tied to its channels",
+        "rules.contraction",
+        "yield from equal(cause, rows, columns, (shape.weight, 0), *bias)",
+        "yield from equal(cause, rows, (shape.weight, 0), *bias)",
+        (GROUPS,),
+    ),
+    Fault(
+        "coupling: groups of a convolution lose different numbers of channels",
+        "rules.contraction",
+        "yield Balanced(dims, shape.groups, cause, fixed=not changeable)",
+        "yield from ()",
+        (GROUPS,),
+    ),
+    Fault(
+        "coupling: a grouped weight that is called twice shrinks for one call",
+        "rules.contraction",
+        "if not site.is_own(weight):",
+        "if weight.ndim < 0:",
+        (MATERIALIZE, *NETWORKS),
+    ),
+    Fault(
+        "coupling: constants in a product of two activations are dropped",
+        "rules.product",
+        "yield Pinned((a.index, a.ndim - 1), sums, left & right)",
+        "yield from ()",
+        (f"{EXACT_AROUND}[matmul_over_channels-constants]",),
+    ),
+    Fault(
+        "coupling: the inner dimensions of two factors are not tied",
+        "rules.product",
+        "yield from equal(cause, (a, a.ndim - 1), (b, b.ndim - 2))",
+        "yield from ()",
+        (f"{EXACT_AROUND}[matmul_over_channels-zeros]", SANDWICHES),
+    ),
+    Fault(
+        "coupling: gates of a recurrent layer are laid out unit by unit",
+        "rules.recurrent",
+        "index = torch.arange(rows) % shape.hidden",
+        "index = torch.arange(rows) // shape.gates",
+        (RECURRENT, SEQUENCES),
+    ),
+    Fault(
+        "coupling: layers and directions keep different numbers of units",
+        "rules.recurrent",
+        "yield Counted(tuple(dict.fromkeys(sized)), one_size)",
+        "yield from ()",
+        (RECURRENT, SEQUENCES),
+    ),
+    Fault(
+        "coupling: a constant unit goes although the recurrence reads it",
+        "rules.recurrent",
+        "live & ~units.zero & (~units.constant | recurrent)",
+        "live & ~units.zero & ~units.constant",
+        (RECURRENT,),
+    ),
+    Fault(
+        "coupling: a layer's columns are not tied to the units before it",
+        "rules.recurrent",
+        "yield from _side_by_side(shape, before, first, cause)",
+        "yield from ()",
+        (RECURRENT, SEQUENCES),
+    ),
+    Fault(
+        "coupling: the lengths of a weight under weight_norm are not tied to its rows",
+        "rules.reparametrized",
+        "yield from equal(cause, (shape.v, shape.axis), (shape.g, shape.axis), *lengths)",
+        "yield from ()",
+        (REPARAMETRIZED, IMAGES),
+    ),
+    Fault(
+        "coupling: features that differ between positions count as constants of a LayerNorm",
+        "rules.layer_norm",
+        " & ~along(value != first, data.ndim - 1, extent)",
+        "",
+        (FEATURES,),
+    ),
+    Fault(
+        "coupling: RMSNorm folds into a weight that is not its own",
+        "rules.layer_norm",
+        "return own and site.is_own(weight) and len(_last(site.op)) == 1",
+        "return own and len(_last(site.op)) == 1",
+        (FEATURES, *NETWORKS),
+    ),
+)

@@ -1,0 +1,124 @@
+"""The forward's own numbers: attributes that are set, calls that are restated, branches."""
+
+from __future__ import annotations
+
+from property_tests.faults.fault import Fault
+from property_tests.faults.killers import (
+    ATTRIBUTES,
+    COUPLING,
+    FITTING,
+    HEADS,
+    PHRASING,
+    REWRITING,
+    SEQUENCES,
+    SOLVING,
+    WIDTHS,
+)
+
+FAULTS = (
+    Fault(
+        "forward: a branch that would change is not looked at",
+        "fitting",
+        "missing: list[Constraint] = list(_flipped_guards(analysis))",
+        "missing: list[Constraint] = []",
+        (FITTING, COUPLING),
+    ),
+    Fault(
+        "forward: a size that left the trace's sight may change",
+        "coupling",
+        "            yield Pinned((root.value, root.dim), escape)",
+        "            yield from ()",
+        (COUPLING, ATTRIBUTES),
+    ),
+    Fault(
+        "forward: an attribute that left the trace's sight is set all the same",
+        "fitting",
+        "{r: r.number for r in analysis.graph.escaped if isinstance(r, AttributeOf)}",
+        "{r: r.number for r in () if isinstance(r, AttributeOf)}",
+        (ATTRIBUTES, REWRITING),
+    ),
+    Fault(
+        "forward: branches are not asked whether new numbers suit them",
+        "fitting",
+        "equations += [Equation(g.expression, g.outcome) for g in analysis.graph.guards]",
+        "equations += []",
+        (ATTRIBUTES, WIDTHS, HEADS),
+    ),
+    Fault(
+        "forward: calls that read a changed attribute are not looked at again",
+        "fitting",
+        "if op.index in before or _reads(op, attributes)]",
+        "if op.index in before]",
+        (ATTRIBUTES, REWRITING),
+    ),
+    Fault(
+        "forward: attributes of torch's own layers are solved for like any other",
+        "fitting",
+        "    fixed.update(_of_layers(analysis, first))\n",
+        "",
+        (ATTRIBUTES, REWRITING, SEQUENCES),
+    ),
+    Fault(
+        "forward: attributes are found for products only",
+        "solving",
+        'case (("floordiv" | "truediv"), 0):\n            yield wanted * other',
+        'case (("floordiv" | "truediv"), 0):\n            yield wanted',
+        (SOLVING,),
+    ),
+    Fault(
+        "forward: numbers that contradict an equation count as its solution",
+        "solving",
+        "if _value(equation.expression, lookup) != equation.wanted:",
+        "if _value(equation.expression, lookup) is None:",
+        (SOLVING,),
+    ),
+    Fault(
+        "forward: a new number is taken where the old one would do",
+        "solving",
+        "for candidate in dict.fromkeys((*inverted, unknown.number)):",
+        "for candidate in dict.fromkeys((*inverted, unknown.number + 1)):",
+        (SOLVING,),
+    ),
+    Fault(
+        "forward: source is rewritten though a second call needs other numbers",
+        "rewriting",
+        "if len(said) == 1 and None not in said}",
+        "if said}",
+        (REWRITING,),
+    ),
+    Fault(
+        "forward: source is rewritten though another call of it cannot be",
+        "rewriting",
+        "if len(said) == 1 and None not in said}",
+        "if len(said - {None}) == 1}",
+        (FITTING,),
+    ),
+    Fault(
+        "forward: the batch size of the example is written down as a number",
+        "phrasing",
+        "return all(not analysis.kept.is_full((r.value, r.dim)) for r in sizes)",
+        "return True",
+        (FITTING,),
+    ),
+    Fault(
+        "forward: a mean is divided by one too few",
+        "phrasing",
+        'f" / {total})"',
+        'f" / {total - 1})"',
+        (PHRASING,),
+    ),
+    Fault(
+        "forward: a call is not held against what it has to move",
+        "fitting",
+        "    return list(_moved_otherwise(op, before, after, analysis))",
+        "    return []",
+        (COUPLING, FITTING, REWRITING, ATTRIBUTES),
+    ),
+    Fault(
+        "forward: a config that modules share is changed for all of them",
+        "attributes",
+        "    made = copy.copy(value)\n",
+        "    made = value\n",
+        (ATTRIBUTES,),
+    ),
+)
