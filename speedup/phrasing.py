@@ -147,7 +147,9 @@ def _arguments(
             return None
         for number, (part, new, old) in enumerate(zip(parts, wanted, given[name], strict=True)):
             if new != old:
-                if not _is_settled(op.arguments[name][number], analysis):
+                counted = name in ("size", "shape") and not analysis.kept.is_full((op.result.index, number))
+                argument = op.arguments[name][number]
+                if not (counted and _is_of_features(argument)) and not _is_settled(argument, analysis):
                     return None
                 found.append(Change(start_of(part), end_of(part), repr(new)))
     return tuple(found)
@@ -174,6 +176,13 @@ def _is_settled(argument: Any, analysis: Analysis) -> bool:
         return True
     sizes = [r for r in roots_in(argument.expression) if isinstance(r, SizeOf)]
     return all(not analysis.kept.is_full((r.value, r.dim)) for r in sizes)
+
+
+def _is_of_features(argument: Any) -> bool:
+    """Whether a number is derived from sizes none of which may be the batch's."""
+    return isinstance(argument, Derived) and all(
+        root.dim != 0 for root in roots_in(argument.expression) if isinstance(root, SizeOf)
+    )
 
 
 def _prefix(call: _Call) -> str:

@@ -13,6 +13,9 @@ import torch
 
 from tests.support.survival_table import PROPERTY, from_property, table_lines
 
+# A repository of its own, whose tests are run by one of ours.
+collect_ignore = ["data"]
+
 # pytest hangs a handler on every logger that does not propagate; one on this logger makes torch.export
 # write down each tensor that it sees, which is slow and would be printed with every failure.
 logging.getLogger("torch.__trace").propagate = True
