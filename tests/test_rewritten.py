@@ -121,8 +121,8 @@ def test_what_surrounds_a_function_stays_in_sight() -> None:
 
 
 def test_functions_of_speedup_are_lent() -> None:
-    text = "def function(x):\n"
-        "    return partial_layer_norm(x, [2], dropped=0, total=2, dropped_sum=0, dropped_squares=0)\n"
+    call = "partial_layer_norm(x, [2], dropped=0, total=2, dropped_sum=0, dropped_squares=0)"
+    text = f"def function(x):\n    return {call}\n"
     made = build(Rewritten("function", text, (), ("partial_layer_norm",)), surrounded(7), None)
     torch.testing.assert_close(made(torch.tensor([1.0, 3.0])), torch.tensor([-1.0, 1.0]))
 
