@@ -14,7 +14,7 @@ from torch import Tensor
 
 from speedup import native
 from speedup.analysis import Analysis
-from speedup.constraints import Cause, Constraint, Copied, Dim, Pinned
+from speedup.constraints import Carrier, Cause, Constraint, Copied, Dim, Pinned
 from speedup.errors import FixpointError
 from speedup.expressions import SizeOf
 from speedup.fitting import fitted
@@ -46,7 +46,8 @@ def couple(
     sites = tuple(
         Site(graph, op, facts, lives, native.settable(op), native.may_add_bias(op)) for op in graph.ops
     )
-    constraints = list(_constraints(graph, sites, rules))
+    # A choice that names an index comes before those that only count, which that index may satisfy.
+    constraints = sorted(_constraints(graph, sites, rules), key=lambda c: not isinstance(c, Carrier))
     constraints += _kept_modules(graph, tuple(keep))
     for dim in _copies(graph, constraints):
         seeds.pop(dim, None)
