@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from property_tests.faults.fault import Fault
 from property_tests.faults.killers import (
+    ANALYSES,
     CONTRACTIONS,
     LAYOUTS,
     NETWORKS,
@@ -148,7 +149,7 @@ FAULTS = (
         "constants",
         "if op.follows_sizes() and rule.moves is None and not rule.reads_sizes:",
         "if not op.results:",
-        (*NETWORKS, POINTWISE, POSITIONS),
+        (ANALYSES, *NETWORKS),
     ),
     Fault(
         "known: the weights are read without their masks",

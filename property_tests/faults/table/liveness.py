@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from property_tests.faults.fault import Fault
 from property_tests.faults.killers import (
+    ANALYSES,
     CONTRACTIONS,
     LAYOUTS,
-    NETWORKS,
     NORMS,
     PLANNER,
     POINTWISE,
@@ -24,7 +24,7 @@ FAULTS = (
         "liveness",
         "read if before.numel() == 1 and not bool(before) else before | read",
         "read",
-        NETWORKS,
+        (ANALYSES,),
     ),
     Fault(
         "live: a column that one row does not read is dead",
