@@ -1,9 +1,11 @@
 """Turn a masked PyTorch model into a smaller one that computes exactly the same function."""
 
 from speedup.errors import (
+    ArchitectureError,
     EquivalenceError,
     ExportError,
     FixpointError,
+    ForeignSourceError,
     InputError,
     MaskDeviceError,
     MaskError,
@@ -13,11 +15,15 @@ from speedup.errors import (
     MaskValueError,
     ModelError,
     NonFiniteWeightError,
+    OtherWeightsError,
     OutputError,
+    PlanFormatError,
     RuleError,
+    SavedModelError,
     SpeedupError,
     StaleModelError,
     StructureError,
+    UnboundPlanError,
     UnknownModuleError,
     UnknownNameError,
 )
