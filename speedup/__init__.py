@@ -30,16 +30,20 @@ from speedup.errors import (
 from speedup.masks import Masks, apply_masks
 from speedup.materialize import materialize
 from speedup.plan import Plan
+from speedup.plan_diff import PlanDiff
 from speedup.planner import plan_speedup
 from speedup.rules import STANDARD
 from speedup.rules.rule import Rule
+from speedup.saving import load, load_plan, save
 from speedup.verify import Verification, verify
 
 __all__ = [
     "STANDARD",
+    "ArchitectureError",
     "EquivalenceError",
     "ExportError",
     "FixpointError",
+    "ForeignSourceError",
     "InputError",
     "MaskDeviceError",
     "MaskError",
@@ -50,18 +54,26 @@ __all__ = [
     "Masks",
     "ModelError",
     "NonFiniteWeightError",
+    "OtherWeightsError",
     "OutputError",
     "Plan",
+    "PlanDiff",
+    "PlanFormatError",
     "Rule",
     "RuleError",
+    "SavedModelError",
     "SpeedupError",
     "StaleModelError",
     "StructureError",
+    "UnboundPlanError",
     "UnknownModuleError",
     "UnknownNameError",
     "Verification",
     "apply_masks",
+    "load",
+    "load_plan",
     "materialize",
     "plan_speedup",
+    "save",
     "verify",
 ]
