@@ -35,6 +35,7 @@ from speedup.masks import (
 from speedup.materialize import materialize
 from speedup.plan import Plan
 from speedup.planner import plan_speedup
+from speedup.pruners import make_masks, masks_from_torch_pruning
 from speedup.rules import STANDARD
 from speedup.rules.rule import Rule
 from speedup.verify import Verification, verify
@@ -68,9 +69,11 @@ __all__ = [
     "Verification",
     "apply_masks",
     "check_masks",
+    "make_masks",
     "masks_from_file",
     "masks_from_heads",
     "masks_from_prune",
+    "masks_from_torch_pruning",
     "masks_from_zeros",
     "materialize",
     "plan_speedup",
