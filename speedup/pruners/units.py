@@ -151,13 +151,13 @@ class _Ties:
         valid = (read >= 0).nonzero().reshape(-1)
         from_ = self._coordinate(read[valid], move.sources, move.source_sizes, source)
         to = self._coordinate(valid, move.targets, move.target_sizes, target)
-        return torch.unique(torch.stack([from_, to], 1), dim=0)
+        pairs: Tensor = torch.unique(torch.stack([from_, to], 1), dim=0)
+        return pairs
 
     def _coordinate(self, flat: Tensor, dims: Sequence[Dim], sizes: Sequence[int], which: int) -> Tensor:
         """The element of dimension `which` at flat indices of a box of `sizes`."""
         inner = prod(sizes[which + 1 :])
-        place: Tensor = flat // inner % sizes[which]
-        return place + self.offsets[self.kept.class_of(dims[which])]
+        return flat // inner % sizes[which] + self.offsets[self.kept.class_of(dims[which])]
 
 
 def _components(pairs: Tensor, total: int) -> Tensor:
