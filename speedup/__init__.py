@@ -1,5 +1,6 @@
 """Turn a masked PyTorch model into a smaller one that computes exactly the same function."""
 
+from speedup.alignment import Width
 from speedup.errors import (
     EquivalenceError,
     ExportError,
@@ -54,6 +55,7 @@ __all__ = [
     "UnknownModuleError",
     "UnknownNameError",
     "Verification",
+    "Width",
     "apply_masks",
     "materialize",
     "plan_speedup",
