@@ -2,9 +2,11 @@
 
 from speedup.alignment import Width
 from speedup.errors import (
+    ArchitectureError,
     EquivalenceError,
     ExportError,
     FixpointError,
+    ForeignSourceError,
     InputError,
     MaskDeviceError,
     MaskError,
@@ -14,11 +16,15 @@ from speedup.errors import (
     MaskValueError,
     ModelError,
     NonFiniteWeightError,
+    OtherWeightsError,
     OutputError,
+    PlanFormatError,
     RuleError,
+    SavedModelError,
     SpeedupError,
     StaleModelError,
     StructureError,
+    UnboundPlanError,
     UnknownModuleError,
     UnknownNameError,
 )
