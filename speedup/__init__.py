@@ -28,7 +28,16 @@ from speedup.errors import (
     UnknownModuleError,
     UnknownNameError,
 )
-from speedup.masks import Masks, apply_masks
+from speedup.masks import (
+    MaskProblem,
+    Masks,
+    apply_masks,
+    check_masks,
+    masks_from_file,
+    masks_from_heads,
+    masks_from_prune,
+    masks_from_zeros,
+)
 from speedup.materialize import materialize
 from speedup.plan import Plan
 from speedup.planner import plan_speedup
@@ -45,6 +54,7 @@ __all__ = [
     "MaskDeviceError",
     "MaskError",
     "MaskFileError",
+    "MaskProblem",
     "MaskShapeError",
     "MaskTargetError",
     "MaskValueError",
@@ -63,6 +73,11 @@ __all__ = [
     "Verification",
     "Width",
     "apply_masks",
+    "check_masks",
+    "masks_from_file",
+    "masks_from_heads",
+    "masks_from_prune",
+    "masks_from_zeros",
     "materialize",
     "plan_speedup",
     "verify",
