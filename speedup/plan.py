@@ -18,7 +18,7 @@ from speedup.graph import Shape
 from speedup.inputs import Example
 from speedup.islands import Islands
 from speedup.masks import Masks
-from speedup.report import Blocked, Layer, Report
+from speedup.report import Blocked, Blocker, Layer, Report
 from speedup.stamps import Stamp
 
 
@@ -109,6 +109,10 @@ class Plan:
     @property
     def macs_after(self) -> int:
         return self.report.macs[1]
+
+    def blockers(self) -> tuple[Blocker, ...]:
+        """The constraints that keep channels which could go, those that hold back most MACs first."""
+        return self.report.blockers
 
     def __str__(self) -> str:
         # rich takes a while to import and is only needed to print.

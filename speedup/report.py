@@ -41,6 +41,25 @@ class Blocked:
 
 
 @frozen
+class Blocker:
+    """A constraint that keeps channels which nothing else asks for, and what they cost.
+
+    `operator` is the ATen operator that imposes it (`aten.add.Tensor`), empty for the model's boundary;
+    `path` the module whose forward calls it, empty for the model itself. `layers` are the modules that
+    make the `channels` held back. `macs` and `parameters` are what these layers and the readers of the
+    channels would lose were the channels gone: see `Plan.blockers` for how they are counted.
+    """
+
+    reason: str
+    operator: str
+    path: str
+    layers: tuple[str, ...]
+    channels: int
+    macs: int
+    parameters: int
+
+
+@frozen
 class Inside:
     """A module that was planned on its own, between inputs and outputs that stay, and for how many kinds
     of calls.
@@ -75,3 +94,4 @@ class Report:
     macs: tuple[int, int]
     islands: tuple[Inside, ...] = ()
     outside: tuple[Outside, ...] = ()
+    blockers: tuple[Blocker, ...] = ()
