@@ -18,7 +18,7 @@ from speedup.graph import Shape
 from speedup.inputs import Example
 from speedup.islands import Islands
 from speedup.masks import Masks
-from speedup.report import Blocked, Layer, Report
+from speedup.report import Blocked, Blocker, Layer, Report
 from speedup.stamps import Stamp
 
 if TYPE_CHECKING:
@@ -163,6 +163,10 @@ class Plan:
         from speedup.plan_diff import plan_diff
 
         return plan_diff(self, other)
+
+    def blockers(self) -> tuple[Blocker, ...]:
+        """The constraints that keep channels which could go, those that hold back most MACs first."""
+        return self.report.blockers
 
     def __str__(self) -> str:
         # rich takes a while to import and is only needed to print.

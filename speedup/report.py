@@ -79,6 +79,25 @@ def _grown(before: int, after: int) -> str:
 
 
 @frozen
+class Blocker:
+    """A constraint that keeps channels which nothing else asks for, and what they cost.
+
+    `operator` is the ATen operator that imposes it (`aten.add.Tensor`), empty for the model's boundary;
+    `path` the module whose forward calls it, empty for the model itself. `layers` are the modules that
+    make the `channels` held back. `macs` and `parameters` are what these layers and the readers of the
+    channels would lose were the channels gone: see `Plan.blockers` for how they are counted.
+    """
+
+    reason: str
+    operator: str
+    path: str
+    layers: tuple[str, ...]
+    channels: int
+    macs: int
+    parameters: int
+
+
+@frozen
 class Inside:
     """A module that was planned on its own, between inputs and outputs that stay, and for how many kinds
     of calls.
@@ -114,3 +133,4 @@ class Report:
     islands: tuple[Inside, ...] = ()
     outside: tuple[Outside, ...] = ()
     alignment: Alignment | None = None
+    blockers: tuple[Blocker, ...] = ()
