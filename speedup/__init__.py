@@ -23,6 +23,7 @@ from speedup.errors import (
 )
 from speedup.masks import Masks, apply_masks
 from speedup.materialize import materialize
+from speedup.page import write_report
 from speedup.plan import Plan
 from speedup.planner import plan_speedup
 from speedup.rules import STANDARD
@@ -58,4 +59,5 @@ __all__ = [
     "materialize",
     "plan_speedup",
     "verify",
+    "write_report",
 ]

@@ -13,6 +13,7 @@ from speedup.analysis import Analysis
 from speedup.edits import AddToParameter, AdoptAttention, Edit, MergeColumns, NewBias, RewriteForward
 from speedup.graph import Graph, Op, Origin, Shape, Value
 from speedup.islands import Survey
+from speedup.links import links_of
 from speedup.native import hyperparameters
 from speedup.reasons import blocked_channels
 from speedup.report import Layer, Report
@@ -25,6 +26,7 @@ _NOT_TRACED = "code that could not be traced reads them"
 def report_of(model: nn.Module, analysis: Analysis, edits: Sequence[Edit], found: Survey) -> Report:
     """The report of a plan with these `edits`."""
     layers = _layers(model, analysis, edits)
+    reading = links_of(analysis.graph, [layer.path for layer in layers], analysis.rules)
     parameters = sum(p.numel() for p in model.parameters())
     return Report(
         layers=layers,
@@ -36,6 +38,8 @@ def report_of(model: nn.Module, analysis: Analysis, edits: Sequence[Edit], found
         macs=(sum(layer.macs_before for layer in layers), sum(layer.macs_after for layer in layers)),
         islands=found.inside,
         outside=found.outside,
+        links=reading.links,
+        junctions=reading.junctions,
     )
 
 
