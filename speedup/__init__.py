@@ -40,6 +40,7 @@ from speedup.masks import (
     masks_from_zeros,
 )
 from speedup.materialize import materialize
+from speedup.page import write_report
 from speedup.plan import Plan
 from speedup.plan_diff import PlanDiff
 from speedup.planner import plan_speedup
@@ -95,4 +96,5 @@ __all__ = [
     "plan_speedup",
     "save",
     "verify",
+    "write_report",
 ]

@@ -2,7 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 _PREFIXES = ("", "k", "M", "G", "T", "P")
+
+
+def exact(count: int) -> str:
+    """All digits of `count`, in threes."""
+    return f"{count:,}"
 
 
 def short(count: int) -> str:
@@ -29,3 +36,12 @@ def left(before: int, after: int) -> str:
 def removed(before: int, after: int) -> str:
     """The share of `before` that is gone, in per cent."""
     return f"{1 - after / before:.1%}" if before else "0.0%"
+
+
+def change(before: int, after: int, write: Callable[[int], str], arrow: str = "->") -> str:
+    """`before` and `after` with the share that is left, one number if nothing changes, a dash if it is 0."""
+    if not before and not after:
+        return "-"
+    if before == after:
+        return write(before)
+    return f"{write(before)} {arrow} {write(after)} ({left(before, after)})"

@@ -174,6 +174,20 @@ class Plan:
 
         return report_table(self.report)
 
+    def _repr_html_(self) -> str:
+        from speedup.page.fragment import html_table
+
+        return html_table(self.report)
+
+    def to_html(self, title: str = "") -> str:
+        """One HTML document that refers to nothing else: summary, graph, layers, and what stays and why.
+
+        `title` is the model's class name by default.
+        """
+        from speedup.page.document import html_report
+
+        return html_report(self.report, self.explain, title or type(self.subject.model).__name__)
+
     def explain(self, path: str) -> str:
         """Why each part of module `path` goes or stays, as plain text.
 

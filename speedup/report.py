@@ -98,6 +98,18 @@ class Blocker:
 
 
 @frozen
+class Junction:
+    """A call of an operator without parameters that reads several layers, such as a residual addition.
+
+    `path` is the module whose forward calls it; `name` is unlike that of any layer or other junction.
+    """
+
+    name: str
+    path: str
+    operator: str
+
+
+@frozen
 class Inside:
     """A module that was planned on its own, between inputs and outputs that stay, and for how many kinds
     of calls.
@@ -122,7 +134,8 @@ class Report:
     """The whole of it. `parameters` and `macs` are (before, after) totals of the model.
 
     A model that cannot be traced as a whole is planned in `islands`; each kind of call of these counts
-    once in `macs`. Modules that belong to none are `outside`.
+    once in `macs`. Modules that belong to none are `outside`. `links` are (source, reader) pairs of paths of
+    layers and names of junctions.
     """
 
     layers: tuple[Layer, ...]
@@ -134,3 +147,5 @@ class Report:
     outside: tuple[Outside, ...] = ()
     alignment: Alignment | None = None
     blockers: tuple[Blocker, ...] = ()
+    links: tuple[tuple[str, str], ...] = ()
+    junctions: tuple[Junction, ...] = ()

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from attrs import evolve, frozen
 
 from speedup.alike import Entry, merged
+from speedup.counts import change, removed
 from speedup.report import Layer, Report
 
 
@@ -47,6 +48,21 @@ def blocked_rows(report: Report) -> tuple[Entry, ...]:
 def outside_rows(report: Report) -> tuple[Entry, ...]:
     """What is not planned itself: the text is the reason."""
     return merged(Entry(o.path or f"(model) {o.kind}", None, (o.reason,)) for o in report.outside)
+
+
+def amount(entry: Entry) -> str:
+    """How many channels of how many an entry of `blocked_rows` is about."""
+    facts: Any = entry.facts
+    count, total = facts
+    return f"{count:,} of {total:,}"
+
+
+def totals(report: Report, write: Callable[[int], str]) -> tuple[str, str]:
+    """What is removed of the model, and what it was and becomes, in a line each."""
+    return (
+        f"Removed: {removed(*report.parameters)} of the parameters, {removed(*report.macs)} of the MACs",
+        f"Parameters {change(*report.parameters, write)}, MACs {change(*report.macs, write)}",
+    )
 
 
 def labelled(path: str, alike: int) -> str:

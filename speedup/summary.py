@@ -15,6 +15,7 @@ from speedup.editing import payments_of
 from speedup.edits import AddToParameter, AdoptAttention, Edit, MergeColumns, NewBias, RewriteForward
 from speedup.graph import Graph, Op, Origin, Shape, Value
 from speedup.islands import Survey
+from speedup.links import links_of
 from speedup.native import hyperparameters
 from speedup.reasons import blocked_channels
 from speedup.report import Alignment, Layer, Misaligned, Report
@@ -29,6 +30,7 @@ def report_of(
 ) -> Report:
     """The report of a plan with these `edits`; `align` is what its widths were aligned to."""
     layers = _layers(model, analysis, edits)
+    reading = links_of(analysis.graph, [layer.path for layer in layers], analysis.rules)
     parameters = sum(p.numel() for p in model.parameters())
     outside = "the model returns them" if found.islands is None else _NOT_TRACED
     return Report(
@@ -41,6 +43,8 @@ def report_of(
         islands=found.inside,
         outside=found.outside,
         alignment=None if align is None else _alignment(model, analysis, edits, align),
+        links=reading.links,
+        junctions=reading.junctions,
     )
 
 

@@ -6,16 +6,15 @@ import io
 import shutil
 from collections.abc import Sequence
 from enum import Enum, auto
-from typing import Any
 
 from attrs import frozen
 from rich.console import Console
 from rich.table import Table
 
 from speedup.alike import Entry
-from speedup.counts import left, removed, short
+from speedup.counts import change, exact, left, short
 from speedup.report import Report
-from speedup.rows import Row, blocked_rows, labelled, layer_rows, outside_rows
+from speedup.rows import Row, amount, blocked_rows, labelled, layer_rows, outside_rows, totals
 from speedup.wrapping import widest, wrapped
 
 _NARROWEST, _WIDEST = 40, 200
@@ -53,8 +52,8 @@ def report_table(report: Report, width: int | None = None, most: int = _MOST_ROW
         console.print(_reasons("What is not planned itself", outside_rows(report), width, most))
     if report.alignment is not None:
         console.print(report.alignment)
-    for line in _totals(report, width):
-        console.print(line)
+    lines = totals(report, exact)
+    console.print("\n".join(lines if max(map(len, lines)) <= width else totals(report, short)))
     return "\n".join(line.rstrip() for line in stream.getvalue().rstrip().splitlines())
 
 
@@ -130,14 +129,14 @@ class _Columns:
             table.add_column(heading, justify="right", overflow="fold")
         if self.layout.own_notes:
             table.add_column("notes", overflow="fold")
-        for module, change, counts, note in zip(
+        for module, sizes, counts, note in zip(
             self.modules, self.changes, self.counts, self.notes, strict=True
         ):
             if self.layout.own_notes:
-                table.add_row(module, change, *counts, wrapped(note, self.free - self.for_changes))
+                table.add_row(module, sizes, *counts, wrapped(note, self.free - self.for_changes))
             else:
                 lines = wrapped(note, max(self.for_changes, self.free) - 2).split("\n") if note else []
-                table.add_row(module, "\n  ".join([change, *lines]), *counts)
+                table.add_row(module, "\n  ".join([sizes, *lines]), *counts)
         return table
 
 
@@ -168,9 +167,9 @@ def _change(before: int, after: int, counts: _Counts) -> str:
         case _Counts.LEFT:
             return f"{short(after)} ({share})"
         case _Counts.SHORT:
-            return short(before) if after == before else f"{short(before)} -> {short(after)} ({share})"
+            return change(before, after, short)
         case _Counts.EXACT:
-            return f"{before:,}" if after == before else f"{before:,} -> {after:,} ({share})"
+            return change(before, after, exact)
 
 
 def _reasons(title: str, entries: Sequence[Entry], width: int, most: int) -> Table:
@@ -180,7 +179,7 @@ def _reasons(title: str, entries: Sequence[Entry], width: int, most: int) -> Tab
     for heading in ("module", *(["channels"] if counted else []), "because"):
         table.add_column(heading, overflow="fold")
     modules = [wrapped(labelled(e.path, e.count), max(_NARROWEST_PATH, width // 3)) for e in entries[:most]]
-    channels = [_of(entry) for entry in entries[:most]] if counted else []
+    channels = [amount(entry) for entry in entries[:most]] if counted else []
     fixed = widest(("module", *modules)) + (3 + widest(("channels", *channels)) if counted else 0)
     for number, (module, entry) in enumerate(zip(modules, entries, strict=False)):
         reason = wrapped(entry.texts[0], width - fixed - 7)
@@ -188,18 +187,3 @@ def _reasons(title: str, entries: Sequence[Entry], width: int, most: int) -> Tab
     if len(entries) > most:
         table.add_row("…", *(["…"] if counted else []), f"and {len(entries) - most} more")
     return table
-
-
-def _of(entry: Entry) -> str:
-    facts: Any = entry.facts
-    count, total = facts
-    return f"{count} of {total}"
-
-
-def _totals(report: Report, width: int) -> list[str]:
-    gone = f"Removed: {removed(*report.parameters)} of the parameters, {removed(*report.macs)} of the MACs"
-    exact, brief = (
-        f"Parameters {_change(*report.parameters, counts)}, MACs {_change(*report.macs, counts)}"
-        for counts in (_Counts.EXACT, _Counts.SHORT)
-    )
-    return [gone, exact if len(exact) <= width else brief]
