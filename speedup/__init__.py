@@ -44,6 +44,7 @@ from speedup.page import write_report
 from speedup.plan import Plan
 from speedup.plan_diff import PlanDiff
 from speedup.planner import plan_speedup
+from speedup.pruners import make_masks, masks_from_torch_pruning
 from speedup.rules import STANDARD
 from speedup.rules.rule import Rule
 from speedup.saving import load, load_plan, save
@@ -88,9 +89,11 @@ __all__ = [
     "check_masks",
     "load",
     "load_plan",
+    "make_masks",
     "masks_from_file",
     "masks_from_heads",
     "masks_from_prune",
+    "masks_from_torch_pruning",
     "masks_from_zeros",
     "materialize",
     "plan_speedup",
