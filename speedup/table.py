@@ -13,10 +13,14 @@ from speedup.report import Layer, Report
 _WIDEST = 160
 
 
-def report_table(report: Report) -> str:
-    """Plain text: one row per layer that changes, what stays and why, totals last."""
+def report_table(report: Report, width: int | None = None) -> str:
+    """Plain text: one row per layer that changes, what stays and why, totals last.
+
+    `width` is in characters; None: that of the terminal, within bounds.
+    """
     stream = io.StringIO()
-    width = min(_WIDEST, max(80, shutil.get_terminal_size((120, 40)).columns))
+    if width is None:
+        width = min(_WIDEST, max(80, shutil.get_terminal_size((120, 40)).columns))
     console = Console(file=stream, width=width, color_system=None, highlight=False)
     console.print(_layers(report))
     if report.blocked:
