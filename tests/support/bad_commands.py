@@ -82,7 +82,9 @@ def fill(folder: Path) -> None:
     (folder / "list.pt").write_bytes(saved([1, 2]))
     (folder / "cut.safetensors").write_bytes(safetensors_of(state, 40))
     (folder / "plain.safetensors").write_bytes(safetensors_of(state))
-    (folder / "masks.pth").write_bytes(saved({"0.weight": torch.tensor([1, 0, 1, 0, 1, 1]).reshape(6, 1, 1, 1)}))
+    (folder / "masks.pth").write_bytes(
+        saved({"0.weight": torch.tensor([1, 0, 1, 0, 1, 1]).reshape(6, 1, 1, 1)})
+    )
     (folder / "nan.pth").write_bytes(saved({"0.weight": torch.full((6, 1, 1, 1), float("nan"))}))
     (folder / "foreign.pth").write_bytes(saved({"conv9.weight": torch.ones(3)}))
 
@@ -95,10 +97,14 @@ ALL = {
     "no such file": BadCommand("plan {folder}/none.py:make --input 1x3x8x8", ("there is no file", "none.py")),
     "no such module": BadCommand("plan no.such.module:make --input 1x3x8x8", ("ModuleNotFoundError", "'no'")),
     "no such name": BadCommand("plan {folder}/nets.py:mkae --input 1x3x8x8", ("'mkae'", "make")),
-    "source that does not parse": BadCommand("plan {folder}/broken.py:make --input 1x3x8x8", ("SyntaxError",)),
+    "source that does not parse": BadCommand(
+        "plan {folder}/broken.py:make --input 1x3x8x8", ("SyntaxError",)
+    ),
     "not callable": BadCommand("plan {folder}/nets.py:NUMBER --input 1x3x8x8", ("'NUMBER' is int",)),
     "needs arguments": BadCommand("plan {folder}/nets.py:needs --input 1x3x8x8", ("TypeError", "width")),
-    "a factory that raises": BadCommand("plan {folder}/nets.py:breaks --input 1x3x8x8", ("RuntimeError: no",)),
+    "a factory that raises": BadCommand(
+        "plan {folder}/nets.py:breaks --input 1x3x8x8", ("RuntimeError: no",)
+    ),
     "not a module": BadCommand("plan {folder}/nets.py:text --input 1x3x8x8", ("returned str",)),
     "a forward that raises": BadCommand("plan {folder}/nets.py:Raising --input 1x3", ("out of order",)),
     "a shape that is none": BadCommand("plan {folder}/nets.py:make --input 1,3,8,8", ("1x3x224x224",)),
@@ -111,14 +117,20 @@ ALL = {
         "plan {folder}/nets.py:make --input x=1x3x8x8 --input x=1x3x8x8", ("'x' is given twice",)
     ),
     "a name too late": BadCommand("plan {folder}/nets.py:make --input x=1x8 --input 1x8", ("comes after",)),
-    "inputs from no file": BadCommand("plan {folder}/nets.py:make --input {folder}/none.pt", ("no such file",)),
-    "inputs from a list": BadCommand("plan {folder}/nets.py:make --input {folder}/list.pt", ("keyword arguments",)),
+    "inputs from no file": BadCommand(
+        "plan {folder}/nets.py:make --input {folder}/none.pt", ("no such file",)
+    ),
+    "inputs from a list": BadCommand(
+        "plan {folder}/nets.py:make --input {folder}/list.pt", ("keyword arguments",)
+    ),
     "no input": BadCommand("plan {folder}/nets.py:make", ("--input",)),
     "weights missing": BadCommand(_NET + " --weights {folder}/none.pt", ("there is no such file",)),
     "weights cut off": BadCommand(_NET + " --weights {folder}/cut.pt", ("cut.pt", "cannot be read")),
     "weights that run code": BadCommand(_NET + " --weights {folder}/evil.pt", ("refused",)),
     "weights that are a list": BadCommand(_NET + " --weights {folder}/list.pt", ("list", "no state dict")),
-    "weights of another model": BadCommand(_NET + " --weights {folder}/other.pt", ("do not fit", "Sequential")),
+    "weights of another model": BadCommand(
+        _NET + " --weights {folder}/other.pt", ("do not fit", "Sequential")
+    ),
     "safetensors cut off": BadCommand(_NET + " --weights {folder}/cut.safetensors", ("cannot be read",)),
     "masks missing": BadCommand(_NET + " --masks {folder}/none.pth", ("none.pth",)),
     "masks with NaN": BadCommand(_NET + " --masks {folder}/nan.pth", ("nan", "Binarise")),
@@ -132,17 +144,21 @@ ALL = {
         "compact {folder}/nets.py:make --input 1x3x8x8 --out {folder}/none/small.safetensors", ("none",)
     ),
     "a level that is none": BadCommand(
-        "compact {folder}/nets.py:make --input 1x3x8x8 --verify fast --out {folder}/s.safetensors", ("'fast'",)
+        "compact {folder}/nets.py:make --input 1x3x8x8 --verify fast --out {folder}/s.safetensors",
+        ("'fast'",),
     ),
     "an output that is not equivalent": BadCommand(
-        "compact {folder}/nets.py:unstable --input 1x3x8x8 --masks {folder}/masks.pth --out {folder}/s.safetensors",
+        "compact {folder}/nets.py:unstable --input 1x3x8x8 --masks {folder}/masks.pth --out {folder}/o.safetensors",
         ("differ",),
         FAILED,
     ),
     "a report of another kind": BadCommand(
         "report {folder}/nets.py:make --input 1x3x8x8 --out {folder}/report.docx", (".docx", ".html")
     ),
-    "a model that is missing": BadCommand("verify {folder}/nets.py:make {folder}/none.safetensors", ("none",)),
+    "a model that is missing": BadCommand(
+        "verify {folder}/nets.py:make {folder}/none.safetensors", ("none",)
+    ),
     "a file without a plan": BadCommand("verify {folder}/nets.py:make {folder}/plain.safetensors", ("plan",)),
     "a small model cut off": BadCommand("verify {folder}/nets.py:make {folder}/cut.safetensors", ("cut",)),
 }
+USAGE = ("no input", "align to nothing")
