@@ -83,6 +83,30 @@ class StaleModelError(SpeedupError):
     """The model changed between planning and materializing."""
 
 
+class ArchitectureError(StaleModelError):
+    """A plan meets a model of another architecture than it was made for."""
+
+
+class OtherWeightsError(StaleModelError):
+    """A plan that depends on its model's weights meets a model with others."""
+
+
+class UnboundPlanError(SpeedupError, ValueError):
+    """A plan that was read back has no model of its own; one has to be passed."""
+
+
+class PlanFormatError(SpeedupError, ValueError):
+    """A text is no plan, or none that this version can read; or a plan cannot be written as text."""
+
+
+class ForeignSourceError(SpeedupError, ValueError):
+    """A plan that was read back holds source that is not the model's own with other numbers."""
+
+
+class SavedModelError(SpeedupError, ValueError):
+    """A file of a small model is missing, damaged, or does not hold what its plan says."""
+
+
 class EquivalenceError(SpeedupError):
     """The small model is not equivalent to the masked one; it was not handed out."""
 

@@ -1,0 +1,8 @@
+"""Names with dots: of modules, and of what they hold."""
+
+from __future__ import annotations
+
+
+def joined(path: str, inner: str) -> str:
+    """The path of what is `inner` in the module `path`, whose path is empty for the model itself."""
+    return ".".join(part for part in (path, inner) if part)
