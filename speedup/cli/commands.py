@@ -101,15 +101,16 @@ def verify(
 
     Example: speedup verify net.py:make small.safetensors --weights net.pt
     """
-    from speedup.saving import load, saved_plan
+    from speedup.binding import bound
+    from speedup.saving import load, load_plan
     from speedup.verify import verify as check
 
     with Steps(3).shown() as step:
         with step("reading both models"):
-            bound = saved_plan(small).bound(model_of(model, weights))
+            planned = bound(load_plan(small), model_of(model, weights))
             loaded = load(small, factory_of(model))
         with step("comparing"):
-            found = check(bound, loaded)
+            found = check(planned, loaded)
     sizes = [size for size in found.batch_sizes if size is not None]
     if as_json:
         typer.echo(json.dumps({"equivalent": True, "error": found.error, "batch_sizes": sizes}))
