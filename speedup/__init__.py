@@ -19,6 +19,7 @@ from speedup.errors import (
     OtherWeightsError,
     OutputError,
     PlanFormatError,
+    PruningError,
     RuleError,
     SavedModelError,
     SpeedupError,
@@ -40,9 +41,11 @@ from speedup.masks import (
 )
 from speedup.materialize import materialize
 from speedup.plan import Plan
+from speedup.plan_diff import PlanDiff
 from speedup.planner import plan_speedup
 from speedup.rules import STANDARD
 from speedup.rules.rule import Rule
+from speedup.saving import load, load_plan, save
 from speedup.verify import Verification, verify
 
 __all__ = [
@@ -66,7 +69,9 @@ __all__ = [
     "OtherWeightsError",
     "OutputError",
     "Plan",
+    "PlanDiff",
     "PlanFormatError",
+    "PruningError",
     "Rule",
     "RuleError",
     "SavedModelError",
@@ -80,11 +85,14 @@ __all__ = [
     "Width",
     "apply_masks",
     "check_masks",
+    "load",
+    "load_plan",
     "masks_from_file",
     "masks_from_heads",
     "masks_from_prune",
     "masks_from_zeros",
     "materialize",
     "plan_speedup",
+    "save",
     "verify",
 ]

@@ -59,6 +59,10 @@ class MaskFileError(MaskError):
     """A mask file is missing, damaged, or holds something other than masks."""
 
 
+class PruningError(SpeedupError, ValueError):
+    """What was asked of a mask maker makes no sense, or its scores are not what they should be."""
+
+
 class NonFiniteWeightError(SpeedupError, ValueError):
     """A parameter holds inf or NaN; equivalence is only promised for finite weights."""
 

@@ -133,8 +133,6 @@ _FORMS: Mapping[type, Mapping[str, _Form]] = {
     ExpectedOp: {"operands": _VALUE, "arguments": _VALUE},
     Expected: {"outputs": _VALUE},
 }
-# Fields that only mean something in the process that planned, or while a model is at hand.
-_LEFT_OUT: Mapping[type, str] = {TensorStamp: "address", ModuleStamp: "address", Subject: "model"}
 
 
 @cache
@@ -148,12 +146,19 @@ def _converter() -> cattrs.Converter:
         written = {name: override(unstruct_hook=form.write) for name, form in forms.items()}
         read = {name: override(struct_hook=_reading(form)) for name, form in forms.items()}
         _add_fields(converter, kind, written, read)
-    for kind, name in _LEFT_OUT.items():
-        left_out = {name: override(omit=True)}
-        _add_fields(converter, kind, left_out, left_out)
+    _leave_out(converter, TensorStamp, "address")
+    _leave_out(converter, ModuleStamp, "address")
     for union in (Edit, Stamp):
         configure_tagged_union(union, converter, tag_name="kind")
+    # What holds members of a union comes after it.
+    _leave_out(converter, Subject, "model")
     return converter
+
+
+def _leave_out(converter: cattrs.Converter, kind: type, name: str) -> None:
+    """A field that only means something in the process that planned."""
+    left_out = {name: override(omit=True)}
+    _add_fields(converter, kind, left_out, left_out)
 
 
 def _reading(form: _Form) -> Callable[[Any, Any], Any]:

@@ -39,6 +39,17 @@ def free_mask(name: str, value: object) -> torch.Tensor:
     return _binary(name, _as_tensor(name, value).cpu())
 
 
+def mask_along(parameter: nn.Parameter, dim: int, gone: torch.Tensor) -> torch.Tensor:
+    """A mask without the indices `gone` (bool) of `dim`, of size 1 elsewhere, on the device it has to be on."""
+    shape = [-1 if d == dim else 1 for d in range(parameter.ndim)]
+    return ~gone.reshape(shape).to(_home(parameter.device))
+
+
+def _home(device: torch.device) -> torch.device:
+    """Where the masks of parameters on `device` are: their values are read."""
+    return torch.device("cpu") if device.type == "meta" else device
+
+
 def _as_tensor(name: str, value: object) -> torch.Tensor:
     """`value` itself if it is a strided tensor, else one of the same content."""
     if isinstance(value, torch.Tensor):
@@ -73,7 +84,7 @@ def _fitted(name: str, mask: torch.Tensor, shape: torch.Size) -> torch.Tensor:
 
 def _placed(name: str, mask: torch.Tensor, device: torch.device, movable: bool) -> torch.Tensor:
     """`mask` where it belongs: with its parameter, or where its values can be read if that has none."""
-    target = torch.device("cpu") if device.type == "meta" else device
+    target = _home(device)
     if mask.device == target or movable:
         return mask.to(target)
     what = (

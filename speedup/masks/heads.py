@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from speedup.errors import MaskTargetError, MaskValueError
 from speedup.masks.attention import Attention, HeadRun, attention_in
+from speedup.masks.fitting import mask_along
 from speedup.masks.names import Names
 from speedup.masks.problems import RefusedError, error_of
 
@@ -108,12 +109,7 @@ def _mask(
     parameter = parameters.get(run.parameter, parameters.get(f"{run.parameter}_orig"))
     if parameter is None:
         raise MaskTargetError(f"heads: {run.parameter!r} is computed. Remove its parametrization first.")
-    along = torch.ones(parameter.shape[run.dim], dtype=torch.bool, device=_readable(parameter))
-    along[list(indices)] = False
-    shape = [-1 if dim == run.dim else 1 for dim in range(parameter.ndim)]
-    mask = along.reshape(shape)
+    gone = torch.zeros(parameter.shape[run.dim], dtype=torch.bool)
+    gone[list(indices)] = True
+    mask = mask_along(parameter, run.dim, gone)
     masks[run.parameter] = masks[run.parameter] & mask if run.parameter in masks else mask
-
-
-def _readable(parameter: nn.Parameter) -> torch.device:
-    return torch.device("cpu") if parameter.is_meta else parameter.device
