@@ -151,7 +151,8 @@ class _Ties:
         valid = (read >= 0).nonzero().reshape(-1)
         from_ = self._coordinate(read[valid], move.sources, move.source_sizes, source)
         to = self._coordinate(valid, move.targets, move.target_sizes, target)
-        return torch.unique(torch.stack([from_, to], 1), dim=0)
+        pairs: Tensor = torch.unique(torch.stack([from_, to], 1), dim=0)
+        return pairs
 
     def _coordinate(self, flat: Tensor, dims: Sequence[Dim], sizes: Sequence[int], which: int) -> Tensor:
         """The element of dimension `which` at flat indices of a box of `sizes`."""

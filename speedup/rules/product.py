@@ -139,7 +139,7 @@ def product_pay(site: Site, kept: KeepSets) -> Iterable[Edit]:
 
 
 def product_widths(site: Site) -> Iterable[Channels]:
-    return contraction_widths(site) if _is_contraction(site.op) else ()
+    return contraction_widths(site) if is_contraction(site.op) else ()
 
 
 def product_macs(op: Op, sizes: Sizes) -> int:
