@@ -63,6 +63,10 @@ class PruningError(SpeedupError, ValueError):
     """What was asked of a mask maker makes no sense, or its scores are not what they should be."""
 
 
+class FileWriteError(SpeedupError, OSError):
+    """A file cannot be written; the one that was there is as it was."""
+
+
 class NonFiniteWeightError(SpeedupError, ValueError):
     """A parameter holds inf or NaN; equivalence is only promised for finite weights."""
 

@@ -14,6 +14,7 @@ from speedup.cli.progress import Steps
 from speedup.cli.references import factory_of, model_of
 from speedup.cli.subject import read_subject
 from speedup.plan import Plan
+from speedup.writing import write_text
 
 Model = Annotated[
     str,
@@ -51,7 +52,7 @@ def plan(
         with step("planning"):
             made = subject.plan()
     if out is not None:
-        write_text(out, made.to_json())
+        write_text(out, made.to_json() + "\n")
     if as_json:
         typer.echo(made.to_json())
     else:
@@ -150,11 +151,6 @@ def demo() -> None:
 
 
 ALL: tuple[Callable[..., None], ...] = (plan, compact, verify, report, demo)
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write all of `text`, or nothing."""
-    path.write_text(text + "\n", encoding="utf-8")
 
 
 def _totals(made: Plan) -> dict[str, Any]:
