@@ -23,6 +23,14 @@ class ModelError(SpeedupError, TypeError):
     """The model is of a kind that cannot be planned, or not yet."""
 
 
+class ModelReferenceError(ModelError):
+    """A name on the command line leads to no model."""
+
+
+class WeightsError(SpeedupError, ValueError):
+    """A file of weights is missing, damaged, or does not fit the model."""
+
+
 class MaskError(SpeedupError, ValueError):
     """A mask does not fit the model; base of the more precise kinds below."""
 
@@ -53,6 +61,10 @@ class MaskFileError(MaskError):
 
 class PruningError(SpeedupError, ValueError):
     """What was asked of a mask maker makes no sense, or its scores are not what they should be."""
+
+
+class FileWriteError(SpeedupError, OSError):
+    """A file cannot be written; the one that was there is as it was."""
 
 
 class NonFiniteWeightError(SpeedupError, ValueError):
