@@ -1,9 +1,13 @@
 """Turn a masked PyTorch model into a smaller one that computes exactly the same function."""
 
+from speedup.alignment import Width
 from speedup.errors import (
+    ArchitectureError,
     EquivalenceError,
     ExportError,
+    FileWriteError,
     FixpointError,
+    ForeignSourceError,
     InputError,
     MaskDeviceError,
     MaskError,
@@ -13,12 +17,16 @@ from speedup.errors import (
     MaskValueError,
     ModelError,
     NonFiniteWeightError,
+    OtherWeightsError,
     OutputError,
+    PlanFormatError,
     PruningError,
     RuleError,
+    SavedModelError,
     SpeedupError,
     StaleModelError,
     StructureError,
+    UnboundPlanError,
     UnknownModuleError,
     UnknownNameError,
 )
@@ -33,18 +41,24 @@ from speedup.masks import (
     masks_from_zeros,
 )
 from speedup.materialize import materialize
+from speedup.page import write_report
 from speedup.plan import Plan
+from speedup.plan_diff import PlanDiff
 from speedup.planner import plan_speedup
 from speedup.pruners import make_masks, masks_from_torch_pruning
 from speedup.rules import STANDARD
 from speedup.rules.rule import Rule
+from speedup.saving import load, load_plan, save
 from speedup.verify import Verification, verify
 
 __all__ = [
     "STANDARD",
+    "ArchitectureError",
     "EquivalenceError",
     "ExportError",
+    "FileWriteError",
     "FixpointError",
+    "ForeignSourceError",
     "InputError",
     "MaskDeviceError",
     "MaskError",
@@ -56,19 +70,27 @@ __all__ = [
     "Masks",
     "ModelError",
     "NonFiniteWeightError",
+    "OtherWeightsError",
     "OutputError",
     "Plan",
+    "PlanDiff",
+    "PlanFormatError",
     "PruningError",
     "Rule",
     "RuleError",
+    "SavedModelError",
     "SpeedupError",
     "StaleModelError",
     "StructureError",
+    "UnboundPlanError",
     "UnknownModuleError",
     "UnknownNameError",
     "Verification",
+    "Width",
     "apply_masks",
     "check_masks",
+    "load",
+    "load_plan",
     "make_masks",
     "masks_from_file",
     "masks_from_heads",
@@ -77,5 +99,7 @@ __all__ = [
     "masks_from_zeros",
     "materialize",
     "plan_speedup",
+    "save",
     "verify",
+    "write_report",
 ]

@@ -4,20 +4,25 @@ The least fixpoint says which slices could go. The model's Python code then has 
 smaller tensors; `fitting` says what that takes. Where an op cannot be made to come out as the
 fixpoint needs it, its dimensions are constrained further and the fixpoint is taken again;
 constraints only grow in number, so this ends.
+
+Alignment comes last: the sets that have settled without it grow until both they and the forward
+agree, so that aligned sets always contain those that are not.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
+from attrs import evolve, frozen
 from torch import Tensor
 
 from speedup import native
+from speedup.alignment import Align, aligned, channels_of
 from speedup.analysis import Analysis
 from speedup.constraints import Cause, Constraint, Copied, Dim, Pinned
 from speedup.errors import FixpointError
 from speedup.expressions import SizeOf
-from speedup.fitting import fitted
+from speedup.fitting import Fit, fitted
 from speedup.graph import Graph, Op, Origin, Shape, Value
 from speedup.keepsets import solve
 from speedup.lattice import Fact, along
@@ -33,13 +38,16 @@ def couple(
     rules: Rules,
     writer: Writer,
     keep: Iterable[str] = (),
+    align: Align | None = None,
 ) -> Analysis:
     """The least keep-sets that the model's own forward can carry.
 
-    `writer` knows what the source can be made to say; `keep` names modules that must not change.
+    `writer` knows what the source can be made to say; `keep` names modules that must not change;
+    `align` says which widths the sets grow to.
 
     Raises:
         FixpointError: the iteration does not settle (a rule is at fault).
+        InputError: `align` is none, or returns something other than an integer.
     """
     seeds = _seeds(graph, facts, lives)
     extents = extents_of(graph)
@@ -48,19 +56,56 @@ def couple(
     constraints += _kept_modules(graph, tuple(keep))
     for dim in _copies(graph, constraints):
         seeds.pop(dim, None)
-    fallen_back: frozenset[int] = frozenset()
-    for _ in range(2 * len(graph.ops) + 2):
-        kept = solve(extents, seeds, constraints)
-        resized: dict[int, Shape] = {}
-        for site in sites:
-            resized.update(rule_for(site.op.target, rules).resize(site, kept))
-        found = Analysis(graph, facts, sites, rules, kept, seeds, tuple(constraints), resized)
+    problem = _Problem(graph, facts, sites, rules, extents, seeds)
+    fit = _settled(problem, constraints, writer, frozenset())
+    if align is None:
+        return fit.analysis
+    wider = _settled(problem, fit.analysis.constraints, writer, fit.fallen_back, align)
+    return evolve(wider.analysis, unaligned=fit.analysis)
+
+
+@frozen(eq=False)
+class _Problem:
+    """What the keep-sets are found from, besides constraints."""
+
+    graph: Graph
+    facts: tuple[Fact, ...]
+    sites: tuple[Site, ...]
+    rules: Rules
+    extents: Mapping[Dim, int]
+    seeds: Mapping[Dim, Tensor | None]
+
+
+def _settled(
+    problem: _Problem,
+    given: Iterable[Constraint],
+    writer: Writer,
+    fallen_back: frozenset[int],
+    align: Align | None = None,
+) -> Fit:
+    """The keep-sets under the constraints `given` and those that the forward adds, with nothing missing."""
+    constraints = list(given)
+    for _ in range(2 * len(problem.graph.ops) + 2):
+        found = _solved(problem, constraints, align)
         fit = fitted(found, writer, fallen_back)
         if not fit.missing:
-            return fit.analysis
+            return fit
         constraints += fit.missing
         fallen_back = fit.fallen_back
     raise FixpointError("the sizes that the forward computes do not settle; a rule is at fault")
+
+
+def _solved(problem: _Problem, constraints: Sequence[Constraint], align: Align | None) -> Analysis:
+    sites, rules = problem.sites, problem.rules
+    kept = solve(problem.extents, problem.seeds, constraints)
+    alignments: tuple[Constraint, ...] = ()
+    if align is not None:
+        kept, alignments = aligned(kept, constraints, channels_of(sites, rules), align)
+    resized: dict[int, Shape] = {}
+    for site in sites:
+        resized.update(rule_for(site.op.target, rules).resize(site, kept))
+    held = (*constraints, *alignments)
+    return Analysis(problem.graph, problem.facts, sites, rules, kept, problem.seeds, held, resized)
 
 
 def extents_of(graph: Graph) -> dict[Dim, int]:

@@ -25,9 +25,15 @@ from speedup.lattice import (
 )
 from speedup.rules.absorption import couple as absorbing_couple
 from speedup.rules.absorption import pay as absorbing_pay
-from speedup.rules.contraction import contraction_known, contraction_live, contraction_macs
+from speedup.rules.contraction import (
+    contraction_known,
+    contraction_live,
+    contraction_macs,
+    contraction_widths,
+)
 from speedup.rules.einsum import einsum_couple, einsum_known, einsum_live, einsum_macs
 from speedup.rules.rule import (
+    Channels,
     Facts,
     Lives,
     Rule,
@@ -132,6 +138,10 @@ def product_pay(site: Site, kept: KeepSets) -> Iterable[Edit]:
     return absorbing_pay(site, kept) if is_contraction(site.op) else ()
 
 
+def product_widths(site: Site) -> Iterable[Channels]:
+    return contraction_widths(site) if is_contraction(site.op) else ()
+
+
 def product_macs(op: Op, sizes: Sizes) -> int:
     if is_contraction(op):
         return contraction_macs(op, sizes)
@@ -230,6 +240,7 @@ PRODUCT = Rule(
     known=product_known,
     live=product_live,
     pay=product_pay,
+    widths=product_widths,
     macs=product_macs,
 )
 
