@@ -41,6 +41,44 @@ class Blocked:
 
 
 @frozen
+class Misaligned:
+    """A layer that computes ("out") or reads ("in") `kept` of `of` channels although `wanted` were asked for.
+
+    In a grouped layer these count within one group.
+    """
+
+    path: str
+    side: str
+    kept: int
+    of: int
+    wanted: int
+
+
+@frozen
+class Alignment:
+    """What growing layers to the widths that `to` asks for adds to the plan without it.
+
+    `channels` are those that layers compute more; `parameters` and `macs` are (without, with) totals.
+    """
+
+    to: str
+    channels: int
+    parameters: tuple[int, int]
+    macs: tuple[int, int]
+    missed: tuple[Misaligned, ...] = ()
+
+    def __str__(self) -> str:
+        """In one line."""
+        changes = (f"{_grown(*self.parameters)} parameters", f"{_grown(*self.macs)} MACs")
+        words = f"Aligned to {self.to}: {', '.join(changes)}, +{self.channels} channels"
+        return f"{words}; not reached by {len(self.missed)} widths" if self.missed else words
+
+
+def _grown(before: int, after: int) -> str:
+    return f"+{after / before - 1:.1%}" if before else "+0%"
+
+
+@frozen
 class Blocker:
     """A constraint that keeps channels which nothing else asks for, and what they cost.
 
@@ -107,6 +145,7 @@ class Report:
     macs: tuple[int, int]
     islands: tuple[Inside, ...] = ()
     outside: tuple[Outside, ...] = ()
+    alignment: Alignment | None = None
     blockers: tuple[Blocker, ...] = ()
     links: tuple[tuple[str, str], ...] = ()
     junctions: tuple[Junction, ...] = ()

@@ -33,6 +33,7 @@ from speedup.rules.contraction import (
     contraction_macs,
     contraction_needs,
     contraction_resize,
+    contraction_widths,
     describe,
     kernel_sums,
     read_columns,
@@ -254,6 +255,7 @@ CONTRACTION = Rule(
     needs=lambda site, sizes, kept: contraction_needs(site.op, sizes),
     resize=contraction_resize,
     pay=pay,
+    widths=contraction_widths,
     macs=contraction_macs,
     reads_sizes=True,
 )
