@@ -42,8 +42,7 @@ def plan(
     align: Align = None,
     explain: Annotated[str | None, typer.Option("--explain", help="Say why, for one module.")] = None,
     out: Annotated[Path | None, typer.Option("--out", help="Write the plan here, as JSON.")] = None,
-    as_json: PAGES, FIGURES = (".html",), (".svg", ".png", ".pdf")
-AsJson = False,
+    as_json: AsJson = False,
 ) -> None:
     """Show what would shrink, what would not, and why. Nothing is built.
 
@@ -71,8 +70,7 @@ def compact(
     keep: Keep = None,
     align: Align = None,
     verify: Annotated[str, typer.Option("--verify", help="full, structure or none.")] = "full",
-    as_json: PAGES, FIGURES = (".html",), (".svg", ".png", ".pdf")
-AsJson = False,
+    as_json: AsJson = False,
 ) -> None:
     """Build the small model, verify it, and save it with its plan; `speedup.load` builds it again.
 
@@ -100,8 +98,7 @@ def verify(
     model: Model,
     small: Annotated[Path, typer.Argument(help="What `speedup compact` or `speedup.save` wrote.")],
     weights: Weights = None,
-    as_json: PAGES, FIGURES = (".html",), (".svg", ".png", ".pdf")
-AsJson = False,
+    as_json: AsJson = False,
 ) -> None:
     """Compare a saved small model with the masked one. Ends with 1 when they differ.
 
