@@ -1,9 +1,12 @@
 """Turn a masked PyTorch model into a smaller one that computes exactly the same function."""
 
+from speedup.alignment import Width
 from speedup.errors import (
     ArchitectureError,
     EquivalenceError,
     ExportError,
+    FigureFormatError,
+    FileWriteError,
     FixpointError,
     ForeignSourceError,
     InputError,
@@ -13,11 +16,13 @@ from speedup.errors import (
     MaskShapeError,
     MaskTargetError,
     MaskValueError,
+    MissingPackageError,
     ModelError,
     NonFiniteWeightError,
     OtherWeightsError,
     OutputError,
     PlanFormatError,
+    PruningError,
     RuleError,
     SavedModelError,
     SpeedupError,
@@ -27,11 +32,23 @@ from speedup.errors import (
     UnknownModuleError,
     UnknownNameError,
 )
-from speedup.masks import Masks, apply_masks
+from speedup.figure import plan_figure, write_figure
+from speedup.masks import (
+    MaskProblem,
+    Masks,
+    apply_masks,
+    check_masks,
+    masks_from_file,
+    masks_from_heads,
+    masks_from_prune,
+    masks_from_zeros,
+)
 from speedup.materialize import materialize
+from speedup.page import write_report
 from speedup.plan import Plan
 from speedup.plan_diff import PlanDiff
 from speedup.planner import plan_speedup
+from speedup.pruners import make_masks, masks_from_torch_pruning
 from speedup.rules import STANDARD
 from speedup.rules.rule import Rule
 from speedup.saving import load, load_plan, save
@@ -42,16 +59,20 @@ __all__ = [
     "ArchitectureError",
     "EquivalenceError",
     "ExportError",
+    "FigureFormatError",
+    "FileWriteError",
     "FixpointError",
     "ForeignSourceError",
     "InputError",
     "MaskDeviceError",
     "MaskError",
     "MaskFileError",
+    "MaskProblem",
     "MaskShapeError",
     "MaskTargetError",
     "MaskValueError",
     "Masks",
+    "MissingPackageError",
     "ModelError",
     "NonFiniteWeightError",
     "OtherWeightsError",
@@ -59,6 +80,7 @@ __all__ = [
     "Plan",
     "PlanDiff",
     "PlanFormatError",
+    "PruningError",
     "Rule",
     "RuleError",
     "SavedModelError",
@@ -69,11 +91,22 @@ __all__ = [
     "UnknownModuleError",
     "UnknownNameError",
     "Verification",
+    "Width",
     "apply_masks",
+    "check_masks",
     "load",
     "load_plan",
+    "make_masks",
+    "masks_from_file",
+    "masks_from_heads",
+    "masks_from_prune",
+    "masks_from_torch_pruning",
+    "masks_from_zeros",
     "materialize",
+    "plan_figure",
     "plan_speedup",
     "save",
     "verify",
+    "write_figure",
+    "write_report",
 ]

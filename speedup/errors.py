@@ -23,6 +23,14 @@ class ModelError(SpeedupError, TypeError):
     """The model is of a kind that cannot be planned, or not yet."""
 
 
+class ModelReferenceError(ModelError):
+    """A name on the command line leads to no model."""
+
+
+class WeightsError(SpeedupError, ValueError):
+    """A file of weights is missing, damaged, or does not fit the model."""
+
+
 class MaskError(SpeedupError, ValueError):
     """A mask does not fit the model; base of the more precise kinds below."""
 
@@ -51,6 +59,14 @@ class MaskFileError(MaskError):
     """A mask file is missing, damaged, or holds something other than masks."""
 
 
+class PruningError(SpeedupError, ValueError):
+    """What was asked of a mask maker makes no sense, or its scores are not what they should be."""
+
+
+class FileWriteError(SpeedupError, OSError):
+    """A file cannot be written; the one that was there is as it was."""
+
+
 class NonFiniteWeightError(SpeedupError, ValueError):
     """A parameter holds inf or NaN; equivalence is only promised for finite weights."""
 
@@ -61,6 +77,14 @@ class ExportError(SpeedupError):
 
 class UnknownModuleError(SpeedupError, KeyError):
     """A module path handed to the planner does not exist in the model."""
+
+
+class MissingPackageError(SpeedupError, ImportError):
+    """Something was asked for that needs a package which is not installed; says which and how to get it."""
+
+
+class FigureFormatError(SpeedupError, ValueError):
+    """A figure is to be written to a file of a kind that no figure can be."""
 
 
 class RuleError(SpeedupError):

@@ -18,7 +18,7 @@ from speedup.graph import Shape
 from speedup.inputs import Example
 from speedup.islands import Islands
 from speedup.masks import Masks
-from speedup.report import Blocked, Layer, Report
+from speedup.report import Blocked, Blocker, Layer, Report
 from speedup.stamps import Stamp
 
 if TYPE_CHECKING:
@@ -129,6 +129,11 @@ class Plan:
     def macs_after(self) -> int:
         return self.report.macs[1]
 
+    @property
+    def model_name(self) -> str:
+        """The name of the model's class, for titles; "Plan" of a plan that was read back."""
+        return "Plan" if self.subject.model is None else type(self.subject.model).__name__
+
     def to_json(self) -> str:
         """The plan as text, from which `from_json` makes an equal one, in any process. Nothing is pickled.
 
@@ -164,11 +169,29 @@ class Plan:
 
         return plan_diff(self, other)
 
+    def blockers(self) -> tuple[Blocker, ...]:
+        """The constraints that keep channels which could go, those that hold back most MACs first."""
+        return self.report.blockers
+
     def __str__(self) -> str:
         # rich takes a while to import and is only needed to print.
         from speedup.table import report_table
 
         return report_table(self.report)
+
+    def _repr_html_(self) -> str:
+        from speedup.page.fragment import html_table
+
+        return html_table(self.report)
+
+    def to_html(self, title: str = "") -> str:
+        """One HTML document that refers to nothing else: summary, graph, layers, and what stays and why.
+
+        `title` is the name of the model's class by default.
+        """
+        from speedup.page.document import html_report
+
+        return html_report(self.report, self.explain, title or self.model_name)
 
     def explain(self, path: str) -> str:
         """Why each part of module `path` goes or stays, as plain text.

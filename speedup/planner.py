@@ -11,6 +11,7 @@ from attrs import evolve
 from torch import Tensor, nn
 
 from speedup import constants, liveness
+from speedup.alignment import Align, chooser
 from speedup.coupling import couple
 from speedup.editing import edits_of, solved_attributes
 from speedup.edits import AddToParameter, Edit, MergeColumns, NewBias, RewriteForward
@@ -38,6 +39,7 @@ def plan_speedup(
     kwargs: Mapping[str, Any] | None = None,
     rules: Rules = STANDARD,
     keep: Sequence[str] = (),
+    align: Align | None = None,
 ) -> Plan:
     """Plan the smallest model that computes what `model` with `masks` computes, in eval mode.
 
@@ -53,19 +55,31 @@ def plan_speedup(
         kwargs: further keyword arguments of the forward.
         rules: operator rules; extend with `STANDARD | {my_operator: my_rule}`.
         keep: paths of modules that must not change.
+        align: how many channels layers shall keep for their kernels to run at full speed: multiples of
+            an integer, or what a function of a `Width` returns. It gets the count that has to stay, and is
+            asked about every larger one on the way; less than that count counts as that, more than there
+            are as all. Layers that do not shrink are not asked about. `Plan.report.alignment` says what
+            it costs.
 
     Raises:
         InputError, ModelError, MaskError, UnknownModuleError, NonFiniteWeightError: bad arguments.
         ExportError: no part of the model can be traced; the message names the module.
     """
     with torch.inference_mode(mode=False), torch.no_grad():
-        return _plan(model, example_from(x, kwargs), masks, rules, keep)
+        return _plan(model, example_from(x, kwargs), masks, rules, keep, align)
 
 
 def _plan(
-    model: nn.Module, example: Example, masks: MaskSource | None, rules: Rules, keep: Sequence[str]
+    model: nn.Module,
+    example: Example,
+    masks: MaskSource | None,
+    rules: Rules,
+    keep: Sequence[str],
+    align: Align | None,
 ) -> Plan:
     require_plannable(model)
+    if align is not None:
+        chooser(align)
     resolved = resolve_masks(model, masks)
     _check_modules(model, keep)
     stamps = stamps_of(model)
@@ -77,7 +91,7 @@ def _plan(
     modules = dict(model.named_modules(remove_duplicate=False))
     writer = Writer(modules, tuple(keep))
     while True:
-        analysis = couple(traced.graph, facts, lives, rules, writer, keep)
+        analysis = couple(traced.graph, facts, lives, rules, writer, keep, align)
         edits = tuple(edits_of(analysis, writer))
         expected = expected_trace(analysis, edits)
         numbers = frozenset(e.path for e in solved_attributes(analysis))
@@ -93,7 +107,7 @@ def _plan(
         )
     return Plan(
         edits=edits,
-        report=report_of(model, analysis, edits, found),
+        report=report_of(model, analysis, edits, found, align),
         expected=expected,
         masks_digest=resolved.digest,
         subject=Subject(

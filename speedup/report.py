@@ -41,6 +41,75 @@ class Blocked:
 
 
 @frozen
+class Misaligned:
+    """A layer that computes ("out") or reads ("in") `kept` of `of` channels although `wanted` were asked for.
+
+    In a grouped layer these count within one group.
+    """
+
+    path: str
+    side: str
+    kept: int
+    of: int
+    wanted: int
+
+
+@frozen
+class Alignment:
+    """What growing layers to the widths that `to` asks for adds to the plan without it.
+
+    `channels` are those that layers compute more; `parameters` and `macs` are (without, with) totals.
+    """
+
+    to: str
+    channels: int
+    parameters: tuple[int, int]
+    macs: tuple[int, int]
+    missed: tuple[Misaligned, ...] = ()
+
+    def __str__(self) -> str:
+        """In one line."""
+        changes = (f"{_grown(*self.parameters)} parameters", f"{_grown(*self.macs)} MACs")
+        words = f"Aligned to {self.to}: {', '.join(changes)}, +{self.channels} channels"
+        return f"{words}; not reached by {len(self.missed)} widths" if self.missed else words
+
+
+def _grown(before: int, after: int) -> str:
+    return f"+{after / before - 1:.1%}" if before else "+0%"
+
+
+@frozen
+class Blocker:
+    """A constraint that keeps channels which nothing else asks for, and what they cost.
+
+    `operator` is the ATen operator that imposes it (`aten.add.Tensor`), empty for the model's boundary;
+    `path` the module whose forward calls it, empty for the model itself. `layers` are the modules that
+    make the `channels` held back. `macs` and `parameters` are what these layers and the readers of the
+    channels would lose were the channels gone: see `Plan.blockers` for how they are counted.
+    """
+
+    reason: str
+    operator: str
+    path: str
+    layers: tuple[str, ...]
+    channels: int
+    macs: int
+    parameters: int
+
+
+@frozen
+class Junction:
+    """A call of an operator without parameters that reads several layers, such as a residual addition.
+
+    `path` is the module whose forward calls it; `name` is unlike that of any layer or other junction.
+    """
+
+    name: str
+    path: str
+    operator: str
+
+
+@frozen
 class Inside:
     """A module that was planned on its own, between inputs and outputs that stay, and for how many kinds
     of calls.
@@ -65,7 +134,8 @@ class Report:
     """The whole of it. `parameters` and `macs` are (before, after) totals of the model.
 
     A model that cannot be traced as a whole is planned in `islands`; each kind of call of these counts
-    once in `macs`. Modules that belong to none are `outside`.
+    once in `macs`. Modules that belong to none are `outside`. `links` are (source, reader) pairs of paths of
+    layers and names of junctions.
     """
 
     layers: tuple[Layer, ...]
@@ -75,3 +145,7 @@ class Report:
     macs: tuple[int, int]
     islands: tuple[Inside, ...] = ()
     outside: tuple[Outside, ...] = ()
+    alignment: Alignment | None = None
+    blockers: tuple[Blocker, ...] = ()
+    links: tuple[tuple[str, str], ...] = ()
+    junctions: tuple[Junction, ...] = ()

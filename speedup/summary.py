@@ -3,40 +3,86 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from math import prod
 from types import MappingProxyType
 
 from torch import nn
 
+from speedup.alignment import Align, channels_of, named, width_of, wished
 from speedup.analysis import Analysis
+from speedup.editing import payments_of
 from speedup.edits import AddToParameter, AdoptAttention, Edit, MergeColumns, NewBias, RewriteForward
 from speedup.graph import Graph, Op, Origin, Shape, Value
 from speedup.islands import Survey
+from speedup.links import links_of
 from speedup.native import hyperparameters
 from speedup.reasons import blocked_channels
-from speedup.report import Layer, Report
+from speedup.report import Alignment, Layer, Misaligned, Report
 from speedup.rules import Rules, rule_for
 from speedup.rules.rule import UNKNOWN_OPERATOR, Sizes
 
 _NOT_TRACED = "code that could not be traced reads them"
 
 
-def report_of(model: nn.Module, analysis: Analysis, edits: Sequence[Edit], found: Survey) -> Report:
-    """The report of a plan with these `edits`."""
+def report_of(
+    model: nn.Module, analysis: Analysis, edits: Sequence[Edit], found: Survey, align: Align | None = None
+) -> Report:
+    """The report of a plan with these `edits`; `align` is what its widths were aligned to."""
     layers = _layers(model, analysis, edits)
+    reading = links_of(analysis.graph, [layer.path for layer in layers], analysis.rules)
     parameters = sum(p.numel() for p in model.parameters())
+    outside = "the model returns them" if found.islands is None else _NOT_TRACED
     return Report(
         layers=layers,
-        blocked=blocked_channels(
-            analysis, "the model returns them" if found.islands is None else _NOT_TRACED
-        ),
+        # Why channels stay is one thing, that others stay beside them to align is another.
+        blocked=blocked_channels(analysis.unaligned or analysis, outside),
         unknown_operators=_unknown(analysis.graph, analysis.rules),
         parameters=(parameters, parameters + _parameter_change(analysis, edits)),
         macs=(sum(layer.macs_before for layer in layers), sum(layer.macs_after for layer in layers)),
         islands=found.inside,
         outside=found.outside,
+        alignment=None if align is None else _alignment(model, analysis, edits, align),
+        links=reading.links,
+        junctions=reading.junctions,
     )
+
+
+def _alignment(model: nn.Module, analysis: Analysis, edits: Sequence[Edit], align: Align) -> Alignment:
+    plain = analysis.unaligned or analysis
+    given = sum(p.numel() for p in model.parameters())
+    totals = [
+        given + _parameter_change(*one) for one in ((plain, tuple(payments_of(plain))), (analysis, edits))
+    ]
+    macs = [_macs(analysis.graph.ops, one, one.sizes) for one in (plain, analysis)]
+    return Alignment(
+        to=named(align),
+        channels=sum(_added_channels(analysis).values()),
+        parameters=(totals[0], totals[1]),
+        macs=(macs[0], macs[1]),
+        missed=tuple(dict.fromkeys(_misaligned(analysis, plain, align))),
+    )
+
+
+def _added_channels(analysis: Analysis) -> Mapping[str, int]:
+    """By module, how many channels it computes more than without alignment; a module counts once."""
+    added: dict[str, dict[int, int]] = {}
+    if analysis.unaligned is not None:
+        for op, channels in channels_of(analysis.sites, analysis.rules):
+            if channels.side == "out" and channels.groups == 1:
+                more = analysis.kept.count(channels.dim) - analysis.unaligned.kept.count(channels.dim)
+                calls = added.setdefault(op.owner.path, {})
+                calls[op.index] = calls.get(op.index, 0) + more
+    return {path: max(calls.values()) for path, calls in added.items()}
+
+
+def _misaligned(analysis: Analysis, plain: Analysis, align: Align) -> Iterable[Misaligned]:
+    for op, channels in channels_of(analysis.sites, analysis.rules):
+        if not plain.kept.is_full(channels.dim):
+            width = width_of(op, channels, analysis.kept)
+            wanted = wished(width, align)
+            if wanted > width.kept:
+                yield Misaligned(width.path, width.side, width.kept, width.total, wanted)
 
 
 def _unknown(graph: Graph, rules: Rules) -> tuple[str, ...]:
@@ -63,7 +109,8 @@ def _layers(model: nn.Module, analysis: Analysis, edits: Sequence[Edit]) -> tupl
     for op in graph.ops:
         by_owner.setdefault(op.owner.path, []).append(op)
     by_name = {v.name: v for v in graph.state}
-    notes = _notes(edits, by_name)
+    notes = _notes(edits, by_name, _added_channels(analysis))
+    new_biases = {e.path: e.value.tensor.numel() for e in edits if isinstance(e, NewBias)}
     modules = dict(model.named_modules(remove_duplicate=False))
     layers = []
     for path, ops in by_owner.items():
@@ -73,7 +120,6 @@ def _layers(model: nn.Module, analysis: Analysis, edits: Sequence[Edit]) -> tupl
         macs = _macs(ops, analysis, _original)
         if not values and not macs and path not in notes:
             continue
-        added = sum(e.value.tensor.numel() for e in edits if isinstance(e, NewBias) and e.path == path)
         layers.append(
             Layer(
                 path=path,
@@ -81,7 +127,7 @@ def _layers(model: nn.Module, analysis: Analysis, edits: Sequence[Edit]) -> tupl
                 before=_description(ops, values, _original),
                 after=_description(ops, values, analysis.sizes),
                 parameters_before=sum(prod(v.shape) for v in values),
-                parameters_after=sum(prod(analysis.sizes(v)) for v in values) + added,
+                parameters_after=sum(prod(analysis.sizes(v)) for v in values) + new_biases.get(path, 0),
                 macs_before=macs,
                 macs_after=_macs(ops, analysis, analysis.sizes),
                 notes=tuple(notes.get(path, ())),
@@ -111,8 +157,13 @@ def _description(ops: Sequence[Op], values: Sequence[Value], sizes: Sizes) -> st
     return f"{ops[0].owner.type.__name__}({shapes})" if values else ops[0].owner.type.__name__
 
 
-def _notes(edits: Sequence[Edit], by_name: Mapping[str, Value]) -> Mapping[str, list[str]]:
+def _notes(
+    edits: Sequence[Edit], by_name: Mapping[str, Value], added: Mapping[str, int]
+) -> Mapping[str, list[str]]:
     notes: dict[str, list[str]] = {}
+    for path, count in added.items():
+        if count:
+            notes[path] = [f"+{count} channels to align"]
     for edit in edits:
         if isinstance(edit, AddToParameter | MergeColumns):
             notes.setdefault(_holder(edit.name), []).append(edit.why)

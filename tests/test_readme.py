@@ -93,6 +93,30 @@ def test_what_is_said_of_saving_runs_as_it_stands(tmp_path: Path, monkeypatch: p
     assert torch.equal(again(x), small(x))
 
 
+def test_sources_of_masks_run_as_they_stand(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    example = re.search(
+        r"^<!-- run by tests/test_readme.py -->\n```python\n(.*?)^```$", README, re.MULTILINE | re.DOTALL
+    )
+    assert example is not None
+    monkeypatch.chdir(tmp_path)
+    case = lenet()
+    torch.save(case.masks, "masks.pth")
+    layer = nn.TransformerEncoderLayer(8, 4, 16)
+    names: dict[str, object] = {
+        "model": case.model,
+        "x": case.inputs(1, seed=0),
+        "pruned": case.model,
+        "zeroed": case.model,
+        "vit": nn.ModuleDict({"encoder": nn.TransformerEncoder(layer, 1, enable_nested_tensor=False)}),
+    }
+
+    exec(example[1], names)
+
+    masks = names["masks"]
+    assert isinstance(masks, dict)
+    assert int(masks["conv1.weight"].sum()) == 3
+
+
 def test_every_error_named_exists():
     for name in set(re.findall(r"`(\w+Error)`", README)) - {"ValueError", "TypeError", "KeyError"}:
         assert issubclass(getattr(speedup, name), speedup.SpeedupError)

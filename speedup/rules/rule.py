@@ -8,13 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import lru_cache
-from typing import Any, Protocol, TypeVar, cast
+from typing import Any, Literal, Protocol, TypeVar, cast
 
 import torch
 from attrs import field, frozen
 from torch import Tensor
 
-from speedup.constraints import Cause, Constraint, Equal, Pinned
+from speedup.constraints import Cause, Constraint, Dim, Equal, Pinned
 from speedup.edits import Edit
 from speedup.expressions import concrete
 from speedup.graph import Graph, Op, Origin, Shape, Value, call_arguments
@@ -75,6 +75,18 @@ class Site:
             and self.graph.readers[value.index] == (self.op.index,)
             and value not in self.graph.outputs
         )
+
+
+@frozen
+class Channels:
+    """A dimension of a product with a weight whose extent its kernel is fast or slow at.
+
+    The product computes these channels ("out") or reads them ("in"), in `groups` equal runs.
+    """
+
+    dim: Dim
+    side: Literal["out", "in"]
+    groups: int = 1
 
 
 class Known(Protocol):
@@ -139,6 +151,11 @@ def no_payment(site: Site, kept: KeepSets) -> Iterable[Edit]:
     return ()
 
 
+def no_widths(site: Site) -> Iterable[Channels]:
+    """No kernel of the op depends on how many channels there are."""
+    return ()
+
+
 def no_macs(op: Op, sizes: Sizes) -> int:
     """The op multiplies nothing worth counting."""
     return 0
@@ -160,6 +177,7 @@ class Rule:
         otherwise: constraints under which the call can stay as it is stated.
         resize: shapes of values, by index, that keep-sets alone do not tell (weights in groups).
         pay: edits that make up for dropped constants.
+        widths: the channels that `align` is asked about.
         macs: multiply-accumulates at given sizes.
         reads_sizes: `known` looks at numbers derived from sizes itself; else they make all Unknown.
     """
@@ -174,6 +192,7 @@ class Rule:
     otherwise: Callable[[Site], Iterable[Constraint]] = all_pinned_as_stated
     resize: Callable[[Site, KeepSets], Mapping[int, Shape]] = no_resizing
     pay: Callable[[Site, KeepSets], Iterable[Edit]] = no_payment
+    widths: Callable[[Site], Iterable[Channels]] = no_widths
     macs: Callable[[Op, Sizes], int] = no_macs
     reads_sizes: bool = False
 
