@@ -29,6 +29,10 @@ class Example:
         args, kwargs = pytree.tree_unflatten(leaves, self._spec)
         return tuple(args), dict(kwargs)
 
+    def replaced(self, tensors: Sequence[Tensor]) -> Example:
+        """The same call with `tensors` for the example's."""
+        return attrs.evolve(self, tensors=tuple(tensors))
+
 
 def example_from(x: Any, kwargs: Mapping[str, Any] | None = None) -> Example:
     """Read `x` as a call: a tensor, a tuple or list of arguments, or a dict of keyword arguments.

@@ -19,6 +19,7 @@ from speedup.inputs import Example
 from speedup.islands import Islands
 from speedup.masks import Masks
 from speedup.report import Blocked, Layer, Report
+from speedup.rules import STANDARD, Rules
 from speedup.stamps import Stamp
 
 
@@ -56,7 +57,8 @@ class Subject:
 
     `islands` are the modules that were traced, with their calls, if the model could not be as a whole;
     `computed` are the types that the forward computes in. `is_rehearsed` says that planning has already
-    traced the small model, without its weights, and found it as expected.
+    traced the small model, without its weights, and found it as expected. `rules` and `keep` are what
+    planning was given.
     """
 
     model: nn.Module
@@ -66,6 +68,8 @@ class Subject:
     islands: Islands | None = None
     computed: frozenset[torch.dtype] = frozenset()
     is_rehearsed: bool = False
+    rules: Rules = STANDARD
+    keep: tuple[str, ...] = ()
 
 
 @frozen

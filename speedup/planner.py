@@ -68,6 +68,13 @@ def plan_speedup(
         return _plan(model, example_from(x, kwargs), masks, rules, keep, align)
 
 
+def realigned(plan: Plan, align: Align | None) -> Plan:
+    """`plan` made again, of its model as it is now, with another alignment; see `plan_speedup`."""
+    subject = plan.subject
+    with torch.inference_mode(mode=False), torch.no_grad():
+        return _plan(subject.model, subject.example, subject.masks, subject.rules, subject.keep, align)
+
+
 def _plan(
     model: nn.Module,
     example: Example,
@@ -110,7 +117,15 @@ def _plan(
         expected=expected,
         masks_digest=resolved.digest,
         subject=Subject(
-            model, resolved, example, stamps, found.islands, _computed(traced.graph), bool(changed)
+            model=model,
+            masks=resolved,
+            example=example,
+            stamps=stamps,
+            islands=found.islands,
+            computed=_computed(traced.graph),
+            is_rehearsed=bool(changed),
+            rules=rules,
+            keep=tuple(keep),
         ),
     )
 

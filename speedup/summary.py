@@ -47,14 +47,12 @@ def report_of(
 def _alignment(model: nn.Module, analysis: Analysis, edits: Sequence[Edit], align: Align) -> Alignment:
     plain = analysis.unaligned or analysis
     given = sum(p.numel() for p in model.parameters())
-    totals = [
-        given + _parameter_change(*one) for one in ((plain, tuple(payments_of(plain))), (analysis, edits))
-    ]
+    without = given + _parameter_change(plain, tuple(payments_of(plain)))
     macs = [_macs(analysis.graph.ops, one, one.sizes) for one in (plain, analysis)]
     return Alignment(
         to=named(align),
         channels=sum(_added_channels(analysis).values()),
-        parameters=(totals[0], totals[1]),
+        parameters=(without, given + _parameter_change(analysis, edits)),
         macs=(macs[0], macs[1]),
         missed=tuple(dict.fromkeys(_misaligned(analysis, plain, align))),
     )

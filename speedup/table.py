@@ -27,7 +27,7 @@ def report_table(report: Report) -> str:
         console.print(f"Planned each on its own: {', '.join(one.path for one in report.islands)}")
         console.print(_outside(report))
     if report.alignment is not None:
-        console.print(report.alignment)
+        console.print(str(report.alignment))
     console.print(f"Parameters {_change(*report.parameters)}, MACs {_change(*report.macs)}")
     return stream.getvalue().rstrip()
 
