@@ -50,11 +50,9 @@ def couple(
         InputError: `align` is none, or returns something other than an integer.
     """
     seeds = _seeds(graph, facts, lives)
-    extents = {(v.index, d): n for v in graph.values for d, n in enumerate(v.shape)}
-    sites = tuple(
-        Site(graph, op, facts, lives, native.settable(op), native.may_add_bias(op)) for op in graph.ops
-    )
-    constraints = list(_constraints(graph, sites, rules))
+    extents = extents_of(graph)
+    sites = sites_of(graph, facts, lives)
+    constraints = list(constraints_of(graph, sites, rules))
     constraints += _kept_modules(graph, tuple(keep))
     for dim in _copies(graph, constraints):
         seeds.pop(dim, None)
@@ -110,12 +108,30 @@ def _solved(problem: _Problem, constraints: Sequence[Constraint], align: Align |
     return Analysis(problem.graph, problem.facts, sites, rules, kept, problem.seeds, held, resized)
 
 
+def extents_of(graph: Graph) -> dict[Dim, int]:
+    """The size of every dimension of every value."""
+    return {(v.index, d): n for v in graph.values for d, n in enumerate(v.shape)}
+
+
+def sites_of(graph: Graph, facts: tuple[Fact, ...], lives: tuple[Tensor, ...]) -> tuple[Site, ...]:
+    """Each op as its rule gets to see it."""
+    return tuple(
+        Site(graph, op, facts, lives, native.settable(op), native.may_add_bias(op)) for op in graph.ops
+    )
+
+
+def boundary(graph: Graph) -> frozenset[int]:
+    """Values that stay whole: what the model takes and returns, and state that is not ours to cut."""
+    whole = {v.index for v in (*graph.inputs, *graph.outputs)}
+    # What nobody reads in eval mode may be for training.
+    whole |= {v.index for v in graph.state if v.origin is Origin.CONSTANT or not graph.readers[v.index]}
+    return frozenset(whole)
+
+
 def _seeds(graph: Graph, facts: Sequence[Fact], lives: Sequence[Tensor]) -> dict[Dim, Tensor | None]:
     """Per dimension, the indices that the model's boundary or a live Unknown element needs."""
     seeds: dict[Dim, Tensor | None] = {}
-    whole = {v.index for v in (*graph.inputs, *graph.outputs)}
-    # What nobody reads in eval mode may be for training: it is not ours to cut.
-    whole |= {v.index for v in graph.state if v.origin is Origin.CONSTANT or not graph.readers[v.index]}
+    whole = boundary(graph)
     for value in graph.values:
         if value.index in whole:
             seeds.update({(value.index, d): None for d in range(value.ndim)})
@@ -151,7 +167,8 @@ def _copies(graph: Graph, constraints: Iterable[Constraint]) -> Iterable[Dim]:
                 producer = graph.producer[value]
 
 
-def _constraints(graph: Graph, sites: Sequence[Site], rules: Rules) -> Iterable[Constraint]:
+def constraints_of(graph: Graph, sites: Sequence[Site], rules: Rules) -> Iterable[Constraint]:
+    """What the rules demand, and what the forward does with sizes out of sight."""
     for site in sites:
         yield from rule_for(site.op.target, rules).couple(site)
         if site.op.is_rigid:

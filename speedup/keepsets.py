@@ -165,9 +165,15 @@ _NOT_EMPTY = Cause(None, "a dimension cannot become empty: one index stays")
 
 
 def solve(
-    extents: Mapping[Dim, int], seeds: Mapping[Dim, Tensor | None], constraints: Sequence[Constraint]
+    extents: Mapping[Dim, int],
+    seeds: Mapping[Dim, Tensor | None],
+    constraints: Sequence[Constraint],
+    *,
+    may_be_empty: bool = False,
 ) -> KeepSets:
     """The least keep-sets above `seeds` (None: all indices; missing: none) under `constraints`.
+
+    No set of a dimension that has indices is empty, unless it `may_be_empty`.
 
     Raises:
         RuleError: dimensions of different extents are coupled as equal.
@@ -186,7 +192,7 @@ def solve(
     solver = _Solver(classes, sets, [c for c in constraints if not isinstance(c, Equal)])
     solver.settle()
     for known, dim in representative.items():
-        if extents[dim] and not bool(solver.sets[known].any()):
+        if extents[dim] and not may_be_empty and not bool(solver.sets[known].any()):
             first = torch.zeros(extents[dim], dtype=torch.bool)
             first[0] = True
             solver.grow(dim, first, _NOT_EMPTY)

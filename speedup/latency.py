@@ -186,7 +186,7 @@ def measure_widths(
     """
     small = _small(plan, device, dtype)
     example = _moved(plan.subject.example if x is None else example_from(x), device, dtype)
-    original = dict(plan.subject.model.named_modules(remove_duplicate=False))
+    original = dict(plan.subject.planned_model().named_modules(remove_duplicate=False))
     known: dict[object, tuple[tuple[int, Timing], ...]] = {}
     layers: list[LayerLatency] = []
     with isolated():

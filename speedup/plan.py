@@ -6,21 +6,24 @@ the masks. The model it was made for is carried along but is not part of its val
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from attrs import field, frozen
 from torch import nn
 
 from speedup.edits import Edit, RewriteForward
-from speedup.errors import UnknownModuleError
+from speedup.errors import UnboundPlanError, UnknownModuleError
 from speedup.graph import Shape
 from speedup.inputs import Example
 from speedup.islands import Islands
 from speedup.masks import Masks
-from speedup.report import Blocked, Layer, Report
-from speedup.rules import STANDARD, Rules
+from speedup.report import Blocked, Blocker, Layer, Report
+from speedup.rules import Rules
 from speedup.stamps import Stamp
+
+if TYPE_CHECKING:
+    from speedup.plan_diff import PlanDiff
 
 
 @frozen
@@ -51,25 +54,41 @@ class Expected:
     opaque: frozenset[str] = frozenset()
 
 
-@frozen(eq=False)
+@frozen(eq=False, kw_only=True)
 class Subject:
     """What a plan was made for; none of it is part of the plan's value.
 
-    `islands` are the modules that were traced, with their calls, if the model could not be as a whole;
+    A plan that was read back has no `model`. `free` names the tensors on whose numbers the plan does not
+    depend: with others in their place it holds all the same. `islands` are the modules that were traced,
+    with their calls, if the model could not be as a whole;
     `computed` are the types that the forward computes in. `is_rehearsed` says that planning has already
     traced the small model, without its weights, and found it as expected. `rules` and `keep` are what
-    planning was given.
+    planning was given; a plan that was read back knows neither.
     """
 
-    model: nn.Module
+    model: nn.Module | None = None
     masks: Masks
     example: Example
     stamps: tuple[Stamp, ...]
+    free: frozenset[str] = frozenset()
     islands: Islands | None = None
     computed: frozenset[torch.dtype] = frozenset()
     is_rehearsed: bool = False
-    rules: Rules = STANDARD
+    rules: Rules | None = None
     keep: tuple[str, ...] = ()
+
+    def planned_model(self) -> nn.Module:
+        """The model.
+
+        Raises:
+            UnboundPlanError: there is none.
+        """
+        if self.model is None:
+            raise UnboundPlanError(
+                "this plan was read back and has no model; pass one of the planned architecture and weights, "
+                "as in materialize(plan, model=model)"
+            )
+        return self.model
 
 
 @frozen
@@ -114,11 +133,64 @@ class Plan:
     def macs_after(self) -> int:
         return self.report.macs[1]
 
+    def to_json(self) -> str:
+        """The plan as text, from which `from_json` makes an equal one, in any process. Nothing is pickled.
+
+        The text holds everything but the model: edits with their constants, the report, the masks, and of
+        the example input the shapes, with the values of what are no floating-point numbers and of short
+        tensors. Its form is versioned and described by `speedup/plan.schema.json` (JSON Schema).
+
+        Raises:
+            PlanFormatError: the example input holds something that text cannot.
+        """
+        # cattrs takes a while to import.
+        from speedup.plan_json import text_of
+
+        return text_of(self)
+
+    @classmethod
+    def from_json(cls, text: str | bytes) -> Plan:
+        """The plan that `to_json` wrote. It has no model: `materialize(plan, model=...)` takes one.
+
+        Nothing in the text is executed; forwards that it rewrites are only accepted where they meet the
+        model, see `materialize`.
+
+        Raises:
+            PlanFormatError: the text is truncated, of another version, or says what no plan says.
+        """
+        from speedup.plan_json import plan_of
+
+        return plan_of(text)
+
+    def diff(self, other: Plan) -> PlanDiff:
+        """What differs from this plan to `other`: layers, edits, blockers. Print it."""
+        from speedup.plan_diff import plan_diff
+
+        return plan_diff(self, other)
+
+    def blockers(self) -> tuple[Blocker, ...]:
+        """The constraints that keep channels which could go, those that hold back most MACs first."""
+        return self.report.blockers
+
     def __str__(self) -> str:
         # rich takes a while to import and is only needed to print.
         from speedup.table import report_table
 
         return report_table(self.report)
+
+    def _repr_html_(self) -> str:
+        from speedup.page.fragment import html_table
+
+        return html_table(self.report)
+
+    def to_html(self, title: str = "") -> str:
+        """One HTML document that refers to nothing else: summary, graph, layers, and what stays and why.
+
+        `title` is the model's class name by default.
+        """
+        from speedup.page.document import html_report
+
+        return html_report(self.report, self.explain, title or type(self.subject.model).__name__)
 
     def explain(self, path: str) -> str:
         """Why each part of module `path` goes or stays, as plain text.

@@ -79,6 +79,37 @@ def _grown(before: int, after: int) -> str:
 
 
 @frozen
+class Blocker:
+    """A constraint that keeps channels which nothing else asks for, and what they cost.
+
+    `operator` is the ATen operator that imposes it (`aten.add.Tensor`), empty for the model's boundary;
+    `path` the module whose forward calls it, empty for the model itself. `layers` are the modules that
+    make the `channels` held back. `macs` and `parameters` are what these layers and the readers of the
+    channels would lose were the channels gone: see `Plan.blockers` for how they are counted.
+    """
+
+    reason: str
+    operator: str
+    path: str
+    layers: tuple[str, ...]
+    channels: int
+    macs: int
+    parameters: int
+
+
+@frozen
+class Junction:
+    """A call of an operator without parameters that reads several layers, such as a residual addition.
+
+    `path` is the module whose forward calls it; `name` is unlike that of any layer or other junction.
+    """
+
+    name: str
+    path: str
+    operator: str
+
+
+@frozen
 class Inside:
     """A module that was planned on its own, between inputs and outputs that stay, and for how many kinds
     of calls.
@@ -103,7 +134,8 @@ class Report:
     """The whole of it. `parameters` and `macs` are (before, after) totals of the model.
 
     A model that cannot be traced as a whole is planned in `islands`; each kind of call of these counts
-    once in `macs`. Modules that belong to none are `outside`.
+    once in `macs`. Modules that belong to none are `outside`. `links` are (source, reader) pairs of paths of
+    layers and names of junctions.
     """
 
     layers: tuple[Layer, ...]
@@ -114,3 +146,6 @@ class Report:
     islands: tuple[Inside, ...] = ()
     outside: tuple[Outside, ...] = ()
     alignment: Alignment | None = None
+    blockers: tuple[Blocker, ...] = ()
+    links: tuple[tuple[str, str], ...] = ()
+    junctions: tuple[Junction, ...] = ()

@@ -15,6 +15,7 @@ from speedup.editing import payments_of
 from speedup.edits import AddToParameter, AdoptAttention, Edit, MergeColumns, NewBias, RewriteForward
 from speedup.graph import Graph, Op, Origin, Shape, Value
 from speedup.islands import Survey
+from speedup.links import links_of
 from speedup.native import hyperparameters
 from speedup.reasons import blocked_channels
 from speedup.report import Alignment, Layer, Misaligned, Report
@@ -29,6 +30,7 @@ def report_of(
 ) -> Report:
     """The report of a plan with these `edits`; `align` is what its widths were aligned to."""
     layers = _layers(model, analysis, edits)
+    reading = links_of(analysis.graph, [layer.path for layer in layers], analysis.rules)
     parameters = sum(p.numel() for p in model.parameters())
     outside = "the model returns them" if found.islands is None else _NOT_TRACED
     return Report(
@@ -41,6 +43,8 @@ def report_of(
         islands=found.inside,
         outside=found.outside,
         alignment=None if align is None else _alignment(model, analysis, edits, align),
+        links=reading.links,
+        junctions=reading.junctions,
     )
 
 
@@ -104,6 +108,7 @@ def _layers(model: nn.Module, analysis: Analysis, edits: Sequence[Edit]) -> tupl
         by_owner.setdefault(op.owner.path, []).append(op)
     by_name = {v.name: v for v in graph.state}
     notes = _notes(edits, by_name, _added_channels(analysis))
+    new_biases = {e.path: e.value.tensor.numel() for e in edits if isinstance(e, NewBias)}
     modules = dict(model.named_modules(remove_duplicate=False))
     layers = []
     for path, ops in by_owner.items():
@@ -113,7 +118,6 @@ def _layers(model: nn.Module, analysis: Analysis, edits: Sequence[Edit]) -> tupl
         macs = _macs(ops, analysis, _original)
         if not values and not macs and path not in notes:
             continue
-        added = sum(e.value.tensor.numel() for e in edits if isinstance(e, NewBias) and e.path == path)
         layers.append(
             Layer(
                 path=path,
@@ -121,7 +125,7 @@ def _layers(model: nn.Module, analysis: Analysis, edits: Sequence[Edit]) -> tupl
                 before=_description(ops, values, _original),
                 after=_description(ops, values, analysis.sizes),
                 parameters_before=sum(prod(v.shape) for v in values),
-                parameters_after=sum(prod(analysis.sizes(v)) for v in values) + added,
+                parameters_after=sum(prod(analysis.sizes(v)) for v in values) + new_biases.get(path, 0),
                 macs_before=macs,
                 macs_after=_macs(ops, analysis, analysis.sizes),
                 notes=tuple(notes.get(path, ())),

@@ -254,3 +254,15 @@ def test_example_in_the_readme_runs_as_it_stands(capsys: pytest.CaptureFixture[s
     names = {**vars(speedup), "model": case.model, "x": case.inputs(1, seed=0), "masks": case.masks}
     exec(example[1], names)
     assert "Aligned to 8" in capsys.readouterr().out
+
+
+def test_aligned_plans_are_the_same_when_read_back() -> None:
+    plan = aligned_lenet(4)
+    assert Plan.from_json(plan.to_json()) == plan
+
+
+def test_plan_that_names_no_numbers_holds_for_other_weights_also_when_aligned() -> None:
+    model = mlp(6, 20, 3)
+    plan = plan_speedup(model, vectors(6), {"0": rows(model[0], 5)}, align=8)
+    other = mlp(6, 20, 3)
+    assert materialize(plan, model=other).get_submodule("0").out_features == 8

@@ -259,6 +259,12 @@ def full_values(op: Op, facts: Facts) -> list[Tensor]:
     return [spread(f.value, v.shape, range(v.ndim)) for f, v in zip(facts, op.operands, strict=True)]
 
 
+def named_fact(op: Op, facts: Facts, name: str) -> Fact | None:
+    """What is known of the operand that the operator calls `name`; None when it was not given."""
+    position = op.position(name)
+    return None if position is None else facts[position]
+
+
 def reason_for(op: Op, what: str) -> str:
     """A uniform wording for causes: the operator's short name, then what it does."""
     return f"{op.target._schema.name.split('::')[-1].rstrip('_')} {what}"

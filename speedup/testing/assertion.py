@@ -16,6 +16,7 @@ from speedup.materialize import materialize
 from speedup.plan import Plan
 from speedup.planner import plan_speedup
 from speedup.rules import STANDARD, Rules
+from speedup.table import report_table
 from speedup.testing.blame import first_differing
 from speedup.testing.masks import MaskSpec, mask_argument
 from speedup.testing.oracle import Yardstick, masked_copy
@@ -24,6 +25,8 @@ from speedup.testing.source import expression, names_in
 from speedup.testing.structure import foreign_traits
 
 _SEED = 30_000
+# Of the plan in a message, in characters: the same in every terminal, and seldom in need of a line break.
+_WIDTH = 160
 
 
 def assert_equivalent(
@@ -136,7 +139,7 @@ class _Trial:
                 *self._reproduction(),
                 "",
                 "The plan was:",
-                str(self.plan),
+                report_table(self.plan.report, _WIDTH),
             )
         )
 
