@@ -5,6 +5,7 @@ from speedup.errors import (
     ArchitectureError,
     EquivalenceError,
     ExportError,
+    FigureFormatError,
     FileWriteError,
     FixpointError,
     ForeignSourceError,
@@ -15,6 +16,7 @@ from speedup.errors import (
     MaskShapeError,
     MaskTargetError,
     MaskValueError,
+    MissingPackageError,
     ModelError,
     NonFiniteWeightError,
     OtherWeightsError,
@@ -30,6 +32,7 @@ from speedup.errors import (
     UnknownModuleError,
     UnknownNameError,
 )
+from speedup.figure import plan_figure, write_figure
 from speedup.masks import (
     MaskProblem,
     Masks,
@@ -56,6 +59,7 @@ __all__ = [
     "ArchitectureError",
     "EquivalenceError",
     "ExportError",
+    "FigureFormatError",
     "FileWriteError",
     "FixpointError",
     "ForeignSourceError",
@@ -68,6 +72,7 @@ __all__ = [
     "MaskTargetError",
     "MaskValueError",
     "Masks",
+    "MissingPackageError",
     "ModelError",
     "NonFiniteWeightError",
     "OtherWeightsError",
@@ -98,8 +103,10 @@ __all__ = [
     "masks_from_torch_pruning",
     "masks_from_zeros",
     "materialize",
+    "plan_figure",
     "plan_speedup",
     "save",
     "verify",
+    "write_figure",
     "write_report",
 ]

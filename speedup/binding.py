@@ -92,10 +92,12 @@ def require_architecture(
 
 def _unlike(plan: Plan, modules: dict[str, nn.Module]) -> Iterator[str]:
     """What the plan's edits of modules do not find as they expect it."""
+    # These get attributes that they do not have yet.
+    adopted = {edit.path for edit in plan.edits if isinstance(edit, AdoptAttention)}
     for edit in plan.edits:
         if isinstance(edit, AdoptAttention) and not MultiheadAttention.can_adopt(modules[edit.path]):
             yield f"module {edit.path!r} is no plain nn.MultiheadAttention"
-        elif isinstance(edit, SetAttribute):
+        elif isinstance(edit, SetAttribute) and edit.path not in adopted:
             now = attribute_of(modules[edit.path], edit.attribute)
             if isinstance(edit.before, int | float) and now != edit.before:
                 yield f"{edit.attribute!r} of module {edit.path!r} is {now!r}, planned was {edit.before!r}"

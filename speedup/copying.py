@@ -145,8 +145,9 @@ def _dressed(old: torch.Tensor, new: torch.Tensor) -> torch.Tensor:
     data = new.detach()
     is_parameter = isinstance(old, nn.Parameter)
     if issubclass(type(old), nn.Parameter):
-        # The constructor of a subclass may want arguments that nobody here knows.
-        data = data.as_subclass(type(old))
+        # The constructor of a subclass may want arguments that nobody here knows. Nor is this a view, as
+        # `as_subclass` makes: how torch multiplies by a matrix depends on whether it is one.
+        data = torch.Tensor._make_subclass(type(old), data, False)
     elif is_parameter:
         data = nn.Parameter(data, requires_grad=False)
     return data.requires_grad_(old.requires_grad and (is_parameter or old.is_leaf))

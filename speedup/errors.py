@@ -79,6 +79,14 @@ class UnknownModuleError(SpeedupError, KeyError):
     """A module path handed to the planner does not exist in the model."""
 
 
+class MissingPackageError(SpeedupError, ImportError):
+    """Something was asked for that needs a package which is not installed; says which and how to get it."""
+
+
+class FigureFormatError(SpeedupError, ValueError):
+    """A figure is to be written to a file of a kind that no figure can be."""
+
+
 class RuleError(SpeedupError):
     """An operator's rule broke its contract (wrong number or shape of results)."""
 

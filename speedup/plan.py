@@ -133,6 +133,11 @@ class Plan:
     def macs_after(self) -> int:
         return self.report.macs[1]
 
+    @property
+    def model_name(self) -> str:
+        """The name of the model's class, for titles; "Plan" of a plan that was read back."""
+        return "Plan" if self.subject.model is None else type(self.subject.model).__name__
+
     def to_json(self) -> str:
         """The plan as text, from which `from_json` makes an equal one, in any process. Nothing is pickled.
 
@@ -186,11 +191,11 @@ class Plan:
     def to_html(self, title: str = "") -> str:
         """One HTML document that refers to nothing else: summary, graph, layers, and what stays and why.
 
-        `title` is the model's class name by default.
+        `title` is the name of the model's class by default.
         """
         from speedup.page.document import html_report
 
-        return html_report(self.report, self.explain, title or type(self.subject.model).__name__)
+        return html_report(self.report, self.explain, title or self.model_name)
 
     def explain(self, path: str) -> str:
         """Why each part of module `path` goes or stays, as plain text.

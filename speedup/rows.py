@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from math import ceil
 from typing import Any
 
 from attrs import evolve, frozen
@@ -37,7 +38,28 @@ def layer_rows(report: Report, most: int) -> tuple[Row, ...]:
     rows = [_row(entry) for entry in merged(map(_entry, changed))]
     if len(rows) <= most:
         return tuple(rows)
-    return _by_module(changed, most)
+    return module_rows(changed, most)
+
+
+def module_rows(layers: Sequence[Layer], most: int) -> tuple[Row, ...]:
+    """At most `most` rows for `layers` in order, those of a module in one where there are more.
+
+    Modules are as deep as that allows; where even the outermost are too many, ranges of them share a row.
+    """
+    deepest = max((layer.path.count(".") for layer in layers), default=0)
+    for depth in range(deepest, -1, -1):
+        groups: dict[str, list[Layer]] = {}
+        for layer in layers:
+            groups.setdefault(".".join(layer.path.split(".")[: depth + 1]), []).append(layer)
+        if len(groups) <= most:
+            return tuple(_row_of(path, group) for path, group in groups.items())
+    size = ceil(len(groups) / most)
+    items = list(groups.items())
+    ranges = (items[start : start + size] for start in range(0, len(items), size))
+    return tuple(
+        _row_of(f"{part[0][0]} … {part[-1][0]}", [layer for _, group in part for layer in group])
+        for part in ranges
+    )
 
 
 def blocked_rows(report: Report) -> tuple[Entry, ...]:
@@ -87,17 +109,9 @@ def _row(entry: Entry) -> Row:
     )
 
 
-def _by_module(layers: Sequence[Layer], most: int) -> tuple[Row, ...]:
-    deepest = max(layer.path.count(".") for layer in layers)
-    for depth in range(deepest, -1, -1):
-        groups: dict[str, list[Layer]] = {}
-        for layer in layers:
-            groups.setdefault(".".join(layer.path.split(".")[: depth + 1]), []).append(layer)
-        if len(groups) <= most:
-            break
-    return tuple(
-        _row(_entry(group[0])) if len(group) == 1 else _summed(path, group) for path, group in groups.items()
-    )
+def _row_of(path: str, layers: Sequence[Layer]) -> Row:
+    """The row of a layer, or of several as the module `path`."""
+    return _row(_entry(layers[0])) if len(layers) == 1 else _summed(path, layers)
 
 
 def _summed(path: str, layers: Sequence[Layer]) -> Row:

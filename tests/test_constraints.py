@@ -171,7 +171,7 @@ def aligned(multiple: int, groups: int = 1, at_once: bool = True) -> Aligned:
         (aligned(4), "0000", "0000"),
         (aligned(3), "0101", "1101"),
         (aligned(3), "1111", "1111"),
-        (aligned(2, groups=3), "100000001110", "110000001111"),
+        (aligned(2, groups=3), "100000001110", "111100001111"),
         (aligned(3, groups=2, at_once=False), "100010", "110110"),
     ],
 )

@@ -15,7 +15,7 @@ from torch import nn
 from speedup import plan_speedup, write_report
 from speedup.page.document import html_report
 from speedup.page.tree import Branch, Leaf, leaves, opened, tree_of
-from speedup.report import Junction, Report
+from speedup.report import Alignment, Junction, Misaligned, Report
 from tests.support.reports import HOSTILE, linear, reported, residual, small
 
 VOID = frozenset("br input meta link img hr".split())
@@ -158,9 +158,17 @@ def test_page_lists_constraints_operators_islands_and_what_is_not_planned(parsed
         assert part in parsed.words
 
 
+def test_page_tells_what_alignment_costs_and_misses() -> None:
+    missed = (Misaligned(HOSTILE, "out", 12, 64, 16),)
+    report = reported([linear("one")], alignment=Alignment("multiples of 8", 4, (10, 11), (20, 22), missed))
+    words = Parsed(page(report)).words
+    for part in (str(report.alignment), HOSTILE, "12 of 64 out", "Alignment"):
+        assert part in words
+
+
 def test_page_of_a_plan_without_any_of_these_has_no_headings_for_them() -> None:
     words = Parsed(page(reported([linear("one")]))).words
-    for heading in ("What could go but stays", "without a rule", "on its own", "not planned"):
+    for heading in ("What could go but stays", "without a rule", "on its own", "not planned", "Alignment"):
         assert heading not in words
 
 

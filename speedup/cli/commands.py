@@ -13,6 +13,7 @@ from speedup.cli.examples import SYNTAX
 from speedup.cli.progress import Steps
 from speedup.cli.references import factory_of, model_of
 from speedup.cli.subject import read_subject
+from speedup.errors import FileWriteError
 from speedup.plan import Plan
 from speedup.writing import write_text
 
@@ -28,6 +29,7 @@ Weights = Annotated[Path | None, typer.Option("--weights", help="State dict to l
 MaskFile = Annotated[str | None, typer.Option("--masks", help="Mask file; else zeros in the weights count.")]
 Keep = Annotated[list[str] | None, typer.Option("--keep", help="Module that must not change; repeatable.")]
 Align = Annotated[int | None, typer.Option("--align", min=1, help="Let widths be multiples of this.")]
+PAGES, FIGURES = (".html",), (".svg", ".png", ".pdf")
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, for other programs.")]
 
 
@@ -133,13 +135,14 @@ def report(
 
     Example: speedup report net.py:make --masks masks.pth --input 1x3x32x32 --out report.html
     """
+    draw = drawing(out)
     with Steps(3).shown() as step:
         with step("reading the model"):
             subject = read_subject(model, inputs, weights, masks, keep, align)
         with step("planning"):
             made = subject.plan()
         with step("drawing"):
-            made.write_report(out)
+            draw(made, out)
     typer.echo(f"{_summary(made)}\n{out}: written")
 
 
@@ -151,6 +154,26 @@ def demo() -> None:
 
 
 ALL: tuple[Callable[..., None], ...] = (plan, compact, verify, report, demo)
+
+
+def drawing(out: Path) -> Callable[[Plan, Path], object]:
+    """What draws a plan into a file of that kind.
+
+    Raises:
+        FileWriteError: the kind is none that is drawn.
+    """
+    # Each imports much that no other command needs.
+    if out.suffix.lower() in PAGES:
+        from speedup.page import write_report
+
+        return write_report
+    if out.suffix.lower() in FIGURES:
+        from speedup.figure import write_figure
+
+        return write_figure
+    raise FileWriteError(
+        f"{str(out)!r}: a report is written as {', '.join((*PAGES, *FIGURES))}, not as {out.suffix or 'such'}"
+    )
 
 
 def _totals(made: Plan) -> dict[str, Any]:

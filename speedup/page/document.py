@@ -36,6 +36,7 @@ def html_report(report: Report, explain: Callable[[str], str], title: str) -> st
         *_graph(report, tree, numbers),
         *_layers(report, tree, numbers, explain),
         *_staying(report),
+        *_aligned(report),
         *_apart(report),
     )
     head = element(
@@ -264,6 +265,19 @@ def _blocker(blocker: Blocker) -> tuple[Content, ...]:
         "details", element("summary", f"{len(blocker.layers):,}"), element("p", ", ".join(blocker.layers))
     )
     return because, listed, f"{blocker.channels:,}", short(blocker.macs), short(blocker.parameters)
+
+
+def _aligned(report: Report) -> Iterable[Element]:
+    if report.alignment is None:
+        return
+    yield element("h2", "Alignment")
+    yield element("p", str(report.alignment))
+    if report.alignment.missed:
+        rows = (
+            (one.path, f"{one.kept:,} of {one.of:,} {one.side}", exact(one.wanted))
+            for one in report.alignment.missed
+        )
+        yield table(("layer", "channels", "asked for"), rows)
 
 
 def _apart(report: Report) -> Iterable[Element]:

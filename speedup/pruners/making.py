@@ -40,7 +40,8 @@ def make_masks(
     residual connection adds up, those of a depthwise convolution and of the layer before. Masked are the
     rows, their biases, and what else is computed from parameters in those channels (norms, layer scales,
     position embeddings), so that the channels are zero. Left alone are channels that the model returns,
-    those that an operator needs whole, and rows of attention heads (see `masks_from_heads`).
+    those that an operator needs whole, and those that a reshape interleaves: rows of attention heads (see
+    `masks_from_heads`), channels that are shuffled between groups.
 
     Args:
         model: any module that `plan_speedup` takes, only read; scores work on a copy.
