@@ -7,6 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
+from property_tests.budget import of_each_family
+from property_tests.tally import Tally
 from speedup import apply_masks, materialize, plan_speedup
 from speedup.testing.masks import MaskArgument, mask_argument, mask_tensors
 from speedup.testing.networks import FAMILIES, Family
@@ -21,12 +23,12 @@ def _share(divisor: int) -> settings:
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-@_share(4)
+@settings(max_examples=of_each_family())
 @given(data=st.data())
 def test_small_model_equals_masked_model_and_given_model_is_untouched(
-    family: Family, data: st.DataObject
+    family: Family, networks: Tally, data: st.DataObject
 ) -> None:
-    data.draw(cases(family), label="case").check()
+    networks.add(data.draw(cases(family), label="case").check())
 
 
 @pytest.mark.parametrize("family", FAMILIES)

@@ -5,7 +5,7 @@ from speedup.errors import (
     ArchitectureError,
     EquivalenceError,
     ExportError,
-    FigureFormatError,
+    FileWriteError,
     FixpointError,
     ForeignSourceError,
     InputError,
@@ -22,6 +22,7 @@ from speedup.errors import (
     OutputError,
     PlanFormatError,
     PruningError,
+    ReportFormatError,
     RuleError,
     SavedModelError,
     SpeedupError,
@@ -31,7 +32,7 @@ from speedup.errors import (
     UnknownModuleError,
     UnknownNameError,
 )
-from speedup.figure import plan_figure, write_figure
+from speedup.figure import plan_figure
 from speedup.masks import (
     MaskProblem,
     Masks,
@@ -43,10 +44,10 @@ from speedup.masks import (
     masks_from_zeros,
 )
 from speedup.materialize import materialize
-from speedup.page import write_report
 from speedup.plan import Plan
 from speedup.plan_diff import PlanDiff
 from speedup.planner import plan_speedup
+from speedup.pruners import make_masks, masks_from_torch_pruning
 from speedup.rules import STANDARD
 from speedup.rules.rule import Rule
 from speedup.saving import load, load_plan, save
@@ -57,7 +58,7 @@ __all__ = [
     "ArchitectureError",
     "EquivalenceError",
     "ExportError",
-    "FigureFormatError",
+    "FileWriteError",
     "FixpointError",
     "ForeignSourceError",
     "InputError",
@@ -78,6 +79,7 @@ __all__ = [
     "PlanDiff",
     "PlanFormatError",
     "PruningError",
+    "ReportFormatError",
     "Rule",
     "RuleError",
     "SavedModelError",
@@ -93,15 +95,15 @@ __all__ = [
     "check_masks",
     "load",
     "load_plan",
+    "make_masks",
     "masks_from_file",
     "masks_from_heads",
     "masks_from_prune",
+    "masks_from_torch_pruning",
     "masks_from_zeros",
     "materialize",
     "plan_figure",
     "plan_speedup",
     "save",
     "verify",
-    "write_figure",
-    "write_report",
 ]

@@ -23,6 +23,14 @@ class ModelError(SpeedupError, TypeError):
     """The model is of a kind that cannot be planned, or not yet."""
 
 
+class ModelReferenceError(ModelError):
+    """A name on the command line leads to no model."""
+
+
+class WeightsError(SpeedupError, ValueError):
+    """A file of weights is missing, damaged, or does not fit the model."""
+
+
 class MaskError(SpeedupError, ValueError):
     """A mask does not fit the model; base of the more precise kinds below."""
 
@@ -55,6 +63,10 @@ class PruningError(SpeedupError, ValueError):
     """What was asked of a mask maker makes no sense, or its scores are not what they should be."""
 
 
+class FileWriteError(SpeedupError, OSError):
+    """A file cannot be written; the one that was there is as it was."""
+
+
 class NonFiniteWeightError(SpeedupError, ValueError):
     """A parameter holds inf or NaN; equivalence is only promised for finite weights."""
 
@@ -71,8 +83,8 @@ class MissingPackageError(SpeedupError, ImportError):
     """Something was asked for that needs a package which is not installed; says which and how to get it."""
 
 
-class FigureFormatError(SpeedupError, ValueError):
-    """A figure is to be written to a file of a kind that no figure can be."""
+class ReportFormatError(SpeedupError, ValueError):
+    """A plan is to be written for people to a file of a kind that it cannot be written to."""
 
 
 class RuleError(SpeedupError):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
 import torch
 from attrs import frozen
@@ -37,11 +37,20 @@ def blocked_channels(analysis: Analysis, outside: str) -> tuple[Blocked, ...]:
 
 
 @frozen(eq=False)
+class Need:
+    """`indices` (bool vector) that live elements of `dim` need, and no member of its class before it."""
+
+    dim: Dim
+    indices: Tensor
+
+
+@frozen(eq=False)
 class _Growths:
-    """By class of dimensions: its members, and what made its keep-set grow."""
+    """By class of dimensions: its members, what each needs first, and what made its keep-set grow."""
 
     analysis: Analysis
     members: Mapping[int, list[Dim]]
+    needs: Mapping[int, list[Need]]
     growth: Mapping[int, list[Growth]]
     outside: str
 
@@ -53,7 +62,31 @@ class _Growths:
         growth: dict[int, list[Growth]] = {}
         for one in analysis.kept.growth:
             growth.setdefault(analysis.kept.class_of(one.dim), []).append(one)
-        return cls(analysis, members, growth, outside)
+        needs = {own: _first_needs(dims, analysis) for own, dims in members.items()}
+        return cls(analysis, members, needs, growth, outside)
+
+    def needs_of_others(self, dim: Dim) -> Sequence[Need]:
+        """Which indices the other members of the class of `dim` need, each by the first that needs it."""
+        own = self.analysis.kept.class_of(dim)
+        if all(need.dim != dim for need in self.needs.get(own, ())):
+            return self.needs.get(own, ())
+        return _first_needs([d for d in self.members[own] if d != dim], self.analysis)
+
+
+def _first_needs(members: Iterable[Dim], analysis: Analysis) -> list[Need]:
+    """A class may have members in every layer, but no more of these than it has indices."""
+    found: list[Need] = []
+    left: Tensor | None = None
+    for dim in members:
+        seed = analysis.seeds[dim]
+        left = torch.ones_like(analysis.kept[dim]) if left is None else left
+        indices = left if seed is None else left & seed
+        if bool(indices.any()):
+            found.append(Need(dim, indices))
+            left = left & ~indices
+            if not bool(left.any()):
+                break
+    return found
 
 
 def _blocked(op: Op, why: _Growths) -> Iterable[Blocked]:
@@ -80,12 +113,11 @@ def _explained(op: Op, dim: Dim, left: Tensor, why: _Growths) -> Iterable[Blocke
             reason = _worded(one.cause.op, one.cause.reason, analysis)
             yield Blocked(op.owner.path, int(share.sum()), left.numel(), reason)
             left = left & ~share
-    for other in why.members.get(own, ()):
-        wanted = analysis.seeds[other]
-        share = left if wanted is None else left & wanted
-        if other != dim and bool(share.any()):
+    for need in why.needs_of_others(dim) if bool(left.any()) else ():
+        share = left & need.indices
+        if bool(share.any()):
             yield Blocked(
-                op.owner.path, int(share.sum()), left.numel(), _needed_by(other, analysis, why.outside)
+                op.owner.path, int(share.sum()), left.numel(), _needed_by(need.dim, analysis, why.outside)
             )
             left = left & ~share
     if bool(left.any()):

@@ -7,10 +7,8 @@ and loading makes the model by its own constructor, without weights, and applies
 from __future__ import annotations
 
 import os
-import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 from warnings import catch_warnings, simplefilter
 
@@ -23,15 +21,15 @@ from speedup.binding import require_architecture
 from speedup.building import change_modules, planned_shapes
 from speedup.copying import copy_module, every_tensor
 from speedup.edits import NewBias
-from speedup.errors import ModelError, PlanFormatError, SavedModelError
+from speedup.errors import FileWriteError, ModelError, PlanFormatError, SavedModelError
 from speedup.graph import Shape
 from speedup.isolation import isolated
 from speedup.plan import Plan
 from speedup.stamps import TensorStamp, stamps_of
 from speedup.traits import Traits, traits_from_text, traits_of, traits_text
+from speedup.writing import StrPath, replacing
 
 _PLAN, _TRAITS = "speedup.plan", "speedup.traits"
-StrPath = str | os.PathLike[str]
 
 
 def save(small: nn.Module, plan: Plan, path: StrPath) -> None:
@@ -49,7 +47,8 @@ def save(small: nn.Module, plan: Plan, path: StrPath) -> None:
         path: the file, by convention `*.safetensors`.
 
     Raises:
-        SavedModelError: `small` is not of this plan, or the file cannot be written.
+        SavedModelError: `small` is not of this plan, or the file cannot be written in this format.
+        FileWriteError: the folder is missing or cannot be written to.
         PlanFormatError: the plan's example input holds something that text cannot.
     """
     state = _state_of(small)
@@ -63,15 +62,14 @@ def save(small: nn.Module, plan: Plan, path: StrPath) -> None:
     if without_data:
         raise SavedModelError(f"tensor {without_data[0]!r} has no data (it is on the meta device) to save")
     texts = {_PLAN: plan.to_json(), _TRAITS: traits_text(traits_of(small))}
-    target = Path(path)
     try:
-        with tempfile.TemporaryDirectory(prefix=f".{target.name}.", dir=target.parent) as folder:
-            written = Path(folder, target.name)
+        with replacing(path) as written:
             save_file({name: _own_storage(tensor) for name, tensor in state.items()}, written, texts)
             # What cannot be read, because the text is too long for a header, replaces nothing.
-            with _opened(written, "cpu"), written.open("rb") as file:
-                os.fsync(file.fileno())
-            os.replace(written, target)
+            with _opened(written, "cpu"):
+                pass
+    except FileWriteError:
+        raise
     except Exception as error:
         raise SavedModelError(f"{os.fspath(path)!r} cannot be written: {_said(error)}") from error
 

@@ -110,6 +110,7 @@ def _layers(model: nn.Module, analysis: Analysis, edits: Sequence[Edit]) -> tupl
         by_owner.setdefault(op.owner.path, []).append(op)
     by_name = {v.name: v for v in graph.state}
     notes = _notes(edits, by_name, _added_channels(analysis))
+    new_biases = {e.path: e.value.tensor.numel() for e in edits if isinstance(e, NewBias)}
     modules = dict(model.named_modules(remove_duplicate=False))
     layers = []
     for path, ops in by_owner.items():
@@ -119,7 +120,6 @@ def _layers(model: nn.Module, analysis: Analysis, edits: Sequence[Edit]) -> tupl
         macs = _macs(ops, analysis, _original)
         if not values and not macs and path not in notes:
             continue
-        added = sum(e.value.tensor.numel() for e in edits if isinstance(e, NewBias) and e.path == path)
         layers.append(
             Layer(
                 path=path,
@@ -127,7 +127,7 @@ def _layers(model: nn.Module, analysis: Analysis, edits: Sequence[Edit]) -> tupl
                 before=_description(ops, values, _original),
                 after=_description(ops, values, analysis.sizes),
                 parameters_before=sum(prod(v.shape) for v in values),
-                parameters_after=sum(prod(analysis.sizes(v)) for v in values) + added,
+                parameters_after=sum(prod(analysis.sizes(v)) for v in values) + new_biases.get(path, 0),
                 macs_before=macs,
                 macs_after=_macs(ops, analysis, analysis.sizes),
                 notes=tuple(notes.get(path, ())),

@@ -40,7 +40,7 @@ def free_mask(name: str, value: object) -> torch.Tensor:
 
 
 def mask_along(parameter: nn.Parameter, dim: int, gone: torch.Tensor) -> torch.Tensor:
-    """A mask without the indices `gone` (bool) of `dim`, of size 1 elsewhere, where it has to be."""
+    """A mask without the indices `gone` (bool) of `dim`, of size 1 elsewhere, on its parameter's device."""
     shape = [-1 if d == dim else 1 for d in range(parameter.ndim)]
     return ~gone.reshape(shape).to(_home(parameter.device))
 

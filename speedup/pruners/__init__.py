@@ -1,9 +1,10 @@
-"""Simple mask makers: scores of channels, and masks of those of least score."""
+"""Masks of channels that go together: those of least score, or those that another pruner removed."""
 
 from speedup.pruners.channels import Layer
 from speedup.pruners.making import make_masks
 from speedup.pruners.measured import ActiveShare, TaylorOutput, TaylorWeight
 from speedup.pruners.scoring import GeometricMedian, Norm, Normalized, Random, Scores, Slimming
+from speedup.pruners.torch_pruning import masks_from_torch_pruning
 
 __all__ = [
     "ActiveShare",
@@ -17,4 +18,5 @@ __all__ = [
     "TaylorOutput",
     "TaylorWeight",
     "make_masks",
+    "masks_from_torch_pruning",
 ]

@@ -54,12 +54,14 @@ class Layer:
 class Channels:
     """The layers of a model in order of use, the units of their channels, and what else units mask.
 
-    `rows` is a layer's own dimension of output channels; `masked` are the dimensions of parameters in
+    By the name of the weight, `rows` is a layer's dimension of output channels in it, `columns` that of its
+    input's channels. `masked` are the dimensions of parameters in
     which a channel that goes has an entry that must be zero.
     """
 
     layers: tuple[Layer, ...]
     rows: Mapping[str, Dim]
+    columns: Mapping[str, Dim]
     masked: tuple[tuple[str, Dim], ...]
     units: Units
 
@@ -88,19 +90,20 @@ def channels_of(model: nn.Module, x: Any, rules: Rules = STANDARD) -> Channels:
             (v.index, d): None for v in graph.values if v.index in whole for d in range(v.ndim)
         }
         units = units_of(extents_of(graph), seeds, constraints)
-    found = {weight.name: layer for weight, layer in _layers(graph)}
-    rows = {weight.name: (weight.index, found[weight.name].dim) for weight, _ in _layers(graph)}
-    return Channels(tuple(found.values()), rows, tuple(_masked(graph, units)), units)
-
-
-def _layers(graph: Graph) -> Iterator[tuple[Value, Layer]]:
-    for op in graph.ops:
-        if not _has_rows(op):
-            continue
-        shape = describe(op)
-        weight = shape.weight
-        if weight.origin is Origin.PARAMETER:
-            yield weight, _layer(graph, op, shape)
+    products = {
+        describe(op).weight.name: op
+        for op in graph.ops
+        if _has_rows(op) and describe(op).weight.origin is Origin.PARAMETER
+    }
+    layers = {name: _layer(graph, op, describe(op)) for name, op in products.items()}
+    shapes = {name: describe(op) for name, op in products.items()}
+    return Channels(
+        tuple(layers.values()),
+        {name: (shape.weight.index, layers[name].dim) for name, shape in shapes.items()},
+        {name: (shape.data.index, shape.axis) for name, shape in shapes.items()},
+        tuple(_masked(graph, units)),
+        units,
+    )
 
 
 def _has_rows(op: Op) -> bool:

@@ -157,7 +157,8 @@ class _Ties:
     def _coordinate(self, flat: Tensor, dims: Sequence[Dim], sizes: Sequence[int], which: int) -> Tensor:
         """The element of dimension `which` at flat indices of a box of `sizes`."""
         inner = prod(sizes[which + 1 :])
-        return (flat // inner) % sizes[which] + self.offsets[self.kept.class_of(dims[which])]
+        place: Tensor = flat // inner % sizes[which]
+        return place + self.offsets[self.kept.class_of(dims[which])]
 
 
 def _components(pairs: Tensor, total: int) -> Tensor:

@@ -130,7 +130,7 @@ def _profiles(shape: Contraction, value: Tensor) -> Tensor:
     """(channels, positions): each channel's constants over positions, compressed."""
     wanted = list(value.shape)
     wanted[shape.axis] = shape.data.shape[shape.axis]
-    return value.expand(wanted).movedim(shape.axis, 0).flatten(1)
+    return value.expand(wanted).movedim(shape.axis, 0).unsqueeze(-1).flatten(1)
 
 
 def _anywhere_nonzero(shape: Contraction, value: Tensor) -> Tensor:
