@@ -6,6 +6,7 @@ the masks. The model it was made for is carried along but is not part of its val
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -13,7 +14,7 @@ from attrs import field, frozen
 from torch import nn
 
 from speedup.edits import Edit, RewriteForward
-from speedup.errors import UnboundPlanError, UnknownModuleError
+from speedup.errors import ReportFormatError, UnboundPlanError, UnknownModuleError
 from speedup.graph import Shape
 from speedup.inputs import Example
 from speedup.islands import Islands
@@ -21,6 +22,7 @@ from speedup.masks import Masks
 from speedup.report import Blocked, Blocker, Layer, Report
 from speedup.rules import Rules
 from speedup.stamps import Stamp
+from speedup.writing import StrPath, write_text
 
 if TYPE_CHECKING:
     from speedup.plan_diff import PlanDiff
@@ -132,6 +134,31 @@ class Plan:
     @property
     def macs_after(self) -> int:
         return self.report.macs[1]
+
+    def write_report(self, path: StrPath, title: str = "") -> None:
+        """Write the plan for people to read: an .html page, or a figure as .svg, .pdf or .png.
+
+        The page is `to_html`'s. The figure has bars of each layer's parameters and MACs, before and after;
+        `speedup.plan_figure` makes it to be changed first. `title` is the name of the model's class by
+        default.
+
+        Raises:
+            ReportFormatError: the suffix is another.
+            MissingPackageError: figures need matplotlib, which is not installed.
+            FileWriteError: the folder is missing or cannot be written to.
+        """
+        from speedup.figure import write_figure
+
+        match Path(path).suffix.lower():
+            case ".html" | ".htm":
+                write_text(path, self.to_html(title))
+            case ".svg" | ".pdf" | ".png":
+                write_figure(self, path, title)
+            case other:
+                raise ReportFormatError(
+                    f"a plan cannot be written to a file of type {other!r}; the name of {str(path)!r} has to "
+                    "end in .html, .svg, .pdf or .png"
+                )
 
     @property
     def model_name(self) -> str:
