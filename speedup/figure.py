@@ -64,7 +64,7 @@ def write_figure(plan: Plan, path: StrPath, title: str = "", dots_per_inch: floa
     from matplotlib import rc_context
 
     # Text stays text, which can be searched and restyled.
-    style = {"svg.hashsalt": "speedup", "svg.fonttype": "none", "pdf.fonttype": 42}
+    style: Any = {"svg.hashsalt": "speedup", "svg.fonttype": "none", "pdf.fonttype": 42}
     with rc_context(style), replacing(path) as written:
         figure.savefig(written, dpi=dots_per_inch, metadata=_METADATA[Path(path).suffix.lower()])
 

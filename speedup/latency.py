@@ -22,6 +22,7 @@ from speedup.alignment import Width
 from speedup.errors import InputError
 from speedup.inputs import Example, example_from
 from speedup.isolation import isolated
+from speedup.masks import apply_masks
 from speedup.materialize import materialize
 from speedup.plan import Plan
 from speedup.planner import realigned
@@ -55,9 +56,12 @@ class Conditions:
 
 @frozen
 class ModelLatency:
-    """The small model aligned to `align`: parameters, MACs for the planned example, time of one forward."""
+    """The small model aligned to `align`: parameters, MACs for the planned example, time of one forward.
 
-    align: int
+    Without alignment `align` is 1; None stands for the masked model.
+    """
+
+    align: int | None
     parameters: int
     macs: int
     timing: Timing
@@ -65,8 +69,12 @@ class ModelLatency:
 
 @frozen
 class LatencyTable:
-    """Latency of the small model by alignment. Print it; `best` is the alignment to plan with."""
+    """Latency of the masked model and of the small one by alignment. Print it.
 
+    `best` is the alignment to plan with.
+    """
+
+    masked: ModelLatency
     rows: tuple[ModelLatency, ...]
     conditions: Conditions
 
@@ -74,13 +82,14 @@ class LatencyTable:
     def best(self) -> int:
         """The least alignment that is not slower than the fastest one's upper quartile."""
         limit = min(self.rows, key=lambda row: row.timing.median).timing.high
-        return min(row.align for row in self.rows if row.timing.median <= limit)
+        return min(row.align or 1 for row in self.rows if row.timing.median <= limit)
 
     def __str__(self) -> str:
         cells = (
-            (str(row.align), f"{row.parameters:,}", f"{row.macs:,}", str(row.timing)) for row in self.rows
+            (_label(row.align), f"{row.parameters:,}", f"{row.macs:,}", str(row.timing))
+            for row in (self.masked, *self.rows)
         )
-        return _printed(("align", "parameters", "MACs", "forward"), cells, self.conditions)
+        return _printed(("model", "parameters", "MACs", "forward"), cells, self.conditions)
 
 
 @frozen
@@ -134,9 +143,9 @@ def latency_table(
     rounds: int = 11,
     seconds: float = 0.02,
 ) -> LatencyTable:
-    """Plan again for each of `aligns` and measure the small models, taking turns.
+    """Plan again for each of `aligns` and measure the small models beside the masked one, taking turns.
 
-    The planned model is not changed. All small models are in memory together.
+    The planned model is not changed. All measured models are in memory together.
 
     Args:
         plan: a plan of the model, with or without alignment.
@@ -154,14 +163,23 @@ def latency_table(
         raise InputError("nothing to measure: give at least one alignment and at least two rounds")
     plans = [realigned(plan, align) for align in aligns]
     example = _moved(plan.subject.example if x is None else example_from(x), device, dtype)
-    runs = [_forward(_small(one, device, dtype), example) for one in plans]
+    masked = apply_masks(plan.subject.planned_model(), plan.subject.masks).eval()
+    models = [masked.to(device=device, dtype=dtype), *(_small(one, device, dtype) for one in plans)]
+    runs = [_forward(model, example) for model in models]
     with isolated():
-        timings = take_turns(runs, rounds=rounds, threads=threads, seconds=seconds)
+        before, *timings = take_turns(runs, rounds=rounds, threads=threads, seconds=seconds)
     rows = (
         ModelLatency(align, one.parameters_after, one.macs_after, timing)
         for align, one, timing in zip(aligns, plans, timings, strict=True)
     )
-    return LatencyTable(tuple(rows), _conditions(example, threads, rounds))
+    baseline = ModelLatency(None, plan.parameters_before, plan.macs_before, before)
+    return LatencyTable(baseline, tuple(rows), _conditions(example, threads, rounds))
+
+
+def _label(align: int | None) -> str:
+    if align is None:
+        return "masked"
+    return "small" if align == 1 else f"small, aligned to {align}"
 
 
 def measure_widths(

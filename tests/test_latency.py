@@ -55,7 +55,15 @@ def test_what_was_not_measured_stays(asked: Width) -> None:
 
 def test_best_alignment_is_the_least_of_those_as_fast_as_the_fastest() -> None:
     rows = tuple(ModelLatency(a, 1, 1, timing(t)) for a, t in ((1, 2.0), (8, 1.05), (16, 1.0)))
-    assert LatencyTable(rows, _CONDITIONS).best == 8
+    found = LatencyTable(ModelLatency(None, 1, 1, timing(0.5)), rows, _CONDITIONS)
+    assert found.best == 8
+    first = (line for line in str(found).splitlines() if "ms" in line)
+    assert [line.split("│")[1].split("┃")[0].strip() for line in first] == [
+        "masked",
+        "small",
+        "small, aligned to 8",
+        "small, aligned to 16",
+    ]
 
 
 def test_runs_take_turns_and_settings_stay() -> None:
