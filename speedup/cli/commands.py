@@ -150,10 +150,9 @@ def bench(
     weights: Weights = None,
     masks: MaskFile = None,
     keep: Keep = None,
-    aligns: Annotated[list[int], typer.Option("--align", min=1, help="Alignments to compare; 1 is none.")] = [
-        1,
-        8,
-    ],  # noqa: B006
+    align: Annotated[
+        list[int] | None, typer.Option("--align", min=1, help="Alignments to compare; 1 is none.")
+    ] = None,
     threads: Annotated[
         int | None, typer.Option("--threads", min=1, help="Threads that torch may use.")
     ] = None,
