@@ -53,6 +53,11 @@ class Example:
         return attrs.evolve(self, tensors=tuple(_moved(t, device) for t in self.tensors))
 
     @property
+    def is_drawn(self) -> bool:
+        """Whether some tensors only resemble those of a call that was made."""
+        return any(isinstance(leaf, Sketch) for leaf in self._leaves)
+
+    @property
     def template(self) -> tuple[tuple[Any, ...], dict[str, Any]]:
         """The call's arguments as they were given, with sketches where tensors are not at hand."""
         args, kwargs = pytree.tree_unflatten(list(self._leaves), self._spec)

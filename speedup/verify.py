@@ -99,10 +99,17 @@ def _error_of_island(one: Comparison, generator: torch.Generator) -> float:
     """The error on the recorded inputs; others may be none that the module is ever called with."""
     own = one.example.tensors
     try:
+        reference = one.reference(own)
+    except Exception:
+        if one.example.is_drawn:
+            # Nor need what was drawn in place of recorded inputs be any.
+            return 0.0
+        raise
+    try:
         other = one.reference(fresh_inputs(one.example, None, generator))
     except Exception:
         other = None
-    return one.error(own, one.reference(own), other)
+    return one.error(own, reference, other)
 
 
 def _errors(one: Comparison, generator: torch.Generator) -> Iterator[tuple[int | None, float]]:

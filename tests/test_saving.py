@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from speedup import (
     ArchitectureError,
+    FileWriteError,
     ForeignSourceError,
     ModelError,
     Plan,
@@ -289,13 +290,13 @@ def test_a_failure_leaves_the_old_file(
     path.write_bytes(b"what was there")
 
     def broken(*args: object) -> None:
-        raise OSError("disk full")
+        raise OSError(28, "disk full")
 
     with monkeypatch.context() as patch:
         patch.setattr(os, "replace", broken)
-        with pytest.raises(SavedModelError, match="cannot be written: OSError: disk full"):
+        with pytest.raises(FileWriteError, match="cannot be written: disk full"):
             save(small, plan, path)
     assert path.read_bytes() == b"what was there"
     assert list(tmp_path.iterdir()) == [path]
-    with pytest.raises(SavedModelError, match="cannot be written"):
+    with pytest.raises(FileWriteError, match="cannot be written"):
         save(small, plan, tmp_path / "no such folder" / "small")
