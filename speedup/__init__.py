@@ -5,7 +5,6 @@ from speedup.errors import (
     ArchitectureError,
     EquivalenceError,
     ExportError,
-    FigureFormatError,
     FileWriteError,
     FixpointError,
     ForeignSourceError,
@@ -23,6 +22,7 @@ from speedup.errors import (
     OutputError,
     PlanFormatError,
     PruningError,
+    ReportFormatError,
     RuleError,
     SavedModelError,
     SpeedupError,
@@ -32,7 +32,7 @@ from speedup.errors import (
     UnknownModuleError,
     UnknownNameError,
 )
-from speedup.figure import plan_figure, write_figure
+from speedup.figure import plan_figure
 from speedup.masks import (
     MaskProblem,
     Masks,
@@ -44,7 +44,6 @@ from speedup.masks import (
     masks_from_zeros,
 )
 from speedup.materialize import materialize
-from speedup.page import write_report
 from speedup.plan import Plan
 from speedup.plan_diff import PlanDiff
 from speedup.planner import plan_speedup
@@ -59,7 +58,6 @@ __all__ = [
     "ArchitectureError",
     "EquivalenceError",
     "ExportError",
-    "FigureFormatError",
     "FileWriteError",
     "FixpointError",
     "ForeignSourceError",
@@ -81,6 +79,7 @@ __all__ = [
     "PlanDiff",
     "PlanFormatError",
     "PruningError",
+    "ReportFormatError",
     "Rule",
     "RuleError",
     "SavedModelError",
@@ -107,6 +106,4 @@ __all__ = [
     "plan_speedup",
     "save",
     "verify",
-    "write_figure",
-    "write_report",
 ]

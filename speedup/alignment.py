@@ -18,7 +18,7 @@ from typing import Literal
 import torch
 from attrs import evolve, field, frozen
 
-from speedup.constraints import Aligned, Carrier, Cause, Constraint, Equal, Pinned
+from speedup.constraints import Aligned, Cause, Constraint
 from speedup.errors import InputError
 from speedup.graph import Op
 from speedup.keepsets import KeepSets, grown
@@ -94,7 +94,7 @@ def width_of(op: Op, channels: Channels, kept: KeepSets) -> Width:
         kept=int(runs.sum(1).max()),
         total=runs.shape[1],
         groups=channels.groups,
-        dtype=op.result.dtype,
+        dtype=op.results[0].dtype,
     )
 
 
@@ -108,15 +108,44 @@ def aligned(
     Raises:
         InputError: `align` is no alignment, or returns something other than an integer.
     """
-    computed, read = _alignments(kept, constraints, list(widths), chooser(align))
-    found = grown(kept, constraints, computed)
-    accepted = computed
+    computed, read = _alignments(kept, list(widths), chooser(align))
+    found, held = _exactly(kept, constraints, computed)
     for one in read:
-        target = one.wanted(_widest(one, found))
-        trial = grown(found, (*constraints, *accepted), [one])
+        width = _widest(one, found)
+        target = one.wanted(width)
+        if width == target:
+            continue
+        # No further than that: what it takes may be more than what is missing.
+        until = evolve(one, wanted=partial(_until, target))
+        trial, tried = _exactly(found, (*constraints, *held), [until])
         if _widest(one, trial) == target:
-            found, accepted = trial, [*accepted, one]
-    return found, tuple(accepted)
+            found, held = trial, (*held, *tried)
+    return found, held
+
+
+def _exactly(
+    kept: KeepSets, constraints: Sequence[Constraint], alignments: Sequence[Aligned]
+) -> tuple[KeepSets, tuple[Aligned, ...]]:
+    """`kept` grown under `alignments` as well, and those as they were used.
+
+    Indices are added together. Where more come of that than were asked for, because what else they make
+    grow comes back to them, it is done again, with one at a time there.
+    """
+    used = tuple(alignments)
+    while True:
+        found = grown(kept, constraints, used)
+        overshot = {n for n, one in enumerate(used) if one.at_once and _overshot(one, kept, found)}
+        if not overshot:
+            return found, used
+        used = tuple(evolve(one, at_once=False) if n in overshot else one for n, one in enumerate(used))
+
+
+def _overshot(one: Aligned, before: KeepSets, after: KeepSets) -> bool:
+    return _widest(one, after) > one.wanted(_widest(one, before))
+
+
+def _until(target: int, count: int) -> int:
+    return max(count, target)
 
 
 def _widest(one: Aligned, kept: KeepSets) -> int:
@@ -124,33 +153,21 @@ def _widest(one: Aligned, kept: KeepSets) -> int:
 
 
 def _alignments(
-    kept: KeepSets, constraints: Sequence[Constraint], widths: Sequence[tuple[Op, Channels]], choose: Choose
+    kept: KeepSets, widths: Sequence[tuple[Op, Channels]], choose: Choose
 ) -> tuple[list[Aligned], list[Aligned]]:
     """One constraint per class of dimensions and grouping: of those that are computed, and of the others."""
     members: dict[tuple[int, int], list[tuple[Op, Channels]]] = {}
     for op, channels in widths:
         if not kept.is_full(channels.dim):
             members.setdefault((kept.class_of(channels.dim), channels.groups), []).append((op, channels))
-    coupled = _coupled(kept, constraints)
     computed: list[Aligned] = []
     read: list[Aligned] = []
-    for (known, groups), own in members.items():
+    for own in members.values():
         op, channels = own[0]
         wish = _Wish(tuple(width_of(*one, kept) for one in own), choose)
-        cause = Cause(op.index, "align= asks for a wider layer")
-        one = Aligned(channels.dim, groups, wish, known not in coupled, cause)
+        one = Aligned(channels.dim, channels.groups, wish, True, Cause(op.index, "align= asks for more"))
         (computed if any(c.side == "out" for _, c in own) else read).append(one)
     return computed, read
-
-
-def _coupled(kept: KeepSets, constraints: Iterable[Constraint]) -> frozenset[int]:
-    """Classes whose growth may come back to them by way of other dimensions."""
-    return frozenset(
-        kept.class_of(dim)
-        for constraint in constraints
-        if not isinstance(constraint, Equal | Pinned | Carrier)
-        for dim in constraint.dims
-    )
 
 
 @frozen(eq=False)

@@ -241,10 +241,9 @@ def carrier_of(family: Tensor, kept: Tensor, magnitude: Tensor) -> int | None:
 class Aligned:
     """Each of the dim's `groups` equal runs that is alive keeps as many indices as `wanted` says.
 
-    `wanted` maps a run's count to a count that is no smaller; it has to be monotone. Added are the first
-    missing indices: all together where `at_once`, which is for dims that no other closure makes grow with
-    themselves, else one per run before everything forced settles again, so that no more are added than
-    it takes.
+    `wanted` maps a run's count to one that is no smaller; it has to be monotone. The first missing indices
+    are added: all together where `at_once`, else one per run before all that is forced settles again, for
+    dims to which their own growth comes back by way of other constraints.
     """
 
     dim: Dim

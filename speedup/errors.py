@@ -83,8 +83,8 @@ class MissingPackageError(SpeedupError, ImportError):
     """Something was asked for that needs a package which is not installed; says which and how to get it."""
 
 
-class FigureFormatError(SpeedupError, ValueError):
-    """A figure is to be written to a file of a kind that no figure can be."""
+class ReportFormatError(SpeedupError, ValueError):
+    """A plan is to be written for people to a file of a kind that it cannot be written to."""
 
 
 class RuleError(SpeedupError):

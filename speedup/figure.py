@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from speedup.counts import left, removed, short
-from speedup.errors import FigureFormatError, MissingPackageError
+from speedup.errors import MissingPackageError
 from speedup.plan import Plan
 from speedup.rows import module_rows
+from speedup.writing import StrPath, replacing
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -23,9 +23,9 @@ _WIDTH, _MARGIN, _PER_BAR = 11.0, 1.5, 0.24
 _BEFORE, _AFTER, _SAME = "#d5deea", "#2468c8", "#7b8794"
 # Without dates and versions, equal plans give equal files.
 _METADATA: dict[str, dict[str, Any]] = {
-    "svg": {"Date": None, "Creator": "speedup"},
-    "pdf": {"CreationDate": None, "Creator": "speedup", "Producer": None},
-    "png": {"Software": "speedup"},
+    ".svg": {"Date": None, "Creator": "speedup"},
+    ".pdf": {"CreationDate": None, "Creator": "speedup", "Producer": None},
+    ".png": {"Software": "speedup"},
 }
 
 
@@ -58,27 +58,15 @@ def plan_figure(plan: Plan, title: str = "") -> Figure:
     return figure
 
 
-def write_figure(plan: Plan, path: str | PathLike[str], title: str = "", dots_per_inch: float = 150) -> Path:
-    """Write `plan_figure(plan, title)` to the file `path`, which is returned: PNG, SVG or PDF by its suffix.
-
-    Raises:
-        MissingPackageError: matplotlib is not installed.
-        FigureFormatError: the suffix is another.
-        OSError: the file cannot be written.
-    """
-    target = Path(path)
-    kind = target.suffix.lower().removeprefix(".")
-    if kind not in _METADATA:
-        raise FigureFormatError(
-            f"a figure cannot be written to {target.name!r}; its name has to end in .png, .svg or .pdf"
-        )
+def write_figure(plan: Plan, path: StrPath, title: str = "", dots_per_inch: float = 150) -> None:
+    """Write `plan_figure(plan, title)` to the file `path`, as its suffix says; see `Plan.write_report`."""
     figure = plan_figure(plan, title)
     from matplotlib import rc_context
 
     # Text stays text, which can be searched and restyled.
-    with rc_context({"svg.hashsalt": "speedup", "svg.fonttype": "none", "pdf.fonttype": 42}):
-        figure.savefig(target, dpi=dots_per_inch, metadata=_METADATA[kind])
-    return target
+    style: Any = {"svg.hashsalt": "speedup", "svg.fonttype": "none", "pdf.fonttype": 42}
+    with rc_context(style), replacing(path) as written:
+        figure.savefig(written, dpi=dots_per_inch, metadata=_METADATA[Path(path).suffix.lower()])
 
 
 def _draw(axes: Axes, counts: Sequence[tuple[int, int]]) -> None:

@@ -44,6 +44,10 @@ class Example:
         args, kwargs = pytree.tree_unflatten(leaves, self._spec)
         return tuple(args), dict(kwargs)
 
+    def replaced(self, tensors: Sequence[Tensor]) -> Example:
+        """The same call with `tensors` for the example's."""
+        return attrs.evolve(self, tensors=tuple(tensors))
+
     def to(self, device: torch.device) -> Example:
         """The same call with its tensors on `device`; those that have no data are drawn."""
         return attrs.evolve(self, tensors=tuple(_moved(t, device) for t in self.tensors))

@@ -6,6 +6,7 @@ the masks. The model it was made for is carried along but is not part of its val
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -13,13 +14,15 @@ from attrs import field, frozen
 from torch import nn
 
 from speedup.edits import Edit, RewriteForward
-from speedup.errors import UnboundPlanError, UnknownModuleError
+from speedup.errors import ReportFormatError, UnboundPlanError, UnknownModuleError
 from speedup.graph import Shape
 from speedup.inputs import Example
 from speedup.islands import Islands
 from speedup.masks import Masks
 from speedup.report import Blocked, Blocker, Layer, Report
+from speedup.rules import Rules
 from speedup.stamps import Stamp
+from speedup.writing import StrPath, write_text
 
 if TYPE_CHECKING:
     from speedup.plan_diff import PlanDiff
@@ -61,7 +64,8 @@ class Subject:
     depend: with others in their place it holds all the same. `islands` are the modules that were traced,
     with their calls, if the model could not be as a whole;
     `computed` are the types that the forward computes in. `is_rehearsed` says that planning has already
-    traced the small model, without its weights, and found it as expected.
+    traced the small model, without its weights, and found it as expected. `rules` and `keep` are what
+    planning was given; a plan that was read back knows neither.
     """
 
     model: nn.Module | None = None
@@ -72,6 +76,8 @@ class Subject:
     islands: Islands | None = None
     computed: frozenset[torch.dtype] = frozenset()
     is_rehearsed: bool = False
+    rules: Rules | None = None
+    keep: tuple[str, ...] = ()
 
     def planned_model(self) -> nn.Module:
         """The model.
@@ -128,6 +134,31 @@ class Plan:
     @property
     def macs_after(self) -> int:
         return self.report.macs[1]
+
+    def write_report(self, path: StrPath, title: str = "") -> None:
+        """Write the plan for people to read: an .html page, or a figure as .svg, .pdf or .png.
+
+        The page is `to_html`'s. The figure has bars of each layer's parameters and MACs, before and after;
+        `speedup.plan_figure` makes it to be changed first. `title` is the name of the model's class by
+        default.
+
+        Raises:
+            ReportFormatError: the suffix is another.
+            MissingPackageError: figures need matplotlib, which is not installed.
+            FileWriteError: the folder is missing or cannot be written to.
+        """
+        from speedup.figure import write_figure
+
+        match Path(path).suffix.lower():
+            case ".html" | ".htm":
+                write_text(path, self.to_html(title))
+            case ".svg" | ".pdf" | ".png":
+                write_figure(self, path, title)
+            case other:
+                raise ReportFormatError(
+                    f"a plan cannot be written to a file of type {other!r}; the name of {str(path)!r} has to "
+                    "end in .html, .svg, .pdf or .png"
+                )
 
     @property
     def model_name(self) -> str:

@@ -151,13 +151,13 @@ def _converter() -> cattrs.Converter:
     for union in (Edit, Stamp):
         configure_tagged_union(union, converter, tag_name="kind")
     # What holds members of a union comes after it.
-    _leave_out(converter, Subject, "model")
+    _leave_out(converter, Subject, "model", "rules", "keep")
     return converter
 
 
-def _leave_out(converter: cattrs.Converter, kind: type, name: str) -> None:
-    """A field that only means something in the process that planned."""
-    left_out = {name: override(omit=True)}
+def _leave_out(converter: cattrs.Converter, kind: type, *names: str) -> None:
+    """Fields that only mean something in the process that planned."""
+    left_out = {name: override(omit=True) for name in names}
     _add_fields(converter, kind, left_out, left_out)
 
 

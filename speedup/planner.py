@@ -15,7 +15,7 @@ from speedup.alignment import Align, chooser
 from speedup.coupling import couple
 from speedup.editing import edits_of, solved_attributes
 from speedup.edits import AddToParameter, Edit, MergeColumns, NewBias, RewriteForward
-from speedup.errors import NonFiniteWeightError, UnknownModuleError
+from speedup.errors import NonFiniteWeightError, UnboundPlanError, UnknownModuleError
 from speedup.expected import expected_trace
 from speedup.graph import Graph, Origin
 from speedup.inputs import Example, example_from
@@ -69,6 +69,24 @@ def plan_speedup(
         return _plan(model, example_from(x, kwargs), masks, rules, keep, align)
 
 
+def realigned(plan: Plan, align: Align | None) -> Plan:
+    """`plan` made again, of its model as it is now, with another alignment; see `plan_speedup`.
+
+    Raises:
+        UnboundPlanError: the plan was read back, and so does not say how it was made.
+    """
+    subject = plan.subject
+    if subject.rules is None:
+        raise UnboundPlanError(
+            "this plan was read back and does not say which rules and keep= it was made with; make it again "
+            "with plan_speedup to compare alignments"
+        )
+    with torch.inference_mode(mode=False), torch.no_grad():
+        return _plan(
+            subject.planned_model(), subject.example, subject.masks, subject.rules, subject.keep, align
+        )
+
+
 def _plan(
     model: nn.Module,
     example: Example,
@@ -115,10 +133,12 @@ def _plan(
             masks=resolved,
             example=example,
             stamps=stamps,
-            free=_free(stamps, traced, resolved, writer, edits, keep, rules),
+            free=_free(stamps, traced, resolved, writer, edits, keep, rules, align),
             islands=found.islands,
             computed=_computed(traced.graph),
             is_rehearsed=bool(changed),
+            rules=rules,
+            keep=tuple(keep),
         ),
     )
 
@@ -131,6 +151,7 @@ def _free(
     edits: Sequence[Edit],
     keep: Sequence[str],
     rules: Rules,
+    align: Align | None,
 ) -> frozenset[str]:
     """The tensors whose numbers the plan does not depend on.
 
@@ -147,7 +168,7 @@ def _free(
     unknown = {name: t.to("meta") if name in weights else t for name, t in traced.tensors.items()}
     facts = constants.analyse(traced.graph, unknown, masks, rules)
     lives = liveness.analyse(traced.graph, facts, rules)
-    again = edits_of(couple(traced.graph, facts, lives, rules, writer, keep), writer)
+    again = edits_of(couple(traced.graph, facts, lives, rules, writer, keep, align), writer)
     return unread | weights if tuple(again) == tuple(edits) else unread
 
 

@@ -53,6 +53,12 @@ class Misaligned:
     of: int
     wanted: int
 
+    def __str__(self) -> str:
+        """In one line."""
+        verb = "computes" if self.side == "out" else "reads"
+        reason = "there are no more" if self.kept == self.of else "more than the missing would come along"
+        return f"{verb} {self.kept} channels where {self.wanted} are wanted: {reason}"
+
 
 @frozen
 class Alignment:
@@ -71,7 +77,7 @@ class Alignment:
         """In one line."""
         changes = (f"{_grown(*self.parameters)} parameters", f"{_grown(*self.macs)} MACs")
         words = f"Aligned to {self.to}: {', '.join(changes)}, +{self.channels} channels"
-        return f"{words}; not reached by {len(self.missed)} widths" if self.missed else words
+        return f"{words}; not reached: {len(self.missed)} width(s)" if self.missed else words
 
 
 def _grown(before: int, after: int) -> str:

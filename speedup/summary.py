@@ -29,7 +29,8 @@ def report_of(
     model: nn.Module, analysis: Analysis, edits: Sequence[Edit], found: Survey, align: Align | None = None
 ) -> Report:
     """The report of a plan with these `edits`; `align` is what its widths were aligned to."""
-    layers = _layers(model, analysis, edits)
+    alignment = None if align is None else _alignment(model, analysis, edits, align)
+    layers = _layers(model, analysis, edits, alignment)
     reading = links_of(analysis.graph, [layer.path for layer in layers], analysis.rules)
     parameters = sum(p.numel() for p in model.parameters())
     outside = "the model returns them" if found.islands is None else _NOT_TRACED
@@ -42,7 +43,7 @@ def report_of(
         macs=(sum(layer.macs_before for layer in layers), sum(layer.macs_after for layer in layers)),
         islands=found.inside,
         outside=found.outside,
-        alignment=None if align is None else _alignment(model, analysis, edits, align),
+        alignment=alignment,
         links=reading.links,
         junctions=reading.junctions,
     )
@@ -51,14 +52,12 @@ def report_of(
 def _alignment(model: nn.Module, analysis: Analysis, edits: Sequence[Edit], align: Align) -> Alignment:
     plain = analysis.unaligned or analysis
     given = sum(p.numel() for p in model.parameters())
-    totals = [
-        given + _parameter_change(*one) for one in ((plain, tuple(payments_of(plain))), (analysis, edits))
-    ]
+    without = given + _parameter_change(plain, tuple(payments_of(plain)))
     macs = [_macs(analysis.graph.ops, one, one.sizes) for one in (plain, analysis)]
     return Alignment(
         to=named(align),
         channels=sum(_added_channels(analysis).values()),
-        parameters=(totals[0], totals[1]),
+        parameters=(without, given + _parameter_change(analysis, edits)),
         macs=(macs[0], macs[1]),
         missed=tuple(dict.fromkeys(_misaligned(analysis, plain, align))),
     )
@@ -102,14 +101,16 @@ def _parameter_change(analysis: Analysis, edits: Sequence[Edit]) -> int:
     return change
 
 
-def _layers(model: nn.Module, analysis: Analysis, edits: Sequence[Edit]) -> tuple[Layer, ...]:
+def _layers(
+    model: nn.Module, analysis: Analysis, edits: Sequence[Edit], alignment: Alignment | None
+) -> tuple[Layer, ...]:
     """One entry per module that holds parameters or does counted work, in the order of first use."""
     graph = analysis.graph
     by_owner: dict[str, list[Op]] = {}
     for op in graph.ops:
         by_owner.setdefault(op.owner.path, []).append(op)
     by_name = {v.name: v for v in graph.state}
-    notes = _notes(edits, by_name, _added_channels(analysis))
+    notes = _notes(edits, by_name, _added_channels(analysis), () if alignment is None else alignment.missed)
     new_biases = {e.path: e.value.tensor.numel() for e in edits if isinstance(e, NewBias)}
     modules = dict(model.named_modules(remove_duplicate=False))
     layers = []
@@ -158,12 +159,17 @@ def _description(ops: Sequence[Op], values: Sequence[Value], sizes: Sizes) -> st
 
 
 def _notes(
-    edits: Sequence[Edit], by_name: Mapping[str, Value], added: Mapping[str, int]
+    edits: Sequence[Edit],
+    by_name: Mapping[str, Value],
+    added: Mapping[str, int],
+    missed: Iterable[Misaligned],
 ) -> Mapping[str, list[str]]:
     notes: dict[str, list[str]] = {}
     for path, count in added.items():
         if count:
             notes[path] = [f"+{count} channels to align"]
+    for one in missed:
+        notes.setdefault(one.path, []).append(str(one))
     for edit in edits:
         if isinstance(edit, AddToParameter | MergeColumns):
             notes.setdefault(_holder(edit.name), []).append(edit.why)

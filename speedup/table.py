@@ -51,7 +51,7 @@ def report_table(report: Report, width: int | None = None, most: int = _MOST_ROW
         console.print(f"Planned each on its own: {', '.join(one.path for one in report.islands)}")
         console.print(_reasons("What is not planned itself", outside_rows(report), width, most))
     if report.alignment is not None:
-        console.print(report.alignment)
+        console.print(str(report.alignment))
     lines = totals(report, exact)
     console.print("\n".join(lines if max(map(len, lines)) <= width else totals(report, short)))
     return "\n".join(line.rstrip() for line in stream.getvalue().rstrip().splitlines())

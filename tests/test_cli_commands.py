@@ -122,6 +122,21 @@ def test_verify_refuses_other_weights(folder: Path) -> None:
     run("verify {folder}/nets.py:make {folder}/small.safetensors", folder, code=2)
 
 
+def test_bench_measures_the_masked_model_beside_the_small_ones(folder: Path) -> None:
+    measured = json.loads(run(f"bench {PLANNED} --align 1 --align 2 --threads 1 --json", folder))
+    assert [row["align"] for row in (measured["masked"], *measured["rows"])] == [None, 1, 2]
+    assert all(row["timing"]["median"] > 0 for row in measured["rows"])
+    assert measured["conditions"]["threads"] == 1
+
+
+def test_report_is_a_page_or_a_figure(folder: Path) -> None:
+    run(f"report {PLANNED} --out {{folder}}/report.html", folder)
+    assert (folder / "report.html").read_text(encoding="utf-8").startswith("<!DOCTYPE html>")
+    pytest.importorskip("matplotlib")
+    run(f"report {PLANNED} --out {{folder}}/report.svg", folder)
+    assert "<svg" in (folder / "report.svg").read_text(encoding="utf-8")
+
+
 def test_the_package_can_be_run_as_a_module() -> None:
     done = subprocess.run(
         [sys.executable, "-m", "speedup", "--help"],

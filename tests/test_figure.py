@@ -12,7 +12,8 @@ from attrs import evolve
 from PIL import Image
 from torch import nn
 
-from speedup import FigureFormatError, MissingPackageError, Plan, plan_figure, plan_speedup, write_figure
+from speedup import FileWriteError, MissingPackageError, Plan, ReportFormatError, plan_figure, plan_speedup
+from speedup.figure import write_figure
 from speedup.report import Report
 from tests.support.reports import linear, reported, residual
 
@@ -68,26 +69,29 @@ def test_a_deep_model_has_no_more_bars_than_are_legible(plan: Plan, layers: int)
 def test_names_are_no_formulas(plan: Plan, tmp_path: Path) -> None:
     odd = telling(plan, reported([linear("cost_$x$"), linear("$\\frac{")]))
     assert names(odd) == ["cost_$x$", "$\\frac{"]
-    write_figure(odd, tmp_path / "odd.svg", title="$\\frac{")
+    odd.write_report(tmp_path / "odd.svg", title="$\\frac{")
     assert "cost_$x$" in (tmp_path / "odd.svg").read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize("report", [reported([]), reported([linear("", 1, 1)])])
 def test_models_of_no_or_one_layer_are_drawn(plan: Plan, report: Report, tmp_path: Path) -> None:
-    assert write_figure(telling(plan, report), tmp_path / "small.png").stat().st_size > 1000
+    telling(plan, report).write_report(tmp_path / "small.png")
+    assert (tmp_path / "small.png").stat().st_size > 1000
 
 
 def test_png_is_an_image_of_the_asked_resolution(plan: Plan, tmp_path: Path) -> None:
     sizes = []
     for dots in (50, 100):
-        with Image.open(write_figure(plan, tmp_path / "plan.png", dots_per_inch=dots)) as image:
+        write_figure(plan, tmp_path / "plan.png", dots_per_inch=dots)
+        with Image.open(tmp_path / "plan.png") as image:
             image.verify()
             sizes.append(image.size)
     assert sizes[0][0] * 2 == sizes[1][0] == 1100
 
 
 def test_svg_is_xml_that_keeps_its_text(plan: Plan, tmp_path: Path) -> None:
-    root = ElementTree.parse(write_figure(plan, tmp_path / "plan.SVG")).getroot()
+    plan.write_report(tmp_path / "plan.SVG")
+    root = ElementTree.parse(tmp_path / "plan.SVG").getroot()
     assert root.tag == "{http://www.w3.org/2000/svg}svg"
     words = " ".join(root.itertext())
     assert "Sequential" in words
@@ -95,20 +99,31 @@ def test_svg_is_xml_that_keeps_its_text(plan: Plan, tmp_path: Path) -> None:
 
 
 def test_pdf_is_one(plan: Plan, tmp_path: Path) -> None:
-    assert write_figure(plan, str(tmp_path / "plan.pdf")).read_bytes().startswith(b"%PDF-")
+    plan.write_report(str(tmp_path / "plan.pdf"))
+    assert (tmp_path / "plan.pdf").read_bytes().startswith(b"%PDF-")
 
 
 @pytest.mark.parametrize("kind", ["png", "svg", "pdf"])
 def test_equal_plans_give_equal_files(plan: Plan, kind: str, tmp_path: Path) -> None:
-    one, two = (write_figure(plan, tmp_path / f"{number}.{kind}") for number in (1, 2))
+    one, two = tmp_path / f"1.{kind}", tmp_path / f"2.{kind}"
+    for path in (one, two):
+        plan.write_report(path)
     assert one.read_bytes() == two.read_bytes()
 
 
 def test_another_suffix_is_refused_before_anything_is_written(plan: Plan, tmp_path: Path) -> None:
     for name in ("plan.jpeg2000", "plan"):
-        with pytest.raises(FigureFormatError, match=rf"'{name}'.*\.png, \.svg or \.pdf"):
-            write_figure(plan, tmp_path / name)
+        with pytest.raises(ReportFormatError, match=rf"{name}'.*\.html, \.svg, \.pdf or \.png"):
+            plan.write_report(tmp_path / name)
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("kind", ["html", "svg"])
+def test_a_folder_that_is_not_there_is_an_error_that_names_the_file(
+    plan: Plan, kind: str, tmp_path: Path
+) -> None:
+    with pytest.raises(FileWriteError, match=f"missing/plan.{kind}"):
+        plan.write_report(tmp_path / "missing" / f"plan.{kind}")
 
 
 def test_without_matplotlib_the_error_says_what_to_install(
@@ -116,7 +131,7 @@ def test_without_matplotlib_the_error_says_what_to_install(
 ) -> None:
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
     with pytest.raises(MissingPackageError, match=r"pip install 'speedup\[figures\]'"):
-        write_figure(plan, tmp_path / "plan.png")
+        plan.write_report(tmp_path / "plan.png")
     assert list(tmp_path.iterdir()) == []
 
 

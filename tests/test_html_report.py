@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import nn
 
-from speedup import plan_speedup, write_report
+from speedup import plan_speedup
 from speedup.page.document import html_report
 from speedup.page.tree import Branch, Leaf, leaves, opened, tree_of
 from speedup.report import Alignment, Junction, Misaligned, Report
@@ -195,8 +195,8 @@ def test_report_of_a_model_is_written_to_a_file(tmp_path: Path) -> None:
     model = nn.Sequential(nn.Linear(4, 6), nn.ReLU(), nn.Linear(6, 2))
     mask = torch.tensor([1.0, 1, 1, 1, 0, 0])
     plan = plan_speedup(model, torch.randn(2, 4), {"0.weight": mask[:, None], "0.bias": mask})
-    target = write_report(plan, tmp_path / "report.html")
-    text = target.read_text(encoding="utf-8")
+    plan.write_report(tmp_path / "report.html")
+    text = (tmp_path / "report.html").read_text(encoding="utf-8")
     assert text == plan.to_html()
     assert Parsed(text).words.startswith("Sequential Sequential Parameters")
     assert plan.explain("2") in Parsed(text).text

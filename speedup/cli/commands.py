@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from attrs import asdict
 
 from speedup.cli.examples import SYNTAX
 from speedup.cli.progress import Steps
 from speedup.cli.references import factory_of, model_of
 from speedup.cli.subject import read_subject
-from speedup.errors import FileWriteError
 from speedup.plan import Plan
 from speedup.writing import write_text
 
@@ -29,7 +29,6 @@ Weights = Annotated[Path | None, typer.Option("--weights", help="State dict to l
 MaskFile = Annotated[str | None, typer.Option("--masks", help="Mask file; else zeros in the weights count.")]
 Keep = Annotated[list[str] | None, typer.Option("--keep", help="Module that must not change; repeatable.")]
 Align = Annotated[int | None, typer.Option("--align", min=1, help="Let widths be multiples of this.")]
-PAGES, FIGURES = (".html",), (".svg", ".png", ".pdf")
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, for other programs.")]
 
 
@@ -135,15 +134,44 @@ def report(
 
     Example: speedup report net.py:make --masks masks.pth --input 1x3x32x32 --out report.html
     """
-    draw = drawing(out)
     with Steps(3).shown() as step:
         with step("reading the model"):
             subject = read_subject(model, inputs, weights, masks, keep, align)
         with step("planning"):
             made = subject.plan()
         with step("drawing"):
-            draw(made, out)
+            made.write_report(out)
     typer.echo(f"{_summary(made)}\n{out}: written")
+
+
+def bench(
+    model: Model,
+    inputs: Inputs,
+    weights: Weights = None,
+    masks: MaskFile = None,
+    keep: Keep = None,
+    align: Annotated[
+        list[int] | None, typer.Option("--align", min=1, help="Alignments to compare; 1 is none.")
+    ] = None,
+    threads: Annotated[
+        int | None, typer.Option("--threads", min=1, help="Threads that torch may use.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Measure the masked model beside the small one at several alignments, taking turns.
+
+    Example: speedup bench net.py:make --masks masks.pth --input 32x3x32x32 --align 1 --align 8
+    """
+    from speedup.latency import latency_table
+
+    with Steps(3).shown() as step:
+        with step("reading the model"):
+            subject = read_subject(model, inputs, weights, masks, keep, None)
+        with step("planning"):
+            made = subject.plan()
+        with step("measuring"):
+            table = latency_table(made, aligns=align or (1, 8), threads=threads)
+    typer.echo(json.dumps(asdict(table)) if as_json else str(table))
 
 
 def demo() -> None:
@@ -153,27 +181,7 @@ def demo() -> None:
     run_demo()
 
 
-ALL: tuple[Callable[..., None], ...] = (plan, compact, verify, report, demo)
-
-
-def drawing(out: Path) -> Callable[[Plan, Path], object]:
-    """What draws a plan into a file of that kind.
-
-    Raises:
-        FileWriteError: the kind is none that is drawn.
-    """
-    # Each imports much that no other command needs.
-    if out.suffix.lower() in PAGES:
-        from speedup.page import write_report
-
-        return write_report
-    if out.suffix.lower() in FIGURES:
-        from speedup.figure import write_figure
-
-        return write_figure
-    raise FileWriteError(
-        f"{str(out)!r}: a report is written as {', '.join((*PAGES, *FIGURES))}, not as {out.suffix or 'such'}"
-    )
+ALL: tuple[Callable[..., None], ...] = (plan, compact, verify, report, bench, demo)
 
 
 def _totals(made: Plan) -> dict[str, Any]:
