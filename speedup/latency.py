@@ -98,7 +98,7 @@ class WidthTable:
     layers: tuple[LayerLatency, ...]
     conditions: Conditions
 
-    def bestwidth_of(self, width: Width) -> int:
+    def best_width(self, width: Width) -> int:
         """The fastest measured width from `width.kept` to `width.total`; `kept` where none was measured.
 
         Widths that are not slower than the fastest one's upper quartile count as equally fast; of these
