@@ -92,7 +92,7 @@ def _plan(
         )
     return Plan(
         edits=edits,
-        report=report_of(model, analysis, edits, found),
+        report=report_of(model, analysis, edits, found, resolved),
         expected=expected,
         masks_digest=resolved.digest,
         subject=Subject(

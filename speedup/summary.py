@@ -3,39 +3,44 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from math import prod
 from types import MappingProxyType
 
 from torch import nn
 
 from speedup.analysis import Analysis
+from speedup.blockers import blockers_of
 from speedup.edits import AddToParameter, AdoptAttention, Edit, MergeColumns, NewBias, RewriteForward
 from speedup.graph import Graph, Op, Origin, Shape, Value
 from speedup.islands import Survey
 from speedup.native import hyperparameters
-from speedup.reasons import blocked_channels
-from speedup.report import Layer, Report
+from speedup.reasons import blocked_channels, portions, withheld
+from speedup.report import Layer, Member, Report
 from speedup.rules import Rules, rule_for
 from speedup.rules.rule import UNKNOWN_OPERATOR, Sizes
 
 _NOT_TRACED = "code that could not be traced reads them"
 
 
-def report_of(model: nn.Module, analysis: Analysis, edits: Sequence[Edit], found: Survey) -> Report:
-    """The report of a plan with these `edits`."""
+def report_of(
+    model: nn.Module, analysis: Analysis, edits: Sequence[Edit], found: Survey, masked: Iterable[str]
+) -> Report:
+    """The report of a plan with these `edits`; `masked` names the parameters that have masks."""
+    stays = withheld(analysis, "the model returns them" if found.islands is None else _NOT_TRACED)
     layers = _layers(model, analysis, edits)
     parameters = sum(p.numel() for p in model.parameters())
     return Report(
         layers=layers,
-        blocked=blocked_channels(
-            analysis, "the model returns them" if found.islands is None else _NOT_TRACED
-        ),
+        blocked=blocked_channels(stays),
         unknown_operators=_unknown(analysis.graph, analysis.rules),
         parameters=(parameters, parameters + _parameter_change(analysis, edits)),
         macs=(sum(layer.macs_before for layer in layers), sum(layer.macs_after for layer in layers)),
         islands=found.inside,
         outside=found.outside,
+        blockers=blockers_of(analysis, stays),
+        portions=portions(analysis, stays, masked),
+        members=tuple(Member(path, type(m).__name__) for path, m in model.named_modules()),
     )
 
 

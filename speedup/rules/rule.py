@@ -14,7 +14,7 @@ import torch
 from attrs import field, frozen
 from torch import Tensor
 
-from speedup.constraints import Cause, Constraint, Equal, Pinned
+from speedup.constraints import Cause, Constraint, Dim, Equal, Pinned
 from speedup.edits import Edit
 from speedup.expressions import concrete
 from speedup.graph import Graph, Op, Origin, Shape, Value, call_arguments
@@ -29,6 +29,7 @@ Lives = Sequence[Tensor]
 Sizes = Callable[[Value], Shape]
 Needs = Callable[["Site", Sizes, KeepSets], Mapping[str, Any]]
 Restate = Callable[["Site", Sizes, KeepSets], Restatement | None]
+TakesOver = Callable[["Site", KeepSets], Iterable[tuple[Dim, Tensor, str]]]
 Moves = Callable[[Mapping[str, Any], Sequence[Shape], Sequence[Shape]], tuple[Move, ...]]
 
 
@@ -139,6 +140,11 @@ def no_payment(site: Site, kept: KeepSets) -> Iterable[Edit]:
     return ()
 
 
+def nothing_taken_over(site: Site, kept: KeepSets) -> Iterable[tuple[Dim, Tensor, str]]:
+    """No dropped constant goes anywhere."""
+    return ()
+
+
 def no_macs(op: Op, sizes: Sizes) -> int:
     """The op multiplies nothing worth counting."""
     return 0
@@ -160,6 +166,8 @@ class Rule:
         otherwise: constraints under which the call can stay as it is stated.
         resize: shapes of values, by index, that keep-sets alone do not tell (weights in groups).
         pay: edits that make up for dropped constants.
+        takes_over: which constants these are, for explanations: a dimension that the op reads, a bool
+            vector over it, and where they go, in words.
         macs: multiply-accumulates at given sizes.
         reads_sizes: `known` looks at numbers derived from sizes itself; else they make all Unknown.
     """
@@ -174,6 +182,7 @@ class Rule:
     otherwise: Callable[[Site], Iterable[Constraint]] = all_pinned_as_stated
     resize: Callable[[Site, KeepSets], Mapping[int, Shape]] = no_resizing
     pay: Callable[[Site, KeepSets], Iterable[Edit]] = no_payment
+    takes_over: TakesOver = nothing_taken_over
     macs: Callable[[Op, Sizes], int] = no_macs
     reads_sizes: bool = False
 
