@@ -70,10 +70,7 @@ def axes_of(op: Op, analysis: Analysis) -> Iterator[Axis]:
 
 def product_of(op: Op) -> Contraction | None:
     """The product with a weight that `op` computes; None when it is no layer of that kind."""
-    if not op.name.startswith(_PRODUCTS):
-        return None
-    shape = describe(op)
-    return shape if shape.weight.is_state else None
+    return describe(op) if op.name.startswith(_PRODUCTS) else None
 
 
 def _product(op: Op, analysis: Analysis) -> Iterator[Axis]:

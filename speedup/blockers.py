@@ -9,8 +9,8 @@ from attrs import field, frozen
 
 from speedup.analysis import Analysis
 from speedup.axes import MAKES, READS, UNITS
-from speedup.reasons import Withheld
-from speedup.report import Blocker, Step
+from speedup.reasons import Withheld, constraint_of
+from speedup.report import Blocker
 from speedup.rules import rule_for
 
 
@@ -39,9 +39,7 @@ def blockers_of(analysis: Analysis, found: Iterable[Withheld]) -> tuple[Blocker,
             own.macs.append(work * share)
             for weight in axis.weights:
                 key = (weight.name, axis.name)
-                own.parameters[key] = max(
-                    own.parameters.get(key, 0.0), prod(analysis.sizes(weight)) * share
-                )
+                own.parameters[key] = max(own.parameters.get(key, 0.0), prod(analysis.sizes(weight)) * share)
             if axis.is_blockable:
                 own.channels[axis.path] = max(own.channels.get(axis.path, 0), count)
     ranked = (
@@ -55,8 +53,3 @@ def blockers_of(analysis: Analysis, found: Iterable[Withheld]) -> tuple[Blocker,
         for cause, one in held.items()
     )
     return tuple(sorted(ranked, key=lambda b: (-b.macs, -b.parameters)))
-
-
-def constraint_of(steps: tuple[Step, ...]) -> Step:
-    """What of a chain is the constraint: the root, or what ties the layer to the need at the root."""
-    return steps[1] if steps[0].is_need and len(steps) > 1 else steps[0]

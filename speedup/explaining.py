@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 
 from speedup.errors import UnknownModuleError
 from speedup.report import Layer, Portion, Report, Step
@@ -83,10 +83,14 @@ def _unknown(report: Report, path: str) -> str:
 
 def _container(report: Report, path: str, kinds: Sequence[str], below: Sequence[Layer]) -> Iterator[str]:
     changed = [layer for layer in below if layer.is_changed]
-    yield f"{path or '(model)'}: {kinds[0] if kinds else 'module'} of {len(below)} layers, {len(changed)} change"
+    kind, some = kinds[0] if kinds else "module", "layer" if len(below) == 1 else "layers"
+    yield f"{path or '(model)'}: {kind} of {len(below)} {some}, of which {len(changed)} change"
     if path:
         totals = [
-            (sum(getattr(one, f"{n}_before") for one in below), sum(getattr(one, f"{n}_after") for one in below))
+            (
+                sum(getattr(one, f"{n}_before") for one in below),
+                sum(getattr(one, f"{n}_after") for one in below),
+            )
             for n in ("parameters", "macs")
         ]
     else:
@@ -124,8 +128,8 @@ def _portion(portion: Portion) -> Iterator[str]:
     count = len(portion.indices)
     root, *rest = portion.why
     if not portion.stays:
-        yield f"    {ranges(portion.indices)} gone: {_step(root)}"
-        yield from (f"      {_step(step)}" for step in rest)
+        yield f"    {ranges(portion.indices)} gone: {_freed(root)}"
+        yield from (f"      {_freed(step)}" for step in rest)
         return
     verb = "could go but stays" if count == 1 else "could go but stay"
     yield f"    {ranges(portion.indices)} {verb}: {_root(root)}"
@@ -143,6 +147,11 @@ def _counted(number: int) -> str:
     return "channel" if number == 1 else "channels"
 
 
+def _freed(step: Step) -> str:
+    # The name of a parameter says where it is.
+    return step.words if step.path in step.words else _step(step)
+
+
 def _step(step: Step) -> str:
     return f"{step.words}{_at(step.operator, step.path)}"
 
@@ -157,9 +166,8 @@ def _imposed(report: Report, path: str) -> Iterator[str]:
     """What this module's own calls keep elsewhere."""
     for blocker in report.blockers:
         if blocker.path == path and blocker.operator and blocker.channels:
-            layers: Iterable[str] = blocker.layers[:3]
             more = f" and {len(blocker.layers) - 3} more" if len(blocker.layers) > 3 else ""
-            yield (
-                f"  keeps {blocker.channels:,} {_counted(blocker.channels)} of {', '.join(layers)}{more}: {blocker.reason}"
-                f" ({blocker.operator})"
+            what = (
+                f"{blocker.channels:,} {_counted(blocker.channels)} of {', '.join(blocker.layers[:3])}{more}"
             )
+            yield f"  keeps {what}: {blocker.reason} ({blocker.operator})"

@@ -51,7 +51,9 @@ class Folds:
             if isinstance(constraint, Mapped):
                 for dim in constraint.sources:
                     onward.setdefault(class_of(dim), []).append((constraint, dim))
-        return cls(analysis, {c: tuple(f) for c, f in taken.items()}, {c: tuple(m) for c, m in onward.items()})
+        return cls(
+            analysis, {c: tuple(f) for c, f in taken.items()}, {c: tuple(m) for c, m in onward.items()}
+        )
 
     def of_indices(self, dim: Dim, dropped: Tensor) -> Iterator[Fold]:
         """Where the constants at the `dropped` indices of `dim` went; zeros went nowhere."""

@@ -143,7 +143,10 @@ class Freed:
             yield step, (full & rows.reshape(shape.groups, height, 1)).any(1).reshape(-1)
 
     def _zeroed(self, value: Value, op: Op | None) -> Step:
-        words = f"masked in {value.name}" if value.name in self.masked else f"zeros in {value.name}"
+        if value.is_state:
+            words = f"{'masked' if value.name in self.masked else 'zeros'} in {value.name}"
+        else:
+            words = "zeros in a weight that the forward computes"
         return Step(words) if op is None else _step(op, words)
 
     def _is_same(self, one: Dim, other: Dim) -> bool:

@@ -105,7 +105,7 @@ class Holds:
             times = self._times(open_part.dim)[open_part.indices]
             if bool((times == 0).any()):
                 yield from self._needs(open_part.taken(times == 0))
-            for time in times[(times > 0) & (times < NEVER)].unique().tolist():
+            for time in sorted(set(times.tolist()) - {0, NEVER}):
                 growth = self.analysis.kept.growth[time - 1]
                 for ending in self._grown(open_part.taken(times == time), growth, time):
                     if isinstance(ending, _Part):

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 
 import torch
 from attrs import evolve, frozen
 from torch import Tensor
 
 from speedup.analysis import Analysis
-from speedup.axes import HEADS, MAKES, READS, UNITS, Axis, axes_of
+from speedup.axes import READS, UNITS, Axis, axes_of
 from speedup.folds import Fold, Folds
 from speedup.freed import Freed
-from speedup.graph import Op
 from speedup.holds import Hold, Holds
 from speedup.lattice import along
 from speedup.report import Blocked, Portion, Step
@@ -20,6 +19,7 @@ from speedup.rules.recurrent import constant_units
 
 # A constant that many layers read is listed with the first of them.
 _FOLDS, _FOLLOWED = 3, 32
+_NEEDS = 3
 
 
 @frozen(eq=False)
@@ -43,22 +43,38 @@ def withheld(analysis: Analysis, outside: str) -> tuple[Withheld, ...]:
 
 
 def blocked_channels(found: Iterable[Withheld]) -> tuple[Blocked, ...]:
-    """Per layer with a weight, the result channels or units that could go but stay."""
-    return tuple(
-        Blocked(one.axis.path, int(hold.indices.sum()), hold.indices.numel(), said(hold.steps))
-        for one in found
-        if one.axis.path and one.axis.is_blockable
-        for hold in one.holds
-    )
+    """Per layer with a weight, the result channels or units that could go but stay, by constraint."""
+    blocked: list[Blocked] = []
+    for one in found:
+        alike: dict[Step, list[Hold]] = {}
+        for hold in one.holds if one.axis.path and one.axis.is_blockable else ():
+            alike.setdefault(evolve(constraint_of(hold.steps), indices=()), []).append(hold)
+        for holds in alike.values():
+            count = sum(int(hold.indices.sum()) for hold in holds)
+            reason = said([hold.steps for hold in holds])
+            blocked.append(Blocked(one.axis.path, count, holds[0].indices.numel(), reason))
+    return tuple(blocked)
 
 
-def said(steps: tuple[Step, ...]) -> str:
-    """A chain in one line: the constraint next to the root, what it couples with, the one at hand."""
+def constraint_of(steps: Sequence[Step]) -> Step:
+    """What of a chain is the constraint: the root, or what first ties something else to a need there."""
     root, *rest = steps
-    if root.is_need:
-        coupled = f"coupled with {short(root.operator)} of {root.path or 'the forward'}, which needs them"
-        return "; ".join([_said(rest[0]), coupled] if rest else [coupled])
-    return _said(root)
+    if not root.is_need or not rest:
+        return root
+    others = (step for step in rest if (step.operator, step.path) != (root.operator, root.path))
+    return next(others, rest[-1])
+
+
+def said(chains: Sequence[tuple[Step, ...]]) -> str:
+    """Chains with one constraint in one line: the constraint, and who has the need or what passes it on."""
+    constraint, (root, *rest) = constraint_of(chains[0]), chains[0]
+    if not root.is_need:
+        return "; ".join(_said(step) for step in (root, *rest[-1:]))
+    needs = dict.fromkeys(f"{short(one[0].operator)} of {one[0].path or 'the forward'}" for one in chains)
+    more = f" and {len(needs) - _NEEDS} more" if len(needs) > _NEEDS else ""
+    verb = "needs" if len(needs) == 1 else "need"
+    coupled = f"coupled with {', '.join(list(needs)[:_NEEDS])}{more}, which {verb} them"
+    return coupled if constraint is root else f"{_said(constraint)}; {coupled}"
 
 
 def short(operator: str) -> str:
@@ -71,9 +87,7 @@ def _said(step: Step) -> str:
     return f"{step.words} ({step.path or 'in the forward'})" if step.operator else step.words
 
 
-def portions(
-    analysis: Analysis, found: Iterable[Withheld], masked: Iterable[str]
-) -> tuple[Portion, ...]:
+def portions(analysis: Analysis, found: Iterable[Withheld], masked: Iterable[str]) -> tuple[Portion, ...]:
     """What goes and what stays though it could go, by layer and axis in the order of the graph.
 
     `masked` names the parameters that have masks.
@@ -125,9 +139,7 @@ def _paid(axis: Axis, gone: Tensor, folds: Folds) -> Iterator[Fold]:
             yield fold
 
 
-def _causes(
-    axis: Axis, gone: Tensor, analysis: Analysis, freed: Freed
-) -> Iterator[tuple[Step, Tensor]]:
+def _causes(axis: Axis, gone: Tensor, analysis: Analysis, freed: Freed) -> Iterator[tuple[Step, Tensor]]:
     left = gone
     for step, indices in _possible(axis, analysis, freed):
         share = left & indices

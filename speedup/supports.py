@@ -82,9 +82,7 @@ def _latest(dims: tuple[Dim, ...], since: Since) -> Tensor:
     return found.reshape(-1)
 
 
-def _earliest(
-    times: Tensor, sizes: tuple[int, ...], axis: int, wanted: Tensor
-) -> tuple[Tensor, Tensor]:
+def _earliest(times: Tensor, sizes: tuple[int, ...], axis: int, wanted: Tensor) -> tuple[Tensor, Tensor]:
     """For each index of dimension `axis`, the flat place of the smallest of `times`, and if it is a time."""
     places = torch.arange(times.numel()).reshape(sizes).movedim(axis, 0).reshape(sizes[axis], -1)[wanted]
     best = times[places].argmin(1, keepdim=True)
@@ -123,9 +121,7 @@ def _balanced(closure: Balanced, dim: Dim, wanted: Tensor, since: Since) -> Iter
         yield _constantly(dim, longest * width + _newest(run), numbers)
 
 
-def _of_runs(
-    dims: tuple[Dim, ...], groups: int, dim: Dim, wanted: Tensor, since: Since
-) -> Iterator[Support]:
+def _of_runs(dims: tuple[Dim, ...], groups: int, dim: Dim, wanted: Tensor, since: Since) -> Iterator[Support]:
     """The first that was kept of the same run in any of `dims`."""
     run = wanted // (since(dim).numel() // groups)
     left = torch.ones_like(wanted, dtype=torch.bool)
@@ -142,9 +138,7 @@ def _copied(closure: Copied, dim: Dim, wanted: Tensor, since: Since) -> Iterator
     groups = since(closure.source).numel()
     if dim == closure.source:
         times = since(closure.target).reshape(groups, -1)[wanted]
-        yield Support(
-            closure.target, torch.arange(len(wanted)), wanted * times.shape[1] + times.argmin(1)
-        )
+        yield Support(closure.target, torch.arange(len(wanted)), wanted * times.shape[1] + times.argmin(1))
         return
     yield _largest(tuple(d for d in closure.dims if d != dim), wanted, since)
 
