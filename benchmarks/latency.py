@@ -6,9 +6,8 @@ so that a change in the machine's load meets both.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
-from statistics import median
+from functools import partial
 from typing import Annotated
 
 import torch
@@ -16,9 +15,9 @@ import typer
 from attrs import frozen
 from rich.console import Console
 from rich.table import Table
-from torch import Tensor, nn
 
 from speedup import apply_masks, materialize, plan_speedup
+from speedup.timing import take_turns
 from tests.support import vision
 from tests.support.zoo import lively_classifier
 
@@ -47,26 +46,13 @@ def main(
     Console().print(_table(latencies, f"batch {batch}, {threads} thread(s), medians of {repeats}"))
 
 
-def interleaved_medians(models: Sequence[nn.Module], x: Tensor, repeats: int) -> tuple[float, ...]:
-    """Median seconds of a forward pass in inference mode, per model, taking turns after one to warm up."""
-    seconds: list[list[float]] = [[] for _ in models]
-    with torch.inference_mode():
-        for model in models:
-            model(x)
-        for _ in range(repeats):
-            for model, runs in zip(models, seconds, strict=True):
-                start = time.perf_counter()
-                model(x)
-                runs.append(time.perf_counter() - start)
-    return tuple(median(runs) for runs in seconds)
-
-
 def _latency(name: str, batch: int, repeats: int) -> Latency:
     model, masks = lively_classifier(name)
     x = vision.images(batch, SIZE, seed=0)
     plan = plan_speedup(model, x[:2], masks)
-    masked, small = interleaved_medians([apply_masks(model, masks), materialize(plan)], x, repeats)
-    return Latency(name, masked, small, plan.macs_after / plan.macs_before)
+    models = [apply_masks(model, masks), materialize(plan)]
+    masked, small = take_turns([partial(one, x) for one in models], rounds=repeats)
+    return Latency(name, masked.median, small.median, plan.macs_after / plan.macs_before)
 
 
 def _table(latencies: Sequence[Latency], conditions: str) -> Table:

@@ -27,7 +27,8 @@ class Analysis:
 
     `kept` is the least fixpoint of `constraints` above `seeds`; `resized` overrides shapes that
     keep-sets alone do not tell. `attributes` are integers of modules that get new values;
-    `restated` says, by op, which calls the source has to state otherwise.
+    `restated` says, by op, which calls the source has to state otherwise. Of an analysis with alignment,
+    `unaligned` is the one without.
     """
 
     graph: Graph
@@ -40,6 +41,7 @@ class Analysis:
     resized: Mapping[int, Shape]
     attributes: Mapping[AttributeOf, Number] = field(factory=lambda: MappingProxyType({}))
     restated: Mapping[int, Restatement] = field(factory=lambda: MappingProxyType({}))
+    unaligned: Analysis | None = None
 
     def sizes(self, value: Value) -> Shape:
         """The shape of `value` in the small model."""

@@ -90,8 +90,21 @@ def _with_parts(value: Any, parts: dict[Any, Any]) -> Any:
 
 def set_attribute(module: nn.Module, name: str, number: Any) -> None:
     """Set `name`, a name as in `AttributeOf`, on `module`; containers on the way are copied."""
-    first, *steps = [a or b or c for a, b, c in _STEPS.findall(name)]
+    first, *steps = _steps(name)
     vars(module)[first] = _set(getattr(module, first, None), steps, number)
+
+
+def attribute_of(module: nn.Module, name: str) -> Any:
+    """What `module` holds as `name`, a name as in `AttributeOf`; None where there is no such thing."""
+    first, *steps = _steps(name)
+    value = getattr(module, first, None)
+    for step in steps:
+        value = {str(key): part for key, _, part in _parts(value)}.get(step)
+    return value
+
+
+def _steps(name: str) -> list[str]:
+    return [a or b or c for a, b, c in _STEPS.findall(name)]
 
 
 def _set(value: Any, steps: list[str], number: Any) -> Any:

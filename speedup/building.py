@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from functools import reduce
+from types import MappingProxyType
 
 import torch
 from torch import Tensor, nn
@@ -25,6 +27,7 @@ from speedup.edits import (
     SliceGroups,
     TensorEdit,
 )
+from speedup.graph import Shape
 from speedup.lattice import wide
 from speedup.rewritten import rewrite_module
 
@@ -104,14 +107,30 @@ def hollow_copy(model: nn.Module, edits: Iterable[Edit]) -> nn.Module:
 
 
 def _hollow(tensor: Tensor, edits: Iterable[Slice | SliceGroups]) -> Tensor:
-    shape = list(tensor.shape)
-    for edit in edits:
-        match edit:
-            case Slice(_, dim, indices):
-                shape[dim] = len(indices)
-            case SliceGroups(_, rows, columns):
-                shape[:2] = len(rows), len(columns[0])
+    shape = reduce(_sliced, edits, tuple(tensor.shape))
     return torch.zeros((), dtype=tensor.dtype, device=tensor.device).expand(shape)
+
+
+def _sliced(shape: Shape, edit: Slice | SliceGroups) -> Shape:
+    match edit:
+        case Slice(_, dim, indices):
+            return *shape[:dim], len(indices), *shape[dim + 1 :]
+        case SliceGroups(_, rows, columns):
+            return len(rows), len(columns[0]), *shape[2:]
+
+
+def planned_shapes(shapes: Mapping[str, Shape], edits: Iterable[Edit]) -> Mapping[str, Shape]:
+    """The shapes by name of the small model's tensors, those of new biases included.
+
+    `shapes` are those of the planned model's, by the names that the edits use.
+    """
+    found = dict(shapes)
+    for edit in edits:
+        if isinstance(edit, Slice | SliceGroups):
+            found[edit.name] = _sliced(found[edit.name], edit)
+        elif isinstance(edit, NewBias):
+            found[f"{edit.path}.bias".lstrip(".")] = tuple(edit.value.tensor.shape)
+    return MappingProxyType(found)
 
 
 def _give_biases(small: nn.Module, edits: Iterable[Edit]) -> None:

@@ -65,15 +65,17 @@ def twins_of(model: nn.Module, parts: Parts) -> tuple[Twin, ...]:
 
     def reaches(value: object) -> bool:
         if id(value) not in known:
-            known[id(value)] = value, any(id(v) in owned for v in _walk(value, parts))
+            known[id(value)] = value, any(id(v) in owned for v in walk(value, parts))
         return known[id(value)][1]
 
-    functions = [v for v in _walk(model, parts) if isinstance(v, FunctionType)]
+    functions = [v for v in walk(model, parts) if isinstance(v, FunctionType)]
     return tuple(Twin(f, _hollow(f, reaches), reaches) for f in functions if any(map(reaches, held_by(f))))
 
 
-def _walk(start: object, parts: Parts) -> Iterator[object]:
-    """`start` and everything it holds, each object once."""
+def walk(start: object, parts: Parts) -> Iterator[object]:
+    """`start` and everything it holds, each object once. `parts` gives what an object that is no function
+    holds directly.
+    """
     seen: dict[int, object] = {}
     pending = [start]
     while pending:

@@ -237,5 +237,35 @@ def carrier_of(family: Tensor, kept: Tensor, magnitude: Tensor) -> int | None:
     return best if bool(sizes[best] >= Carrier.RATIO * largest) and bool(sizes[best] > 0) else None
 
 
-Closure = Pinned | Mapped | Balanced | Counted | Copied | Whole | Carrier
+@frozen(eq=False)
+class Aligned:
+    """Each of the dim's `groups` equal runs that is alive keeps as many indices as `wanted` says.
+
+    `wanted` maps a run's count to one that is no smaller; it has to be monotone. The first missing indices
+    are added: all together where `at_once`, else one per run before all that is forced settles again, for
+    dims to which their own growth comes back by way of other constraints.
+    """
+
+    dim: Dim
+    groups: int
+    wanted: Callable[[int], int]
+    at_once: bool
+    cause: Cause
+    is_choice: bool = field(default=True, init=False)
+
+    @property
+    def dims(self) -> tuple[Dim, ...]:
+        return (self.dim,)
+
+    def close(self, kept: Kept) -> Demand:
+        run = kept(self.dim).reshape(self.groups, -1)
+        counts = run.sum(1)
+        want = self.wanted(int(counts.max()))
+        missing = torch.where(counts > 0, want - counts, torch.zeros_like(counts))
+        if not self.at_once:
+            missing = missing.clamp(max=1)
+        yield self.dim, (run | _first_missing(run, missing)).reshape(-1)
+
+
+Closure = Pinned | Mapped | Balanced | Counted | Copied | Whole | Carrier | Aligned
 Constraint = Equal | Closure

@@ -12,13 +12,14 @@ import contextlib
 import copy
 from collections import deque
 from collections.abc import Iterator, Mapping
+from functools import partial
 from types import BuiltinFunctionType, FunctionType, MemberDescriptorType, ModuleType
 from typing import Any, TypeVar, cast
 
 import torch
 from torch import fx, nn
 
-from speedup.closures import renew_weak_references, twins_of
+from speedup.closures import renew_weak_references, twins_of, walk
 from speedup.errors import SpeedupError
 
 ModuleT = TypeVar("ModuleT", bound=nn.Module)
@@ -93,6 +94,17 @@ def _reachable_tensors(model: nn.Module) -> dict[int, torch.Tensor]:
     return {key: value for key, value in seen.items() if isinstance(value, torch.Tensor)}
 
 
+def every_tensor(model: nn.Module) -> Iterator[torch.Tensor]:
+    """Every tensor that `model` holds: in attributes, containers, hooks, closures, and as its parameters."""
+    slots: dict[type, tuple[MemberDescriptorType, ...]] = {}
+    held = walk(model, partial(_parts_of_whole, slots))
+    return (value for value in held if isinstance(value, torch.Tensor))
+
+
+def _parts_of_whole(slots: dict[type, tuple[MemberDescriptorType, ...]], value: object) -> Iterator[object]:
+    return iter(()) if isinstance(value, _ATOMIC) else _parts(value, slots)
+
+
 def _parts(value: object, slots: dict[type, tuple[MemberDescriptorType, ...]]) -> Iterator[object]:
     """What `value` holds directly; `slots` caches the slots of each class."""
     if isinstance(value, dict):
@@ -133,8 +145,9 @@ def _dressed(old: torch.Tensor, new: torch.Tensor) -> torch.Tensor:
     data = new.detach()
     is_parameter = isinstance(old, nn.Parameter)
     if issubclass(type(old), nn.Parameter):
-        # The constructor of a subclass may want arguments that nobody here knows.
-        data = data.as_subclass(type(old))
+        # The constructor of a subclass may want arguments that nobody here knows. Nor is this a view, as
+        # `as_subclass` makes: how torch multiplies by a matrix depends on whether it is one.
+        data = torch.Tensor._make_subclass(type(old), data, False)
     elif is_parameter:
         data = nn.Parameter(data, requires_grad=False)
     return data.requires_grad_(old.requires_grad and (is_parameter or old.is_leaf))
@@ -150,7 +163,7 @@ def _copied(
     before = [(vars(module), dict(vars(module))) for module in model.modules()]
     memo: dict[int, Any] = dict(chosen)
     slots: dict[type, tuple[MemberDescriptorType, ...]] = {}
-    twins = twins_of(model, lambda value: () if isinstance(value, _ATOMIC) else _parts(value, slots))
+    twins = twins_of(model, partial(_parts_of_whole, slots))
     memo.update({id(twin.old): twin.new for twin in twins})
     try:
         copied = copy.deepcopy(model, memo)

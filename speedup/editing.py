@@ -17,9 +17,7 @@ from speedup.rules import rule_for
 
 def edits_of(analysis: Analysis, writer: Writer) -> Iterable[Edit]:
     """Payments, then slices, attributes and rewritten forwards, each in the order of the graph."""
-    payments: list[Edit] = []
-    for site in analysis.sites:
-        payments.extend(rule_for(site.op.target, analysis.rules).pay(site, analysis.kept))
+    payments = tuple(payments_of(analysis))
     yield from (e for e in payments if not isinstance(e, SetAttribute))
     grouped = {edit.name for edit in payments if isinstance(edit, SliceGroups)}
     for value in analysis.graph.state:
@@ -37,6 +35,12 @@ def edits_of(analysis: Analysis, writer: Writer) -> Iterable[Edit]:
     yield from attributes
     for path, (functions, why) in rewritten_functions(writer, analysis).items():
         yield RewriteForward(path, functions, why)
+
+
+def payments_of(analysis: Analysis) -> Iterable[Edit]:
+    """What makes up for dropped constants, and the slices of grouped weights."""
+    for site in analysis.sites:
+        yield from rule_for(site.op.target, analysis.rules).pay(site, analysis.kept)
 
 
 def _adoptions(analysis: Analysis, modules: Mapping[str, nn.Module]) -> Iterable[Edit]:

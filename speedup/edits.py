@@ -8,15 +8,11 @@ from __future__ import annotations
 
 import hashlib
 
-import torch
 from attrs import field, frozen
 from torch import Tensor
 
 from speedup.rewritten import Rewritten
-
-
-def _bytes(tensor: Tensor) -> bytes:
-    return bytes(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+from speedup.tensor_text import bytes_of
 
 
 @frozen
@@ -28,7 +24,7 @@ class Frozen:
 
     def __attrs_post_init__(self) -> None:
         text = f"{self.tensor.dtype}{tuple(self.tensor.shape)}".encode()
-        object.__setattr__(self, "digest", hashlib.sha256(text + _bytes(self.tensor)).hexdigest())
+        object.__setattr__(self, "digest", hashlib.sha256(text + bytes_of(self.tensor)).hexdigest())
 
 
 @frozen

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -70,6 +71,9 @@ def _plain(argument: Any) -> Any:
     if isinstance(argument, tuple):
         return tuple(_plain(a) for a in argument)
     found = concrete(argument)
+    if isinstance(found, float) and math.isnan(found):
+        # Two NaN are only equal where they are one.
+        return math.nan
     return found if isinstance(found, int | float | bool | str | None) else str(found)
 
 

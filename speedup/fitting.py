@@ -35,7 +35,7 @@ from speedup.rewriting import Writer
 from speedup.rules import rule_for
 from speedup.rules.copies import copied
 from speedup.rules.rule import Moves, all_pinned_as_stated, functional
-from speedup.solving import Equation, related, solve
+from speedup.solving import Equation, components, related, solve
 
 
 @frozen(eq=False)
@@ -153,11 +153,8 @@ def _attributes(
     fixed.update({a: a.number for e in equations for a in e.unknowns if a.path in own_numbers})
     fixed.update(_of_layers(analysis, first))
     found: dict[AttributeOf, Any] = {}
-    while first:
-        component = related(equations, [min(first, key=lambda a: (a.path, a.name))])
-        solution = solve(component, fixed, analysis.lookup)
-        found.update(solution or {})
-        first -= {a for e in component for a in e.unknowns}
+    for component in components(related(equations, first)):
+        found.update(solve(component, fixed, analysis.lookup) or {})
     return MappingProxyType({a: n for a, n in found.items() if n != a.number})
 
 

@@ -52,6 +52,8 @@ class _Part:
         return evolve(self, numbers=self.numbers[chosen], indices=self.indices[chosen])
 
 
+# By dimension, the one next to it on the way to where the search started, and what makes them equal.
+_Came = Mapping[Dim, tuple[Dim, Equal]]
 _Ending = tuple[Tensor, tuple[Step, ...]]
 
 
@@ -140,18 +142,18 @@ class Holds:
         """
         if root == part.dim:
             return ()
-        for dim, way in self._ways(part.dim):
+        for dim, came in self._ways(part.dim):
             if dim == root:
-                return self._joint(dim, way, part.indices)
+                return self._joint(dim, came, part.indices)
         return ()
 
     def _needs(self, part: _Part) -> Iterator[_Ending]:
         left = torch.ones_like(part.numbers, dtype=torch.bool)
-        for dim, way in self._ways(part.dim):
+        for dim, came in self._ways(part.dim):
             share = left & self._origin(dim)[part.indices]
             if bool(share.any()):
                 indices = part.indices[share]
-                need, joint = self._need(dim, indices), self._joint(dim, way, indices)
+                need, joint = self._need(dim, indices), self._joint(dim, came, indices)
                 if need.is_need and not joint and not part.later and dim[0] <= part.dim[0]:
                     # They just flow here; what counts is who else reads them.
                     need = self._reader(part.dim, indices) or need
@@ -160,21 +162,16 @@ class Holds:
                 if not bool(left.any()):
                     return
 
-    def _ways(self, start: Dim) -> Iterator[tuple[Dim, tuple[tuple[Dim, Equal], ...]]]:
-        """Every dimension equal to `start`, the nearest first, with the way to it."""
-        came: dict[Dim, tuple[Dim, Equal] | None] = {start: None}
+    def _ways(self, start: Dim) -> Iterator[tuple[Dim, _Came]]:
+        """Every dimension equal to `start`, the nearest first, and how all so far were reached."""
+        came: dict[Dim, tuple[Dim, Equal]] = {}
         pending = deque([start])
         while pending:
             dim = pending.popleft()
-            way: list[tuple[Dim, Equal]] = []
-            step = came[dim]
-            while step is not None:
-                way.append(step)
-                step = came[step[0]]
-            yield dim, tuple(reversed(way))
+            yield dim, came
             for equal in self._equals.get(dim, ()):
                 for other in equal.dims:
-                    if other not in came:
+                    if other != start and other not in came:
                         came[other] = dim, equal
                         pending.append(other)
 
@@ -222,24 +219,20 @@ class Holds:
                     return Step("reads them", str(op.target), op.owner.path, _listed(indices), is_need=True)
         return None
 
-    def _joint(self, root: Dim, way: tuple[tuple[Dim, Equal], ...], indices: Tensor) -> tuple[Step, ...]:
+    def _joint(self, root: Dim, came: _Came, indices: Tensor) -> tuple[Step, ...]:
         """The call on the way where two operands meet or where two calls share a parameter, nearest the
         root; none where the data just flows from one to the other.
         """
-        graph = self.analysis.graph
-        dims = [dim for dim, _ in way] + [root]
-        for place in range(len(way) - 1, -1, -1):
-            cause = way[place][1].cause
-            if cause.op is None:
-                continue
-            results = graph.ops[cause.op].results
-            ends = [graph.values[dims[place][0]], graph.values[dims[place + 1][0]]]
-            if not any(end in results or end.is_state for end in ends):
-                return (self._step(cause, indices),)
-            near = ends[0]
-            if near.is_state and place and way[place - 1][1].cause.op not in (None, cause.op):
-                shared = Cause(cause.op, f"shares {near.name} with another call")
-                return (self._step(shared, indices),)
+        graph, far = self.analysis.graph, root
+        while far in came:
+            near, equal = came[far]
+            op = equal.cause.op
+            ends = [graph.values[near[0]], graph.values[far[0]]]
+            if op is not None and not any(e in graph.ops[op].results or e.is_state for e in ends):
+                return (self._step(equal.cause, indices),)
+            if ends[0].is_state and near in came and came[near][1].cause.op not in (None, op):
+                return (self._step(Cause(op, f"shares {ends[0].name} with another call"), indices),)
+            far = near
         return ()
 
     def _step(self, cause: Cause, indices: Tensor) -> Step:

@@ -13,10 +13,25 @@ from torch.utils import _pytree as pytree
 
 from speedup.errors import InputError
 
+_SEED = 10_000
+
+
+@frozen
+class Sketch:
+    """What is known of an input tensor that is not at hand: enough to draw others like it."""
+
+    shape: tuple[int, ...]
+    dtype: torch.dtype
+    mean: float
+    spread: float
+
 
 @frozen(eq=False)
 class Example:
-    """One call of a model: its tensors, and how to rebuild the call around other tensors."""
+    """One call of a model: its tensors, and how to rebuild the call around other tensors.
+
+    Of `leaves`, a tensor or a sketch marks the place of each tensor.
+    """
 
     tensors: tuple[Tensor, ...]
     _leaves: tuple[Any, ...] = attrs.field(alias="leaves")
@@ -25,9 +40,63 @@ class Example:
     def call(self, tensors: Sequence[Tensor]) -> tuple[tuple[Any, ...], dict[str, Any]]:
         """The arguments of the same call with `tensors` in place of the example's."""
         supply = iter(tensors)
-        leaves = [next(supply) if isinstance(leaf, Tensor) else leaf for leaf in self._leaves]
+        leaves = [next(supply) if isinstance(leaf, Tensor | Sketch) else leaf for leaf in self._leaves]
         args, kwargs = pytree.tree_unflatten(leaves, self._spec)
         return tuple(args), dict(kwargs)
+
+    def replaced(self, tensors: Sequence[Tensor]) -> Example:
+        """The same call with `tensors` for the example's."""
+        return attrs.evolve(self, tensors=tuple(tensors))
+
+    def to(self, device: torch.device) -> Example:
+        """The same call with its tensors on `device`; those that have no data are drawn."""
+        return attrs.evolve(self, tensors=tuple(_moved(t, device) for t in self.tensors))
+
+    @property
+    def is_drawn(self) -> bool:
+        """Whether some tensors only resemble those of a call that was made."""
+        return any(isinstance(leaf, Sketch) for leaf in self._leaves)
+
+    @property
+    def template(self) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        """The call's arguments as they were given, with sketches where tensors are not at hand."""
+        args, kwargs = pytree.tree_unflatten(list(self._leaves), self._spec)
+        return tuple(args), dict(kwargs)
+
+
+def drawn_example(args: Sequence[Any], kwargs: Mapping[str, Any]) -> Example:
+    """The call of these arguments; where they are sketches, tensors are drawn, the same every time."""
+    leaves, spec = pytree.tree_flatten((tuple(args), dict(kwargs)))
+    generator = torch.Generator().manual_seed(_SEED)
+    tensors = tuple(
+        leaf if isinstance(leaf, Tensor) else drawn(leaf, leaf.shape, generator)
+        for leaf in leaves
+        if isinstance(leaf, Tensor | Sketch)
+    )
+    return Example(tensors, tuple(leaves), spec)
+
+
+def sketch_of(tensor: Tensor) -> Sketch:
+    """Shape, type, mean and spread of a tensor; zeros stand for what are no floating-point numbers."""
+    if not (tensor.is_floating_point() or tensor.is_complex()):
+        return Sketch(tuple(tensor.shape), tensor.dtype, 0.0, 0.0)
+    mean, spread = 0.0, 1.0
+    if tensor.numel() > 1 and not tensor.is_complex() and not tensor.is_meta:
+        mean, spread = float(tensor.double().mean()), float(tensor.double().std())
+    return Sketch(tuple(tensor.shape), tensor.dtype, mean, spread or 1.0)
+
+
+def drawn(sketch: Sketch, shape: Sequence[int], generator: torch.Generator) -> Tensor:
+    """Numbers of the sketch's type, mean and spread, on the CPU."""
+    numbers = torch.randn(tuple(shape), generator=generator, dtype=torch.float64)
+    return (numbers * sketch.spread + sketch.mean).to(sketch.dtype)
+
+
+def _moved(tensor: Tensor, device: torch.device) -> Tensor:
+    if not tensor.is_meta or device.type == "meta":
+        return tensor.to(device)
+    generator = torch.Generator().manual_seed(_SEED)
+    return drawn(sketch_of(tensor), tensor.shape, generator).to(device)
 
 
 def example_from(x: Any, kwargs: Mapping[str, Any] | None = None) -> Example:
@@ -123,11 +192,7 @@ def fresh_inputs(example: Example, batch: int | None, generator: torch.Generator
 def _fresh(tensor: Tensor, batch: int | None, generator: torch.Generator) -> Tensor:
     shape = tensor.shape if batch is None or not tensor.ndim else torch.Size((batch, *tensor.shape[1:]))
     if tensor.is_floating_point() or tensor.is_complex():
-        drawn = torch.randn(shape, generator=generator, dtype=torch.float64)
-        mean, spread = 0.0, 1.0
-        if tensor.numel() > 1 and not tensor.is_complex():
-            mean, spread = float(tensor.double().mean()), float(tensor.double().std())
-        return (drawn * (spread or 1.0) + mean).to(tensor)
+        return drawn(sketch_of(tensor), shape, generator).to(tensor)
     flat = tensor.reshape(-1).cpu()
     chosen = torch.randint(flat.numel(), (shape.numel(),), generator=generator)
     return flat[chosen].reshape(shape).to(tensor.device)

@@ -22,7 +22,8 @@ from speedup.calls import Call, CallKind, record_calls
 from speedup.errors import ExportError
 from speedup.graph import Origin, Shape, Value
 from speedup.inputs import Example
-from speedup.merging import Part, joined, merged, same_program
+from speedup.merging import Part, merged, same_program
+from speedup.paths import joined
 from speedup.report import Inside, Outside
 from speedup.trace import Trace, canonical_names, trace
 

@@ -90,7 +90,10 @@ def _merge(extents: Mapping[Dim, int], equals: Iterable[Equal]) -> Mapping[Dim, 
 class _Solver:
     """The mutable state of one `solve` call."""
 
-    def __init__(self, classes: Mapping[Dim, int], sets: list[Tensor], closures: Sequence[Closure]) -> None:
+    def __init__(
+        self, classes: Mapping[Dim, int], sets: list[Tensor], closures: Sequence[Closure], satisfied: int = 0
+    ) -> None:
+        """The first `satisfied` of `closures` are known to hold for `sets`."""
         self.classes = classes
         self.sets = sets
         self.full = [bool(s.all()) for s in sets]
@@ -100,10 +103,10 @@ class _Solver:
         for number, closure in enumerate(closures):
             for known in {classes[d] for d in closure.dims}:
                 self.watchers[known].append(number)
-        self.forced = deque(n for n, c in enumerate(closures) if not c.is_choice)
+        self.forced = deque(n for n, c in enumerate(closures) if n >= satisfied and not c.is_choice)
         self.queued = set(self.forced)
         # A heap: choices are asked in the order of the constraints.
-        self.choices = [n for n, c in enumerate(closures) if c.is_choice]
+        self.choices = [n for n, c in enumerate(closures) if n >= satisfied and c.is_choice]
         self.open_choices = set(self.choices)
         self.budget = 8 * len(closures) + sum(
             s.numel() * (len(w) + 1) for s, w in zip(sets, self.watchers, strict=True)
@@ -166,9 +169,15 @@ _NOT_EMPTY = Cause(None, "a dimension cannot become empty: one index stays")
 
 
 def solve(
-    extents: Mapping[Dim, int], seeds: Mapping[Dim, Tensor | None], constraints: Sequence[Constraint]
+    extents: Mapping[Dim, int],
+    seeds: Mapping[Dim, Tensor | None],
+    constraints: Sequence[Constraint],
+    *,
+    may_be_empty: bool = False,
 ) -> KeepSets:
     """The least keep-sets above `seeds` (None: all indices; missing: none) under `constraints`.
+
+    No set of a dimension that has indices is empty, unless it `may_be_empty`.
 
     Raises:
         RuleError: dimensions of different extents are coupled as equal.
@@ -187,9 +196,26 @@ def solve(
     solver = _Solver(classes, sets, [c for c in constraints if not isinstance(c, Equal)])
     solver.settle()
     for known, dim in representative.items():
-        if extents[dim] and not bool(solver.sets[known].any()):
+        if extents[dim] and not may_be_empty and not bool(solver.sets[known].any()):
             first = torch.zeros(extents[dim], dtype=torch.bool)
             first[0] = True
             solver.grow(dim, first, _NOT_EMPTY)
             solver.settle()
     return KeepSets(classes, tuple(solver.sets), tuple(solver.growth))
+
+
+def grown(kept: KeepSets, constraints: Sequence[Constraint], more: Sequence[Closure]) -> KeepSets:
+    """The least keep-sets above `kept`, which satisfies `constraints`, that satisfy `more` as well.
+
+    Choices in `more` are thus made when all that does without them has settled. The same object is
+    returned when nothing grows.
+
+    Raises:
+        FixpointError: a constraint keeps demanding more than its bound allows.
+    """
+    closures = [c for c in constraints if not isinstance(c, Equal)]
+    solver = _Solver(kept._classes, list(kept._sets), [*closures, *more], satisfied=len(closures))
+    solver.settle()
+    if not solver.growth:
+        return kept
+    return KeepSets(kept._classes, tuple(solver.sets), kept.growth + tuple(solver.growth))

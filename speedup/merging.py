@@ -26,6 +26,7 @@ from speedup.expressions import (
     derived_in,
 )
 from speedup.graph import Graph, Op, Owner, Value
+from speedup.paths import joined
 
 # The names on the way to an attribute, such as `config.hidden_size` or `window[0]`.
 _NAMES = re.compile(r"[^\W\d]\w*")
@@ -156,11 +157,6 @@ class _Place:
                 return AttributeOf(joined(self.path, path), name, number)
             case _:
                 assert_never(root)
-
-
-def joined(path: str, inner: str) -> str:
-    """The path of what is `inner` in the module `path`."""
-    return ".".join(part for part in (path, inner) if part)
 
 
 def same_program(one: Graph, other: Graph) -> bool:

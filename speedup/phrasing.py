@@ -11,6 +11,7 @@ from typing import Any, assert_never
 from attrs import fields, frozen
 
 from speedup.analysis import Analysis
+from speedup.batch import may_count_batch
 from speedup.expressions import Derived, SizeOf, roots_in
 from speedup.functional import partial_layer_norm
 from speedup.graph import Op
@@ -147,9 +148,7 @@ def _arguments(
             return None
         for number, (part, new, old) in enumerate(zip(parts, wanted, given[name], strict=True)):
             if new != old:
-                counted = name in ("size", "shape") and not analysis.kept.is_full((op.result.index, number))
-                argument = op.arguments[name][number]
-                if not (counted and _is_of_features(argument)) and not _is_settled(argument, analysis):
+                if not _may_be_written(op, name, number, analysis):
                     return None
                 found.append(Change(start_of(part), end_of(part), repr(new)))
     return tuple(found)
@@ -178,11 +177,16 @@ def _is_settled(argument: Any, analysis: Analysis) -> bool:
     return all(not analysis.kept.is_full((r.value, r.dim)) for r in sizes)
 
 
-def _is_of_features(argument: Any) -> bool:
-    """Whether a number is derived from sizes none of which may be the batch's."""
-    return isinstance(argument, Derived) and all(
-        root.dim != 0 for root in roots_in(argument.expression) if isinstance(root, SizeOf)
-    )
+def _may_be_written(op: Op, name: str, place: int, analysis: Analysis) -> bool:
+    """Whether one number of a list argument may become a literal."""
+    argument = op.arguments[name][place]
+    if name not in ("size", "shape"):
+        return _is_settled(argument, analysis)
+    if isinstance(argument, Derived) and _is_settled(argument, analysis):
+        return True
+    # What a size is derived from does not count where the plan sets the size itself.
+    is_set = not isinstance(argument, Derived) or not analysis.kept.is_full((op.result.index, place))
+    return is_set and not may_count_batch(op, name, place, analysis)
 
 
 def _prefix(call: _Call) -> str:

@@ -16,6 +16,8 @@ def require_plannable(model: Any) -> None:
     Raises:
         ModelError: says what to pass instead, or what to do first.
     """
+    if isinstance(model, type):
+        raise ModelError(f"the model is the class {model.__name__}; pass an instance, {model.__name__}(...)")
     if not isinstance(model, nn.Module):
         raise ModelError(f"the model is {type(model).__name__}; pass a torch.nn.Module")
     if isinstance(model, torch.jit.ScriptModule):

@@ -20,6 +20,7 @@ from speedup.rules.recurrent import constant_units
 # A constant that many layers read is listed with the first of them.
 _FOLDS, _FOLLOWED = 3, 32
 _NEEDS = 3
+_ALIGNED = Step("they fill up a width that align= asks for")
 
 
 @frozen(eq=False)
@@ -103,13 +104,18 @@ def portions(analysis: Analysis, found: Iterable[Withheld], masked: Iterable[str
             if bool(gone.any()):
                 here.extend(_gone(axis, gone, analysis, freed, folds))
             one = stays.get((op.index, axis.dim))
-            for hold in one.holds if one else ():
-                listed_here = tuple(hold.indices.nonzero().reshape(-1).tolist())
-                here.append(
-                    Portion(axis.path, axis.name, hold.indices.numel(), listed_here, True, hold.steps)
-                )
+            here.extend(_staying(axis, h.indices, h.steps) for h in (one.holds if one else ()))
+            if analysis.unaligned is not None:
+                added = analysis.kept[axis.dim] & ~analysis.unaligned.kept[axis.dim]
+                if bool(added.any()):
+                    here.append(_staying(axis, added, (_ALIGNED,)))
         listed.append(here)
     return tuple(dict.fromkeys(portion for here in reversed(listed) for portion in here))
+
+
+def _staying(axis: Axis, indices: Tensor, why: tuple[Step, ...]) -> Portion:
+    listed = tuple(indices.nonzero().reshape(-1).tolist())
+    return Portion(axis.path, axis.name, indices.numel(), listed, True, why)
 
 
 def _gone(axis: Axis, gone: Tensor, analysis: Analysis, freed: Freed, folds: Folds) -> Iterator[Portion]:

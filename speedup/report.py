@@ -41,6 +41,50 @@ class Blocked:
 
 
 @frozen
+class Misaligned:
+    """A layer that computes ("out") or reads ("in") `kept` of `of` channels although `wanted` were asked for.
+
+    In a grouped layer these count within one group.
+    """
+
+    path: str
+    side: str
+    kept: int
+    of: int
+    wanted: int
+
+    def __str__(self) -> str:
+        """In one line."""
+        verb = "computes" if self.side == "out" else "reads"
+        reason = "there are no more" if self.kept == self.of else "more than the missing would come along"
+        return f"{verb} {self.kept} channels where {self.wanted} are wanted: {reason}"
+
+
+@frozen
+class Alignment:
+    """What growing layers to the widths that `to` asks for adds to the plan without it.
+
+    `channels` are those that layers compute more; `parameters` and `macs` are (without, with) totals.
+    """
+
+    to: str
+    channels: int
+    parameters: tuple[int, int]
+    macs: tuple[int, int]
+    missed: tuple[Misaligned, ...] = ()
+
+    def __str__(self) -> str:
+        """In one line."""
+        changes = (f"{_grown(*self.parameters)} parameters", f"{_grown(*self.macs)} MACs")
+        words = f"Aligned to {self.to}: {', '.join(changes)}, +{self.channels} channels"
+        return f"{words}; not reached: {len(self.missed)} width(s)" if self.missed else words
+
+
+def _grown(before: int, after: int) -> str:
+    return f"+{after / before - 1:.1%}" if before else "+0%"
+
+
+@frozen
 class Blocker:
     """A constraint that keeps channels which nothing else asks for, and what they cost.
 
@@ -102,6 +146,18 @@ class Member:
 
 
 @frozen
+class Junction:
+    """A call of an operator without parameters that reads several layers, such as a residual addition.
+
+    `path` is the module whose forward calls it; `name` is unlike that of any layer or other junction.
+    """
+
+    name: str
+    path: str
+    operator: str
+
+
+@frozen
 class Inside:
     """A module that was planned on its own, between inputs and outputs that stay, and for how many kinds
     of calls.
@@ -126,7 +182,8 @@ class Report:
     """The whole of it. `parameters` and `macs` are (before, after) totals of the model.
 
     A model that cannot be traced as a whole is planned in `islands`; each kind of call of these counts
-    once in `macs`. Modules that belong to none are `outside`.
+    once in `macs`. Modules that belong to none are `outside`. `links` are (source, reader) pairs of paths of
+    layers and names of junctions.
     """
 
     layers: tuple[Layer, ...]
@@ -136,6 +193,9 @@ class Report:
     macs: tuple[int, int]
     islands: tuple[Inside, ...] = ()
     outside: tuple[Outside, ...] = ()
+    alignment: Alignment | None = None
     blockers: tuple[Blocker, ...] = ()
     portions: tuple[Portion, ...] = ()
     members: tuple[Member, ...] = ()
+    links: tuple[tuple[str, str], ...] = ()
+    junctions: tuple[Junction, ...] = ()

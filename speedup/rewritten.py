@@ -37,6 +37,12 @@ class Rewritten:
     helpers: tuple[Rewritten, ...] = ()
     borrowed: tuple[str, ...] = ()
 
+    @property
+    def digest(self) -> str:
+        """Follows from what the function and its helpers say; the same in every process."""
+        whole = "\n".join((self.source, *(f"{helper.name} {helper.digest}" for helper in self.helpers)))
+        return hashlib.sha256(whole.encode()).hexdigest()[:16]
+
 
 def rewrite_module(module: nn.Module, functions: tuple[Rewritten, ...]) -> None:
     """Make `module` run `functions` in place of its methods of the same names."""
@@ -52,8 +58,14 @@ def rewritten_class(base: type[nn.Module], functions: tuple[Rewritten, ...]) -> 
     return _MADE[key]
 
 
+def rewritten_functions_of(kind: type) -> tuple[Rewritten, ...]:
+    """What a class that `rewritten_class` made runs in place of its base's methods; none of any other."""
+    known: tuple[Rewritten, ...] = vars(kind).get(_ATTRIBUTE, ())
+    return known
+
+
 def _made_class(base: type[nn.Module], functions: tuple[Rewritten, ...]) -> type[nn.Module]:
-    known: tuple[Rewritten, ...] = vars(base).get(_ATTRIBUTE, ())
+    known = rewritten_functions_of(base)
     if known:
         # Written anew from the class that can be imported, so that it can be pickled.
         return rewritten_class(base.__mro__[1], _merged(known, functions))
@@ -96,7 +108,7 @@ def _merged(old: tuple[Rewritten, ...], new: tuple[Rewritten, ...]) -> tuple[Rew
 
 def _reduce(self: nn.Module, protocol: Any) -> tuple[Any, ...]:
     state = self.__getstate__()  # type: ignore[no-untyped-call]
-    return _restored, (type(self).__mro__[1], getattr(type(self), _ATTRIBUTE)), state
+    return _restored, (type(self).__mro__[1], rewritten_functions_of(type(self))), state
 
 
 def _restored(base: type[nn.Module], functions: tuple[Rewritten, ...]) -> nn.Module:

@@ -40,18 +40,46 @@ class Equation:
 
 def related(equations: Sequence[Equation], first: Iterable[AttributeOf]) -> tuple[Equation, ...]:
     """The equations that the attributes `first` take part in, directly or through others."""
-    by_attribute: dict[AttributeOf, list[int]] = {}
+    found, _ = _reached(equations, _by_attribute(equations), first)
+    return found
+
+
+def components(equations: Sequence[Equation]) -> Iterator[tuple[Equation, ...]]:
+    """`equations` in groups that share no attribute, each to be solved on its own."""
+    by_attribute = _by_attribute(equations)
+    seen: set[AttributeOf] = set()
+    for attribute in by_attribute:
+        if attribute not in seen:
+            found, reached = _reached(equations, by_attribute, [attribute])
+            seen |= reached
+            yield found
+
+
+def _by_attribute(equations: Sequence[Equation]) -> Mapping[AttributeOf, Sequence[int]]:
+    found: dict[AttributeOf, list[int]] = {}
     for number, equation in enumerate(equations):
-        for unknown in equation.unknowns:
-            by_attribute.setdefault(unknown, []).append(number)
-    pending, seen, found = list(first), set(first), set()
+        for unknown in attributes_in(equation.expression):
+            found.setdefault(unknown, []).append(number)
+    return found
+
+
+def _reached(
+    equations: Sequence[Equation],
+    by_attribute: Mapping[AttributeOf, Sequence[int]],
+    first: Iterable[AttributeOf],
+) -> tuple[tuple[Equation, ...], set[AttributeOf]]:
+    """The equations that are connected with the attributes `first`, and all attributes in these."""
+    pending = list(first)
+    seen = set(pending)
+    found: set[int] = set()
     while pending:
         for number in by_attribute.get(pending.pop(), ()):
-            found.add(number)
-            for other in equations[number].unknowns - seen:
-                seen.add(other)
-                pending.append(other)
-    return tuple(dict.fromkeys(equations[number] for number in sorted(found)))
+            if number not in found:
+                found.add(number)
+                new = equations[number].unknowns - seen
+                seen |= new
+                pending.extend(new)
+    return tuple(dict.fromkeys(equations[number] for number in sorted(found))), seen
 
 
 def solve(

@@ -1,6 +1,6 @@
 """What made a constraint demand an index: for each, one index that was kept before it and asks for it.
 
-The kinds of constraints that demand something of their own accord (`Pinned`, `Carrier`) have none:
+The kinds of constraints that demand something of their own accord (`Pinned`, `Carrier`, `Aligned`) have none:
 an explanation ends there. For the others the closure is read backwards, at the time of the demand:
 `since(dim)[i]` says when index i came to be kept, 0 for what is needed anyway and `NEVER`.
 """
@@ -14,7 +14,18 @@ import torch
 from attrs import frozen
 from torch import Tensor
 
-from speedup.constraints import Balanced, Carrier, Closure, Copied, Counted, Dim, Mapped, Pinned, Whole
+from speedup.constraints import (
+    Aligned,
+    Balanced,
+    Carrier,
+    Closure,
+    Copied,
+    Counted,
+    Dim,
+    Mapped,
+    Pinned,
+    Whole,
+)
 
 NEVER = 1 << 31
 Since = Callable[[Dim], Tensor]
@@ -35,7 +46,7 @@ def supports(closure: Closure, dim: Dim, wanted: Tensor, since: Since) -> Iterat
     `since` is NEVER for all that came to be kept with the demand or after it.
     """
     match closure:
-        case Pinned() | Carrier():
+        case Pinned() | Carrier() | Aligned():
             return
         case Mapped():
             yield from _mapped(closure, dim, wanted, since)

@@ -4,82 +4,186 @@ from __future__ import annotations
 
 import io
 import shutil
+from collections.abc import Sequence
+from enum import Enum, auto
 
+from attrs import frozen
 from rich.console import Console
 from rich.table import Table
 
-from speedup.report import Layer, Report
+from speedup.alike import Entry
+from speedup.counts import change, exact, left, short
+from speedup.report import Report
+from speedup.rows import Row, amount, blocked_rows, labelled, layer_rows, outside_rows, totals
+from speedup.wrapping import widest, wrapped
 
-_WIDEST = 160
+_NARROWEST, _WIDEST = 40, 200
+# What a person scrolls through.
+_MOST_ROWS = 200
+# Paths are broken after dots before their column gets narrower than this, or wider than a third of the table.
+_NARROWEST_PATH = 16
+# Notes in a column narrower than this are better put below what they are about.
+_NARROWEST_NOTES = 24
 
 
-def report_table(report: Report) -> str:
-    """Plain text: one row per layer that changes, what stays and why, totals last."""
+def report_table(report: Report, width: int | None = None, most: int = _MOST_ROWS) -> str:
+    """Plain text: one row per layer that changes, what stays and why, totals last.
+
+    Layers of repeated blocks that change alike share a row; where still more than `most` rows are left, the
+    layers of a module share one. `width` is in characters; None: that of the terminal, within bounds. Where
+    it is narrow, counts are shortened, then left out in favour of the shares that are left.
+    """
     stream = io.StringIO()
-    width = min(_WIDEST, max(80, shutil.get_terminal_size((120, 40)).columns))
-    console = Console(file=stream, width=width, color_system=None, highlight=False)
-    console.print(_layers(report))
+    if width is None:
+        width = min(_WIDEST, max(_NARROWEST, shutil.get_terminal_size((120, 40)).columns))
+    console = Console(file=stream, width=width, color_system=None, highlight=False, markup=False, emoji=False)
+    rows = layer_rows(report, most)
+    console.print(_layers(rows, width))
+    if rest := sum(not layer.is_changed for layer in report.layers):
+        console.print(f"{rest} other layers stay as they are")
+    if any(row.alike > 1 for row in rows):
+        console.print("Of layers that change alike, the row tells about each.")
     if report.blocked:
-        console.print(_blocked(report))
+        console.print(_reasons("What could go but stays", blocked_rows(report), width, most))
     if report.unknown_operators:
         console.print(f"No rule, kept with all they touch: {', '.join(report.unknown_operators)}")
     if report.islands:
         console.print(f"Planned each on its own: {', '.join(one.path for one in report.islands)}")
-        console.print(_outside(report))
-    console.print(f"Parameters {_change(*report.parameters)}, MACs {_change(*report.macs)}")
-    return stream.getvalue().rstrip()
+        console.print(_reasons("What is not planned itself", outside_rows(report), width, most))
+    if report.alignment is not None:
+        console.print(str(report.alignment))
+    lines = totals(report, exact)
+    console.print("\n".join(lines if max(map(len, lines)) <= width else totals(report, short)))
+    return "\n".join(line.rstrip() for line in stream.getvalue().rstrip().splitlines())
 
 
-def _layers(report: Report) -> Table:
-    table = Table(title="What shrinks", title_justify="left")
-    for heading, justify in (
-        ("module", "left"),
-        ("before -> after", "left"),
-        ("parameters", "right"),
-        ("MACs", "right"),
-        ("notes", "left"),
-    ):
-        table.add_column(heading, justify=justify, overflow="fold")  # type: ignore[arg-type]
-    changed = [layer for layer in report.layers if layer.is_changed]
-    for layer in changed:
-        table.add_row(
-            layer.path or "(model)",
-            _kinds(layer),
-            _change(layer.parameters_before, layer.parameters_after),
-            _change(layer.macs_before, layer.macs_after),
-            "; ".join(layer.notes),
-        )
-    rest = len(report.layers) - len(changed)
-    if rest:
-        table.add_row("", f"{rest} other layers stay as they are", "", "", "")
-    return table
+class _Counts(Enum):
+    """How much a cell tells about a count."""
+
+    EXACT = auto()
+    SHORT = auto()
+    LEFT = auto()
+    SHARE = auto()
 
 
-def _kinds(layer: Layer) -> str:
-    if layer.before == layer.after:
-        return layer.before
-    return f"{layer.before} -> {layer.after.removeprefix(layer.kind)}"
+@frozen
+class _Layout:
+    """What the columns hold; whether notes have one of their own, and before and after a line each."""
+
+    counts: _Counts
+    own_notes: bool = False
+    two_lines: bool = False
 
 
-def _blocked(report: Report) -> Table:
-    table = Table(title="What could go but stays", title_justify="left")
-    for heading in ("module", "channels", "because"):
-        table.add_column(heading, overflow="fold")
-    for blocked in report.blocked:
-        table.add_row(blocked.path, f"{blocked.count} of {blocked.of}", blocked.reason)
-    return table
+_HEADINGS = {
+    _Counts.EXACT: ("parameters (left)", "MACs (left)"),
+    _Counts.SHORT: ("parameters (left)", "MACs (left)"),
+    _Counts.LEFT: ("params left", "MACs left"),
+    _Counts.SHARE: ("params\nleft", "MACs\nleft"),
+}
+# The first that fits is taken.
+_LAYOUTS = (
+    _Layout(_Counts.EXACT, own_notes=True),
+    _Layout(_Counts.SHORT, own_notes=True),
+    _Layout(_Counts.EXACT),
+    _Layout(_Counts.SHORT),
+    _Layout(_Counts.LEFT),
+    _Layout(_Counts.LEFT, two_lines=True),
+    _Layout(_Counts.SHARE, two_lines=True),
+)
 
 
-def _outside(report: Report) -> Table:
-    table = Table(title="What is not planned itself", title_justify="left")
-    for heading in ("module", "because"):
-        table.add_column(heading, overflow="fold")
-    for one in report.outside:
-        table.add_row(one.path or f"(model) {one.kind}", one.reason)
-    return table
+@frozen
+class _Columns:
+    """The cells of a layout before what is long is broken into lines: `notes` are put where it says."""
+
+    layout: _Layout
+    modules: tuple[str, ...]
+    changes: tuple[str, ...]
+    counts: tuple[tuple[str, str], ...]
+    notes: tuple[str, ...]
+    width: int
+
+    @property
+    def free(self) -> int:
+        """What is left for changes and notes, in characters."""
+        headings = _HEADINGS[self.layout.counts]
+        fixed = [widest(("module", *self.modules)), *map(widest, zip(headings, *self.counts, strict=True))]
+        borders = 3 * (5 if self.layout.own_notes else 4) + 1
+        return self.width - sum(fixed) - borders
+
+    @property
+    def for_changes(self) -> int:
+        return widest(("before -> after", *self.changes))
+
+    @property
+    def is_fitting(self) -> bool:
+        notes = min(_NARROWEST_NOTES, widest(("notes", *self.notes))) if self.layout.own_notes else 0
+        return self.free >= self.for_changes + notes
+
+    def table(self) -> Table:
+        table = Table(title="What shrinks", title_justify="left")
+        table.add_column("module", overflow="fold")
+        table.add_column("before -> after", overflow="fold")
+        for heading in _HEADINGS[self.layout.counts]:
+            table.add_column(heading, justify="right", overflow="fold")
+        if self.layout.own_notes:
+            table.add_column("notes", overflow="fold")
+        for module, sizes, counts, note in zip(
+            self.modules, self.changes, self.counts, self.notes, strict=True
+        ):
+            if self.layout.own_notes:
+                table.add_row(module, sizes, *counts, wrapped(note, self.free - self.for_changes))
+            else:
+                lines = wrapped(note, max(self.for_changes, self.free) - 2).split("\n") if note else []
+                table.add_row(module, "\n  ".join([sizes, *lines]), *counts)
+        return table
 
 
-def _change(before: int, after: int) -> str:
-    if not before:
+def _layers(rows: Sequence[Row], width: int) -> Table:
+    layouts = [_columns(rows, layout, width) for layout in _LAYOUTS]
+    return next((columns for columns in layouts if columns.is_fitting), layouts[-1]).table()
+
+
+def _columns(rows: Sequence[Row], layout: _Layout, width: int) -> _Columns:
+    arrow = "\n-> " if layout.two_lines else " -> "
+    return _Columns(
+        layout,
+        tuple(wrapped(labelled(row.path, row.alike), max(_NARROWEST_PATH, width // 3)) for row in rows),
+        tuple(row.before + (arrow + row.after if row.after else "") for row in rows),
+        tuple((_change(*row.parameters, layout.counts), _change(*row.macs, layout.counts)) for row in rows),
+        tuple(row.notes for row in rows),
+        width,
+    )
+
+
+def _change(before: int, after: int, counts: _Counts) -> str:
+    if not before and not after:
         return "-"
-    return f"{before:,} -> {after:,} ({after / before:.0%})" if after != before else f"{before:,}"
+    share = left(before, after)
+    match counts:
+        case _Counts.SHARE:
+            return share
+        case _Counts.LEFT:
+            return f"{short(after)} ({share})"
+        case _Counts.SHORT:
+            return change(before, after, short)
+        case _Counts.EXACT:
+            return change(before, after, exact)
+
+
+def _reasons(title: str, entries: Sequence[Entry], width: int, most: int) -> Table:
+    """A row for each of the first `most` entries: the module, channels if told, and the reason."""
+    table = Table(title=title, title_justify="left")
+    counted = any(entry.facts for entry in entries)
+    for heading in ("module", *(["channels"] if counted else []), "because"):
+        table.add_column(heading, overflow="fold")
+    modules = [wrapped(labelled(e.path, e.count), max(_NARROWEST_PATH, width // 3)) for e in entries[:most]]
+    channels = [amount(entry) for entry in entries[:most]] if counted else []
+    fixed = widest(("module", *modules)) + (3 + widest(("channels", *channels)) if counted else 0)
+    for number, (module, entry) in enumerate(zip(modules, entries, strict=False)):
+        reason = wrapped(entry.texts[0], width - fixed - 7)
+        table.add_row(module, *channels[number : number + 1], reason)
+    if len(entries) > most:
+        table.add_row("…", *(["…"] if counted else []), f"and {len(entries) - most} more")
+    return table

@@ -33,6 +33,7 @@ from speedup.rules.contraction import (
     contraction_macs,
     contraction_needs,
     contraction_resize,
+    contraction_widths,
     describe,
     kernel_sums,
     read_columns,
@@ -129,7 +130,7 @@ def _profiles(shape: Contraction, value: Tensor) -> Tensor:
     """(channels, positions): each channel's constants over positions, compressed."""
     wanted = list(value.shape)
     wanted[shape.axis] = shape.data.shape[shape.axis]
-    return value.expand(wanted).movedim(shape.axis, 0).flatten(1)
+    return value.expand(wanted).movedim(shape.axis, 0).unsqueeze(-1).flatten(1)
 
 
 def _anywhere_nonzero(shape: Contraction, value: Tensor) -> Tensor:
@@ -271,6 +272,7 @@ CONTRACTION = Rule(
     resize=contraction_resize,
     pay=pay,
     takes_over=taken_over,
+    widths=contraction_widths,
     macs=contraction_macs,
     reads_sizes=True,
 )

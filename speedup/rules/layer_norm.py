@@ -28,15 +28,11 @@ from speedup.rules.rule import (
     Sizes,
     equal,
     evaluate,
+    named_fact,
     nothing_known,
     pinned,
     reason_for,
 )
-
-
-def _named(op: Op, facts: Facts, name: str) -> Fact | None:
-    position = op.position(name)
-    return None if position is None else facts[position]
 
 
 def _last(op: Op) -> range:
@@ -45,8 +41,8 @@ def _last(op: Op) -> range:
 
 
 def layer_norm_known(op: Op, facts: Facts) -> tuple[Fact, ...]:
-    data, weight = facts[0], _named(op, facts, "weight")
-    bias = _named(op, facts, "bias")
+    data, weight = facts[0], named_fact(op, facts, "weight")
+    bias = named_fact(op, facts, "bias")
     dims = _last(op)
     zero = indicator(False, data.ndim)
     if weight is not None and weight.is_all_known():
@@ -63,7 +59,7 @@ def layer_norm_known(op: Op, facts: Facts) -> tuple[Fact, ...]:
 
 
 def layer_norm_live(op: Op, facts: Facts, live: Lives) -> tuple[Tensor, ...]:
-    weight, dims = _named(op, facts, "weight"), _last(op)
+    weight, dims = named_fact(op, facts, "weight"), _last(op)
     reads = live[0]
     if weight is not None:
         nonzero = weight.maybe_nonzero

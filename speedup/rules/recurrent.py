@@ -19,6 +19,7 @@ from speedup.keepsets import KeepSets
 from speedup.lattice import Fact, any_over, fact, indicator, uniform_along, vector
 from speedup.rules.recurrence import Cell, Recurrence, describe
 from speedup.rules.rule import (
+    Channels,
     Facts,
     Lives,
     Rule,
@@ -280,6 +281,14 @@ def _into_bias(site: Site, cell: Cell, bias: Value, columns: Columns, kept: Keep
         )
 
 
+def recurrent_widths(site: Site) -> Iterable[Channels]:
+    """The units of every cell, and the columns that the first layer reads."""
+    shape = _shape(site)
+    if shape is not None:
+        yield from (Channels(unit_dim(cell), "out") for cell in shape.cells)
+        yield Channels((shape.data.index, shape.data.ndim - 1), "in")
+
+
 def recurrent_macs(op: Op, sizes: Sizes) -> int:
     """Per step and sequence, every gate's products with the layer's input and its state."""
     states = 3 if op.name.startswith("lstm") else 2
@@ -293,6 +302,7 @@ RECURRENT = Rule(
     live=recurrent_live,
     pay=recurrent_pay,
     takes_over=taken_over,
+    widths=recurrent_widths,
     macs=recurrent_macs,
 )
 

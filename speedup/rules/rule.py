@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import lru_cache
-from typing import Any, Protocol, TypeVar, cast
+from typing import Any, Literal, Protocol, TypeVar, cast
 
 import torch
 from attrs import field, frozen
@@ -78,6 +78,18 @@ class Site:
         )
 
 
+@frozen
+class Channels:
+    """A dimension of a product with a weight whose extent its kernel is fast or slow at.
+
+    The product computes these channels ("out") or reads them ("in"), in `groups` equal runs.
+    """
+
+    dim: Dim
+    side: Literal["out", "in"]
+    groups: int = 1
+
+
 class Known(Protocol):
     """Transfer function: facts of the results from facts of the operands."""
 
@@ -145,6 +157,11 @@ def nothing_taken_over(site: Site, kept: KeepSets) -> Iterable[tuple[Dim, Tensor
     return ()
 
 
+def no_widths(site: Site) -> Iterable[Channels]:
+    """No kernel of the op depends on how many channels there are."""
+    return ()
+
+
 def no_macs(op: Op, sizes: Sizes) -> int:
     """The op multiplies nothing worth counting."""
     return 0
@@ -168,6 +185,7 @@ class Rule:
         pay: edits that make up for dropped constants.
         takes_over: which constants these are, for explanations: a dimension that the op reads, a bool
             vector over it, and where they go, in words.
+        widths: the channels that `align` is asked about.
         macs: multiply-accumulates at given sizes.
         reads_sizes: `known` looks at numbers derived from sizes itself; else they make all Unknown.
     """
@@ -183,6 +201,7 @@ class Rule:
     resize: Callable[[Site, KeepSets], Mapping[int, Shape]] = no_resizing
     pay: Callable[[Site, KeepSets], Iterable[Edit]] = no_payment
     takes_over: TakesOver = nothing_taken_over
+    widths: Callable[[Site], Iterable[Channels]] = no_widths
     macs: Callable[[Op, Sizes], int] = no_macs
     reads_sizes: bool = False
 
@@ -247,6 +266,12 @@ def evaluate(op: Op, tensors: Sequence[Tensor]) -> tuple[Tensor, ...]:
 def full_values(op: Op, facts: Facts) -> list[Tensor]:
     """The operands' values at full shape (views)."""
     return [spread(f.value, v.shape, range(v.ndim)) for f, v in zip(facts, op.operands, strict=True)]
+
+
+def named_fact(op: Op, facts: Facts, name: str) -> Fact | None:
+    """What is known of the operand that the operator calls `name`; None when it was not given."""
+    position = op.position(name)
+    return None if position is None else facts[position]
 
 
 def reason_for(op: Op, what: str) -> str:

@@ -82,7 +82,7 @@ FAULTS = (
     ),
     Fault(
         "known: a gated constant is known whatever gates it",
-        "rules.reduction",
+        "rules.gating",
         "fact(known & (gate_known | (value == 0)), value * torch.sigmoid(gate))",
         "fact(known, value * torch.sigmoid(gate))",
         (known(REDUCTIONS), known(POSITIONS)),

@@ -57,8 +57,8 @@ FAULTS = (
     Fault(
         "live: BatchNorm with a weight of zero does not read its bias",
         "rules.normalization",
-        "return _reads(op, live[0] & weight.maybe_nonzero, live[0])\n\n\ndef batch_norm_couple",
-        "return _reads(op, *[live[0] & weight.maybe_nonzero] * 2)\n\n\ndef batch_norm_couple",
+        "return _reads(op, data, live[0])\n\n\ndef batch_norm_couple",
+        "return _reads(op, data, data)\n\n\ndef batch_norm_couple",
         (dead(NORMS),),
     ),
     Fault(

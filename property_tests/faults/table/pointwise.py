@@ -73,7 +73,7 @@ FAULTS = (
     ),
     Fault(
         "coupling: a gated unit pairs up with its neighbour's gate",
-        "rules.reduction",
+        "rules.gating",
         "half = torch.arange(data.shape[axis]) % op.result.shape[axis]",
         "half = torch.arange(data.shape[axis]) // 2",
         (IMAGES, OTHERS, SEQUENCES),
