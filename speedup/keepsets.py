@@ -22,11 +22,15 @@ from speedup.errors import FixpointError, RuleError
 
 @frozen(eq=False)
 class Growth:
-    """A constraint made the class of `dim` keep `added` (bool vector) as well."""
+    """A constraint made the class of `dim` keep `added` (bool vector) as well.
+
+    `constraint` is None where `cause` is that a dimension may not become empty.
+    """
 
     dim: Dim
     added: Tensor
     cause: Cause
+    constraint: Closure | None = None
 
 
 @frozen(eq=False)
@@ -122,9 +126,9 @@ class _Solver:
         if all(self.full[self.classes[d]] for d in closure.dims):
             return
         for dim, demand in closure.close(self.kept):
-            self.grow(dim, demand, closure.cause)
+            self.grow(dim, demand, closure.cause, closure)
 
-    def grow(self, dim: Dim, demand: Tensor, cause: Cause) -> None:
+    def grow(self, dim: Dim, demand: Tensor, cause: Cause, closure: Closure | None = None) -> None:
         known = self.classes[dim]
         if demand.shape != self.sets[known].shape:
             raise RuleError(
@@ -138,7 +142,7 @@ class _Solver:
             return
         self.sets[known] = self.sets[known] | added
         self.full[known] = bool(self.sets[known].all())
-        self.growth.append(Growth(dim, added, cause))
+        self.growth.append(Growth(dim, added, cause, closure))
         for number in self.watchers[known]:
             if self.closures[number].is_choice:
                 if number not in self.open_choices:

@@ -14,7 +14,8 @@ from attrs import field, frozen
 from torch import nn
 
 from speedup.edits import Edit, RewriteForward
-from speedup.errors import ReportFormatError, UnboundPlanError, UnknownModuleError
+from speedup.errors import ReportFormatError, UnboundPlanError
+from speedup.explaining import explanation
 from speedup.graph import Shape
 from speedup.inputs import Example
 from speedup.islands import Islands
@@ -201,7 +202,13 @@ class Plan:
         return plan_diff(self, other)
 
     def blockers(self) -> tuple[Blocker, ...]:
-        """The constraints that keep channels which could go, those that hold back most MACs first."""
+        """The constraints that keep channels which could go, those that hold back most MACs first.
+
+        What a constraint holds back is counted to first order, one constraint at a time: of each layer
+        that makes or reads the channels, their share of the work and of the weight that the small model
+        has, nothing else changed. Where two constraints keep a channel, the one that the planner met
+        first counts, so that lifting it may only bring up the other. MACs are for the example input.
+        """
         return self.report.blockers
 
     def __str__(self) -> str:
@@ -227,25 +234,12 @@ class Plan:
     def explain(self, path: str) -> str:
         """Why each part of module `path` goes or stays, as plain text.
 
+        For a layer, index by index: the mask, constant or disuse that freed it and what its constants were
+        folded into; or the need or operator that keeps it, with the constraints in between. A container is
+        summarised; "" is the model.
+
         Raises:
             UnknownModuleError: the plan knows no such module.
         """
-        lines = [_describe(layer) for layer in self.layers if layer.path == path]
-        if not lines:
-            known = ", ".join(layer.path for layer in self.layers[:5])
-            raise UnknownModuleError(
-                f"the plan knows no module {path!r} with parameters; it knows {known}, ... (see plan.layers)"
-            )
-        lines += [f"  {note}" for layer in self.layers if layer.path == path for note in layer.notes]
         rewritten = (e for e in self.edits if isinstance(e, RewriteForward) and e.path == path)
-        lines += [f"    {call}" for edit in rewritten for call in edit.why]
-        lines += [
-            f"  {b.count} of {b.of} could go but stay: {b.reason}" for b in self.blocked if b.path == path
-        ]
-        return "\n".join(lines)
-
-
-def _describe(layer: Layer) -> str:
-    if layer.before == layer.after:
-        return f"{layer.path}: {layer.before} stays as it is"
-    return f"{layer.path}: {layer.before} -> {layer.after}"
+        return explanation(self.report, path, [call for edit in rewritten for call in edit.why])

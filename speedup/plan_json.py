@@ -30,6 +30,7 @@ from speedup.json_values import (
 from speedup.masks import Masks
 from speedup.plan import Expected, ExpectedOp, Plan, Subject
 from speedup.plan_checks import faults
+from speedup.report import Portion, Step
 from speedup.stamps import ModuleStamp, Stamp, TensorStamp
 from speedup.tensor_text import (
     indices_from_text,
@@ -129,6 +130,8 @@ _FORMS: Mapping[type, Mapping[str, _Form]] = {
     Slice: {"indices": _INDICES},
     SliceGroups: {"rows": _INDICES, "columns": _LISTS_OF_INDICES},
     MergeColumns: {"columns": _INDICES},
+    Step: {"indices": _INDICES},
+    Portion: {"indices": _INDICES},
     SetAttribute: {"before": _VALUE, "after": _VALUE},
     ExpectedOp: {"operands": _VALUE, "arguments": _VALUE},
     Expected: {"outputs": _VALUE},

@@ -125,7 +125,7 @@ def _plan(
         )
     return Plan(
         edits=edits,
-        report=report_of(model, analysis, edits, found, align),
+        report=report_of(model, analysis, edits, found, resolved, align),
         expected=expected,
         masks_digest=resolved.digest,
         subject=Subject(

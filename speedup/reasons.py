@@ -1,150 +1,185 @@
-"""Why channels that a mask, a constant or disuse would free stay nevertheless."""
+"""Why each part of a layer goes or stays, and which constraints hold most work back."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import torch
-from attrs import frozen
+from attrs import evolve, frozen
 from torch import Tensor
 
 from speedup.analysis import Analysis
-from speedup.constraints import Dim
-from speedup.graph import Op, Value
-from speedup.keepsets import Growth
+from speedup.axes import READS, UNITS, Axis, axes_of
+from speedup.folds import Fold, Folds
+from speedup.freed import Freed
+from speedup.holds import Hold, Holds
 from speedup.lattice import along
-from speedup.report import Blocked
-from speedup.rules.contraction import describe
-from speedup.rules.recurrent import needed_units, unit_dim
+from speedup.report import Blocked, Portion, Step
+from speedup.rules.recurrent import constant_units
 
-_PRODUCTS = ("linear", "conv", "addmm")
-_RECURRENT = ("lstm", "gru", "rnn_")
+# A constant that many layers read is listed with the first of them.
+_FOLDS, _FOLLOWED = 3, 32
+_NEEDS = 3
+_ALIGNED = Step("they fill up a width that align= asks for")
 
 
-def blocked_channels(analysis: Analysis, outside: str) -> tuple[Blocked, ...]:
-    """Per layer with a weight, the result channels or units that nothing needs but that are kept.
+@frozen(eq=False)
+class Withheld:
+    """Indices of an axis that nothing needs but that are kept, with each reason."""
 
-    `outside` says who reads the outputs of the graph.
-    """
-    why = _Growths.of(analysis, outside)
-    found: list[Blocked] = []
+    axis: Axis
+    holds: tuple[Hold, ...]
+
+
+def withheld(analysis: Analysis, outside: str) -> tuple[Withheld, ...]:
+    """Per axis of every layer, what could go but stays. `outside` says who reads the graph's outputs."""
+    holds = Holds.of(analysis, outside)
+    found = []
     for op in analysis.graph.ops:
-        if op.name.startswith(_PRODUCTS) and op.owner.path:
-            found.extend(_blocked(op, why))
-        elif op.name.startswith(_RECURRENT) and op.owner.path:
-            found.extend(_blocked_units(op, why))
+        for axis in axes_of(op, analysis):
+            left = analysis.kept[axis.dim] & ~axis.needed()
+            if bool(left.any()):
+                found.append(Withheld(axis, holds.of_indices(axis.dim, left)))
     return tuple(found)
 
 
-@frozen(eq=False)
-class Need:
-    """`indices` (bool vector) that live elements of `dim` need, and no member of its class before it."""
-
-    dim: Dim
-    indices: Tensor
-
-
-@frozen(eq=False)
-class _Growths:
-    """By class of dimensions: its members, what each needs first, and what made its keep-set grow."""
-
-    analysis: Analysis
-    members: Mapping[int, list[Dim]]
-    needs: Mapping[int, list[Need]]
-    growth: Mapping[int, list[Growth]]
-    outside: str
-
-    @classmethod
-    def of(cls, analysis: Analysis, outside: str) -> _Growths:
-        members: dict[int, list[Dim]] = {}
-        for dim in analysis.seeds:
-            members.setdefault(analysis.kept.class_of(dim), []).append(dim)
-        growth: dict[int, list[Growth]] = {}
-        for one in analysis.kept.growth:
-            growth.setdefault(analysis.kept.class_of(one.dim), []).append(one)
-        needs = {own: _first_needs(dims, analysis) for own, dims in members.items()}
-        return cls(analysis, members, needs, growth, outside)
-
-    def needs_of_others(self, dim: Dim) -> Sequence[Need]:
-        """Which indices the other members of the class of `dim` need, each by the first that needs it."""
-        own = self.analysis.kept.class_of(dim)
-        if all(need.dim != dim for need in self.needs.get(own, ())):
-            return self.needs.get(own, ())
-        return _first_needs([d for d in self.members[own] if d != dim], self.analysis)
+def blocked_channels(found: Iterable[Withheld]) -> tuple[Blocked, ...]:
+    """Per layer with a weight, the result channels or units that could go but stay, by constraint."""
+    blocked: list[Blocked] = []
+    for one in found:
+        alike: dict[Step, list[Hold]] = {}
+        for hold in one.holds if one.axis.path and one.axis.is_blockable else ():
+            alike.setdefault(evolve(constraint_of(hold.steps), indices=()), []).append(hold)
+        for holds in alike.values():
+            count = sum(int(hold.indices.sum()) for hold in holds)
+            reason = said([hold.steps for hold in holds])
+            blocked.append(Blocked(one.axis.path, count, holds[0].indices.numel(), reason))
+    return tuple(blocked)
 
 
-def _first_needs(members: Iterable[Dim], analysis: Analysis) -> list[Need]:
-    """A class may have members in every layer, but no more of these than it has indices."""
-    found: list[Need] = []
-    left: Tensor | None = None
-    for dim in members:
-        seed = analysis.seeds[dim]
-        left = torch.ones_like(analysis.kept[dim]) if left is None else left
-        indices = left if seed is None else left & seed
-        if bool(indices.any()):
-            found.append(Need(dim, indices))
-            left = left & ~indices
-            if not bool(left.any()):
-                break
-    return found
+def constraint_of(steps: Sequence[Step]) -> Step:
+    """What of a chain is the constraint: the root, or what first ties something else to a need there."""
+    root, *rest = steps
+    if not root.is_need or not rest:
+        return root
+    others = (step for step in rest if (step.operator, step.path) != (root.operator, root.path))
+    return next(others, rest[-1])
 
 
-def _blocked(op: Op, why: _Growths) -> Iterable[Blocked]:
-    analysis, shape = why.analysis, describe(op)
-    dim = (op.result.index, shape.result_axis)
-    extent = op.result.shape[shape.result_axis]
-    seed = analysis.seeds.get(dim, torch.zeros(extent, dtype=torch.bool))
-    left = analysis.kept[dim] & ~seed if seed is not None else _constant(op.result, dim[1], analysis)
-    yield from _explained(op, dim, left, why)
+def said(chains: Sequence[tuple[Step, ...]]) -> str:
+    """Chains with one constraint in one line: the constraint, and who has the need or what passes it on."""
+    constraint, (root, *rest) = constraint_of(chains[0]), chains[0]
+    if not root.is_need:
+        return "; ".join(_said(step) for step in (root, *rest[-1:]))
+    needs = dict.fromkeys(f"{short(one[0].operator)} of {one[0].path or 'the forward'}" for one in chains)
+    more = f" and {len(needs) - _NEEDS} more" if len(needs) > _NEEDS else ""
+    verb = "needs" if len(needs) == 1 else "need"
+    coupled = f"coupled with {', '.join(list(needs)[:_NEEDS])}{more}, which {verb} them"
+    return coupled if constraint is root else f"{_said(constraint)}; {coupled}"
 
 
-def _blocked_units(op: Op, why: _Growths) -> Iterable[Blocked]:
-    for cell, needed in needed_units(why.analysis.sites[op.index]):
-        dim = unit_dim(cell)
-        yield from _explained(op, dim, why.analysis.kept[dim] & ~needed, why)
+def short(operator: str) -> str:
+    """`conv2d` for `aten.conv2d.default`, `relu` for `aten.relu_.default`."""
+    parts = operator.split(".")
+    return parts[1].rstrip("_") if len(parts) > 1 else operator
 
 
-def _explained(op: Op, dim: Dim, left: Tensor, why: _Growths) -> Iterable[Blocked]:
-    """Each of the indices `left`, which stay for no need of their own, with the first reason that fits."""
-    own, analysis = why.analysis.kept.class_of(dim), why.analysis
-    for one in why.growth.get(own, ()):
-        share = left & one.added
+def _said(step: Step) -> str:
+    return f"{step.words} ({step.path or 'in the forward'})" if step.operator else step.words
+
+
+def portions(analysis: Analysis, found: Iterable[Withheld], masked: Iterable[str]) -> tuple[Portion, ...]:
+    """What goes and what stays though it could go, by layer and axis in the order of the graph.
+
+    `masked` names the parameters that have masks.
+    """
+    stays: dict[tuple[int, object], Withheld] = {(w.axis.op.index, w.axis.dim): w for w in found}
+    freed, folds = Freed.of(analysis, masked), Folds.of(analysis)
+    listed: list[list[Portion]] = []
+    # From the last layer to the first: what is dead further on is known when it is asked for.
+    for op in reversed(analysis.graph.ops):
+        here: list[Portion] = []
+        for axis in axes_of(op, analysis):
+            gone = ~analysis.kept[axis.dim]
+            if bool(gone.any()):
+                here.extend(_gone(axis, gone, analysis, freed, folds))
+            one = stays.get((op.index, axis.dim))
+            here.extend(_staying(axis, h.indices, h.steps) for h in (one.holds if one else ()))
+            if analysis.unaligned is not None:
+                added = analysis.kept[axis.dim] & ~analysis.unaligned.kept[axis.dim]
+                if bool(added.any()):
+                    here.append(_staying(axis, added, (_ALIGNED,)))
+        listed.append(here)
+    return tuple(dict.fromkeys(portion for here in reversed(listed) for portion in here))
+
+
+def _staying(axis: Axis, indices: Tensor, why: tuple[Step, ...]) -> Portion:
+    listed = tuple(indices.nonzero().reshape(-1).tolist())
+    return Portion(axis.path, axis.name, indices.numel(), listed, True, why)
+
+
+def _gone(axis: Axis, gone: Tensor, analysis: Analysis, freed: Freed, folds: Folds) -> Iterator[Portion]:
+    """What goes of an axis, by what freed it and by where its constants went."""
+    causes = list(_causes(axis, gone, analysis, freed))
+    paid = list(_paid(axis, gone, folds))[:_FOLLOWED]
+    # Index by index, the number of its cause, then a bit for each fold that it takes part in.
+    codes = torch.zeros(gone.shape, dtype=torch.int64)
+    for number, (_, indices) in enumerate(causes):
+        codes[indices] = number << len(paid)
+    for number, fold in enumerate(paid):
+        codes += fold.indices.to(torch.int64) << number
+    groups: dict[int, list[int]] = {}
+    listed = gone.nonzero().reshape(-1)
+    for index, code in zip(listed.tolist(), codes[listed].tolist(), strict=True):
+        groups.setdefault(code, []).append(index)
+    for code, members in groups.items():
+        folded = [fold.step for number, fold in enumerate(paid) if code >> number & 1]
+        why = (causes[code >> len(paid)][0], *folded[:_FOLDS])
+        yield Portion(axis.path, axis.name, gone.numel(), tuple(members), False, why)
+
+
+def _paid(axis: Axis, gone: Tensor, folds: Folds) -> Iterator[Fold]:
+    for fold in folds.of_indices(axis.dim, gone):
+        # What a layer reads is told about that layer alone.
+        if axis.name != READS or fold.step.path == axis.path:
+            yield fold
+
+
+def _causes(axis: Axis, gone: Tensor, analysis: Analysis, freed: Freed) -> Iterator[tuple[Step, Tensor]]:
+    left = gone
+    for step, indices in _possible(axis, analysis, freed):
+        share = left & indices
         if bool(share.any()):
-            reason = _worded(one.cause.op, one.cause.reason, analysis)
-            yield Blocked(op.owner.path, int(share.sum()), left.numel(), reason)
-            left = left & ~share
-    for need in why.needs_of_others(dim) if bool(left.any()) else ():
-        share = left & need.indices
-        if bool(share.any()):
-            yield Blocked(
-                op.owner.path, int(share.sum()), left.numel(), _needed_by(need.dim, analysis, why.outside)
-            )
+            yield step, share
             left = left & ~share
     if bool(left.any()):
-        yield Blocked(op.owner.path, int(left.sum()), left.numel(), why.outside)
+        yield Step("constant or read by nobody"), left
 
 
-def _constant(value: Value, dim: int, analysis: Analysis) -> Tensor:
-    """Channels that are pinned by the boundary although they are constant."""
-    found = analysis.facts[value.index]
-    return ~along(~found.known, dim, value.shape[dim])
+def _possible(axis: Axis, analysis: Analysis, freed: Freed) -> Iterator[tuple[Step, Tensor]]:
+    if axis.name == UNITS:
+        yield from _units(axis, analysis, freed)
+        return
+    if axis.name == READS:
+        # The layer's own zeros come first: what it reads may be needed by others.
+        yield from _own_columns(axis, analysis, freed)
+    yield from freed.constants(axis.dim).items()
+    yield from freed.unread(axis.dim).items()
 
 
-def _worded(number: int | None, reason: str, analysis: Analysis) -> str:
-    if number is None:
-        return reason
-    owner = analysis.graph.ops[number].owner.path
-    return f"{reason} ({owner or 'in the forward'})"
+def _own_columns(axis: Axis, analysis: Analysis, freed: Freed) -> Iterator[tuple[Step, Tensor]]:
+    value, extent = analysis.graph.values[axis.dim[0]], analysis.kept[axis.dim].numel()
+    known = ~along(~analysis.facts[value.index].known, axis.dim[1], extent)
+    for step, indices in freed.dropped_by(axis.op, axis.dim):
+        yield step, indices & ~known
 
 
-def _needed_by(dim: Dim, analysis: Analysis, outside: str) -> str:
-    value = analysis.graph.values[dim[0]]
-    producer = analysis.graph.producer[value.index]
-    if value in analysis.graph.outputs:
-        return outside
-    if producer is None:
-        return "they belong to an input of the model"
-    op = analysis.graph.ops[producer]
-    name = op.name.rstrip("_")
-    place = f" of {op.owner.path}" if op.owner.path else ""
-    return f"coupled with {name}{place}, which needs them"
+def _units(axis: Axis, analysis: Analysis, freed: Freed) -> Iterator[tuple[Step, Tensor]]:
+    op = axis.op
+    names = [v.name for v in axis.weights if v.name in freed.masked]
+    by = f"masked in {names[0]}" if names else "zeros in the weights"
+    for cell, constant in constant_units(analysis.sites[op.index]):
+        if cell.weights == axis.weights:
+            yield Step(f"{by}: nothing ever enters them", str(op.target), op.owner.path), constant
+    ones = torch.ones(analysis.kept[axis.dim].numel(), dtype=torch.bool)
+    yield Step("no live result reads them", str(op.target), op.owner.path), ones

@@ -104,6 +104,48 @@ class Blocker:
 
 
 @frozen
+class Step:
+    """One link of an explanation: what `operator`, called by the forward of module `path`, does.
+
+    `indices` are those that it is about, where it has its say. At the boundary of the model `operator`
+    and `path` are empty. `is_need`: it is no constraint, the indices are simply needed there.
+    """
+
+    words: str
+    operator: str = ""
+    path: str = ""
+    indices: tuple[int, ...] = ()
+    is_need: bool = False
+
+
+@frozen
+class Portion:
+    """Indices of one axis of a module that go, or that could go but stay, for one reason.
+
+    `axis` is "makes" (result channels, rows of the weight), "reads" (input channels, its columns),
+    "units" (of a recurrent layer), "heads" (of an attention) or the name of a parameter and its
+    dimension; `of` its extent. `why` starts at the root: of what goes with the mask, the zeros or the
+    disuse that freed it, followed by what makes up for it; of what stays with the need or the pin,
+    followed by the constraints that carry it here.
+    """
+
+    path: str
+    axis: str
+    of: int
+    indices: tuple[int, ...]
+    stays: bool
+    why: tuple[Step, ...]
+
+
+@frozen
+class Member:
+    """A module of the model, with or without parameters."""
+
+    path: str
+    kind: str
+
+
+@frozen
 class Junction:
     """A call of an operator without parameters that reads several layers, such as a residual addition.
 
@@ -153,5 +195,7 @@ class Report:
     outside: tuple[Outside, ...] = ()
     alignment: Alignment | None = None
     blockers: tuple[Blocker, ...] = ()
+    portions: tuple[Portion, ...] = ()
+    members: tuple[Member, ...] = ()
     links: tuple[tuple[str, str], ...] = ()
     junctions: tuple[Junction, ...] = ()

@@ -11,14 +11,15 @@ from torch import nn
 
 from speedup.alignment import Align, channels_of, named, width_of, wished
 from speedup.analysis import Analysis
+from speedup.blockers import blockers_of
 from speedup.editing import payments_of
 from speedup.edits import AddToParameter, AdoptAttention, Edit, MergeColumns, NewBias, RewriteForward
 from speedup.graph import Graph, Op, Origin, Shape, Value
 from speedup.islands import Survey
 from speedup.links import links_of
 from speedup.native import hyperparameters
-from speedup.reasons import blocked_channels
-from speedup.report import Alignment, Layer, Misaligned, Report
+from speedup.reasons import blocked_channels, portions, withheld
+from speedup.report import Alignment, Layer, Member, Misaligned, Report
 from speedup.rules import Rules, rule_for
 from speedup.rules.rule import UNKNOWN_OPERATOR, Sizes
 
@@ -26,23 +27,35 @@ _NOT_TRACED = "code that could not be traced reads them"
 
 
 def report_of(
-    model: nn.Module, analysis: Analysis, edits: Sequence[Edit], found: Survey, align: Align | None = None
+    model: nn.Module,
+    analysis: Analysis,
+    edits: Sequence[Edit],
+    found: Survey,
+    masked: Iterable[str],
+    align: Align | None = None,
 ) -> Report:
-    """The report of a plan with these `edits`; `align` is what its widths were aligned to."""
+    """The report of a plan with these `edits`.
+
+    `masked` names the parameters that have masks; `align` is what its widths were aligned to.
+    """
     alignment = None if align is None else _alignment(model, analysis, edits, align)
     layers = _layers(model, analysis, edits, alignment)
     reading = links_of(analysis.graph, [layer.path for layer in layers], analysis.rules)
     parameters = sum(p.numel() for p in model.parameters())
-    outside = "the model returns them" if found.islands is None else _NOT_TRACED
+    # Why channels stay is one thing, that others stay beside them to align is another.
+    plain = analysis.unaligned or analysis
+    stays = withheld(plain, "the model returns them" if found.islands is None else _NOT_TRACED)
     return Report(
         layers=layers,
-        # Why channels stay is one thing, that others stay beside them to align is another.
-        blocked=blocked_channels(analysis.unaligned or analysis, outside),
+        blocked=blocked_channels(stays),
         unknown_operators=_unknown(analysis.graph, analysis.rules),
         parameters=(parameters, parameters + _parameter_change(analysis, edits)),
         macs=(sum(layer.macs_before for layer in layers), sum(layer.macs_after for layer in layers)),
         islands=found.inside,
         outside=found.outside,
+        blockers=blockers_of(plain, stays),
+        portions=portions(analysis, stays, masked),
+        members=tuple(Member(path, type(m).__name__) for path, m in model.named_modules()),
         alignment=alignment,
         links=reading.links,
         junctions=reading.junctions,

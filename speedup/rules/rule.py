@@ -29,6 +29,7 @@ Lives = Sequence[Tensor]
 Sizes = Callable[[Value], Shape]
 Needs = Callable[["Site", Sizes, KeepSets], Mapping[str, Any]]
 Restate = Callable[["Site", Sizes, KeepSets], Restatement | None]
+TakesOver = Callable[["Site", KeepSets], Iterable[tuple[Dim, Tensor, str]]]
 Moves = Callable[[Mapping[str, Any], Sequence[Shape], Sequence[Shape]], tuple[Move, ...]]
 
 
@@ -151,6 +152,11 @@ def no_payment(site: Site, kept: KeepSets) -> Iterable[Edit]:
     return ()
 
 
+def nothing_taken_over(site: Site, kept: KeepSets) -> Iterable[tuple[Dim, Tensor, str]]:
+    """No dropped constant goes anywhere."""
+    return ()
+
+
 def no_widths(site: Site) -> Iterable[Channels]:
     """No kernel of the op depends on how many channels there are."""
     return ()
@@ -177,6 +183,8 @@ class Rule:
         otherwise: constraints under which the call can stay as it is stated.
         resize: shapes of values, by index, that keep-sets alone do not tell (weights in groups).
         pay: edits that make up for dropped constants.
+        takes_over: which constants these are, for explanations: a dimension that the op reads, a bool
+            vector over it, and where they go, in words.
         widths: the channels that `align` is asked about.
         macs: multiply-accumulates at given sizes.
         reads_sizes: `known` looks at numbers derived from sizes itself; else they make all Unknown.
@@ -192,6 +200,7 @@ class Rule:
     otherwise: Callable[[Site], Iterable[Constraint]] = all_pinned_as_stated
     resize: Callable[[Site, KeepSets], Mapping[int, Shape]] = no_resizing
     pay: Callable[[Site, KeepSets], Iterable[Edit]] = no_payment
+    takes_over: TakesOver = nothing_taken_over
     widths: Callable[[Site], Iterable[Channels]] = no_widths
     macs: Callable[[Op, Sizes], int] = no_macs
     reads_sizes: bool = False

@@ -65,7 +65,7 @@ FAULTS = (
     Fault(
         "engine: growth is not written down",
         "keepsets",
-        "        self.growth.append(Growth(dim, added, cause))",
+        "        self.growth.append(Growth(dim, added, cause, closure))",
         "        self.growth.extend(())",
         (ENGINE,),
     ),
