@@ -98,7 +98,7 @@ def _nonzero(tensor: Tensor) -> Tensor:
         return tensor != 0
     rows = max(1, _PIECE * len(tensor) // tensor.numel())
     found = [
-        number for number, piece in enumerate(tensor.split(rows)) if not bool(piece.abs().amin() > 0)
+        number for number, piece in enumerate(torch.split(tensor, rows)) if not bool(piece.abs().amin() > 0)
     ]
     if not found:
         return indicator(True, tensor.ndim)
