@@ -9,10 +9,10 @@ from typing import Any
 from xml.etree.ElementTree import Element
 
 from speedup.counts import change, exact, removed, short
-from speedup.page.elements import Content, element, table, written
+from speedup.page.elements import element, written
+from speedup.page.sections import what_is_aligned, what_is_apart, what_stays
 from speedup.page.tree import Branch, Counts, Leaf, leaves, opened, tree_of
-from speedup.report import Blocker, Layer, Report
-from speedup.rows import amount, blocked_rows, labelled, outside_rows
+from speedup.report import Layer, Report
 
 # What is open at first: about what a screen of the graph, and two of the list, can show.
 _MOST_BOXES = 36
@@ -35,9 +35,9 @@ def html_report(report: Report, explain: Callable[[str], str], title: str) -> st
         *_search(),
         *_graph(report, tree, numbers),
         *_layers(report, tree, numbers, explain),
-        *_staying(report),
-        *_aligned(report),
-        *_apart(report),
+        *what_stays(report),
+        *what_is_aligned(report),
+        *what_is_apart(report),
     )
     head = element(
         "head",
@@ -234,62 +234,3 @@ def _count(counts: Counts, largest: int) -> Element:
 
 def _shares(counts: Counts) -> str:
     return change(*counts, short, arrow="→")
-
-
-def _staying(report: Report) -> Iterable[Element]:
-    if not report.blocked and not report.blockers:
-        return
-    yield element("h2", "What could go but stays")
-    if report.blockers:
-        yield table(
-            ("because", "layers", "channels", "MACs held back", "parameters held back"),
-            (_blocker(blocker) for blocker in report.blockers),
-            class_="blockers",
-        )
-    rows = [(labelled(row.path, row.count), amount(row), row.texts[0]) for row in blocked_rows(report)]
-    if rows:
-        listed = element(
-            "details",
-            element("summary", f"By layer ({len(rows):,})"),
-            table(("module", "channels", "because"), rows),
-        )
-        if not report.blockers:
-            listed.set("open", "open")
-        yield listed
-
-
-def _blocker(blocker: Blocker) -> tuple[Content, ...]:
-    place = " in ".join(part for part in (blocker.operator, blocker.path) if part)
-    because = element("span", blocker.reason, element("br"), element("small", place))
-    listed = element(
-        "details", element("summary", f"{len(blocker.layers):,}"), element("p", ", ".join(blocker.layers))
-    )
-    return because, listed, f"{blocker.channels:,}", short(blocker.macs), short(blocker.parameters)
-
-
-def _aligned(report: Report) -> Iterable[Element]:
-    if report.alignment is None:
-        return
-    yield element("h2", "Alignment")
-    yield element("p", str(report.alignment))
-    if report.alignment.missed:
-        rows = (
-            (one.path, f"{one.kept:,} of {one.of:,} {one.side}", exact(one.wanted))
-            for one in report.alignment.missed
-        )
-        yield table(("layer", "channels", "asked for"), rows)
-
-
-def _apart(report: Report) -> Iterable[Element]:
-    if report.unknown_operators:
-        yield element("h2", "Operators without a rule")
-        yield element("p", "All that they touch is kept.")
-        yield element("ul", *(element("li", element("code", name)) for name in report.unknown_operators))
-    if report.islands:
-        yield element("h2", "Planned each on its own")
-        rows = ((one.path, f"{one.calls:,}", one.kind) for one in report.islands)
-        yield table(("module", "kinds of calls", "class"), rows)
-        yield element("h2", "What is not planned itself")
-        yield table(
-            ("module", "because"), ((labelled(e.path, e.count), e.texts[0]) for e in outside_rows(report))
-        )
