@@ -74,7 +74,7 @@ class Holds:
     _equals: Mapping[Dim, tuple[Equal, ...]] = field(alias="equals")
     _maps: Maps = field(alias="maps")
     _pins: Mapping[tuple[int, int], Pinned] = field(alias="pins")
-    _memo: dict[Dim, Tensor] = field(factory=dict, alias="memo")
+    _memo: dict[Dim, Tensor | None] = field(factory=dict, alias="memo")
 
     @classmethod
     def of(cls, analysis: Analysis, outside: str) -> Holds:
@@ -159,8 +159,10 @@ class Holds:
     def _needs(self, part: _Part, hops: int = _HOPS) -> Iterator[_Ending]:
         left = torch.ones_like(part.numbers, dtype=torch.bool)
         for dim, came in self._ways(part.dim):
-            share = left & self._origin(dim)[part.indices]
-            if bool(share.any()):
+            found = self._origin(dim)
+            # Most members of a class need nothing that others do not need before them.
+            share = None if found is None else left & found[part.indices]
+            if share is not None and bool(share.any()):
                 joint = self._joint(dim, came, part.indices[share])
                 origin = evolve(part.taken(share), dim=dim, later=(*joint, *part.later))
                 reader = None
@@ -208,10 +210,11 @@ class Holds:
                         came[other] = dim, equal
                         pending.append(other)
 
-    def _origin(self, dim: Dim) -> Tensor:
-        """Indices that are needed in `dim` itself: not just because what it is made from has them."""
+    def _origin(self, dim: Dim) -> Tensor | None:
+        """Indices needed in `dim` itself, not just because what it is made from has them; None if none."""
         if dim not in self._memo:
-            self._memo[dim] = self._needed_first(dim)
+            found = self._needed_first(dim)
+            self._memo[dim] = found if bool(found.any()) else None
         return self._memo[dim]
 
     def _needed_first(self, dim: Dim) -> Tensor:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
+
 import pytest
 import torch
 from torch import nn
@@ -159,3 +162,15 @@ def test_channels_that_stay_to_align_say_so() -> None:
 )
 def test_indices_are_told_as_ranges_and_not_too_many(indices: tuple[int, ...], text: str) -> None:
     assert ranges(indices) == text
+
+
+def test_the_readme_shows_what_its_example_prints(capsys: pytest.CaptureFixture[str]) -> None:
+    readme = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
+    found = re.search(
+        r"<!-- run by tests/test_explaining.py -->\n```python\n(.*?)```\n\n```text\n(.*?)```",
+        readme,
+        re.DOTALL,
+    )
+    assert found is not None
+    exec(found[1], {"__name__": "readme"})
+    assert capsys.readouterr().out == found[2]

@@ -350,7 +350,7 @@ GOING = (
          (Said("masked in norm.weight", "aten.batch_norm.default", "norm"),)),
     Case("constants for a carrier", _padded, IMAGES, {"first.weight": (1, 2)}, "first", (1,),
          (Said("masked in first.weight", CONV, "first"),
-          Said("folded into channel 2 that second.weight reads", CONV, "second"))),
+          Said("folded into channel 2 of what second reads", CONV, "second"))),
     Case("columns that read a constant", _normed, IMAGES, {"conv.weight": (2,)}, "head", (2,),
          (Said("masked in conv.weight", CONV, "conv"), Said("folded into bias of head", LINEAR, "head")),
          axis="reads"),
