@@ -16,26 +16,17 @@ from attrs import frozen
 from rich.console import Console
 from rich.table import Table
 from torch import Tensor, nn
-from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 
 from speedup.alignment import Width
 from speedup.errors import InputError
 from speedup.inputs import Example, example_from
 from speedup.isolation import isolated
+from speedup.layer_calls import call_of, is_measured, signature, width_of
 from speedup.masks import apply_masks
 from speedup.materialize import materialize
 from speedup.plan import Plan
 from speedup.planner import realigned
 from speedup.timing import Timing, take_turns
-
-_CONVOLUTIONS = (
-    nn.Conv1d,
-    nn.Conv2d,
-    nn.Conv3d,
-    nn.ConvTranspose1d,
-    nn.ConvTranspose2d,
-    nn.ConvTranspose3d,
-)
 
 
 @frozen
@@ -209,12 +200,12 @@ def measure_widths(
     layers: list[LayerLatency] = []
     with isolated():
         for path, (module, data) in _calls(small, example).items():
-            least, most = _width(module), _width(original[path])
+            least, most = width_of(module), width_of(original[path])
             if least < most:
                 widths = range(least, min(least + reach, most) + 1)
-                key = (widths, _signature(module), tuple(data.shape))
+                key = (widths, signature(module), tuple(data.shape))
                 if key not in known:
-                    runs = [_call(module, data, width) for width in widths]
+                    runs = [call_of(module, data, width) for width in widths]
                     timings = take_turns(runs, rounds=rounds, threads=threads, seconds=seconds)
                     known[key] = tuple(zip(widths, timings, strict=True))
                 layers.append(LayerLatency(path, known[key]))
@@ -254,62 +245,12 @@ def _calls(model: nn.Module, example: Example) -> Mapping[str, tuple[nn.Module, 
 
         return record
 
-    handles = [m.register_forward_pre_hook(hook(p)) for p, m in model.named_modules() if _is_measured(m)]
+    handles = [m.register_forward_pre_hook(hook(p)) for p, m in model.named_modules() if is_measured(m)]
     with torch.inference_mode():
         _forward(model, example)()
     for handle in handles:
         handle.remove()
     return calls
-
-
-def _is_depthwise(module: nn.Module) -> bool:
-    return isinstance(module, _ConvNd) and 1 < module.groups == module.in_channels == module.out_channels
-
-
-def _is_measured(module: nn.Module) -> bool:
-    if isinstance(module, _CONVOLUTIONS):
-        return module.groups == 1 or _is_depthwise(module)
-    return isinstance(module, nn.Linear)
-
-
-def _width(module: nn.Module) -> int:
-    width = module.out_features if isinstance(module, nn.Linear) else module.out_channels
-    return int(width)  # type: ignore[arg-type]
-
-
-def _signature(module: nn.Module) -> tuple[object, ...]:
-    if isinstance(module, nn.Linear):
-        return nn.Linear, module.weight.dtype, module.bias is None
-    names = ("kernel_size", "stride", "padding", "output_padding", "dilation", "groups", "padding_mode")
-    hyper = tuple(getattr(module, name) for name in names)
-    return (_convolution(module), module.weight.dtype, module.bias is None, *hyper)
-
-
-def _convolution(module: nn.Module) -> Callable[..., nn.Module]:
-    return next(kind for kind in _CONVOLUTIONS if isinstance(module, kind))
-
-
-def _call(module: nn.Module, data: Tensor, width: int) -> Callable[[], object]:
-    """A call of a layer like `module` that computes `width` channels, with random weights."""
-    weight: Any = module.weight
-    made: dict[str, Any] = {"bias": module.bias is not None, "device": weight.device, "dtype": weight.dtype}
-    if isinstance(module, nn.Linear):
-        layer: nn.Module = nn.Linear(module.in_features, width, **made)
-    else:
-        layer, data = _convolving(module, data, width, made)
-    return lambda: layer(data)
-
-
-def _convolving(module: Any, data: Tensor, width: int, made: dict[str, Any]) -> tuple[nn.Module, Tensor]:
-    names = ["kernel_size", "stride", "padding", "dilation", "padding_mode"]
-    if isinstance(module, _ConvTransposeNd):
-        names.append("output_padding")
-    made.update({name: getattr(module, name) for name in names})
-    if not _is_depthwise(module):
-        return _convolution(module)(module.in_channels, width, **made), data
-    axis = data.ndim - module.weight.ndim + 1
-    wide = torch.randn((*data.shape[:axis], width, *data.shape[axis + 1 :]), dtype=data.dtype).to(data.device)
-    return _convolution(module)(width, width, groups=width, **made), wide
 
 
 def _printed(headings: Sequence[str], rows: Iterable[Sequence[str]], conditions: Conditions) -> str:

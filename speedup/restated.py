@@ -18,6 +18,8 @@ from speedup.graph import Frame
 from speedup.rewritten import Rewritten
 from speedup.source import names_of, source_file, unwrapped
 
+# Calls that give the parts of a tensor, which a split into given sizes gives too.
+_PARTING = frozenset({"chunk", "unsafe_chunk", "tensor_split", "split", "unsafe_split"})
 _BORROWED = frozenset({"torch", "partial_layer_norm"})
 
 
@@ -114,7 +116,7 @@ def _restates(old: ast.Call, new: ast.AST) -> bool:
             return _is_literal(right) and _is_respoken(old, total, "sum")
         case ast.Call(func=ast.Name(id="partial_layer_norm"), args=args), "layer_norm":
             return _agree(old.args, args, True) and _keywords_agree(old, new)
-        case ast.Call(), "chunk" | "split":
+        case ast.Call(), name if name in _PARTING:
             return _is_respoken(old, new, "split")
     return False
 
