@@ -13,7 +13,7 @@ from speedup.analysis import Analysis
 from speedup.constraints import Dim
 from speedup.graph import Op, Origin, Value
 from speedup.lattice import along
-from speedup.rules.contraction import Contraction, describe
+from speedup.rules.contraction import Contraction, describe, read_columns
 from speedup.rules.recurrence import describe as recurrence_of
 from speedup.rules.recurrent import needed_units, unit_dim
 
@@ -40,10 +40,17 @@ class Axis:
     weights: tuple[Value, ...]
     needed: Callable[[], Tensor]
     share: float = 1.0
+    # Which of several axes of this kind that the op has, such as the units of one layer of a stack.
+    which: str = ""
 
     @property
     def path(self) -> str:
         return self.op.owner.path
+
+    @property
+    def label(self) -> str:
+        """How reports call it: `makes`, `units of l1_reverse`."""
+        return f"{self.name} of {self.which}" if self.which else self.name
 
     @property
     def is_blockable(self) -> bool:
@@ -80,7 +87,7 @@ def _product(op: Op, analysis: Analysis) -> Iterator[Axis]:
     bias = () if shape.bias is None else (shape.bias,)
     yield _made(op, shape.result_axis, (shape.weight, *bias), analysis)
     if not shape.is_depthwise:
-        needed = partial(_seeded, shape.data, shape.axis, analysis)
+        needed = partial(_read, op, shape, analysis)
         yield Axis(op, READS, (shape.data.index, shape.axis), (shape.weight,), needed)
 
 
@@ -92,7 +99,8 @@ def _made(op: Op, dim: int, weights: tuple[Value, ...], analysis: Analysis) -> A
 def _recurrent(op: Op, analysis: Analysis) -> Iterator[Axis]:
     cells = needed_units(analysis.sites[op.index])
     for cell, needed in cells:
-        yield Axis(op, UNITS, unit_dim(cell), cell.weights, partial(_given, needed), 1 / len(cells))
+        which = cell.weight_hh.name.rpartition("weight_hh_")[2] if len(cells) > 1 else ""
+        yield Axis(op, UNITS, unit_dim(cell), cell.weights, partial(_given, needed), 1 / len(cells), which)
     shape = recurrence_of(op)
     if shape is not None:
         dim = (shape.data.index, shape.data.ndim - 1)
@@ -104,6 +112,13 @@ def _recurrent(op: Op, analysis: Analysis) -> Iterator[Axis]:
 
 def _given(needed: Tensor) -> Tensor:
     return needed
+
+
+def _read(op: Op, shape: Contraction, analysis: Analysis) -> Tensor:
+    """What the layer itself reads of what is needed, whoever else does."""
+    site = analysis.sites[op.index]
+    read = read_columns(shape, site.fact(shape.weight), site.live(op.result))
+    return read & _seeded(shape.data, shape.axis, analysis)
 
 
 def _seeded(value: Value, dim: int, analysis: Analysis) -> Tensor:

@@ -2,14 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from math import prod
 
 import torch
 from attrs import frozen
 from torch import Tensor
 
-from speedup.constraints import Dim, Mapped
+from speedup.constraints import Constraint, Dim, Mapped
+
+Maps = Mapping[tuple[int | None, Dim], tuple[Mapped, ...]]
+
+
+def maps_of(constraints: Iterable[Constraint]) -> Maps:
+    """By the op that rearranges and a dimension that takes part: how."""
+    found: dict[tuple[int | None, Dim], list[Mapped]] = {}
+    for constraint in constraints:
+        if isinstance(constraint, Mapped):
+            for dim in constraint.dims:
+                found.setdefault((constraint.cause.op, dim), []).append(constraint)
+    return {key: tuple(mapped) for key, mapped in found.items()}
 
 
 @frozen(eq=False)

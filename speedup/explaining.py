@@ -12,8 +12,6 @@ _RANGES, _REASONS, _LAYERS = 6, 8, 12
 _AXES = {
     "makes": "channels it makes",
     "reads": "channels it reads",
-    "units": "units",
-    "heads": "heads",
 }
 
 
@@ -117,7 +115,7 @@ def _axes(report: Report, path: str) -> Iterator[str]:
     for axis in dict.fromkeys((p.axis, p.of) for p in own):
         portions = [p for p in own if (p.axis, p.of) == axis]
         gone = len({i for p in portions if not p.stays for i in p.indices})
-        yield f"  {_AXES[axis[0]]}: {axis[1]} -> {axis[1] - gone}"
+        yield f"  {_AXES.get(axis[0], axis[0])}: {axis[1]} -> {axis[1] - gone}"
         for portion in portions[:_REASONS]:
             yield from _portion(portion)
         if len(portions) > _REASONS:

@@ -16,7 +16,7 @@ from torch import Tensor
 from speedup.analysis import Analysis
 from speedup.axes import product_of
 from speedup.constraints import Dim, Mapped
-from speedup.crossings import crossings
+from speedup.crossings import Maps, crossings, maps_of
 from speedup.graph import Op, Value
 from speedup.lattice import along
 from speedup.report import Step
@@ -34,18 +34,13 @@ class Freed:
 
     analysis: Analysis
     masked: frozenset[str]
-    _maps: Mapping[tuple[int | None, Dim], tuple[Mapped, ...]] = field(alias="maps")
+    _maps: Maps = field(alias="maps")
     _constants: dict[Dim, Causes] = field(factory=dict, alias="constants")
     _unread: dict[Dim, Causes] = field(factory=dict, alias="unread")
 
     @classmethod
     def of(cls, analysis: Analysis, masked: Iterable[str]) -> Freed:
-        maps: dict[tuple[int | None, Dim], list[Mapped]] = {}
-        for constraint in analysis.constraints:
-            if isinstance(constraint, Mapped):
-                for dim in constraint.dims:
-                    maps.setdefault((constraint.cause.op, dim), []).append(constraint)
-        return cls(analysis, frozenset(masked), {k: tuple(v) for k, v in maps.items()})
+        return cls(analysis, frozenset(masked), maps_of(analysis.constraints))
 
     def constants(self, dim: Dim) -> Causes:
         """Where the constants along `dim` come from: for indices that are Known altogether."""

@@ -17,7 +17,8 @@ from torch import Tensor
 
 from speedup.analysis import Analysis
 from speedup.axes import product_of
-from speedup.constraints import Cause, Dim, Equal
+from speedup.constraints import Cause, Dim, Equal, Pinned
+from speedup.crossings import Maps, crossings, maps_of
 from speedup.graph import Origin
 from speedup.keepsets import Growth
 from speedup.report import Step
@@ -26,6 +27,8 @@ from speedup.supports import NEVER, supports
 
 # Of a longer chain the middle is left out: the root and what stands next to the layer tell most.
 _FIRST, _LAST = 4, 2
+# How many rearrangements a need is followed through to the layer that it is for.
+_HOPS = 16
 
 
 @frozen(eq=False)
@@ -62,14 +65,16 @@ class Holds:
     """The history of the keep-sets, read backwards. `outside` says who reads the outputs of the graph.
 
     `since` tells by class since when each index is kept: 0 from the start, else the number of the growth
-    plus 1. `equals` are the equalities that a dimension is part of.
+    plus 1. `equals` are the equalities that a dimension is part of, `pins` what an op pins of a class.
     """
 
     analysis: Analysis
     outside: str
     _since: Mapping[int, Tensor] = field(alias="since")
     _equals: Mapping[Dim, tuple[Equal, ...]] = field(alias="equals")
-    _memo: dict[Dim, Tensor] = field(factory=dict, alias="memo")
+    _maps: Maps = field(alias="maps")
+    _pins: Mapping[tuple[int, int], Pinned] = field(alias="pins")
+    _memo: dict[Dim, Tensor | None] = field(factory=dict, alias="memo")
 
     @classmethod
     def of(cls, analysis: Analysis, outside: str) -> Holds:
@@ -83,11 +88,15 @@ class Holds:
             times = since.setdefault(kept.class_of(growth.dim), torch.full(growth.added.shape, NEVER))
             times[growth.added] = number + 1
         equals: dict[Dim, list[Equal]] = {}
+        pins: dict[tuple[int, int], Pinned] = {}
         for constraint in analysis.constraints:
             if isinstance(constraint, Equal):
                 for dim in constraint.dims:
                     equals.setdefault(dim, []).append(constraint)
-        return cls(analysis, outside, since, {d: tuple(found) for d, found in equals.items()})
+            elif isinstance(constraint, Pinned) and constraint.cause.op is not None:
+                pins.setdefault((constraint.cause.op, kept.class_of(constraint.dim)), constraint)
+        found = {dim: tuple(own) for dim, own in equals.items()}
+        return cls(analysis, outside, since, found, maps_of(analysis.constraints), pins)
 
     def of_indices(self, dim: Dim, asked: Tensor) -> tuple[Hold, ...]:
         """Why the kept indices where the bool vector `asked` is True stay, one hold for each reason."""
@@ -147,20 +156,46 @@ class Holds:
                 return self._joint(dim, came, part.indices)
         return ()
 
-    def _needs(self, part: _Part) -> Iterator[_Ending]:
+    def _needs(self, part: _Part, hops: int = _HOPS) -> Iterator[_Ending]:
         left = torch.ones_like(part.numbers, dtype=torch.bool)
         for dim, came in self._ways(part.dim):
-            share = left & self._origin(dim)[part.indices]
-            if bool(share.any()):
-                indices = part.indices[share]
-                need, joint = self._need(dim, indices), self._joint(dim, came, indices)
-                if need.is_need and not joint and not part.later and dim[0] <= part.dim[0]:
+            found = self._origin(dim)
+            # Most members of a class need nothing that others do not need before them.
+            share = None if found is None else left & found[part.indices]
+            if share is not None and bool(share.any()):
+                joint = self._joint(dim, came, part.indices[share])
+                origin = evolve(part.taken(share), dim=dim, later=(*joint, *part.later))
+                reader = None
+                if not origin.later and dim[0] <= part.dim[0] and self._need(dim, origin.indices).is_need:
                     # They just flow here; what counts is who else reads them.
-                    need = self._reader(part.dim, indices) or need
-                yield part.numbers[share], (need, *joint, *part.later)
+                    reader = self._reader(part.dim, origin.indices)
+                if reader is None:
+                    yield from self._from_origin(origin, hops)
+                else:
+                    yield origin.numbers, (reader,)
                 left = left & ~share
                 if not bool(left.any()):
                     return
+
+    def _from_origin(self, part: _Part, hops: int) -> Iterator[_Ending]:
+        """The need at an origin; where a call just rearranges its operand, the need of that."""
+        producer = self.analysis.graph.producer[part.dim[0]]
+        left = torch.ones_like(part.numbers, dtype=torch.bool)
+        for mapped in self._maps.get((producer, part.dim), ()) if hops else ():
+            for crossing in crossings(mapped, part.dim) if part.dim in mapped.targets else ():
+                extent = self.analysis.kept[crossing.other].numel()
+                needed = _seed(self.analysis.seeds, crossing.other, extent)[crossing.indices]
+                sources = torch.full(self.analysis.kept[part.dim].shape, -1)
+                sources[crossing.own[needed]] = crossing.indices[needed]
+                met = left & (sources[part.indices] >= 0)
+                if bool(met.any()):
+                    moved = part.taken(met)
+                    indices = sources[moved.indices]
+                    yield from self._needs(evolve(moved, dim=crossing.other, indices=indices), hops - 1)
+                    left = left & ~met
+        if bool(left.any()):
+            rest = part.taken(left)
+            yield rest.numbers, (self._need(rest.dim, rest.indices), *part.later)
 
     def _ways(self, start: Dim) -> Iterator[tuple[Dim, _Came]]:
         """Every dimension equal to `start`, the nearest first, and how all so far were reached."""
@@ -175,10 +210,11 @@ class Holds:
                         came[other] = dim, equal
                         pending.append(other)
 
-    def _origin(self, dim: Dim) -> Tensor:
-        """Indices that are needed in `dim` itself: not just because what it is made from has them."""
+    def _origin(self, dim: Dim) -> Tensor | None:
+        """Indices needed in `dim` itself, not just because what it is made from has them; None if none."""
         if dim not in self._memo:
-            self._memo[dim] = self._needed_first(dim)
+            found = self._needed_first(dim)
+            self._memo[dim] = found if bool(found.any()) else None
         return self._memo[dim]
 
     def _needed_first(self, dim: Dim) -> Tensor:
@@ -205,6 +241,9 @@ class Holds:
         if producer is None:
             return Step("a tensor that the forward holds stays whole", indices=listed)
         op = graph.ops[producer]
+        pin = self._pins.get((op.index, self.analysis.kept.class_of(dim)))
+        if pin is not None and (pin.indices is None or bool(pin.indices[indices].all())):
+            return self._step(pin.cause, indices)
         return Step("needs them", str(op.target), op.owner.path, listed, is_need=True)
 
     def _reader(self, dim: Dim, indices: Tensor) -> Step | None:

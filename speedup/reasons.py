@@ -93,29 +93,39 @@ def portions(analysis: Analysis, found: Iterable[Withheld], masked: Iterable[str
 
     `masked` names the parameters that have masks.
     """
-    stays: dict[tuple[int, object], Withheld] = {(w.axis.op.index, w.axis.dim): w for w in found}
+    stays = {(one.axis.op.index, one.axis.dim): one for one in found}
     freed, folds = Freed.of(analysis, masked), Folds.of(analysis)
     listed: list[list[Portion]] = []
+    told: set[tuple[str, str, int]] = set()
     # From the last layer to the first: what is dead further on is known when it is asked for.
     for op in reversed(analysis.graph.ops):
         here: list[Portion] = []
         for axis in axes_of(op, analysis):
-            gone = ~analysis.kept[axis.dim]
-            if bool(gone.any()):
-                here.extend(_gone(axis, gone, analysis, freed, folds))
-            one = stays.get((op.index, axis.dim))
-            here.extend(_staying(axis, h.indices, h.steps) for h in (one.holds if one else ()))
-            if analysis.unaligned is not None:
-                added = analysis.kept[axis.dim] & ~analysis.unaligned.kept[axis.dim]
-                if bool(added.any()):
-                    here.append(_staying(axis, added, (_ALIGNED,)))
+            # Of a layer that is called again, the same indices have been told about.
+            key = (axis.path, axis.label, analysis.kept.class_of(axis.dim))
+            if key not in told:
+                told.add(key)
+                gone = ~analysis.kept[axis.dim]
+                if bool(gone.any()):
+                    here.extend(_gone(axis, gone, analysis, freed, folds))
+                here.extend(_kept(axis, stays.get((op.index, axis.dim)), analysis))
         listed.append(here)
-    return tuple(dict.fromkeys(portion for here in reversed(listed) for portion in here))
+    return tuple(portion for here in reversed(listed) for portion in here)
+
+
+def _kept(axis: Axis, found: Withheld | None, analysis: Analysis) -> Iterator[Portion]:
+    """What stays of an axis though it could go, and what stays beside it to align."""
+    for hold in found.holds if found else ():
+        yield _staying(axis, hold.indices, hold.steps)
+    if analysis.unaligned is not None:
+        added = analysis.kept[axis.dim] & ~analysis.unaligned.kept[axis.dim]
+        if bool(added.any()):
+            yield _staying(axis, added, (_ALIGNED,))
 
 
 def _staying(axis: Axis, indices: Tensor, why: tuple[Step, ...]) -> Portion:
     listed = tuple(indices.nonzero().reshape(-1).tolist())
-    return Portion(axis.path, axis.name, indices.numel(), listed, True, why)
+    return Portion(axis.path, axis.label, indices.numel(), listed, True, why)
 
 
 def _gone(axis: Axis, gone: Tensor, analysis: Analysis, freed: Freed, folds: Folds) -> Iterator[Portion]:
@@ -135,7 +145,7 @@ def _gone(axis: Axis, gone: Tensor, analysis: Analysis, freed: Freed, folds: Fol
     for code, members in groups.items():
         folded = [fold.step for number, fold in enumerate(paid) if code >> number & 1]
         why = (causes[code >> len(paid)][0], *folded[:_FOLDS])
-        yield Portion(axis.path, axis.name, gone.numel(), tuple(members), False, why)
+        yield Portion(axis.path, axis.label, gone.numel(), tuple(members), False, why)
 
 
 def _paid(axis: Axis, gone: Tensor, folds: Folds) -> Iterator[Fold]:

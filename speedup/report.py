@@ -123,8 +123,8 @@ class Portion:
     """Indices of one axis of a module that go, or that could go but stay, for one reason.
 
     `axis` is "makes" (result channels, rows of the weight), "reads" (input channels, its columns),
-    "units" (of a recurrent layer), "heads" (of an attention) or the name of a parameter and its
-    dimension; `of` its extent. `why` starts at the root: of what goes with the mask, the zeros or the
+    "units" (of a recurrent layer; of one of a stack "units of l0") or "heads" (of an attention); `of` its
+    extent. `why` starts at the root: of what goes with the mask, the zeros or the
     disuse that freed it, followed by what makes up for it; of what stays with the need or the pin,
     followed by the constraints that carry it here.
     """

@@ -104,11 +104,11 @@ def _earliest(times: Tensor, sizes: tuple[int, ...], axis: int, wanted: Tensor) 
 def _split(
     dims: tuple[Dim, ...], coordinates: tuple[Tensor, ...], numbers: Tensor, since: Since
 ) -> Iterator[Support]:
-    """Of each element of a box, the coordinate that came last."""
+    """Of each element of a box, the coordinate that came last; of several the one that varies fastest."""
     times = torch.stack([since(d)[c] for d, c in zip(dims, coordinates, strict=True)])
     # A dimension of extent 1 is never the reason for another one.
-    extents = torch.tensor([len(since(d)) for d in dims])
-    last = (times * 2 + (extents > 1)[:, None]).argmax(0)
+    ranks = torch.tensor([(len(since(d)) > 1) * len(dims) + n for n, d in enumerate(dims)])
+    last = (times * (2 * len(dims)) + ranks[:, None]).argmax(0)
     for place, (dim, indices) in enumerate(zip(dims, coordinates, strict=True)):
         chosen = last == place
         if bool(chosen.any()):

@@ -206,7 +206,11 @@ def taken_over(site: Site, kept: KeepSets) -> Iterable[tuple[Dim, Tensor, str]]:
     for family in debt.families:
         into = carrier_of(family, columns, _magnitude(shape, site.fact(shape.data).value))
         if into is not None:
-            yield dim, family & ~columns, f"channel {into} that {shape.weight.name} reads"
+            yield (
+                dim,
+                family & ~columns,
+                f"channel {into} of what {site.op.owner.path or 'the forward'} reads",
+            )
 
 
 def _into_bias(
