@@ -36,7 +36,7 @@ _COMMON = settings(
 # Shrinking one failure takes seconds, telling several apart takes minutes: that is for the night.
 settings.register_profile("ci", _COMMON, max_examples=150, derandomize=True, report_multiple_bugs=False)
 settings.register_profile("dev", _COMMON, max_examples=30, report_multiple_bugs=False)
-settings.register_profile("nightly", _COMMON, max_examples=max(1, NETWORKS // 10))
+settings.register_profile("nightly", _COMMON, max_examples=max(1, NETWORKS // 50))
 settings.load_profile(PROFILE)
 
 # pytest hangs a handler on every logger that does not propagate; one on this logger makes torch.export

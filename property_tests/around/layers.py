@@ -38,7 +38,10 @@ class Layer:
 
 
 class AlongDim(nn.Module):
-    """A layer that works on the last dimension, applied to dimension `dim`."""
+    """A layer that works on the last dimension, applied to dimension `dim`.
+
+    The result is a copy without gaps: some operators take no other, not even where extents of one hide it.
+    """
 
     def __init__(self, dim: int, layer: nn.Module) -> None:
         super().__init__()
@@ -47,7 +50,7 @@ class AlongDim(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         moved: Tensor = self.layer(x.movedim(self.dim, -1))
-        return moved.movedim(-1, self.dim)
+        return moved.movedim(-1, self.dim).clone(memory_format=torch.contiguous_format)
 
 
 class Head(nn.Module):
