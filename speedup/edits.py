@@ -11,7 +11,6 @@ import hashlib
 from attrs import field, frozen
 from torch import Tensor
 
-from speedup.rewritten import Rewritten
 from speedup.tensor_text import bytes_of
 
 
@@ -91,6 +90,26 @@ class SetAttribute:
     attribute: str
     before: float | tuple[int, ...] | None
     after: float | tuple[int, ...]
+
+
+@frozen
+class Rewritten:
+    """A function's new `source`, decorators included.
+
+    `helpers` are functions that it calls by name and that are rewritten too; `borrowed` are names
+    of `speedup.functional` that it uses.
+    """
+
+    name: str
+    source: str
+    helpers: tuple[Rewritten, ...] = ()
+    borrowed: tuple[str, ...] = ()
+
+    @property
+    def digest(self) -> str:
+        """Follows from what the function and its helpers say; the same in every process."""
+        whole = "\n".join((self.source, *(f"{helper.name} {helper.digest}" for helper in self.helpers)))
+        return hashlib.sha256(whole.encode()).hexdigest()[:16]
 
 
 @frozen

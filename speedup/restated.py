@@ -13,9 +13,9 @@ from collections.abc import Iterable
 from types import FunctionType
 from typing import Any
 
+from speedup.edits import Rewritten
 from speedup.errors import ForeignSourceError
 from speedup.graph import Frame
-from speedup.rewritten import Rewritten
 from speedup.source import names_of, source_file, unwrapped
 
 # Calls that give the parts of a tensor, which a split into given sizes gives too.

@@ -18,11 +18,12 @@ from attrs import evolve, field, frozen
 from torch import fx, nn
 
 from speedup.analysis import Analysis
+from speedup.edits import Rewritten
 from speedup.errors import SpeedupError
 from speedup.graph import Frame, Op
 from speedup.phrasing import Phrase, phrased
 from speedup.restatements import Restatement
-from speedup.rewritten import Rewritten, built_methods
+from speedup.rewritten import built_methods
 from speedup.source import Change, is_code, is_wrapper, names_of, source_file, unwrapped
 
 Site = tuple[str, Frame]

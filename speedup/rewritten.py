@@ -13,35 +13,16 @@ from collections.abc import Callable, Iterable
 from types import FunctionType
 from typing import Any
 
-from attrs import evolve, frozen
+from attrs import evolve
 from torch import nn
 
 from speedup import functional
+from speedup.edits import Rewritten
 from speedup.errors import SpeedupError
 from speedup.source import enclosed, unwrapped
 
 _ATTRIBUTE = "_speedup_rewritten"
 _MADE: dict[tuple[int, Any], type[nn.Module]] = {}
-
-
-@frozen
-class Rewritten:
-    """A function's new `source`, decorators included.
-
-    `helpers` are functions that it calls by name and that are rewritten too; `borrowed` are names
-    of `speedup.functional` that it uses.
-    """
-
-    name: str
-    source: str
-    helpers: tuple[Rewritten, ...] = ()
-    borrowed: tuple[str, ...] = ()
-
-    @property
-    def digest(self) -> str:
-        """Follows from what the function and its helpers say; the same in every process."""
-        whole = "\n".join((self.source, *(f"{helper.name} {helper.digest}" for helper in self.helpers)))
-        return hashlib.sha256(whole.encode()).hexdigest()[:16]
 
 
 def rewrite_module(module: nn.Module, functions: tuple[Rewritten, ...]) -> None:

@@ -11,8 +11,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from speedup import ForeignSourceError
+from speedup.edits import Rewritten
 from speedup.restated import require_restated
-from speedup.rewritten import Rewritten
 
 
 def rows(x: Tensor) -> Tensor:
