@@ -8,13 +8,14 @@ from typing import TYPE_CHECKING, Any
 
 from speedup.counts import left, removed, short
 from speedup.errors import MissingPackageError
-from speedup.plan import Plan
 from speedup.rows import module_rows
 from speedup.writing import StrPath, replacing
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+
+    from speedup.plan import Plan
 
 # What stays legible on a page.
 _MOST_BARS = 60
