@@ -11,7 +11,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from speedup.constraints import (
+from speedup.engine.constraints import (
     Aligned,
     Balanced,
     Carrier,
@@ -25,7 +25,7 @@ from speedup.constraints import (
     Pinned,
     Whole,
 )
-from speedup.keepsets import KeepSets, grown, solve
+from speedup.engine.keepsets import KeepSets, grown, solve
 
 _CAUSE = Cause(None, "drawn")
 # Extents with several divisors, and few of them, so that dimensions often can be equal.

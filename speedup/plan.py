@@ -13,20 +13,20 @@ import torch
 from attrs import field, frozen
 from torch import nn
 
-from speedup.edits import Edit, RewriteForward
 from speedup.errors import ReportFormatError, UnboundPlanError
-from speedup.explaining import explanation
-from speedup.graph import Shape
-from speedup.inputs import Example
-from speedup.islands import Islands
 from speedup.masks import Masks
-from speedup.report import Blocked, Blocker, Layer, Report
+from speedup.reports.explaining import explanation
 from speedup.rules import Rules
+from speedup.spec.edits import Edit, RewriteForward
+from speedup.spec.graph import Shape
+from speedup.spec.inputs import Example
+from speedup.spec.report import Blocked, Blocker, Layer, Report
 from speedup.stamps import Stamp
+from speedup.tracing.islands import Islands
 from speedup.writing import StrPath, write_text
 
 if TYPE_CHECKING:
-    from speedup.plan_diff import PlanDiff
+    from speedup.files.plan_diff import PlanDiff
 
 
 @frozen
@@ -148,7 +148,7 @@ class Plan:
             MissingPackageError: figures need matplotlib, which is not installed.
             FileWriteError: the folder is missing or cannot be written to.
         """
-        from speedup.figure import write_figure
+        from speedup.reports.figure import write_figure
 
         match Path(path).suffix.lower():
             case ".html" | ".htm":
@@ -171,13 +171,13 @@ class Plan:
 
         The text holds everything but the model: edits with their constants, the report, the masks, and of
         the example input the shapes, with the values of what are no floating-point numbers and of short
-        tensors. Its form is versioned and described by `speedup/plan.schema.json` (JSON Schema).
+        tensors. Its form is versioned and described by `speedup/files/plan.schema.json` (JSON Schema).
 
         Raises:
             PlanFormatError: the example input holds something that text cannot.
         """
         # cattrs takes a while to import.
-        from speedup.plan_json import text_of
+        from speedup.files.plan_json import text_of
 
         return text_of(self)
 
@@ -191,13 +191,13 @@ class Plan:
         Raises:
             PlanFormatError: the text is truncated, of another version, or says what no plan says.
         """
-        from speedup.plan_json import plan_of
+        from speedup.files.plan_json import plan_of
 
         return plan_of(text)
 
     def diff(self, other: Plan) -> PlanDiff:
         """What differs from this plan to `other`: layers, edits, blockers. Print it."""
-        from speedup.plan_diff import plan_diff
+        from speedup.files.plan_diff import plan_diff
 
         return plan_diff(self, other)
 
@@ -213,12 +213,12 @@ class Plan:
 
     def __str__(self) -> str:
         # rich takes a while to import and is only needed to print.
-        from speedup.table import report_table
+        from speedup.reports.table import report_table
 
         return report_table(self.report)
 
     def _repr_html_(self) -> str:
-        from speedup.page.fragment import html_table
+        from speedup.reports.page.fragment import html_table
 
         return html_table(self.report)
 
@@ -227,7 +227,7 @@ class Plan:
 
         `title` is the name of the model's class by default.
         """
-        from speedup.page.document import html_report
+        from speedup.reports.page.document import html_report
 
         return html_report(self.report, self.explain, title or self.model_name)
 

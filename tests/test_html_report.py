@@ -13,9 +13,9 @@ import torch
 from torch import nn
 
 from speedup import plan_speedup
-from speedup.page.document import html_report
-from speedup.page.tree import Branch, Leaf, leaves, opened, tree_of
-from speedup.report import Alignment, Blocker, Junction, Misaligned, Report
+from speedup.reports.page.document import html_report
+from speedup.reports.page.tree import Branch, Leaf, leaves, opened, tree_of
+from speedup.spec.report import Alignment, Blocker, Junction, Misaligned, Report
 from tests.support.reports import HOSTILE, linear, reported, residual, small
 
 VOID = frozenset("br input meta link img hr".split())
@@ -221,7 +221,7 @@ def test_notebook_shows_a_table_with_the_same_rows_as_the_terminal() -> None:
 
 
 def test_notebook_takes_no_name_for_markup() -> None:
-    from speedup.page.fragment import html_table
+    from speedup.reports.page.fragment import html_table
 
     found = Parsed(html_table(small()))
     assert found.open == found.wrong == []

@@ -11,9 +11,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from speedup.edits import Rewritten
 from speedup.errors import SpeedupError
-from speedup.rewritten import build, rewrite_module, rewritten_class
+from speedup.forwards.rewritten import build, rewrite_module, rewritten_class
+from speedup.spec.edits import Rewritten
 
 STEP = 10
 

@@ -6,8 +6,19 @@ import pytest
 import torch
 from torch import Tensor
 
-from speedup.constraints import Balanced, Carrier, Cause, Closure, Copied, Counted, Dim, Mapped, Pinned, Whole
-from speedup.supports import NEVER, Support, supports
+from speedup.engine.constraints import (
+    Balanced,
+    Carrier,
+    Cause,
+    Closure,
+    Copied,
+    Counted,
+    Dim,
+    Mapped,
+    Pinned,
+    Whole,
+)
+from speedup.engine.supports import NEVER, Support, supports
 
 A, B, C = (0, 0), (1, 0), (2, 0)
 CAUSE = Cause(None, "test")

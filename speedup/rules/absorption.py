@@ -19,11 +19,9 @@ import torch
 from attrs import frozen
 from torch import Tensor
 
-from speedup.constraints import Carrier, Constraint, Dim, Pinned, carrier_of
-from speedup.edits import AddToParameter, Edit, Frozen, MergeColumns, NewBias, SliceGroups
-from speedup.graph import Op, Origin, Value
-from speedup.keepsets import KeepSets
-from speedup.lattice import wide
+from speedup.engine.constraints import Carrier, Constraint, Dim, Pinned, carrier_of
+from speedup.engine.keepsets import KeepSets
+from speedup.engine.lattice import wide
 from speedup.rules.contraction import (
     Contraction,
     channel_state,
@@ -39,6 +37,8 @@ from speedup.rules.contraction import (
     read_columns,
 )
 from speedup.rules.rule import Rule, Site
+from speedup.spec.edits import AddToParameter, Edit, Frozen, MergeColumns, NewBias, SliceGroups
+from speedup.spec.graph import Op, Origin, Value
 
 
 @frozen(eq=False)

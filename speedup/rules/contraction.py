@@ -15,11 +15,9 @@ import torch
 from attrs import frozen
 from torch import Tensor
 
-from speedup.constraints import Balanced, Constraint, Pinned
-from speedup.expressions import Derived
-from speedup.graph import Op, Shape, Value
-from speedup.keepsets import KeepSets
-from speedup.lattice import Fact, along, any_over, fact, indicator, vector, wide
+from speedup.engine.constraints import Balanced, Constraint, Pinned
+from speedup.engine.keepsets import KeepSets
+from speedup.engine.lattice import Fact, along, any_over, fact, indicator, vector, wide
 from speedup.rules.rule import (
     Channels,
     Facts,
@@ -31,6 +29,8 @@ from speedup.rules.rule import (
     pinned,
     reason_for,
 )
+from speedup.spec.expressions import Derived
+from speedup.spec.graph import Op, Shape, Value
 
 
 @frozen(eq=False)

@@ -13,12 +13,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from speedup.constraints import Constraint
-from speedup.edits import AddToParameter, Edit, Frozen, SetAttribute
-from speedup.graph import Op
-from speedup.keepsets import KeepSets
-from speedup.lattice import Fact, all_over, along, any_over, fact, indicator, spread
-from speedup.restatements import PartialLayerNorm, Restatement
+from speedup.engine.constraints import Constraint
+from speedup.engine.keepsets import KeepSets
+from speedup.engine.lattice import Fact, all_over, along, any_over, fact, indicator, spread
 from speedup.rules.pointwise import aligned
 from speedup.rules.rule import (
     Facts,
@@ -33,6 +30,9 @@ from speedup.rules.rule import (
     pinned,
     reason_for,
 )
+from speedup.spec.edits import AddToParameter, Edit, Frozen, SetAttribute
+from speedup.spec.graph import Op
+from speedup.spec.restatements import PartialLayerNorm, Restatement
 
 
 def _last(op: Op) -> range:

@@ -8,11 +8,9 @@ from math import prod
 import torch
 from torch import Tensor
 
-from speedup.constraints import Balanced, Constraint, Pinned
-from speedup.edits import Edit
-from speedup.graph import Op, Value
-from speedup.keepsets import KeepSets
-from speedup.lattice import (
+from speedup.engine.constraints import Balanced, Constraint, Pinned
+from speedup.engine.keepsets import KeepSets
+from speedup.engine.lattice import (
     Fact,
     all_over,
     along,
@@ -44,6 +42,8 @@ from speedup.rules.rule import (
     pinned,
     reason_for,
 )
+from speedup.spec.edits import Edit
+from speedup.spec.graph import Op, Value
 
 
 def _is_weight(value: Value, fact_: Fact | None = None) -> bool:

@@ -12,11 +12,9 @@ from math import prod
 import torch
 from torch import Tensor
 
-from speedup.constraints import Cause, Constraint, Counted, Dim, Equal, Mapped, Pinned
-from speedup.edits import AddToParameter, Edit, Frozen
-from speedup.graph import Op, Value
-from speedup.keepsets import KeepSets
-from speedup.lattice import Fact, any_over, fact, indicator, uniform_along, vector
+from speedup.engine.constraints import Cause, Constraint, Counted, Dim, Equal, Mapped, Pinned
+from speedup.engine.keepsets import KeepSets
+from speedup.engine.lattice import Fact, any_over, fact, indicator, uniform_along, vector
 from speedup.rules.recurrence import Cell, Recurrence, describe
 from speedup.rules.rule import (
     Channels,
@@ -32,6 +30,8 @@ from speedup.rules.rule import (
     reason_for,
 )
 from speedup.rules.units import Columns, Demand, Layer, analyse, by_row, demands
+from speedup.spec.edits import AddToParameter, Edit, Frozen
+from speedup.spec.graph import Op, Value
 
 
 def recurrent_known(op: Op, facts: Facts) -> tuple[Fact, ...]:

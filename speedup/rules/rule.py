@@ -14,14 +14,14 @@ import torch
 from attrs import field, frozen
 from torch import Tensor
 
-from speedup.constraints import Cause, Constraint, Dim, Equal, Pinned
-from speedup.edits import Edit
-from speedup.expressions import concrete
-from speedup.graph import Graph, Op, Origin, Shape, Value, call_arguments
-from speedup.keepsets import KeepSets
-from speedup.lattice import Fact, indicator, spread, unknown
-from speedup.layout import Move
-from speedup.restatements import Restatement
+from speedup.engine.constraints import Cause, Constraint, Dim, Equal, Pinned
+from speedup.engine.keepsets import KeepSets
+from speedup.engine.lattice import Fact, indicator, spread, unknown
+from speedup.engine.layout import Move
+from speedup.spec.edits import Edit
+from speedup.spec.expressions import concrete
+from speedup.spec.graph import Graph, Op, Origin, Shape, Value, call_arguments
+from speedup.spec.restatements import Restatement
 
 T = TypeVar("T")
 Facts = Sequence[Fact]

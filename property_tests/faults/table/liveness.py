@@ -21,7 +21,7 @@ from property_tests.faults.killers import (
 FAULTS = (
     Fault(
         "live: only the last reader of a value counts",
-        "liveness",
+        "analyses.liveness",
         "read if before.numel() == 1 and not bool(before) else before | read",
         "read",
         NETWORKS,
@@ -105,7 +105,7 @@ FAULTS = (
     ),
     Fault(
         "live: an element that is read twice is dead when its last reader is",
-        "layout",
+        "engine.layout",
         "scattered.index_add_(position, block.index[valid], read) > 0",
         "scattered.index_copy_(position, block.index[valid], read) > 0",
         (LAYOUTS,),
