@@ -10,15 +10,16 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from property_tests.test_networks import given_model
-from speedup import STANDARD, constants, liveness
-from speedup.graph import Graph, Value
-from speedup.inputs import example_from
-from speedup.isolation import isolated
-from speedup.lattice import Fact
+from speedup import STANDARD
+from speedup.analyses import constants, liveness
+from speedup.engine.lattice import Fact
 from speedup.masks import apply_masks, resolve_masks
 from speedup.rules.rule import evaluate
+from speedup.spec.graph import Graph, Value
+from speedup.spec.inputs import example_from
 from speedup.testing.strategies import Case, cases
-from speedup.trace import trace
+from speedup.tracing.isolation import isolated
+from speedup.tracing.trace import trace
 
 _FEW = settings(max_examples=max(1, settings().max_examples // 6))
 _CLOSE = {"rtol": 1e-8, "atol": 1e-8}

@@ -9,7 +9,7 @@ import torch
 from attrs import frozen
 from torch import Tensor
 
-from speedup.constraints import (
+from speedup.engine.constraints import (
     Balanced,
     Cause,
     Constraint,
@@ -22,8 +22,8 @@ from speedup.constraints import (
     Pinned,
     Whole,
 )
+from speedup.engine.keepsets import KeepSets, solve
 from speedup.errors import RuleError
-from speedup.keepsets import KeepSets, solve
 
 # Dimensions of no tensor in particular.
 A, B, C, D = (0, 0), (0, 1), (1, 0), (2, 0)

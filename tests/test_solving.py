@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from speedup.expressions import Arithmetic, AttributeOf, Expression, SizeOf
-from speedup.solving import Equation, related, solve
+from speedup.forwards.solving import Equation, components, related, solve
+from speedup.spec.expressions import Arithmetic, AttributeOf, Expression, SizeOf
 
 DIM, HEADS, WIDE = AttributeOf("a", "dim", 12), AttributeOf("a", "heads", 3), AttributeOf("a", "wide", 4)
 LENGTH = SizeOf(0, 1)
@@ -89,3 +89,8 @@ def test_related_equations_share_attributes_directly_or_through_others() -> None
     other = Equation(AttributeOf("b", "dim", 12), 3)
     assert related([one, other, two], [DIM]) == (one, two)
     assert related([one, other, one], [WIDE]) == (one,)
+
+
+def test_components_share_no_attribute_and_miss_no_equation() -> None:
+    one, other, linked = Equation(HEADS, 3), Equation(WIDE, 8), Equation(math("mul", HEADS, DIM), 12)
+    assert list(components([one, other, linked])) == [(one, linked), (other,)]

@@ -16,6 +16,7 @@ ANALYSES = "property_tests/test_analyses.py"
 FIXPOINT = "property_tests/test_fixpoint.py"
 LAWS = "property_tests/test_laws.py"
 ENGINE = "property_tests/test_keepsets.py"
+KEEPSETS = "tests/test_keepsets.py"
 
 # An operator's rule against the operator itself, on generated operands.
 CONTRACTIONS = "tests/rules/test_contraction.py"

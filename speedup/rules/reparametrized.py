@@ -14,13 +14,13 @@ import torch
 from attrs import frozen
 from torch import Tensor
 
-from speedup.constraints import Constraint, Pinned
-from speedup.edits import AddToParameter, Edit, Frozen
-from speedup.graph import Op, Origin, Value
-from speedup.keepsets import KeepSets
-from speedup.lattice import along, any_over, fold_to, indicator
-from speedup.layout import box
+from speedup.engine.constraints import Constraint, Pinned
+from speedup.engine.keepsets import KeepSets
+from speedup.engine.lattice import along, any_over, fold_to, indicator
+from speedup.engine.layout import box
 from speedup.rules.rule import Facts, Lives, Rule, Site, all_pinned, equal, everything_read, reason_for
+from speedup.spec.edits import AddToParameter, Edit, Frozen
+from speedup.spec.graph import Op, Origin, Value
 
 
 @frozen(eq=False)

@@ -55,7 +55,7 @@ FAULTS = (
     ),
     Fault(
         "attention: a module of torch's own class is not replaced",
-        "editing",
+        "planning.editing",
         "        if not MultiheadAttention.can_adopt(module):",
         "        if MultiheadAttention.can_adopt(module):",
         (ATTENTION,),

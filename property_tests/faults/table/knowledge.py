@@ -146,14 +146,14 @@ FAULTS = (
     ),
     Fault(
         "known: numbers that follow the input's size are constants",
-        "constants",
+        "analyses.constants",
         "if op.follows_sizes() and rule.moves is None and not rule.reads_sizes:",
         "if not op.results:",
         (ANALYSES, *NETWORKS),
     ),
     Fault(
         "known: the weights are read without their masks",
-        "constants",
+        "analyses.constants",
         "constant(tensor.cpu(), None if mask is None else mask.cpu())",
         "constant(tensor.cpu())",
         NETWORKS,

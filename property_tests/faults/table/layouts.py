@@ -57,21 +57,21 @@ FAULTS = (
     ),
     Fault(
         "layout: a reshape joins dimensions that it need not",
-        "layout",
+        "engine.layout",
         "while have != want:\n            if have < want:",
         "while have != want or s < len(wide_source):\n            if have <= want and s < len(wide_source):",
         ("tests/test_layout.py", LAYOUTS),
     ),
     Fault(
         "layout: the results of a view need nothing of what it reads",
-        "constraints",
+        "engine.constraints",
         "yield from zip(self.sources, project(adjoint, self.source_sizes), strict=True)",
         "yield from ()",
         sliced("reshape"),
     ),
     Fault(
         "layout: the border that a pad adds may go",
-        "constraints",
+        "engine.constraints",
         "                read = read | ~valid",
         "                read = read | False",
         ("tests/test_constraints.py", *sliced("constant_pad_nd")),
@@ -99,7 +99,7 @@ FAULTS = (
     ),
     Fault(
         "layout: copies of key heads need not be equally many",
-        "constraints",
+        "engine.constraints",
         "        want = max(int(counts.max()), int(copies.sum()), 1)\n",
         "        want = 1\n",
         (WIDTHS,),

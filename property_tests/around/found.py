@@ -1,0 +1,38 @@
+"""Networks around operators that were wrong once: each is checked in every run."""
+
+from __future__ import annotations
+
+from property_tests.around.case import OperatorCase
+from property_tests.around.layers import Layer
+from speedup.testing import MaskSpec, Slices
+
+FOUND: tuple[OperatorCase, ...] = (
+    # A linear layer that reads a single vector, some of whose elements are constant.
+    OperatorCase(
+        "aten.linalg_multi_dot.default",
+        1,
+        (Layer("nothing"), Layer("scale")),
+        Layer("mix", dim=-1),
+        True,
+        "none",
+        299,
+        MaskSpec(
+            (
+                Slices("stems.1.layer.scale", 0, (0, 1, 2, 4, 5)),
+                Slices("stems.1.layer.shift", 0, (0, 1, 2, 4, 5)),
+                Slices("leaves.0.head.layers.0.weight", 0, (0, 1, 2, 4, 5)),
+            ),
+        ),
+    ),
+    # A tensor of stated sizes that nobody filled, read by a layer that loses columns.
+    OperatorCase(
+        "aten.new_empty.default",
+        0,
+        (Layer("scale", dim=2),),
+        Layer("mix", dim=2),
+        True,
+        "none",
+        6,
+        MaskSpec((Slices("leaves.0.head.layers.0.weight", 0, (0, 2, 3, 4, 5)),)),
+    ),
+)
