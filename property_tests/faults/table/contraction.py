@@ -83,14 +83,14 @@ FAULTS = (
         "rules.recurrent",
         "live & ~units.zero & (~units.constant | recurrent)",
         "live & ~units.zero & ~units.constant",
-        (*sliced("lstm.input", "rnn_tanh.input"), RECURRENT),
+        (f"{RECURRENT}::test_a_unit_whose_bias_is_alive_stays", RECURRENT),
     ),
     Fault(
         "coupling: a layer's columns are not tied to the units before it",
         "rules.recurrent",
         "yield from _side_by_side(shape, before, first, cause)",
         "yield from ()",
-        (*sliced("lstm.input", "rnn_tanh.input"), RECURRENT),
+        (f"{RECURRENT}::test_layers_and_directions_keep_different_units_but_equally_many", RECURRENT),
     ),
     Fault(
         "coupling: the lengths of a weight under weight_norm are not tied to its rows",

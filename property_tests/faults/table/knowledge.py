@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from property_tests.faults.fault import Fault
 from property_tests.faults.killers import (
-    ANALYSES,
     CONTRACTIONS,
     LAYOUTS,
     NETWORKS,
     NORMS,
     OTHER_BATCHES,
+    PLANNER,
     POINTWISE,
     POSITIONS,
     RECURRENT,
@@ -149,7 +149,7 @@ FAULTS = (
         "analyses.constants",
         "if op.follows_sizes() and rule.moves is None and not rule.reads_sizes:",
         "if not op.results:",
-        (ANALYSES, *NETWORKS),
+        (PLANNER,),
     ),
     Fault(
         "known: the weights are read without their masks",

@@ -5,6 +5,7 @@ from __future__ import annotations
 from property_tests.faults.fault import Fault
 from property_tests.faults.killers import (
     COUPLING,
+    GROUPS,
     NETWORKS,
     SANDWICHES,
     sliced,
@@ -44,7 +45,7 @@ FAULTS = (
         "rules.normalization",
         "yield Whole((data.index, 1), _groups(site.op), cause)",
         "yield from ()",
-        sliced("group_norm"),
+        (GROUPS,),
     ),
     Fault(
         "coupling: a maximum over channels does not need them all",
