@@ -42,10 +42,23 @@ def dead(rules: str) -> str:
 _OPERATORS = "tests/rules/test_every_operator.py"
 
 
-def sliced(*operators: str) -> tuple[str, ...]:
-    """What is kept around an operator of ATen is all that what is kept of its results is made from."""
-    law = "test_what_is_kept_comes_out_the_same_of_what_is_kept"
+def _of_operators(law: str, operators: tuple[str, ...]) -> tuple[str, ...]:
     return tuple(f"{_OPERATORS}::{law}[aten.{operator}]" for operator in operators)
+
+
+def unchanging(*operators: str) -> tuple[str, ...]:
+    """What the rules of these operators of ATen call constant is so."""
+    return _of_operators("test_what_is_called_known_never_changes", operators)
+
+
+def unread(*operators: str) -> tuple[str, ...]:
+    """What their rules call dead changes nothing."""
+    return _of_operators("test_what_is_called_dead_never_matters", operators)
+
+
+def sliced(*operators: str) -> tuple[str, ...]:
+    """What is kept of their results is made from what is kept of their operands."""
+    return _of_operators("test_what_is_kept_comes_out_the_same_of_what_is_kept", operators)
 
 
 # Generated masks around one kind of layer.
@@ -72,11 +85,15 @@ ATTRIBUTES = "tests/test_attributes.py"
 COPYING = "tests/test_copying.py"
 COUPLING = "tests/test_coupling.py"
 FITTING = "tests/test_fitting.py"
+FUNCTIONAL = "tests/test_functional.py"
+ISLANDS = "tests/test_islands.py"
 MATERIALIZE = "tests/test_materialize.py"
+MERGING = "tests/test_merging.py"
 PLANNER = "tests/test_planner.py"
 PHRASING = "tests/test_phrasing.py"
 REHEARSAL = "tests/test_rehearsal.py"
 REWRITING = "tests/test_rewriting.py"
+REWRITTEN = "tests/test_rewritten.py"
 SOLVING = "tests/test_solving.py"
 TRACE = "tests/test_trace.py"
 
@@ -99,17 +116,6 @@ EVERY = (
         REDUCTIONS,
     ),
     *(GROUPS, FEATURES, RECURRENT, REPARAMETRIZED, SANDWICHES, STATED, HEADS, WIDTHS, ATTENTION),
-    *(
-        ATTRIBUTES,
-        COPYING,
-        COUPLING,
-        FITTING,
-        MATERIALIZE,
-        PLANNER,
-        PHRASING,
-        REHEARSAL,
-        REWRITING,
-        SOLVING,
-        TRACE,
-    ),
+    *(ATTRIBUTES, COPYING, COUPLING, FITTING, FUNCTIONAL, ISLANDS, KEEPSETS, MATERIALIZE, MERGING),
+    *(PLANNER, PHRASING, REHEARSAL, REWRITING, REWRITTEN, SOLVING, TRACE),
 )

@@ -14,7 +14,12 @@ from property_tests.faults.table import (
     knowledge,
     layouts,
     liveness,
+    parts,
     pointwise,
+    positions,
+    products,
+    recurrences,
+    sources,
     statistics,
 )
 
@@ -23,12 +28,17 @@ FAULTS: tuple[Fault, ...] = (
     *liveness.FAULTS,
     *pointwise.FAULTS,
     *contraction.FAULTS,
+    *products.FAULTS,
+    *recurrences.FAULTS,
     *layouts.FAULTS,
+    *positions.FAULTS,
     *attention.FAULTS,
     *statistics.FAULTS,
     *absorption.FAULTS,
     *engine.FAULTS,
     *forwards.FAULTS,
+    *sources.FAULTS,
+    *parts.FAULTS,
     *building.FAULTS,
 )
 
