@@ -136,6 +136,15 @@ def test_heads_and_widths_go_exactly(part: str, batch_first: bool, bias: bool) -
         assert (small.attention.num_heads, small.attention.in_proj_weight.shape[0]) == (1, 12)
 
 
+@pytest.mark.parametrize("bias", [True, False])
+def test_values_of_a_replaced_module_get_narrower_than_its_keys(bias: bool) -> None:
+    model = Attending(True, False, bias=bias)
+    MultiheadAttention.adopt(model.attention)
+    _, small = shrunk(model, sequences, masks={"attention": masked_rows(PARTS["width of values"], bias)})
+    assert (small.attention.head_dim, small.attention.value_head_dim) == (4, 3)
+    assert small.attention.in_proj_weight.shape[0] == 8 + 8 + 6
+
+
 def test_attention_weights_that_are_returned_count_all_heads() -> None:
     model = Attending(True, True)
     _, small = shrunk(model, sequences, masks={"attention": masked_rows(HEADS, True)})
@@ -158,6 +167,14 @@ def test_encoders_shrink_exactly(norm_first: bool, nested: bool) -> None:
     assert small.layers[0].self_attn.num_heads == 1
     assert small.layers[1].linear1.out_features == 11
     assert type(small.layers[1].self_attn) is nn.MultiheadAttention
+
+
+def test_encoder_with_an_even_number_of_heads_left_stays_exact() -> None:
+    """Only with such a number would torch run the layer as one fused operator."""
+    layer = nn.TransformerEncoderLayer(8, 4, 16, dropout=0.0, batch_first=True)
+    model = nn.TransformerEncoder(layer, 1, enable_nested_tensor=False)
+    _, small = shrunk(model, sequences, masks={"layers.0.self_attn": masked_rows(HEADS, True)})
+    assert small.layers[0].self_attn.num_heads == 2
 
 
 class Cross(nn.Module):

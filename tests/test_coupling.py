@@ -324,3 +324,23 @@ def test_channel_that_carries_constants_is_not_joined_by_another_for_the_count()
     }
     small = require_exact(model, plan_speedup(model, images(2), masks), masks)
     assert (small[0].out_channels, small[1].out_channels) == (1, 2)
+
+
+class Offset(nn.Module):
+    """Adds numbers that it keeps in no parameter and no buffer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = nn.Linear(8, 6), nn.Linear(6, 3)
+        self.offset = torch.tensor([0.0, 0.0, 0.0, 1.0, 2.0, 3.0], dtype=torch.float64)
+        self.double()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.second(self.first(x) + self.offset)
+
+
+def test_tensor_that_is_no_parameter_keeps_its_channels() -> None:
+    model = Offset()
+    masks = {"first": rows(model.first, 0, 1)}
+    small = require_exact(model, plan_speedup(model, features(2), masks), masks, features)
+    assert small.first.out_features == 6

@@ -75,6 +75,7 @@ def exact_around(name: str, gone: str = "zeros") -> str:
     return f"{_EXACT_AROUND}[{name}-{gone}]"
 
 
+ZERO_IN_ONE = f"{SANDWICHES}::test_channels_that_are_zero_in_one_and_constant_in_the_other_are_exact"
 STATED = "tests/rules/test_stated.py"
 HEADS = "tests/test_attention_heads.py"
 WIDTHS = "tests/test_attention_widths.py"

@@ -10,6 +10,7 @@ import signal
 import sys
 import time
 from collections.abc import Iterator
+from itertools import groupby
 from typing import Literal
 
 import attrs
@@ -139,9 +140,13 @@ def _run(killers: tuple[str, ...], *, gate: bool) -> _Watch:
         arguments += [f"--deselect={test}" for test in _NOT_WITHOUT_GATE]
     said = io.StringIO()
     with _gate(gate), contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):
-        code = pytest.main([*arguments, *killers], plugins=[watch])
-    if code == pytest.ExitCode.USAGE_ERROR:
-        watch.broken = said.getvalue().strip()
+        # One run would join tests of a file with the file as a whole, and forget their order.
+        for _, some in groupby(killers, key=lambda test: (test.partition("::")[0], "::" in test)):
+            code = pytest.main([*arguments, *some], plugins=[watch])
+            if code == pytest.ExitCode.USAGE_ERROR:
+                watch.broken = said.getvalue().strip()
+            if watch.broken or watch.killer:
+                break
     return watch
 
 

@@ -190,6 +190,17 @@ def test_a_network_around_the_operator_stays_exact(name: str, biases: bool) -> N
         found.require_exact(1e-9)
 
 
+@pytest.mark.parametrize(
+    "name",
+    ["cosine_similarity", "pairwise_distance", "cdist", "einsum_over_channels", "matmul_over_channels"],
+)
+def test_channels_that_are_zero_in_one_and_constant_in_the_other_are_exact(name: str) -> None:
+    model = made((SHRINKING | COUNTING)[name], 1)
+    masks = drop(model, 0, True)
+    del masks["left.bias"]
+    check_exact(model, masks, image, name=name).require_exact(1e-9)
+
+
 @pytest.mark.parametrize("name", SHRINKING)
 def test_channels_that_are_zero_in_both_go(name: str) -> None:
     model = made(SHRINKING[name], 0)

@@ -86,7 +86,7 @@ FAULTS = (
         "attention",
         'state["_qkv_same_embed_dim"] = False',
         'state["_qkv_same_embed_dim"] = True',
-        (f"{ATTENTION}::test_encoders_shrink_exactly", ATTENTION),
+        (f"{ATTENTION}::test_encoder_with_an_even_number_of_heads_left_stays_exact",),
     ),
     Fault(
         "attention: a replaced module returns the sum of its heads' weights",

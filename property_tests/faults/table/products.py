@@ -3,7 +3,15 @@
 from __future__ import annotations
 
 from property_tests.faults.fault import Fault
-from property_tests.faults.killers import EINSUMS, dead, exact_around, known, sliced, unchanging
+from property_tests.faults.killers import (
+    EINSUMS,
+    ZERO_IN_ONE,
+    dead,
+    exact_around,
+    known,
+    sliced,
+    unchanging,
+)
 
 FAULTS = (
     Fault(
@@ -53,7 +61,7 @@ FAULTS = (
         "rules.distance",
         "yield Pinned((first.index, dim), cause, counts[0] | counts[1])",
         "yield Pinned((first.index, dim), cause, counts[0] & counts[1])",
-        sliced("cdist", "pairwise_distance", "cosine_similarity"),
+        (ZERO_IN_ONE,),
     ),
     Fault(
         "products: channels that a transform mixes may go",
