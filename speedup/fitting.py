@@ -69,11 +69,12 @@ def fitted(analysis: Analysis, writer: Writer, fallen_back: frozenset[int]) -> F
         if op.index in written:
             continue
         rule = rule_for(op.target, analysis.rules)
+        milder: tuple[Constraint, ...] = ()
         if rule.otherwise is not all_pinned_as_stated and op.index not in again:
-            missing.extend(rule.otherwise(analysis.sites[op.index]))
+            milder = tuple(rule.otherwise(analysis.sites[op.index]))
             again.add(op.index)
-        else:
-            missing.extend(p for p in _misfits_of(op, analysis) if not analysis.kept.is_full(p.dim))
+        # A rule may know of nothing milder for this call.
+        missing.extend(milder or (p for p in _misfits_of(op, analysis) if not analysis.kept.is_full(p.dim)))
     return Fit(analysis, tuple(missing), frozenset(again))
 
 

@@ -35,4 +35,18 @@ FOUND: tuple[OperatorCase, ...] = (
         6,
         MaskSpec((Slices("leaves.0.head.layers.0.weight", 0, (0, 2, 3, 4, 5)),)),
     ),
+    # Unequal parts, which the milder constraint for equal ones says nothing about.
+    *(
+        OperatorCase(
+            operator,
+            1,
+            (Layer("mix", dim=1),),
+            Layer("nothing"),
+            True,
+            "none",
+            0,
+            MaskSpec((Slices(f"leaves.{leave}.head.layers.0.weight", 0, (0,)),)),
+        )
+        for operator, leave in (("aten.unsafe_chunk.default", 1), ("aten.tensor_split.sections", 2))
+    ),
 )
