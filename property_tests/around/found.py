@@ -35,4 +35,20 @@ FOUND: tuple[OperatorCase, ...] = (
         6,
         MaskSpec((Slices("leaves.0.head.layers.0.weight", 0, (0, 2, 3, 4, 5)),)),
     ),
+    # A constant result of a linear layer that is asked for along another dimension than its rows.
+    OperatorCase(
+        "aten.special_log1p.default",
+        0,
+        (Layer("nothing"),),
+        Layer("mix", dim=2),
+        True,
+        "add",
+        0,
+        MaskSpec(
+            (
+                Slices("leaves.0.layer.layer.weight", 0, (0, 1, 2, 3)),
+                Slices("leaves.0.layer.layer.bias", 0, (0, 1, 2, 3)),
+            ),
+        ),
+    ),
 )
