@@ -51,4 +51,46 @@ FOUND: tuple[OperatorCase, ...] = (
             ),
         ),
     ),
+    # Five columns in three chunks are two, two and one; four are not.
+    OperatorCase(
+        "aten.unsafe_chunk.default",
+        1,
+        (Layer("mix", dim=1),),
+        Layer("nothing"),
+        True,
+        "none",
+        0,
+        MaskSpec((Slices("leaves.1.head.layers.0.weight", 0, (0,)),)),
+    ),
+    OperatorCase(
+        "aten.tensor_split.sections",
+        1,
+        (Layer("mix", dim=1),),
+        Layer("nothing"),
+        True,
+        "none",
+        0,
+        MaskSpec(
+            (
+                Slices("leaves.2.head.layers.2.weight", 0, (0,)),
+                Slices("leaves.2.head.layers.2.bias", 0, (0,)),
+            ),
+        ),
+    ),
+    # Infinity times a zero, before either was a number again.
+    OperatorCase(
+        "aten.float_power.Tensor_Tensor",
+        0,
+        (Layer("scale", dim=1), Layer("scale")),
+        Layer("deep", dim=2),
+        False,
+        "multiply",
+        0,
+        MaskSpec(
+            (
+                Slices("bypass.layer.2.weight", 0, (0, 1, 3)),
+                Slices("bypass.layer.2.bias", 0, (0, 1, 3)),
+            ),
+        ),
+    ),
 )
