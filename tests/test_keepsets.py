@@ -95,6 +95,12 @@ def test_index_that_saves_a_class_from_being_empty_is_propagated() -> None:
     assert shown(kept, A, B) == ["100", "001"]
 
 
+def test_index_of_a_factor_settles_which_of_the_product_stays() -> None:
+    """A product of dimensions has no index of its own to choose once one factor has."""
+    view = Mapped((A,), (B, C), None, (6,), (3, 2), CAUSE)
+    assert shown(solved({B: "001"}, [view], {A: 6, B: 3, C: 2}), A, B, C) == ["000010", "001", "10"]
+
+
 def test_dimension_of_extent_zero_may_be_empty() -> None:
     assert solved({}, [], {A: 0}).count(A) == 0
 

@@ -177,7 +177,8 @@ def solve(
 ) -> KeepSets:
     """The least keep-sets above `seeds` (None: all indices; missing: none) under `constraints`.
 
-    No set of a dimension that has indices is empty, unless it `may_be_empty`.
+    Unless it `may_be_empty`, a dimension that would be keeps its first index; where several would be,
+    the smallest is asked first.
 
     Raises:
         RuleError: dimensions of different extents are coupled as equal.
@@ -195,7 +196,8 @@ def solve(
             sets[classes[dim]] |= seed
     solver = _Solver(classes, sets, [c for c in constraints if not isinstance(c, Equal)])
     solver.settle()
-    for known, dim in representative.items():
+    # Smallest first: an index of a factor or part settles which of the whole it stands for.
+    for known, dim in sorted(representative.items(), key=lambda item: extents[item[1]]):
         if extents[dim] and not may_be_empty and not bool(solver.sets[known].any()):
             first = torch.zeros(extents[dim], dtype=torch.bool)
             first[0] = True

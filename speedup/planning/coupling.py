@@ -18,7 +18,7 @@ from torch import Tensor
 
 from speedup.analyses.alignment import Align, aligned, channels_of
 from speedup.analyses.analysis import Analysis
-from speedup.engine.constraints import Cause, Constraint, Copied, Dim, Pinned
+from speedup.engine.constraints import Carrier, Cause, Constraint, Copied, Dim, Pinned
 from speedup.engine.keepsets import solve
 from speedup.engine.lattice import Fact, along
 from speedup.errors import FixpointError
@@ -52,7 +52,8 @@ def couple(
     seeds = _seeds(graph, facts, lives)
     extents = extents_of(graph)
     sites = sites_of(graph, facts, lives)
-    constraints = list(constraints_of(graph, sites, rules))
+    # A choice that names an index comes before those that only count, which that index may satisfy.
+    constraints = sorted(constraints_of(graph, sites, rules), key=lambda c: not isinstance(c, Carrier))
     constraints += _kept_modules(graph, tuple(keep))
     for dim in _copies(graph, constraints):
         seeds.pop(dim, None)

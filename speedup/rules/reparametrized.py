@@ -100,9 +100,9 @@ def normed_couple(site: Site) -> Iterable[Constraint]:
         yield from equal(cause, (shape.v, shape.axis), (shape.g, shape.axis), *lengths)
     if not _is_payable(site, shape):
         cause = site.because(reason_for(site.op, "takes norms that something else reads too"))
-        nonzero = site.fact(shape.v).maybe_nonzero
+        counts = site.fact(shape.v).maybe_nonzero & site.live(shape.v)
         for dim in shape.others:
-            yield Pinned((shape.v.index, dim), cause, along(nonzero, dim, shape.v.shape[dim]))
+            yield Pinned((shape.v.index, dim), cause, along(counts, dim, shape.v.shape[dim]))
 
 
 def normed_pay(site: Site, kept: KeepSets) -> Iterable[Edit]:

@@ -122,7 +122,7 @@ FAULTS = (
     ),
     Fault(
         "purity: a stale model is built all the same",
-        "materialize",
+        "files.binding",
         "    if changed:\n",
         "    if changed and not changed:\n",
         (MATERIALIZE, PLANNER),

@@ -3,7 +3,16 @@
 from __future__ import annotations
 
 from property_tests.faults.fault import Fault
-from property_tests.faults.killers import COUPLING, ENGINE, FIXPOINT, MATERIALIZE, NETWORKS, PLANNER, VALUES
+from property_tests.faults.killers import (
+    COUPLING,
+    ENGINE,
+    FIXPOINT,
+    KEEPSETS,
+    MATERIALIZE,
+    NETWORKS,
+    PLANNER,
+    VALUES,
+)
 
 FAULTS = (
     Fault(
@@ -37,9 +46,9 @@ FAULTS = (
     Fault(
         "engine: choices are asked before everything forced has settled",
         "engine.keepsets",
-        "self.forced = deque(n for n, c in enumerate(closures) if not c.is_choice)",
-        "self.forced = deque(range(len(closures)))",
-        (ENGINE,),
+        "deque(n for n, c in enumerate(closures) if n >= satisfied and not c.is_choice)",
+        "deque(n for n, c in enumerate(closures) if n >= satisfied)",
+        (KEEPSETS, ENGINE),
     ),
     Fault(
         "engine: dimensions may become empty",
@@ -130,7 +139,7 @@ FAULTS = (
         "planning.coupling",
         "needed = live & ~found.known",
         "needed = live & found.maybe_nonzero",
-        (FIXPOINT, MATERIALIZE),
+        (FIXPOINT, KEEPSETS, MATERIALIZE),
     ),
     Fault(
         "seeds: what nothing reads counts as needed, so that less goes",

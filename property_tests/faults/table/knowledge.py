@@ -9,6 +9,7 @@ from property_tests.faults.killers import (
     NETWORKS,
     NORMS,
     OTHER_BATCHES,
+    PLANNER,
     POINTWISE,
     POSITIONS,
     RECURRENT,
@@ -148,7 +149,7 @@ FAULTS = (
         "analyses.constants",
         "if op.follows_sizes() and rule.moves is None and not rule.reads_sizes:",
         "if not op.results:",
-        (*NETWORKS, POINTWISE, POSITIONS),
+        (PLANNER,),
     ),
     Fault(
         "known: the weights are read without their masks",

@@ -3,7 +3,14 @@
 from __future__ import annotations
 
 from property_tests.faults.fault import Fault
-from property_tests.faults.killers import COUPLING, ENGINE, IMAGES, LAYOUTS, NETWORKS, STATED, WIDTHS
+from property_tests.faults.killers import (
+    COUPLING,
+    LAYOUTS,
+    NETWORKS,
+    STATED,
+    WIDTHS,
+    sliced,
+)
 
 FAULTS = (
     Fault(
@@ -60,14 +67,14 @@ FAULTS = (
         "engine.constraints",
         "yield from zip(self.sources, project(adjoint, self.source_sizes), strict=True)",
         "yield from ()",
-        (*NETWORKS, ENGINE),
+        ("tests/test_constraints.py", *NETWORKS),
     ),
     Fault(
         "layout: the border that a pad adds may go",
         "engine.constraints",
         "                read = read | ~valid",
         "                read = read | False",
-        (IMAGES, LAYOUTS, "tests/test_constraints.py"),
+        ("tests/test_constraints.py", *sliced("constant_pad_nd")),
     ),
     Fault(
         "layout: an index that a slice begins with is one too high",

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from property_tests.faults.fault import Fault
 from property_tests.faults.killers import (
+    ANALYSES,
     CONTRACTIONS,
     LAYOUTS,
-    NETWORKS,
     NORMS,
     PLANNER,
     POINTWISE,
@@ -24,13 +24,13 @@ FAULTS = (
         "analyses.liveness",
         "read if before.numel() == 1 and not bool(before) else before | read",
         "read",
-        NETWORKS,
+        (ANALYSES,),
     ),
     Fault(
         "live: a column that one row does not read is dead",
         "rules.contraction",
-        "columns = (pattern(shape, weight) & rows).any(1)",
-        "columns = (pattern(shape, weight) | ~rows).all(1)",
+        "columns = any_over(reads & rows, [1]).squeeze(1)",
+        "columns = (reads | ~rows).all(1)",
         (dead(CONTRACTIONS),),
     ),
     Fault(
