@@ -1,4 +1,4 @@
-"""The tables of this folder's README: between `<!-- benchmark: NAME -->` and `<!-- end -->` stands what the results give."""
+"""Tables of a page: between `<!-- benchmark: NAME -->` and `<!-- end -->` stands what the results give."""
 
 from __future__ import annotations
 
