@@ -15,7 +15,7 @@ import torch
 import typer
 from rich.console import Console
 
-from benchmarks.zoo import TOLERANCE, _print_faults, _record, _table, _verdict
+from benchmarks.verdicts import TOLERANCE, print_faults, record, table, verdict
 from tests.support.measure import Exactness
 from tests.support.tasks import TASKS, check_task
 
@@ -27,17 +27,17 @@ def main(
 ) -> None:
     torch.set_num_threads(threads)
     results = [_checked(name) for name in names or TASKS]
-    Console().print(_table(results, threads))
-    _print_faults(results)
+    Console().print(table(results, threads))
+    print_faults(results)
     if json_file is not None:
-        json_file.write_text(json.dumps([_record(result) for result in results], indent=1) + "\n")
+        json_file.write_text(json.dumps([record(result) for result in results], indent=1) + "\n")
     raise typer.Exit(0 if all(result.is_exact(TOLERANCE) for result in results) else 1)
 
 
 def _checked(name: str) -> Exactness:
     result = check_task(name, also_verified=True)
     gc.collect()
-    Console(stderr=True).print(f"{name}: {_verdict(result)}", highlight=False)
+    Console(stderr=True).print(f"{name}: {verdict(result)}", highlight=False)
     return result
 
 

@@ -10,10 +10,9 @@ from __future__ import annotations
 
 import gc
 import json
-import math
 import time
 import traceback
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from enum import StrEnum
 from functools import partial
 from pathlib import Path
@@ -21,15 +20,12 @@ from typing import Annotated, TypeAlias
 
 import torch
 import typer
-from attrs import asdict
 from rich.console import Console
-from rich.table import Table
 
+from benchmarks.verdicts import TOLERANCE, print_faults, record, table, verdict
 from tests.support import timm_models, transformers_models, vision
 from tests.support.measure import Exactness
 from tests.support.zoo import check_classifier, check_timm, check_transformers
-
-TOLERANCE = 1e-9
 
 
 class Library(StrEnum):
@@ -68,9 +64,9 @@ def main(
     for name in names or known:
         results.append(_checked(name, check))
         if json_file is not None:
-            json_file.write_text(json.dumps([_record(result) for result in results], indent=1) + "\n")
-    Console().print(_table(results, f"{_MASKED[library]} in float64; {threads} thread(s)"))
-    _print_faults(results)
+            json_file.write_text(json.dumps([record(result) for result in results], indent=1) + "\n")
+    Console().print(table(results, f"{_MASKED[library]} in float64; {threads} thread(s)"))
+    print_faults(results)
     raise typer.Exit(0 if all(result.is_exact(TOLERANCE) for result in results) else 1)
 
 
@@ -95,50 +91,8 @@ def _checked(name: str, check: Check) -> Exactness:
     # Models of a few hundred MB in float64: cycles must not keep the last one beside the next.
     gc.collect()
     took = time.perf_counter() - start
-    Console(stderr=True).print(f"{result.name}: {_verdict(result)}, {took:.0f} s", highlight=False)
+    Console(stderr=True).print(f"{result.name}: {verdict(result)}, {took:.0f} s", highlight=False)
     return result
-
-
-def _record(result: Exactness) -> dict[str, object]:
-    """`result` as JSON takes it: an error that is not finite becomes null."""
-    return {**asdict(result), "error": result.error if math.isfinite(result.error) else None}
-
-
-def _table(results: Sequence[Exactness], title: str) -> Table:
-    table = Table(title=f"{title}: parts kept and relative error")
-    for heading in ("model", "params", "MACs", "error", "untouched", "plan s", "make s"):
-        table.add_column(heading, justify="left" if heading == "model" else "right")
-    for result in results:
-        table.add_row(result.name, *_cells(result), style=None if result.is_exact(TOLERANCE) else "red")
-    return table
-
-
-def _cells(result: Exactness) -> Iterable[str]:
-    untouched = "no" if result.touched else "yes"
-    if not result.parameters_before:
-        return ("-", "-", "failed", untouched, "-", "-")
-    return (
-        f"{result.parameters_kept:.3f}",
-        f"{result.macs_kept:.3f}",
-        "failed" if result.failure else f"{result.error:.1e}",
-        untouched,
-        f"{result.plan_seconds:.2f}",
-        f"{result.materialize_seconds:.2f}",
-    )
-
-
-def _verdict(result: Exactness) -> str:
-    if result.failure is not None:
-        return f"failed: {result.failure.strip().splitlines()[-1]}"
-    touched = f", touched {len(result.touched)} things" if result.touched else ""
-    return f"error {result.error:.1e}, {result.parameters_kept:.3f} of the parameters kept{touched}"
-
-
-def _print_faults(results: Sequence[Exactness]) -> None:
-    faulty = [result for result in results if not result.is_exact(TOLERANCE)]
-    print(f"{len(results) - len(faulty)} of {len(results)} exact (below {TOLERANCE:.0e}) and untouched")
-    for result in faulty:
-        print(f"{result.name}: {_verdict(result)}")
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from speedup.constraints import (
+from speedup.engine.constraints import (
     Aligned,
     Balanced,
     Carrier,
@@ -25,7 +25,7 @@ from speedup.constraints import (
     Pinned,
     Whole,
 )
-from speedup.keepsets import KeepSets, grown, solve
+from speedup.engine.keepsets import KeepSets, grown, solve
 
 _CAUSE = Cause(None, "drawn")
 # Extents with several divisors, and few of them, so that dimensions often can be equal.
@@ -42,6 +42,10 @@ class System:
 
     def solved(self) -> KeepSets:
         return solve(self.extents, self.seeds, self.constraints)
+
+    @property
+    def by_extent(self) -> list[Dim]:
+        return sorted(self.extents, key=self.extents.__getitem__)
 
     @property
     def closures(self) -> list[Closure]:
@@ -161,14 +165,14 @@ def _round_robin(sets: dict[Dim, Tensor], constraints: Sequence[Constraint]) -> 
 
 
 def _least(system: System) -> dict[Dim, Tensor]:
-    """The least closed sets, the slow way. Equal dimensions count as one when an empty one is filled."""
+    """The least closed sets, the slow way; empty ones are filled up, the smallest first."""
     sets = {dim: torch.zeros(extent, dtype=torch.bool) for dim, extent in system.extents.items()}
     for dim, seed in system.seeds.items():
         sets[dim] = torch.ones_like(sets[dim]) if seed is None else seed.clone()
     _round_robin(sets, system.constraints)
-    for dim, extent in system.extents.items():
+    for dim in system.by_extent:
         if not bool(sets[dim].any()):
-            sets[dim] = torch.arange(extent) == 0
+            sets[dim] = torch.arange(system.extents[dim]) == 0
             _round_robin(sets, system.constraints)
     return sets
 
@@ -191,7 +195,7 @@ def _staged(system: System) -> dict[Dim, Tensor]:
     sets = {dim: torch.zeros(extent, dtype=torch.bool) for dim, extent in system.extents.items()}
     for dim, seed in system.seeds.items():
         sets[dim] = torch.ones_like(sets[dim]) if seed is None else seed.clone()
-    for dim in (None, *system.extents):
+    for dim in (None, *system.by_extent):
         if dim is not None and not bool(sets[dim].any()):
             sets[dim] = torch.arange(system.extents[dim]) == 0
         _round_robin(sets, forced)

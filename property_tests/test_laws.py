@@ -12,11 +12,11 @@ from torch import Tensor, nn
 from property_tests.test_fixpoint import analysis_of, extents_of
 from property_tests.test_networks import given_model, shapes
 from speedup import Plan, apply_masks, materialize, plan_speedup
-from speedup.building import apply_edits
-from speedup.constraints import Equal
-from speedup.edits import NewBias, Slice, SliceGroups
-from speedup.keepsets import solve
+from speedup.engine.constraints import Equal
+from speedup.engine.keepsets import solve
 from speedup.masks import resolve_masks
+from speedup.planning.building import apply_edits
+from speedup.spec.edits import NewBias, Slice, SliceGroups
 from speedup.testing.habits import masks
 from speedup.testing.masks import mask_tensors
 from speedup.testing.oracle import assert_same_output, masked_copy

@@ -1,6 +1,6 @@
 """Turn a masked PyTorch model into a smaller one that computes exactly the same function."""
 
-from speedup.alignment import Width
+from speedup.analyses.alignment import Width
 from speedup.errors import (
     ArchitectureError,
     EquivalenceError,
@@ -32,7 +32,8 @@ from speedup.errors import (
     UnknownModuleError,
     UnknownNameError,
 )
-from speedup.figure import plan_figure
+from speedup.files.plan_diff import PlanDiff
+from speedup.files.saving import load, load_plan, save
 from speedup.masks import (
     MaskProblem,
     Masks,
@@ -45,12 +46,11 @@ from speedup.masks import (
 )
 from speedup.materialize import materialize
 from speedup.plan import Plan
-from speedup.plan_diff import PlanDiff
 from speedup.planner import plan_speedup
 from speedup.pruners import make_masks, masks_from_torch_pruning
+from speedup.reports.figure import plan_figure
 from speedup.rules import STANDARD
 from speedup.rules.rule import Rule
-from speedup.saving import load, load_plan, save
 from speedup.verify import Verification, verify
 
 __all__ = [

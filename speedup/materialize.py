@@ -7,11 +7,11 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor, nn
 
-from speedup.binding import current
-from speedup.building import apply_edits, change_modules
-from speedup.copying import copy_module
 from speedup.errors import InputError
+from speedup.files.binding import current
 from speedup.plan import Plan
+from speedup.planning.building import apply_edits, change_modules
+from speedup.tracing.copying import copy_module
 from speedup.verify import verify as check
 
 Level = Literal["full", "structure", "none"]

@@ -13,19 +13,20 @@ import torch
 from attrs import field, frozen
 from torch import nn
 
-from speedup.edits import Edit, RewriteForward
-from speedup.errors import ReportFormatError, UnboundPlanError, UnknownModuleError
-from speedup.graph import Shape
-from speedup.inputs import Example
-from speedup.islands import Islands
+from speedup.errors import ReportFormatError, UnboundPlanError
 from speedup.masks import Masks
-from speedup.report import Blocked, Blocker, Layer, Report
+from speedup.reports.explaining import explanation
 from speedup.rules import Rules
+from speedup.spec.edits import Edit, RewriteForward
+from speedup.spec.graph import Shape
+from speedup.spec.inputs import Example
+from speedup.spec.report import Blocked, Blocker, Layer, Report
 from speedup.stamps import Stamp
+from speedup.tracing.islands import Islands
 from speedup.writing import StrPath, write_text
 
 if TYPE_CHECKING:
-    from speedup.plan_diff import PlanDiff
+    from speedup.files.plan_diff import PlanDiff
 
 
 @frozen
@@ -147,7 +148,7 @@ class Plan:
             MissingPackageError: figures need matplotlib, which is not installed.
             FileWriteError: the folder is missing or cannot be written to.
         """
-        from speedup.figure import write_figure
+        from speedup.reports.figure import write_figure
 
         match Path(path).suffix.lower():
             case ".html" | ".htm":
@@ -170,13 +171,13 @@ class Plan:
 
         The text holds everything but the model: edits with their constants, the report, the masks, and of
         the example input the shapes, with the values of what are no floating-point numbers and of short
-        tensors. Its form is versioned and described by `speedup/plan.schema.json` (JSON Schema).
+        tensors. Its form is versioned and described by `speedup/files/plan.schema.json` (JSON Schema).
 
         Raises:
             PlanFormatError: the example input holds something that text cannot.
         """
         # cattrs takes a while to import.
-        from speedup.plan_json import text_of
+        from speedup.files.plan_json import text_of
 
         return text_of(self)
 
@@ -190,28 +191,34 @@ class Plan:
         Raises:
             PlanFormatError: the text is truncated, of another version, or says what no plan says.
         """
-        from speedup.plan_json import plan_of
+        from speedup.files.plan_json import plan_of
 
         return plan_of(text)
 
     def diff(self, other: Plan) -> PlanDiff:
         """What differs from this plan to `other`: layers, edits, blockers. Print it."""
-        from speedup.plan_diff import plan_diff
+        from speedup.files.plan_diff import plan_diff
 
         return plan_diff(self, other)
 
     def blockers(self) -> tuple[Blocker, ...]:
-        """The constraints that keep channels which could go, those that hold back most MACs first."""
+        """The constraints that keep channels which could go, those that hold back most MACs first.
+
+        What a constraint holds back is counted to first order, one constraint at a time: of each layer
+        that makes or reads the channels, their share of the work and of the weight that the small model
+        has, nothing else changed. Where two constraints keep a channel, the one that the planner met
+        first counts, so that lifting it may only bring up the other. MACs are for the example input.
+        """
         return self.report.blockers
 
     def __str__(self) -> str:
         # rich takes a while to import and is only needed to print.
-        from speedup.table import report_table
+        from speedup.reports.table import report_table
 
         return report_table(self.report)
 
     def _repr_html_(self) -> str:
-        from speedup.page.fragment import html_table
+        from speedup.reports.page.fragment import html_table
 
         return html_table(self.report)
 
@@ -220,32 +227,19 @@ class Plan:
 
         `title` is the name of the model's class by default.
         """
-        from speedup.page.document import html_report
+        from speedup.reports.page.document import html_report
 
         return html_report(self.report, self.explain, title or self.model_name)
 
     def explain(self, path: str) -> str:
         """Why each part of module `path` goes or stays, as plain text.
 
+        For a layer, index by index: the mask, constant or disuse that freed it and what its constants were
+        folded into; or the need or operator that keeps it, with the constraints in between. A container is
+        summarised; "" is the model.
+
         Raises:
             UnknownModuleError: the plan knows no such module.
         """
-        lines = [_describe(layer) for layer in self.layers if layer.path == path]
-        if not lines:
-            known = ", ".join(layer.path for layer in self.layers[:5])
-            raise UnknownModuleError(
-                f"the plan knows no module {path!r} with parameters; it knows {known}, ... (see plan.layers)"
-            )
-        lines += [f"  {note}" for layer in self.layers if layer.path == path for note in layer.notes]
         rewritten = (e for e in self.edits if isinstance(e, RewriteForward) and e.path == path)
-        lines += [f"    {call}" for edit in rewritten for call in edit.why]
-        lines += [
-            f"  {b.count} of {b.of} could go but stay: {b.reason}" for b in self.blocked if b.path == path
-        ]
-        return "\n".join(lines)
-
-
-def _describe(layer: Layer) -> str:
-    if layer.before == layer.after:
-        return f"{layer.path}: {layer.before} stays as it is"
-    return f"{layer.path}: {layer.before} -> {layer.after}"
+        return explanation(self.report, path, [call for edit in rewritten for call in edit.why])

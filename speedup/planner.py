@@ -10,25 +10,25 @@ import torch
 from attrs import evolve
 from torch import Tensor, nn
 
-from speedup import constants, liveness
-from speedup.alignment import Align, chooser
-from speedup.coupling import couple
-from speedup.editing import edits_of, solved_attributes
-from speedup.edits import AddToParameter, Edit, MergeColumns, NewBias, RewriteForward
+from speedup.analyses import constants, liveness
+from speedup.analyses.alignment import Align, chooser
 from speedup.errors import NonFiniteWeightError, UnboundPlanError, UnknownModuleError
-from speedup.expected import expected_trace
-from speedup.graph import Graph, Origin
-from speedup.inputs import Example, example_from
-from speedup.islands import survey
+from speedup.forwards.rewriting import Writer
 from speedup.masks import Masks, MaskSource, resolve_masks
 from speedup.plan import Plan, Subject
-from speedup.plannable import require_plannable
-from speedup.rehearsal import rehearse
-from speedup.rewriting import Writer
+from speedup.planning.coupling import couple
+from speedup.planning.editing import edits_of, solved_attributes
+from speedup.planning.expected import expected_trace
+from speedup.planning.rehearsal import rehearse
+from speedup.planning.summary import report_of
 from speedup.rules import STANDARD, Rules
+from speedup.spec.edits import AddToParameter, Edit, MergeColumns, NewBias, RewriteForward
+from speedup.spec.graph import Graph, Origin
+from speedup.spec.inputs import Example, example_from
 from speedup.stamps import Stamp, TensorStamp, stamps_of
-from speedup.summary import report_of
-from speedup.trace import Trace
+from speedup.tracing.islands import survey
+from speedup.tracing.plannable import require_plannable
+from speedup.tracing.trace import Trace
 
 
 def plan_speedup(
@@ -125,7 +125,7 @@ def _plan(
         )
     return Plan(
         edits=edits,
-        report=report_of(model, analysis, edits, found, align),
+        report=report_of(model, analysis, edits, found, resolved, align),
         expected=expected,
         masks_digest=resolved.digest,
         subject=Subject(

@@ -8,8 +8,8 @@ import torch
 from attrs import evolve, frozen
 from torch import Tensor, nn
 
-from speedup.graph import Shape
-from speedup.rewritten import rewritten_functions_of
+from speedup.forwards.rewritten import rewritten_functions_of
+from speedup.spec.graph import Shape
 
 # Tensors are mixed in blocks that stay in the cache.
 _BLOCK = 1 << 18

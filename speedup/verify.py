@@ -9,15 +9,15 @@ import torch
 from attrs import frozen
 from torch import nn
 
-from speedup.binding import bound
-from speedup.comparison import Comparison, scratch, tolerance
 from speedup.errors import ExportError, StructureError
-from speedup.expected import actual_trace, first_difference
-from speedup.inputs import batch_size, fresh_inputs
-from speedup.islands import retrace
-from speedup.isolation import isolated
+from speedup.files.binding import bound
 from speedup.masks import apply_masks
 from speedup.plan import Plan
+from speedup.planning.comparison import Comparison, scratch, tolerance
+from speedup.planning.expected import actual_trace, first_difference
+from speedup.spec.inputs import batch_size, fresh_inputs
+from speedup.tracing.islands import retrace
+from speedup.tracing.isolation import isolated
 
 _SEED = 20_000
 

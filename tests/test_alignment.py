@@ -13,10 +13,10 @@ from torch import Tensor, nn
 
 import speedup
 from speedup import Plan, Width, materialize, plan_speedup
-from speedup.constraints import Aligned, Cause, Mapped
 from speedup.demo.cases import lenet
+from speedup.engine.constraints import Aligned, Cause, Mapped
+from speedup.engine.keepsets import grown, solve
 from speedup.errors import InputError
-from speedup.keepsets import grown, solve
 from speedup.testing import assert_equivalent
 
 README = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from speedup.page.document import html_report
-from speedup.report import Report
+from speedup.reports.page.document import html_report
+from speedup.spec.report import Report
 from tests.support.browser import chromium, visit
 from tests.support.reports import reported, residual, small
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from speedup.constraints import (
+from speedup.engine.constraints import (
     Aligned,
     Balanced,
     Carrier,

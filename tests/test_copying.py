@@ -13,8 +13,8 @@ import torch
 from torch import fx, nn
 from torch.nn.utils import parametrizations, parametrize, prune
 
-from speedup.copying import copy_module, share_module
 from speedup.errors import SpeedupError
+from speedup.tracing.copying import copy_module, share_module
 
 
 def named_tensors(model: nn.Module) -> dict[str, torch.Tensor]:

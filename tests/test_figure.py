@@ -13,8 +13,8 @@ from PIL import Image
 from torch import nn
 
 from speedup import FileWriteError, MissingPackageError, Plan, ReportFormatError, plan_figure, plan_speedup
-from speedup.figure import write_figure
-from speedup.report import Report
+from speedup.reports.figure import write_figure
+from speedup.spec.report import Report
 from tests.support.reports import linear, reported, residual
 
 pytest.importorskip("matplotlib")

@@ -6,15 +6,16 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from speedup import STANDARD, constants, liveness
-from speedup.analysis import Analysis
-from speedup.coupling import couple
-from speedup.expressions import AttributeOf
-from speedup.inputs import example_from
+from speedup import STANDARD
+from speedup.analyses import constants, liveness
+from speedup.analyses.analysis import Analysis
+from speedup.forwards.rewriting import Writer
 from speedup.masks import resolve_masks
-from speedup.restatements import Arguments
-from speedup.rewriting import Writer
-from speedup.trace import trace
+from speedup.planning.coupling import couple
+from speedup.spec.expressions import AttributeOf
+from speedup.spec.inputs import example_from
+from speedup.spec.restatements import Arguments
+from speedup.tracing.trace import trace
 from tests.support.contract import dropped, shrunk
 
 

@@ -13,9 +13,9 @@ import torch
 from torch import nn
 
 from speedup import plan_speedup
-from speedup.page.document import html_report
-from speedup.page.tree import Branch, Leaf, leaves, opened, tree_of
-from speedup.report import Alignment, Junction, Misaligned, Report
+from speedup.reports.page.document import html_report
+from speedup.reports.page.tree import Branch, Leaf, leaves, opened, tree_of
+from speedup.spec.report import Alignment, Blocker, Junction, Misaligned, Report
 from tests.support.reports import HOSTILE, linear, reported, residual, small
 
 VOID = frozenset("br input meta link img hr".split())
@@ -158,6 +158,13 @@ def test_page_lists_constraints_operators_islands_and_what_is_not_planned(parsed
         assert part in parsed.words
 
 
+def test_constraints_beyond_a_screen_are_folded_away() -> None:
+    blockers = tuple(Blocker(f"reason {i}", "", "", (f"layer{i}",), 1, 1, 1) for i in range(100))
+    found = Parsed(page(reported([linear("one")], blockers=blockers)))
+    assert "80 more constraints" in found.words
+    assert [found.words.count(f"reason {i} ") for i in (0, 19, 20, 99)] == [1, 1, 1, 1]
+
+
 def test_page_tells_what_alignment_costs_and_misses() -> None:
     missed = (Misaligned(HOSTILE, "out", 12, 64, 16),)
     report = reported([linear("one")], alignment=Alignment("multiples of 8", 4, (10, 11), (20, 22), missed))
@@ -214,7 +221,7 @@ def test_notebook_shows_a_table_with_the_same_rows_as_the_terminal() -> None:
 
 
 def test_notebook_takes_no_name_for_markup() -> None:
-    from speedup.page.fragment import html_table
+    from speedup.reports.page.fragment import html_table
 
     found = Parsed(html_table(small()))
     assert found.open == found.wrong == []

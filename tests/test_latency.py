@@ -9,7 +9,7 @@ from torch import nn
 from speedup import Width, plan_speedup
 from speedup.demo.cases import lenet
 from speedup.errors import InputError
-from speedup.latency import (
+from speedup.measuring.latency import (
     Conditions,
     LatencyTable,
     LayerLatency,
@@ -18,8 +18,8 @@ from speedup.latency import (
     latency_table,
     measure_widths,
 )
+from speedup.measuring.timing import Timing, take_turns
 from speedup.testing.snapshots import model_state
-from speedup.timing import Timing, take_turns
 
 _CONDITIONS = Conditions("cpu", "float32", 1, 2)
 

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from speedup import Plan, plan_speedup
-from speedup.plan_diff import PlanDiff
+from speedup.files.plan_diff import PlanDiff
 from tests.support.saving_models import CASES, masks_of
 
 

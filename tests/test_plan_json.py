@@ -15,10 +15,10 @@ from torch import Tensor, nn
 
 import speedup
 from speedup import Plan, PlanFormatError, UnboundPlanError, materialize, plan_speedup
-from speedup.edits import AddToParameter, Frozen, SliceGroups
-from speedup.inputs import example_from
-from speedup.json_values import call_from_json, json_of_call, value_from_json, value_to_json
-from speedup.tensor_text import (
+from speedup.files.json_values import call_from_json, json_of_call, value_from_json, value_to_json
+from speedup.spec.edits import AddToParameter, Frozen, SliceGroups
+from speedup.spec.inputs import example_from
+from speedup.spec.tensor_text import (
     indices_from_text,
     indices_text,
     mask_from_text,
@@ -28,7 +28,8 @@ from speedup.tensor_text import (
 )
 from tests.support.saving_models import CASES, masks_of
 
-SCHEMA = json.loads((Path(speedup.__file__).parent / "plan.schema.json").read_text(encoding="utf-8"))
+_FILE = Path(speedup.__file__).parent / "files" / "plan.schema.json"
+SCHEMA = json.loads(_FILE.read_text(encoding="utf-8"))
 
 
 def planned(name: str) -> Plan:

@@ -11,8 +11,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from speedup import ForeignSourceError
-from speedup.restated import require_restated
-from speedup.rewritten import Rewritten
+from speedup.forwards.restated import require_restated
+from speedup.spec.edits import Rewritten
 
 
 def rows(x: Tensor) -> Tensor:

@@ -237,13 +237,13 @@ FAULTS: dict[str, tuple[Callable[[Path], object], type[Exception], str]] = {
     ),
     "with other flags": (
         lambda p: retold(
-            p, "speedup.traits", '"layouts": []', '"layouts": [{"name": "fc.bias", "strides": [7]}]'
+            p, "speedup.files.traits", '"layouts": []', '"layouts": [{"name": "fc.bias", "strides": [7]}]'
         ),
         SavedModelError,
         "cannot have strides",
     ),
     "without flags": (
-        lambda p: retold(p, "speedup.traits", '"training"', '"trainig"'),
+        lambda p: retold(p, "speedup.files.traits", '"training"', '"trainig"'),
         SavedModelError,
         "its flags cannot be read",
     ),

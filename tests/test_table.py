@@ -6,8 +6,8 @@ import re
 
 import pytest
 
-from speedup.report import Blocked, Inside, Layer, Outside, Report
-from speedup.table import report_table
+from speedup.reports.table import report_table
+from speedup.spec.report import Blocked, Inside, Layer, Outside, Report
 
 LONG = "encoder.layers.encoder_layer_11.self_attention.output_projection"
 WIDTHS = (60, 80, 120, 200)

@@ -41,8 +41,9 @@ class Leave(nn.Module):
 class Around(nn.Module):
     """`call` on the inputs, each through its stem, and on parameters; each result through its own leave.
 
-    The bypass, if any, has the last input, and is added to the first result or multiplied with it. With
-    `guarded`, what is no number in a result counts as one, since zero times that is not modelled.
+    The bypass, if any, has the last input, and is added to the first result that is a number, or
+    multiplied with it. With `guarded`, what is no number counts as one: zero times infinity is nothing
+    that is promised.
     """
 
     def __init__(

@@ -75,8 +75,8 @@ def compact(
 
     Example: speedup compact net.py:make --masks masks.pth --input 1x3x32x32 --out small.safetensors
     """
+    from speedup.files.saving import save
     from speedup.materialize import materialize
-    from speedup.saving import save
 
     with Steps(4).shown() as step:
         with step("reading the model"):
@@ -103,8 +103,8 @@ def verify(
 
     Example: speedup verify net.py:make small.safetensors --weights net.pt
     """
-    from speedup.binding import bound
-    from speedup.saving import load, load_plan
+    from speedup.files.binding import bound
+    from speedup.files.saving import load, load_plan
     from speedup.verify import verify as check
 
     with Steps(3).shown() as step:
@@ -162,7 +162,7 @@ def bench(
 
     Example: speedup bench net.py:make --masks masks.pth --input 32x3x32x32 --align 1 --align 8
     """
-    from speedup.latency import latency_table
+    from speedup.measuring.latency import latency_table
 
     with Steps(3).shown() as step:
         with step("reading the model"):

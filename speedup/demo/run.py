@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from speedup import Plan, apply_masks, materialize, plan_speedup
 from speedup.demo.cases import Case, lenet, resnet18
 from speedup.errors import OutputError
-from speedup.timing import take_turns
+from speedup.measuring.timing import take_turns
 
 # Re-association of float64 sums stays orders of magnitude below this; a lost constant does not.
 LARGEST_ERROR = 1e-10

@@ -17,7 +17,7 @@ from speedup.masks.files import read_masks
 from speedup.masks.fitting import free_mask
 from speedup.masks.names import flattened
 from speedup.masks.problems import RefusedError, error_of
-from speedup.paths import joined
+from speedup.spec.paths import joined
 
 # Targets of NNI that are activations: `_input_0`, `_output_0`.
 _ACTIVATIONS = ("_input_", "_output_")

@@ -12,7 +12,7 @@ from torch import nn
 
 from speedup.errors import MaskTargetError, UnknownNameError
 from speedup.masks.problems import RefusedError
-from speedup.paths import joined
+from speedup.spec.paths import joined
 
 
 @attrs.frozen(eq=False)

@@ -9,12 +9,12 @@ import torch
 from attrs import frozen
 from torch import nn
 
-from speedup.copying import ModuleT, copy_module
 from speedup.masks.files import read_masks
 from speedup.masks.fitting import fitting_mask
 from speedup.masks.names import Names, flattened, parameter_name
 from speedup.masks.problems import MaskProblem, RefusedError, error_of
 from speedup.masks.value import Masks
+from speedup.tracing.copying import ModuleT, copy_module
 
 MaskSource = Mapping[str, object] | str | os.PathLike[str] | Masks
 

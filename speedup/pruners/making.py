@@ -10,16 +10,16 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from speedup.copying import copy_module
 from speedup.errors import PruningError, UnknownModuleError
-from speedup.isolation import isolated
 from speedup.masks.fitting import mask_along
-from speedup.paths import is_within
 from speedup.pruners.channels import Channels, Gone, Layer, channels_of
 from speedup.pruners.grouping import groups_alone, groups_of
 from speedup.pruners.scoring import Scores
 from speedup.pruners.selection import Group, dropped_units, losses_by_group, losses_over_all
 from speedup.rules import STANDARD, Rules
+from speedup.spec.paths import is_within
+from speedup.tracing.copying import copy_module
+from speedup.tracing.isolation import isolated
 
 
 def make_masks(

@@ -8,12 +8,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from speedup.constraints import Dim
+from speedup.engine.constraints import Dim
 from speedup.errors import MaskTargetError, MaskValueError, UnknownNameError
-from speedup.paths import joined
 from speedup.pruners.channels import Channels, channels_of
 from speedup.pruners.making import masks_along
 from speedup.rules import STANDARD, Rules
+from speedup.spec.paths import joined
 
 Pruned = tuple[str, bool, Sequence[int]] | Sequence[Any]
 """Module, whether its output channels were pruned (else its input channels), and their indices."""

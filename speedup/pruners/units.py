@@ -16,8 +16,8 @@ import torch
 from attrs import frozen
 from torch import Tensor
 
-from speedup.constraints import Balanced, Carrier, Constraint, Copied, Dim, Mapped, Pinned, Whole
-from speedup.keepsets import KeepSets, solve
+from speedup.engine.constraints import Balanced, Carrier, Constraint, Copied, Dim, Mapped, Pinned, Whole
+from speedup.engine.keepsets import KeepSets, solve
 
 
 @frozen(eq=False)

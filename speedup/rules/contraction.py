@@ -15,11 +15,9 @@ import torch
 from attrs import frozen
 from torch import Tensor
 
-from speedup.constraints import Balanced, Constraint, Pinned
-from speedup.expressions import Derived
-from speedup.graph import Op, Shape, Value
-from speedup.keepsets import KeepSets
-from speedup.lattice import Fact, along, fact, indicator, vector, wide
+from speedup.engine.constraints import Balanced, Constraint, Pinned
+from speedup.engine.keepsets import KeepSets
+from speedup.engine.lattice import Fact, along, any_over, fact, indicator, vector, wide
 from speedup.rules.rule import (
     Channels,
     Facts,
@@ -31,6 +29,8 @@ from speedup.rules.rule import (
     pinned,
     reason_for,
 )
+from speedup.spec.expressions import Derived
+from speedup.spec.graph import Op, Shape, Value
 
 
 @frozen(eq=False)
@@ -112,7 +112,7 @@ def kernel_sums(shape: Contraction, weight: Fact) -> Tensor:
 def _by_group(shape: Contraction, tensor: Tensor, how: str) -> Tensor:
     """Reduce the kernel dimensions of a weight's (compressed) tensor and split its groups."""
     flat = tensor.flatten(2) if tensor.ndim > 2 else tensor[..., None]
-    reduced = flat[..., 0] if flat.shape[-1] == 1 else (flat.any(-1) if how == "any" else flat.sum(-1))
+    reduced = (any_over(flat, [-1]) if how == "any" else flat.sum(-1, keepdim=True)).squeeze(-1)
     if shape.groups == 1:
         return reduced.t()[None] if shape.row_dim == 1 else reduced[None]
     split = reduced[None] if reduced.shape[0] == 1 else reduced.reshape(shape.groups, -1, reduced.shape[1])
@@ -140,7 +140,7 @@ def contraction_known(op: Op, facts: Facts) -> tuple[Fact, ...]:
     data, weight = facts[op.operands.index(shape.data)], facts[op.operands.index(shape.weight)]
     reads = pattern(shape, weight)
     if data.is_unknown:
-        reached = _full(reads.any(2), shape.groups, shape.rows)
+        reached = _full(any_over(reads, [2]).squeeze(2), shape.groups, shape.rows)
         if bool(reached.all()):
             return nothing_known(op, facts)
         total = torch.zeros(shape.rows, dtype=torch.float64)
@@ -148,7 +148,7 @@ def contraction_known(op: Op, facts: Facts) -> tuple[Fact, ...]:
         known, uniform, value = channel_state(shape, data)
         settled = known & uniform & ((value == 0) | (not shape.border))
         blocked = ~settled.reshape(shape.groups, 1, -1)
-        reached = _full((reads & blocked).any(2), shape.groups, shape.rows)
+        reached = _full(any_over(reads & blocked, [2]).squeeze(2), shape.groups, shape.rows)
         usable = wide(torch.where(settled, value, torch.zeros((), dtype=value.dtype)))
         # Known reads go through known weights only.
         if not weight.is_all_known() and bool((settled & (value != 0)).any()):
@@ -179,7 +179,12 @@ def _apply(sums: Tensor, value: Tensor) -> Tensor:
 def read_columns(shape: Contraction, weight: Fact, live_result: Tensor) -> Tensor:
     """Bool per data channel: whether a live result channel reads it."""
     rows = along(live_result, shape.result_axis, shape.rows).reshape(shape.groups, -1, 1)
-    columns = (pattern(shape, weight) & rows).any(1)
+    reads = pattern(shape, weight)
+    if bool(rows.all()):
+        key = f"columns {shape.groups} {shape.row_dim}"
+        columns = weight.memo(key, lambda: any_over(reads, [1]).squeeze(1))
+    else:
+        columns = any_over(reads & rows, [1]).squeeze(1)
     return _full(columns, shape.groups, shape.data.shape[shape.axis])
 
 

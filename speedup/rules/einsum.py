@@ -14,9 +14,8 @@ import torch
 from attrs import frozen
 from torch import Tensor
 
-from speedup.constraints import Constraint, Pinned
-from speedup.graph import Op, Value
-from speedup.lattice import Fact, along, broadcast, fact
+from speedup.engine.constraints import Constraint, Pinned
+from speedup.engine.lattice import Fact, along, broadcast, fact
 from speedup.rules.rule import (
     Channels,
     Facts,
@@ -30,6 +29,7 @@ from speedup.rules.rule import (
     pinned,
     reason_for,
 )
+from speedup.spec.graph import Op, Value
 
 # Operands after a "+" are added. Capitals in front stand for leading dimensions, as many as there are.
 _EQUATIONS = {

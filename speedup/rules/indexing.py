@@ -7,10 +7,9 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor
 
-from speedup.constraints import Constraint
-from speedup.graph import Op, Value
-from speedup.lattice import Fact, all_over, along, any_over, constant, fact, indicator, vector
-from speedup.layout import Block, Move, pull
+from speedup.engine.constraints import Constraint
+from speedup.engine.lattice import Fact, all_over, along, any_over, constant, fact, indicator, vector
+from speedup.engine.layout import Block, Move, pull
 from speedup.rules.rule import (
     Facts,
     Lives,
@@ -23,6 +22,7 @@ from speedup.rules.rule import (
     pinned,
 )
 from speedup.rules.stated import result_sizes
+from speedup.spec.graph import Op, Value
 
 
 def embedding_known(op: Op, facts: Facts) -> tuple[Fact, ...]:

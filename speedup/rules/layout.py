@@ -13,10 +13,9 @@ import torch
 from attrs import evolve
 from torch import Tensor
 
-from speedup.constraints import Cause, Constraint, Copied, Counted, Dim, Equal, Mapped, Pinned
-from speedup.graph import Op, Value
-from speedup.lattice import Fact, fact, indicator, uniform_along, unknown
-from speedup.layout import Block, Move, pull, push
+from speedup.engine.constraints import Cause, Constraint, Copied, Counted, Dim, Equal, Mapped, Pinned
+from speedup.engine.lattice import Fact, fact, indicator, uniform_along, unknown
+from speedup.engine.layout import Block, Move, pull, push
 from speedup.rules.copies import copied
 from speedup.rules.moves import (
     axis_of,
@@ -72,6 +71,7 @@ from speedup.rules.stated import (
     split_sizes,
     unflattened,
 )
+from speedup.spec.graph import Op, Value
 
 
 def _moves_of(op: Op, moves: Moves) -> tuple[Move, ...]:

@@ -8,10 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from speedup.constraints import Constraint, Whole
-from speedup.expressions import Derived
-from speedup.graph import Op
-from speedup.lattice import (
+from speedup.engine.constraints import Constraint, Whole
+from speedup.engine.lattice import (
     Fact,
     all_over,
     any_over,
@@ -36,6 +34,8 @@ from speedup.rules.rule import (
     pinned,
     reason_for,
 )
+from speedup.spec.expressions import Derived
+from speedup.spec.graph import Op
 
 
 def _per_channel(op: Op, facts: Facts, name: str, otherwise: float) -> Fact:

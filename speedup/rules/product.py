@@ -8,11 +8,9 @@ from math import prod
 import torch
 from torch import Tensor
 
-from speedup.constraints import Balanced, Constraint, Pinned
-from speedup.edits import Edit
-from speedup.graph import Op, Value
-from speedup.keepsets import KeepSets
-from speedup.lattice import (
+from speedup.engine.constraints import Balanced, Constraint, Pinned
+from speedup.engine.keepsets import KeepSets
+from speedup.engine.lattice import (
     Fact,
     all_over,
     along,
@@ -44,6 +42,8 @@ from speedup.rules.rule import (
     pinned,
     reason_for,
 )
+from speedup.spec.edits import Edit
+from speedup.spec.graph import Op, Value
 
 
 def _is_weight(value: Value, fact_: Fact | None = None) -> bool:
@@ -155,15 +155,26 @@ def attention_known(op: Op, facts: Facts) -> tuple[Fact, ...]:
 
     Where a mask leaves no key at all they add up to 0, which makes no difference to zeros.
     """
-    value = facts[2]
-    same_lead = op.operands[2].shape[:-2] == op.result.shape[:-2]
-    if value.is_unknown or not same_lead:
+    value, shape = facts[2], op.operands[2].shape
+    heads, keys = len(shape) - 3, len(shape) - 2
+    shared = bool(op.get("enable_gqa")) and shape[:heads] == op.result.shape[:heads]
+    if value.is_unknown or not (shared or shape[:keys] == op.result.shape[:keys]):
         return nothing_known(op, facts)
-    keys = value.ndim - 2
     if len(op.operands) > 3 or op.get("dropout_p") or not uniform_along(value.value, [keys]):
-        zero = all_over(value.known & (value.value == 0), [keys])
-        return (fact(zero, torch.zeros_like(zero, dtype=op.result.dtype)),)
-    return (fact(all_over(value.known, [keys]), value.value.narrow(keys, 0, 1)),)
+        known = all_over(value.known & (value.value == 0), [keys])
+        found = torch.zeros_like(known, dtype=op.result.dtype)
+    else:
+        known, found = all_over(value.known, [keys]), value.value.narrow(keys, 0, 1)
+    if shared:
+        known, found = (_per_query_head(op, one, heads) for one in (known, found))
+    return (fact(known, found),)
+
+
+def _per_query_head(op: Op, tensor: Tensor, heads: int) -> Tensor:
+    """What grouped queries find at their key heads, the dimension `heads` of the compressed `tensor`."""
+    if tensor.shape[heads] == 1:
+        return tensor
+    return tensor.repeat_interleave(op.result.shape[heads] // tensor.shape[heads], heads)
 
 
 def attention_live(op: Op, facts: Facts, live: Lives) -> tuple[Tensor, ...]:

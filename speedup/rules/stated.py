@@ -7,11 +7,11 @@ from typing import Any
 
 from torch import Tensor
 
-from speedup.graph import Op
-from speedup.keepsets import KeepSets
-from speedup.layout import restricted
-from speedup.restatements import Restatement, SplitSizes, TakeIndices
+from speedup.engine.keepsets import KeepSets
+from speedup.engine.layout import restricted
 from speedup.rules.rule import Moves, Needs, Restate, Site, Sizes
+from speedup.spec.graph import Op
+from speedup.spec.restatements import Restatement, SplitSizes, TakeIndices
 
 _NO_END = 2**62
 

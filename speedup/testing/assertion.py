@@ -9,14 +9,14 @@ import torch
 from attrs import frozen
 from torch import Tensor, nn
 
-from speedup.alignment import Align
-from speedup.inputs import batch_size, example_from, fresh_inputs
+from speedup.analyses.alignment import Align
 from speedup.masks import MaskSource, apply_masks
 from speedup.materialize import materialize
 from speedup.plan import Plan
 from speedup.planner import plan_speedup
+from speedup.reports.table import report_table
 from speedup.rules import STANDARD, Rules
-from speedup.table import report_table
+from speedup.spec.inputs import batch_size, example_from, fresh_inputs
 from speedup.testing.blame import first_differing
 from speedup.testing.masks import MaskSpec, mask_argument
 from speedup.testing.oracle import Yardstick, masked_copy

@@ -15,11 +15,11 @@ import torch
 from attrs import evolve, frozen
 from torch import Tensor, nn
 
-from speedup.graph import Graph, Op, Origin, Owner, Value
-from speedup.inputs import example_from
-from speedup.lattice import Fact, constant, fact
+from speedup.engine.lattice import Fact, constant, fact
 from speedup.rules import STANDARD, rule_for
-from speedup.trace import trace
+from speedup.spec.graph import Graph, Op, Origin, Owner, Value
+from speedup.spec.inputs import example_from
+from speedup.tracing.trace import trace
 
 Shape = tuple[int, ...]
 Sampler = Callable[[Shape, torch.Generator], Tensor]

@@ -1,0 +1,74 @@
+"""The published tables redone: seconds of 1, 2, 4, ... consecutive runs of the masked and of the small model.
+
+Section `consecutive`, and `consecutive_cuda` where a GPU is at hand.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import nn
+
+from benchmarks.architectures import SEED
+from benchmarks.clock import interleaved
+from benchmarks.settings import Settings
+from benchmarks.store import Row
+from benchmarks.subjects import Subject, exactness, subject
+from speedup import apply_masks, materialize, plan_speedup
+
+COUNTS = (1, 2, 4, 8, 16, 32)
+# The published table of the MNIST net goes on to 400.
+MNIST_COUNTS = (1, 2, 4, 40, 400)
+_ROUNDS = {1: 9, 2: 7, 4: 5, 8: 3}
+
+
+def run(settings: Settings) -> None:
+    """Measure every network of the published tables on the CPU and on a GPU if there is one."""
+    for name in settings.chosen(SEED, ["fpgm_mnist"]):
+        settings.measure("consecutive", name, lambda name=name: _row(name, "cpu", settings))
+        if torch.cuda.is_available():
+            settings.measure("consecutive_cuda", name, lambda name=name: _row(name, "cuda", settings))
+
+
+def _row(name: str, device: str, settings: Settings) -> Row:
+    one = subject(name)
+    batch = 4 if settings.smoke else SEED[name][0]
+    x = one.inputs(batch, 0).to(device)
+    plan = plan_speedup(one.model, one.inputs(2, 0), one.masks)
+    small = materialize(plan).to(device)
+    masked = apply_masks(one.model, one.masks).to(device)
+    counts = MNIST_COUNTS if name == "fpgm_mnist" else COUNTS
+    latencies = [
+        {"times": n, **_latency(masked, small, x, n, settings)}
+        for n in (counts[:3] if settings.smoke else counts)
+    ]
+    return {
+        "shape": [batch, *x.shape[1:]],
+        "parameters_kept": plan.parameters_after / plan.parameters_before,
+        "macs_kept": plan.macs_after / plan.macs_before,
+        "latency": latencies,
+        "error": _error(one),
+    }
+
+
+def _latency(masked: nn.Module, small: nn.Module, x: Any, times: int, settings: Settings) -> dict[str, Any]:
+    calls = {"masked": _repeated(masked, x, times), "small": _repeated(small, x, times)}
+    rounds = 2 if settings.smoke else _ROUNDS.get(times, 1 if times < 100 else 2)
+    return interleaved(calls, rounds=rounds, threads=settings.threads)
+
+
+def _repeated(model: nn.Module, x: Any, times: int) -> Callable[[], None]:
+    def call() -> None:
+        for _ in range(times):
+            model(x)
+
+    return call
+
+
+def _error(one: Subject) -> float:
+    """The error in float64; the model is changed to that."""
+    wide = one.double()
+    small = materialize(plan_speedup(wide.model, wide.inputs(2, 0), wide.masks), verify="none")
+    return exactness(wide, small, apply_masks(wide.model, wide.masks))
