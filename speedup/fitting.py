@@ -15,6 +15,7 @@ import torch
 from attrs import evolve, frozen
 
 from speedup import native
+from speedup.aliasing import functional
 from speedup.analysis import Analysis
 from speedup.constraints import Cause, Constraint, Pinned
 from speedup.expressions import (
@@ -34,7 +35,7 @@ from speedup.restatements import Arguments, Restatement
 from speedup.rewriting import Writer
 from speedup.rules import rule_for
 from speedup.rules.copies import copied
-from speedup.rules.rule import Moves, all_pinned_as_stated, functional
+from speedup.rules.rule import Moves, all_pinned_as_stated
 from speedup.solving import Equation, components, related, solve
 
 

@@ -97,9 +97,7 @@ def _nonzero(tensor: Tensor) -> Tensor:
     if not tensor.is_floating_point() or not tensor.numel() or not tensor.ndim:
         return tensor != 0
     rows = max(1, _PIECE * len(tensor) // tensor.numel())
-    found = [
-        number for number, piece in enumerate(tensor.split(rows)) if not bool(piece.abs().amin() > 0)
-    ]
+    found = [number for number, piece in enumerate(tensor.split(rows)) if not bool(piece.abs().amin() > 0)]
     if not found:
         return indicator(True, tensor.ndim)
     nonzero = torch.ones(tensor.shape, dtype=torch.bool)

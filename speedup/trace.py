@@ -16,10 +16,11 @@ from torch import Tensor, nn
 from torch.export import ExportedProgram
 from torch.export.graph_signature import InputKind
 
+from speedup.aliasing import written_back
 from speedup.attention import MultiheadAttention
 from speedup.copying import copy_module, share_module
 from speedup.errors import ExportError
-from speedup.freeze import freeze, has_aliased_mutation, has_calls_to_lower
+from speedup.freeze import freeze, has_calls_to_lower
 from speedup.graph import Graph, Origin
 from speedup.inputs import Example, leaves_of, tensors_of
 from speedup.isolation import isolated, quiet, unfused
@@ -63,7 +64,7 @@ def trace(model: nn.Module, example: Example) -> Trace:
     _adopt_attention(clone)
     track_attributes(clone, record)
     program = _export(_Flat(clone, example, Tracking(record)), example, clone)
-    if has_calls_to_lower(program.graph) or has_aliased_mutation(program.graph):
+    if has_calls_to_lower(program.graph) or written_back(program.graph) is None:
         with quiet():
             program = program.run_decompositions({})
     graph = freeze(program, clone, record, _state_names(program))

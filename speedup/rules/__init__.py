@@ -7,6 +7,7 @@ from types import MappingProxyType
 
 import torch
 
+from speedup.aliasing import functional
 from speedup.rules import (
     absorption,
     distance,
@@ -28,7 +29,7 @@ from speedup.rules import (
     scatter,
     weaving,
 )
-from speedup.rules.rule import UNKNOWN_OPERATOR, Rule, functional
+from speedup.rules.rule import UNKNOWN_OPERATOR, Rule
 
 Operator = torch._ops.OpOverload | torch._ops.OpOverloadPacket
 Rules = Mapping[Operator | str, Rule]

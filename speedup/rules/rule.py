@@ -7,13 +7,13 @@ leaves at the sound default: nothing known, everything read, every dimension pin
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from functools import lru_cache
 from typing import Any, Protocol, TypeVar, cast
 
 import torch
 from attrs import field, frozen
 from torch import Tensor
 
+from speedup.aliasing import functional
 from speedup.constraints import Cause, Constraint, Equal, Pinned
 from speedup.edits import Edit
 from speedup.expressions import concrete
@@ -200,17 +200,6 @@ def matched(cause: Cause, values: Sequence[Value], dims: Iterable[int]) -> Itera
     for dim in dims:
         extent = max(v.shape[dim] for v in values)
         yield from equal(cause, *((v, dim) for v in values if v.shape[dim] == extent))
-
-
-@lru_cache(maxsize=4096)
-def functional(target: torch._ops.OpOverload) -> torch._ops.OpOverload:
-    """The operator that computes what the in-place `target` computes, without writing."""
-    if not target._schema.is_mutable:
-        return target
-    namespace, name = target._schema.name.split("::")
-    packet = getattr(getattr(torch.ops, namespace), name.rstrip("_"), None)
-    overload = getattr(packet, target._overloadname, None)
-    return overload if isinstance(overload, torch._ops.OpOverload) else target
 
 
 def evaluate(op: Op, tensors: Sequence[Tensor]) -> tuple[Tensor, ...]:
