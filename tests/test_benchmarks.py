@@ -25,7 +25,6 @@ from benchmarks.tables import TABLES, conditions
 from speedup import materialize, plan_speedup
 from tests.support import vision
 
-
 SECTIONS = {"limit": limit.run, "phases": phases.run, "consecutive": consecutive.run, "latency": latency.run}
 
 
