@@ -1,7 +1,7 @@
 """Planning and materializing of single models under pytest-benchmark.
 
-`python -m pytest benchmarks/bench_planning.py`. Not among the tests: nothing is asserted, only timed, and
-only when asked for.
+`python -m pytest benchmarks/bench_planning.py`. Not among the tests: nothing is asserted, only
+timed, and only when asked for.
 """
 
 from __future__ import annotations

@@ -8,17 +8,18 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from speedup import STANDARD, constants, liveness
-from speedup.analysis import Analysis
-from speedup.coupling import couple
-from speedup.graph import Op, Origin
-from speedup.inputs import example_from
-from speedup.islands import survey
-from speedup.lattice import along
+from speedup import STANDARD
+from speedup.analyses import constants, liveness
+from speedup.analyses.analysis import Analysis
+from speedup.engine.lattice import along
+from speedup.forwards.rewriting import Writer
 from speedup.masks import MaskSource, resolve_masks
-from speedup.rewriting import Writer
+from speedup.planning.coupling import couple
 from speedup.rules import rule_for
 from speedup.rules.contraction import describe, pattern
+from speedup.spec.graph import Op, Origin
+from speedup.spec.inputs import example_from
+from speedup.tracing.islands import survey
 
 _PRODUCTS = ("linear", "conv", "addmm")
 

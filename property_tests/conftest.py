@@ -1,28 +1,43 @@
 """Hypothesis profiles: ci (the default) is bounded and repeatable, dev is quick, nightly is long.
 
-`HYPOTHESIS_PROFILE` selects one; `SPEEDUP_EXAMPLES` sets how many examples nightly tries.
+`HYPOTHESIS_PROFILE` selects one; `SPEEDUP_EXAMPLES` sets how many networks nightly tries. After the tests a
+line says what was tried, and `SPEEDUP_TALLY` names a file to write the numbers to. A nightly run of all of
+this folder fails if too little was tried.
 """
 
 from __future__ import annotations
 
+import json
 import logging
 import os
+from pathlib import Path
 
+import pytest
 import torch
 from hypothesis import HealthCheck, settings
+
+from property_tests.around.reach import operators
+from property_tests.budget import NETWORKS, NIGHTLY, PROFILE
+from property_tests.tally import PROPERTY, Tally, from_report, headline, shortcomings, to_report
 
 # Networks are big as Hypothesis' examples go; and most of an example's time is spent in torch.export.
 _COMMON = settings(
     deadline=None,
     print_blob=True,
-    suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
+    # The tally of a test is the same for all of its examples, as it shall be.
+    suppress_health_check=[
+        HealthCheck.too_slow,
+        HealthCheck.data_too_large,
+        HealthCheck.filter_too_much,
+        HealthCheck.function_scoped_fixture,
+    ],
 )
 
 # Shrinking one failure takes seconds, telling several apart takes minutes: that is for the night.
 settings.register_profile("ci", _COMMON, max_examples=150, derandomize=True, report_multiple_bugs=False)
 settings.register_profile("dev", _COMMON, max_examples=30, report_multiple_bugs=False)
-settings.register_profile("nightly", _COMMON, max_examples=int(os.environ.get("SPEEDUP_EXAMPLES", "2000")))
-settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci"))
+settings.register_profile("nightly", _COMMON, max_examples=max(1, NETWORKS // 50))
+settings.load_profile(PROFILE)
 
 # pytest hangs a handler on every logger that does not propagate; one on this logger makes torch.export
 # write down each tensor that it sees, page after page in the report of every failure.
@@ -30,3 +45,56 @@ logging.getLogger("torch.__trace").propagate = True
 
 # The tensors are tiny: threads would only wait for one another.
 torch.set_num_threads(1)
+
+
+_TALLY = pytest.StashKey[Tally]()
+
+
+@pytest.fixture
+def networks(request: pytest.FixtureRequest) -> Tally:
+    """Counts the networks that a test tries; its report carries the numbers."""
+    return request.node.stash.setdefault(_TALLY, Tally())
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> None:
+    """Attach a test's tally to its report."""
+    if call.when == "call" and _TALLY in item.stash:
+        item.user_properties.append((PROPERTY, to_report(item.stash[_TALLY])))
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    """Say what was tried, whichever process tried it."""
+    tally = config.stash.get(_TALLY, Tally())
+    if not tally.networks:
+        return
+    terminalreporter.section("networks")
+    terminalreporter.write_line(headline(tally, operators()))
+    for line in _owed(config, tally):
+        terminalreporter.write_line(line, red=True)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """Sum up; fail a nightly run that tried too little."""
+    config, reporter = session.config, session.config.pluginmanager.getplugin("terminalreporter")
+    if reporter is None:
+        return
+    tally = config.stash.setdefault(_TALLY, Tally())
+    for outcome in ("passed", "failed"):
+        for report in reporter.getreports(outcome):
+            for name, value in report.user_properties:
+                if name == PROPERTY:
+                    tally.update(from_report(value))
+    if tally.networks and (path := os.environ.get("SPEEDUP_TALLY")):
+        Path(path).write_text(json.dumps(to_report(tally), indent=1) + "\n")
+    if list(_owed(config, tally)) and session.exitstatus == pytest.ExitCode.OK:
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+
+def _owed(config: pytest.Config, tally: Tally) -> list[str]:
+    """What is missing in a nightly run of all networks; of a part of them nothing is asked."""
+    is_part = config.option.keyword or any("::" in arg or arg.endswith(".py") for arg in config.args)
+    if not NIGHTLY or is_part or hasattr(config, "workerinput"):
+        return []
+    return list(shortcomings(tally, NETWORKS, operators()))

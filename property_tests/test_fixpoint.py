@@ -6,16 +6,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from property_tests.test_networks import given_model
-from speedup import STANDARD, constants, liveness
-from speedup.analysis import Analysis
-from speedup.constraints import Closure, Dim, Equal
-from speedup.coupling import couple
-from speedup.inputs import example_from
-from speedup.keepsets import solve
+from speedup import STANDARD
+from speedup.analyses import constants, liveness
+from speedup.analyses.analysis import Analysis
+from speedup.engine.constraints import Closure, Dim, Equal
+from speedup.engine.keepsets import solve
+from speedup.forwards.rewriting import Writer
 from speedup.masks import resolve_masks
-from speedup.rewriting import Writer
+from speedup.planning.coupling import couple
+from speedup.spec.inputs import example_from
 from speedup.testing.strategies import Case, cases
-from speedup.trace import trace
+from speedup.tracing.trace import trace
 
 
 def analysis_of(case: Case) -> Analysis:

@@ -11,7 +11,8 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from speedup.constraints import (
+from speedup.engine.constraints import (
+    Aligned,
     Balanced,
     Carrier,
     Cause,
@@ -24,7 +25,7 @@ from speedup.constraints import (
     Pinned,
     Whole,
 )
-from speedup.keepsets import KeepSets, solve
+from speedup.engine.keepsets import KeepSets, grown, solve
 
 _CAUSE = Cause(None, "drawn")
 # Extents with several divisors, and few of them, so that dimensions often can be equal.
@@ -41,6 +42,10 @@ class System:
 
     def solved(self) -> KeepSets:
         return solve(self.extents, self.seeds, self.constraints)
+
+    @property
+    def by_extent(self) -> list[Dim]:
+        return sorted(self.extents, key=self.extents.__getitem__)
 
     @property
     def closures(self) -> list[Closure]:
@@ -113,8 +118,20 @@ def _carrier(draw: st.DrawFn, extents: Mapping[Dim, int]) -> Carrier:
     return Carrier(dim, families, torch.tensor(sizes), rows, groups, _CAUSE)
 
 
+@st.composite
+def _aligned(draw: st.DrawFn, extents: Mapping[Dim, int]) -> Aligned:
+    dim, multiple = draw(st.sampled_from(list(extents))), draw(st.integers(1, 4))
+    groups = draw(_divisors([extents[dim]]))
+    width = extents[dim] // groups
+
+    def wanted(count: int) -> int:
+        return min(-(-count // multiple) * multiple, width)
+
+    return Aligned(dim, groups, wanted, draw(st.booleans()), _CAUSE)
+
+
 _FORCED = (_equal, _pinned, _mapped, _whole)
-_CHOICES = (_balanced, _counted, _carrier)
+_CHOICES = (_balanced, _counted, _carrier, _aligned)
 
 
 @st.composite
@@ -148,14 +165,14 @@ def _round_robin(sets: dict[Dim, Tensor], constraints: Sequence[Constraint]) -> 
 
 
 def _least(system: System) -> dict[Dim, Tensor]:
-    """The least closed sets, the slow way. Equal dimensions count as one when an empty one is filled."""
+    """The least closed sets, the slow way; empty ones are filled up, the smallest first."""
     sets = {dim: torch.zeros(extent, dtype=torch.bool) for dim, extent in system.extents.items()}
     for dim, seed in system.seeds.items():
         sets[dim] = torch.ones_like(sets[dim]) if seed is None else seed.clone()
     _round_robin(sets, system.constraints)
-    for dim, extent in system.extents.items():
+    for dim in system.by_extent:
         if not bool(sets[dim].any()):
-            sets[dim] = torch.arange(extent) == 0
+            sets[dim] = torch.arange(system.extents[dim]) == 0
             _round_robin(sets, system.constraints)
     return sets
 
@@ -178,7 +195,7 @@ def _staged(system: System) -> dict[Dim, Tensor]:
     sets = {dim: torch.zeros(extent, dtype=torch.bool) for dim, extent in system.extents.items()}
     for dim, seed in system.seeds.items():
         sets[dim] = torch.ones_like(sets[dim]) if seed is None else seed.clone()
-    for dim in (None, *system.extents):
+    for dim in (None, *system.by_extent):
         if dim is not None and not bool(sets[dim].any()):
             sets[dim] = torch.arange(system.extents[dim]) == 0
         _round_robin(sets, forced)
@@ -229,6 +246,20 @@ def test_dimensions_that_are_equal_in_any_order_and_number_of_steps_keep_the_sam
 @given(system=systems())
 def test_choices_are_asked_one_by_one_when_all_else_has_settled(system: System) -> None:
     assert _lists(system.solved(), system) == _lists(_staged(system), system)
+
+
+@given(data=st.data(), system=systems())
+def test_growing_under_more_constraints_satisfies_all_and_only_adds(
+    data: st.DataObject, system: System
+) -> None:
+    kept = system.solved()
+    more = data.draw(st.lists(_aligned(system.extents), max_size=3))
+    found = grown(kept, system.constraints, more)
+    sets = {dim: found[dim] for dim in system.extents}
+    assert all(not bool((kept[dim] & ~found[dim]).any()) for dim in sets)
+    for constraint in (*system.constraints, *more):
+        for dim, demand in _demands(constraint, sets):
+            assert not bool((demand & ~found[dim]).any()), constraint
 
 
 @given(data=st.data(), system=systems(choices=False))

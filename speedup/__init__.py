@@ -1,9 +1,13 @@
 """Turn a masked PyTorch model into a smaller one that computes exactly the same function."""
 
+from speedup.analyses.alignment import Width
 from speedup.errors import (
+    ArchitectureError,
     EquivalenceError,
     ExportError,
+    FileWriteError,
     FixpointError,
+    ForeignSourceError,
     InputError,
     MaskDeviceError,
     MaskError,
@@ -11,51 +15,95 @@ from speedup.errors import (
     MaskShapeError,
     MaskTargetError,
     MaskValueError,
+    MissingPackageError,
     ModelError,
     NonFiniteWeightError,
+    OtherWeightsError,
     OutputError,
+    PlanFormatError,
+    PruningError,
+    ReportFormatError,
     RuleError,
+    SavedModelError,
     SpeedupError,
     StaleModelError,
     StructureError,
+    UnboundPlanError,
     UnknownModuleError,
     UnknownNameError,
 )
-from speedup.masks import Masks, apply_masks
+from speedup.files.plan_diff import PlanDiff
+from speedup.files.saving import load, load_plan, save
+from speedup.masks import (
+    MaskProblem,
+    Masks,
+    apply_masks,
+    check_masks,
+    masks_from_file,
+    masks_from_heads,
+    masks_from_prune,
+    masks_from_zeros,
+)
 from speedup.materialize import materialize
 from speedup.plan import Plan
 from speedup.planner import plan_speedup
+from speedup.pruners import make_masks, masks_from_torch_pruning
+from speedup.reports.figure import plan_figure
 from speedup.rules import STANDARD
 from speedup.rules.rule import Rule
 from speedup.verify import Verification, verify
 
 __all__ = [
     "STANDARD",
+    "ArchitectureError",
     "EquivalenceError",
     "ExportError",
+    "FileWriteError",
     "FixpointError",
+    "ForeignSourceError",
     "InputError",
     "MaskDeviceError",
     "MaskError",
     "MaskFileError",
+    "MaskProblem",
     "MaskShapeError",
     "MaskTargetError",
     "MaskValueError",
     "Masks",
+    "MissingPackageError",
     "ModelError",
     "NonFiniteWeightError",
+    "OtherWeightsError",
     "OutputError",
     "Plan",
+    "PlanDiff",
+    "PlanFormatError",
+    "PruningError",
+    "ReportFormatError",
     "Rule",
     "RuleError",
+    "SavedModelError",
     "SpeedupError",
     "StaleModelError",
     "StructureError",
+    "UnboundPlanError",
     "UnknownModuleError",
     "UnknownNameError",
     "Verification",
+    "Width",
     "apply_masks",
+    "check_masks",
+    "load",
+    "load_plan",
+    "make_masks",
+    "masks_from_file",
+    "masks_from_heads",
+    "masks_from_prune",
+    "masks_from_torch_pruning",
+    "masks_from_zeros",
     "materialize",
+    "plan_figure",
     "plan_speedup",
+    "save",
     "verify",
 ]

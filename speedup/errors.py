@@ -23,6 +23,14 @@ class ModelError(SpeedupError, TypeError):
     """The model is of a kind that cannot be planned, or not yet."""
 
 
+class ModelReferenceError(ModelError):
+    """A name on the command line leads to no model."""
+
+
+class WeightsError(SpeedupError, ValueError):
+    """A file of weights is missing, damaged, or does not fit the model."""
+
+
 class MaskError(SpeedupError, ValueError):
     """A mask does not fit the model; base of the more precise kinds below."""
 
@@ -51,6 +59,14 @@ class MaskFileError(MaskError):
     """A mask file is missing, damaged, or holds something other than masks."""
 
 
+class PruningError(SpeedupError, ValueError):
+    """What was asked of a mask maker makes no sense, or its scores are not what they should be."""
+
+
+class FileWriteError(SpeedupError, OSError):
+    """A file cannot be written; the one that was there is as it was."""
+
+
 class NonFiniteWeightError(SpeedupError, ValueError):
     """A parameter holds inf or NaN; equivalence is only promised for finite weights."""
 
@@ -63,6 +79,14 @@ class UnknownModuleError(SpeedupError, KeyError):
     """A module path handed to the planner does not exist in the model."""
 
 
+class MissingPackageError(SpeedupError, ImportError):
+    """Something was asked for that needs a package which is not installed; says which and how to get it."""
+
+
+class ReportFormatError(SpeedupError, ValueError):
+    """A plan is to be written for people to a file of a kind that it cannot be written to."""
+
+
 class RuleError(SpeedupError):
     """An operator's rule broke its contract (wrong number or shape of results)."""
 
@@ -73,6 +97,30 @@ class FixpointError(SpeedupError):
 
 class StaleModelError(SpeedupError):
     """The model changed between planning and materializing."""
+
+
+class ArchitectureError(StaleModelError):
+    """A plan meets a model of another architecture than it was made for."""
+
+
+class OtherWeightsError(StaleModelError):
+    """A plan that depends on its model's weights meets a model with others."""
+
+
+class UnboundPlanError(SpeedupError, ValueError):
+    """A plan that was read back has no model of its own; one has to be passed."""
+
+
+class PlanFormatError(SpeedupError, ValueError):
+    """A text is no plan, or none that this version can read; or a plan cannot be written as text."""
+
+
+class ForeignSourceError(SpeedupError, ValueError):
+    """A plan that was read back holds source that is not the model's own with other numbers."""
+
+
+class SavedModelError(SpeedupError, ValueError):
+    """A file of a small model is missing, damaged, or does not hold what its plan says."""
 
 
 class EquivalenceError(SpeedupError):

@@ -10,23 +10,25 @@ import torch
 from attrs import evolve
 from torch import Tensor, nn
 
-from speedup import constants, liveness
-from speedup.coupling import couple
-from speedup.editing import edits_of, solved_attributes
-from speedup.edits import RewriteForward
-from speedup.errors import NonFiniteWeightError, UnknownModuleError
-from speedup.expected import expected_trace
-from speedup.graph import Graph, Origin
-from speedup.inputs import Example, example_from
-from speedup.islands import survey
-from speedup.masks import MaskSource, resolve_masks
+from speedup.analyses import constants, liveness
+from speedup.analyses.alignment import Align, chooser
+from speedup.errors import NonFiniteWeightError, UnboundPlanError, UnknownModuleError
+from speedup.forwards.rewriting import Writer
+from speedup.masks import Masks, MaskSource, resolve_masks
 from speedup.plan import Plan, Subject
-from speedup.plannable import require_plannable
-from speedup.rehearsal import rehearse
-from speedup.rewriting import Writer
+from speedup.planning.coupling import couple
+from speedup.planning.editing import edits_of, solved_attributes
+from speedup.planning.expected import expected_trace
+from speedup.planning.rehearsal import rehearse
+from speedup.planning.summary import report_of
 from speedup.rules import STANDARD, Rules
-from speedup.stamps import stamps_of
-from speedup.summary import report_of
+from speedup.spec.edits import AddToParameter, Edit, MergeColumns, NewBias, RewriteForward
+from speedup.spec.graph import Graph, Origin
+from speedup.spec.inputs import Example, example_from
+from speedup.stamps import Stamp, TensorStamp, stamps_of
+from speedup.tracing.islands import survey
+from speedup.tracing.plannable import require_plannable
+from speedup.tracing.trace import Trace
 
 
 def plan_speedup(
@@ -37,6 +39,7 @@ def plan_speedup(
     kwargs: Mapping[str, Any] | None = None,
     rules: Rules = STANDARD,
     keep: Sequence[str] = (),
+    align: Align | None = None,
 ) -> Plan:
     """Plan the smallest model that computes what `model` with `masks` computes, in eval mode.
 
@@ -52,19 +55,49 @@ def plan_speedup(
         kwargs: further keyword arguments of the forward.
         rules: operator rules; extend with `STANDARD | {my_operator: my_rule}`.
         keep: paths of modules that must not change.
+        align: how many channels layers shall keep for their kernels to run at full speed: multiples of
+            an integer, or what a function of a `Width` returns. It gets the count that has to stay, and is
+            asked about every larger one on the way; less than that count counts as that, more than there
+            are as all. Layers that do not shrink are not asked about. `Plan.report.alignment` says what
+            it costs.
 
     Raises:
         InputError, ModelError, MaskError, UnknownModuleError, NonFiniteWeightError: bad arguments.
         ExportError: no part of the model can be traced; the message names the module.
     """
     with torch.inference_mode(mode=False), torch.no_grad():
-        return _plan(model, example_from(x, kwargs), masks, rules, keep)
+        return _plan(model, example_from(x, kwargs), masks, rules, keep, align)
+
+
+def realigned(plan: Plan, align: Align | None) -> Plan:
+    """`plan` made again, of its model as it is now, with another alignment; see `plan_speedup`.
+
+    Raises:
+        UnboundPlanError: the plan was read back, and so does not say how it was made.
+    """
+    subject = plan.subject
+    if subject.rules is None:
+        raise UnboundPlanError(
+            "this plan was read back and does not say which rules and keep= it was made with; make it again "
+            "with plan_speedup to compare alignments"
+        )
+    with torch.inference_mode(mode=False), torch.no_grad():
+        return _plan(
+            subject.planned_model(), subject.example, subject.masks, subject.rules, subject.keep, align
+        )
 
 
 def _plan(
-    model: nn.Module, example: Example, masks: MaskSource | None, rules: Rules, keep: Sequence[str]
+    model: nn.Module,
+    example: Example,
+    masks: MaskSource | None,
+    rules: Rules,
+    keep: Sequence[str],
+    align: Align | None,
 ) -> Plan:
     require_plannable(model)
+    if align is not None:
+        chooser(align)
     resolved = resolve_masks(model, masks)
     _check_modules(model, keep)
     stamps = stamps_of(model)
@@ -76,7 +109,7 @@ def _plan(
     modules = dict(model.named_modules(remove_duplicate=False))
     writer = Writer(modules, tuple(keep))
     while True:
-        analysis = couple(traced.graph, facts, lives, rules, writer, keep)
+        analysis = couple(traced.graph, facts, lives, rules, writer, keep, align)
         edits = tuple(edits_of(analysis, writer))
         expected = expected_trace(analysis, edits)
         numbers = frozenset(e.path for e in solved_attributes(analysis))
@@ -92,13 +125,55 @@ def _plan(
         )
     return Plan(
         edits=edits,
-        report=report_of(model, analysis, edits, found),
+        report=report_of(model, analysis, edits, found, resolved, align),
         expected=expected,
         masks_digest=resolved.digest,
         subject=Subject(
-            model, resolved, example, stamps, found.islands, _computed(traced.graph), bool(changed)
+            model=model,
+            masks=resolved,
+            example=example,
+            stamps=stamps,
+            free=_free(stamps, traced, resolved, writer, edits, keep, rules, align),
+            islands=found.islands,
+            computed=_computed(traced.graph),
+            is_rehearsed=bool(changed),
+            rules=rules,
+            keep=tuple(keep),
         ),
     )
+
+
+def _free(
+    stamps: Sequence[Stamp],
+    traced: Trace,
+    masks: Masks,
+    writer: Writer,
+    edits: Sequence[Edit],
+    keep: Sequence[str],
+    rules: Rules,
+    align: Align | None,
+) -> frozenset[str]:
+    """The tensors whose numbers the plan does not depend on.
+
+    Those are the ones that no operation reads. And the weights, if the same edits follow where nothing is
+    known of them but that they are zero where they are masked.
+    """
+    named = {stamp.name: stamp for stamp in stamps if isinstance(stamp, TensorStamp)}
+    read = {v.name for v in traced.graph.state if traced.graph.readers[v.index]}
+    unread = frozenset(named) - read
+    if any(isinstance(edit, AddToParameter | MergeColumns | NewBias) for edit in edits):
+        return unread
+    weights = {name for name in read if name in named and _is_weight(named[name].dtype)}
+    # Of a tensor without data nothing is known.
+    unknown = {name: t.to("meta") if name in weights else t for name, t in traced.tensors.items()}
+    facts = constants.analyse(traced.graph, unknown, masks, rules)
+    lives = liveness.analyse(traced.graph, facts, rules)
+    again = edits_of(couple(traced.graph, facts, lives, rules, writer, keep, align), writer)
+    return unread | weights if tuple(again) == tuple(edits) else unread
+
+
+def _is_weight(dtype: torch.dtype) -> bool:
+    return dtype.is_floating_point or dtype.is_complex
 
 
 def _check_modules(model: nn.Module, names: Sequence[str]) -> None:

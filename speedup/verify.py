@@ -9,14 +9,15 @@ import torch
 from attrs import frozen
 from torch import nn
 
-from speedup.comparison import Comparison, scratch, tolerance
 from speedup.errors import ExportError, StructureError
-from speedup.expected import actual_trace, first_difference
-from speedup.inputs import batch_size, fresh_inputs
-from speedup.islands import retrace
-from speedup.isolation import isolated
+from speedup.files.binding import bound
 from speedup.masks import apply_masks
 from speedup.plan import Plan
+from speedup.planning.comparison import Comparison, scratch, tolerance
+from speedup.planning.expected import actual_trace, first_difference
+from speedup.spec.inputs import batch_size, fresh_inputs
+from speedup.tracing.islands import retrace
+from speedup.tracing.isolation import isolated
 
 _SEED = 20_000
 
@@ -30,14 +31,25 @@ class Verification:
     batch_sizes: tuple[int | None, ...]
 
 
-def verify(plan: Plan, small: nn.Module, *, level: Literal["full", "structure"] = "full") -> Verification:
+def verify(
+    plan: Plan,
+    small: nn.Module,
+    *,
+    level: Literal["full", "structure"] = "full",
+    model: nn.Module | None = None,
+) -> Verification:
     """Check that `small` is what `plan` promises; `level` as in `materialize`.
 
+    A plan that was read back takes as `model` one that was planned, or is like it.
+
     Raises:
+        UnboundPlanError, StaleModelError: there is no model to compare with, or another than was planned.
         StructureError: the small model traces to other operations than planned.
         OutputError: its outputs differ from the masked model's; names the first such module.
     """
     with torch.inference_mode(mode=False):
+        if model is not None and model is not plan.subject.model:
+            plan = bound(plan, model)
         return _verified(plan, small, level)
 
 
@@ -64,7 +76,7 @@ def _check_structure(plan: Plan, small: nn.Module) -> None:
 
 
 def _compared(plan: Plan, small: nn.Module, limit: float) -> Verification:
-    masked = apply_masks(plan.subject.model, plan.subject.masks).eval()
+    masked = apply_masks(plan.subject.planned_model(), plan.subject.masks).eval()
     candidate = scratch(small).eval()
     generator = torch.Generator().manual_seed(_SEED)
     worst = 0.0
@@ -87,10 +99,17 @@ def _error_of_island(one: Comparison, generator: torch.Generator) -> float:
     """The error on the recorded inputs; others may be none that the module is ever called with."""
     own = one.example.tensors
     try:
+        reference = one.reference(own)
+    except Exception:
+        if one.example.is_drawn:
+            # Nor need what was drawn in place of recorded inputs be any.
+            return 0.0
+        raise
+    try:
         other = one.reference(fresh_inputs(one.example, None, generator))
     except Exception:
         other = None
-    return one.error(own, one.reference(own), other)
+    return one.error(own, reference, other)
 
 
 def _errors(one: Comparison, generator: torch.Generator) -> Iterator[tuple[int | None, float]]:

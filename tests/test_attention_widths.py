@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from speedup.testing.modules import SharedKeys
 from tests.support.contract import shrunk
 
 HEADS, WIDE, DIM = 6, 4, 24
@@ -125,6 +126,13 @@ def test_query_heads_go_from_groups_in_equal_numbers_whichever_they_are(told: bo
     masks = {"o": {"weight": _columns(whole_heads([0, 5]))}}
     _, small = shrunk(Grouped(told), sequences, masks=masks)
     assert (small.q.out_features, small.k.out_features) == (4 * WIDE, 2 * WIDE)
+
+
+def test_values_that_query_heads_share_get_narrower() -> None:
+    """One width is zero in both key heads, another in one only, where the other head still needs it."""
+    model = SharedKeys(DIM, HEADS, 2, WIDE)
+    _, small = shrunk(model, sequences, {"v_proj": (1, WIDE + 1, 3)})
+    assert (small.v_proj.out_features, small.o_proj.in_features) == (2 * (WIDE - 1), HEADS * (WIDE - 1))
 
 
 @pytest.mark.parametrize("told", [False, True])

@@ -84,7 +84,20 @@ def test_debug_shows_the_traceback_and_keeps_the_exit_code(monkeypatch: pytest.M
     assert "OutputError: differs" in result.stderr
 
 
-def test_other_exceptions_are_not_swallowed(monkeypatch: pytest.MonkeyPatch):
+def test_a_run_that_fails_otherwise_ends_in_one_line_too(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(speedup.demo, "run_demo", _raising(ZeroDivisionError("a bug")))
 
-    assert isinstance(RUNNER.invoke(app, ["demo"]).exception, ZeroDivisionError)
+    result = RUNNER.invoke(app, ["demo"])
+
+    assert result.exit_code == 1
+    assert result.stderr == "error: ZeroDivisionError: a bug; speedup --debug shows where\n"
+    assert "ZeroDivisionError: a bug" in RUNNER.invoke(app, ["--debug", "demo"]).stderr
+
+
+@pytest.mark.parametrize("command", ["plan", "compact", "verify", "report", "bench", "demo"])
+def test_every_command_tells_how_it_is_used(command: str):
+    result = RUNNER.invoke(app, [command, "--help"])
+
+    assert result.exit_code == 0
+    assert command == "demo" or f"speedup {command} " in result.stdout
+    assert f" {command} " in RUNNER.invoke(app, ["--help"]).stdout

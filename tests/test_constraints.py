@@ -7,7 +7,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from speedup.constraints import (
+from speedup.engine.constraints import (
+    Aligned,
     Balanced,
     Carrier,
     Cause,
@@ -157,6 +158,29 @@ def test_whole_runs_stay_or_go_as_one() -> None:
     assert demanded(Whole(A, 3, CAUSE), a="010000") == {"a": "110000"}
 
 
+def aligned(multiple: int, groups: int = 1, at_once: bool = True) -> Aligned:
+    return Aligned(A, groups, lambda count: -(-count // multiple) * multiple, at_once, CAUSE)
+
+
+@pytest.mark.parametrize(
+    ("closure", "kept", "wanted"),
+    [
+        (aligned(4), "0100001000", "1110001000"),
+        (aligned(4, at_once=False), "0100001000", "1100001000"),
+        (aligned(2), "0101", "0101"),
+        (aligned(4), "0000", "0000"),
+        (aligned(3), "0101", "1101"),
+        (aligned(3), "1111", "1111"),
+        (aligned(2, groups=3), "100000001110", "111100001111"),
+        (aligned(3, groups=2, at_once=False), "100010", "110110"),
+    ],
+)
+def test_alignment_adds_the_first_missing_indices_to_what_is_alive(
+    closure: Aligned, kept: str, wanted: str
+) -> None:
+    assert demanded(closure, a=kept) == {"a": wanted}
+
+
 def carrier(families: list[str], magnitude: list[float], groups: int = 1) -> Carrier:
     return Carrier(A, tuple(bits(f) for f in families), torch.tensor(magnitude), B, groups, CAUSE)
 
@@ -228,6 +252,8 @@ def test_forced_closure_never_demands_less_of_larger_sets(closure: Closure, exte
         (Balanced((A, B), 2, CAUSE), {"a": 4, "b": 2}),
         (Balanced((A, B), 2, CAUSE, fixed=True), {"a": 4, "b": 2}),
         (Counted((A, B), CAUSE), {"a": 3, "b": 3}),
+        (aligned(3), {"a": 4}),
+        (aligned(2, groups=2), {"a": 4}),
     ],
 )
 def test_closure_of_counts_settles_at_once_and_gives_up_nothing(
@@ -240,7 +266,7 @@ def test_closure_of_counts_settles_at_once_and_gives_up_nothing(
 
 
 @pytest.mark.parametrize(
-    "closure", [Balanced((A,), 2, CAUSE), Counted((A, B), CAUSE), carrier(["11"], [1.0, 2.0])]
+    "closure", [Balanced((A,), 2, CAUSE), Counted((A, B), CAUSE), carrier(["11"], [1.0, 2.0]), aligned(2)]
 )
 def test_kinds_that_several_sets_would_satisfy_are_choices(closure: Closure) -> None:
     assert closure.is_choice

@@ -13,8 +13,8 @@ import torch
 from torch import fx, nn
 from torch.nn.utils import parametrizations, parametrize, prune
 
-from speedup.copying import copy_module, share_module
 from speedup.errors import SpeedupError
+from speedup.tracing.copying import copy_module, share_module
 
 
 def named_tensors(model: nn.Module) -> dict[str, torch.Tensor]:
@@ -534,3 +534,9 @@ def test_a_module_that_copies_its_tensors_in_its_own_way_is_refused() -> None:
     with pytest.raises(SpeedupError, match=message):
         copy_module(model, {id(model[0].linear.weight): torch.zeros(2, 2)})
     assert torch.equal(copy_module(model, {})[0].linear.weight, model[0].linear.weight)
+
+
+def test_parameters_of_a_copy_are_no_views() -> None:
+    model = nn.Linear(3, 4)
+    copied = copy_module(model, {id(model.weight): model.weight.detach()[:2].clone()})
+    assert not any(parameter._is_view() for parameter in copied.parameters())

@@ -309,3 +309,18 @@ def test_batch_size_of_the_example_does_not_change_the_edits(
     plans = [plan_speedup(model, make(batch), masks_of(model)) for batch in (1, 2, 3)]
     assert plans[0].edits
     assert plans[0].edits == plans[1].edits == plans[2].edits
+
+
+def test_channel_that_carries_constants_is_not_joined_by_another_for_the_count() -> None:
+    """Groups want any channel, a padded constant the largest: that one does for both."""
+    model = nn.Sequential(
+        nn.Conv2d(3, 4, 1), nn.Conv2d(4, 4, 3, padding=1, groups=2), nn.Conv2d(4, 2, 1)
+    ).double()
+    with torch.no_grad():
+        model[0].bias.copy_(torch.tensor([0.01, 2.0, 0.0, 0.0]))
+    masks = {
+        "0": {"weight": torch.zeros(4, 3, 1, 1)},
+        "2": {"weight": torch.tensor([1.0, 1, 0, 0])[None, :, None, None]},
+    }
+    small = require_exact(model, plan_speedup(model, images(2), masks), masks)
+    assert (small[0].out_channels, small[1].out_channels) == (1, 2)

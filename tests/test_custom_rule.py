@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from speedup import STANDARD, Plan, Rule, RuleError, apply_masks, materialize, plan_speedup
-from speedup.constraints import Constraint
+from speedup.engine.constraints import Constraint
 from speedup.rules import pointwise, rule_for
 from speedup.rules.building import ELEMENTWISE, channelwise, keeping, rearranging
 from speedup.rules.rule import UNKNOWN_OPERATOR, Site, equal

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from speedup.expressions import (
+from speedup.spec.expressions import (
     FUNCTIONS,
     Arithmetic,
     AttributeOf,

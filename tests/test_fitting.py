@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 from torch import Tensor, nn
 
-from speedup import STANDARD, constants, liveness
-from speedup.analysis import Analysis
-from speedup.coupling import couple
-from speedup.expressions import AttributeOf
-from speedup.inputs import example_from
+from speedup import STANDARD
+from speedup.analyses import constants, liveness
+from speedup.analyses.analysis import Analysis
+from speedup.forwards.rewriting import Writer
 from speedup.masks import resolve_masks
-from speedup.restatements import Arguments
-from speedup.rewriting import Writer
-from speedup.trace import trace
+from speedup.planning.coupling import couple
+from speedup.spec.expressions import AttributeOf
+from speedup.spec.inputs import example_from
+from speedup.spec.restatements import Arguments
+from speedup.tracing.trace import trace
 from tests.support.contract import dropped, shrunk
 
 
@@ -59,9 +61,25 @@ class Scattered(Net):
         return y
 
 
+class Uneven(Net):
+    def between(self, x: Tensor) -> Tensor:
+        first, *rest = x.tensor_split(5, dim=1)
+        return torch.cat([*rest, first], 1)
+
+
 class OfBatch(Net):
     def between(self, x: Tensor) -> Tensor:
         return x.reshape(x.shape[0] * 12).reshape(-1, 12)
+
+
+class OfLength(Net):
+    def between(self, x: Tensor) -> Tensor:
+        return x.reshape(len(x) * 12).reshape(-1, 12)
+
+
+class BesideLength(Net):
+    def between(self, x: Tensor) -> Tensor:
+        return x.reshape(len(x), 3, 4).reshape(len(x), 12)
 
 
 class OfSeveralWidths(Net):
@@ -79,10 +97,10 @@ def vectors(batch: int) -> Tensor:
     return torch.randn(batch, 4, dtype=torch.float64)
 
 
-def analysed(kind: type[Net], writable: bool = True) -> Analysis:
+def analysed(kind: type[Net], writable: bool = True, batch: int = 2, gone: int = 5) -> Analysis:
     model = kind().double()
-    traced = trace(model, example_from(vectors(2)))
-    masks = resolve_masks(model, dropped(model, {"first": range(5)}))
+    traced = trace(model, example_from(vectors(batch)))
+    masks = resolve_masks(model, dropped(model, {"first": range(gone)}))
     facts = constants.analyse(traced.graph, traced.tensors, masks, STANDARD)
     lives = liveness.analyse(traced.graph, facts, STANDARD)
     writer = Writer(dict(model.named_modules()), () if writable else ("",))
@@ -118,9 +136,25 @@ def test_a_literal_that_cannot_be_restated_keeps_the_channels() -> None:
     assert widths(analysed(Literal, writable=False)) == {12}
 
 
-def test_a_number_that_follows_the_batch_is_not_written_down() -> None:
-    found = analysed(OfBatch)
+def test_unequal_parts_that_cannot_be_restated_keep_the_channels() -> None:
+    found = analysed(Uneven, writable=False, gone=2)
+    (split,) = (op for op in found.graph.ops if op.name == "tensor_split")
+    assert [found.sizes(r)[1] for r in split.results] == [3, 3, 2, 2, 2]
+
+
+@pytest.mark.parametrize("batch", [1, 2])
+@pytest.mark.parametrize("kind", [OfBatch, OfLength])
+def test_a_number_that_follows_the_batch_is_not_written_down(kind: type[Net], batch: int) -> None:
+    found = analysed(kind, batch=batch)
     assert widths(found) == {12} and not found.restated
+
+
+@pytest.mark.parametrize("batch", [1, 2])
+def test_a_number_beside_one_that_follows_the_batch_is_written_down(batch: int) -> None:
+    found = analysed(BesideLength, batch=batch, gone=4)
+    assert widths(found) == {8}
+    stated = [Arguments({"shape": (batch, 2, 4)}), Arguments({"shape": (batch, 8)})]
+    assert list(found.restated.values()) == stated
 
 
 def test_a_call_that_another_width_runs_too_is_not_restated() -> None:

@@ -10,8 +10,8 @@ import pytest
 import torch
 from torch import nn
 
-from speedup.expressions import Arithmetic, Derived, SizeOf
-from speedup.graph import Graph, Op, Origin, Owner, Value, call_arguments, values_in
+from speedup.spec.expressions import Arithmetic, Derived, SizeOf
+from speedup.spec.graph import Graph, Op, Origin, Owner, Value, call_arguments, values_in
 
 aten = torch.ops.aten
 HALF = Arithmetic("floordiv", (SizeOf(0, 1), 2))

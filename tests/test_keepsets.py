@@ -9,7 +9,7 @@ import torch
 from attrs import frozen
 from torch import Tensor
 
-from speedup.constraints import (
+from speedup.engine.constraints import (
     Balanced,
     Cause,
     Constraint,
@@ -22,8 +22,8 @@ from speedup.constraints import (
     Pinned,
     Whole,
 )
+from speedup.engine.keepsets import KeepSets, solve
 from speedup.errors import RuleError
-from speedup.keepsets import KeepSets, solve
 
 # Dimensions of no tensor in particular.
 A, B, C, D = (0, 0), (0, 1), (1, 0), (2, 0)
@@ -93,6 +93,12 @@ def test_no_class_becomes_empty() -> None:
 def test_index_that_saves_a_class_from_being_empty_is_propagated() -> None:
     kept = solved({}, [reads(B, A, [2, 1, 0])], {A: 3, B: 3})
     assert shown(kept, A, B) == ["100", "001"]
+
+
+def test_index_of_a_factor_settles_which_of_the_product_stays() -> None:
+    """A product of dimensions has no index of its own to choose once one factor has."""
+    view = Mapped((A,), (B, C), None, (6,), (3, 2), CAUSE)
+    assert shown(solved({B: "001"}, [view], {A: 6, B: 3, C: 2}), A, B, C) == ["000010", "001", "10"]
 
 
 def test_dimension_of_extent_zero_may_be_empty() -> None:

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from speedup.lattice import (
+from speedup.engine.lattice import (
     Fact,
     all_over,
     along,

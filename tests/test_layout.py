@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from speedup.layout import (
+from speedup.engine.layout import (
     Block,
     Move,
     box,

@@ -5,11 +5,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from speedup.expressions import AttributeOf, attributes_in, derived_in
-from speedup.graph import Graph
-from speedup.inputs import example_from
-from speedup.merging import Part, merged, same_program
-from speedup.trace import trace
+from speedup.spec.expressions import AttributeOf, attributes_in, derived_in
+from speedup.spec.graph import Graph
+from speedup.spec.inputs import example_from
+from speedup.tracing.merging import Part, merged, same_program
+from speedup.tracing.trace import trace
 
 
 class Reshaping(nn.Module):

@@ -7,9 +7,9 @@ import torch
 from torch import Tensor, nn
 
 from speedup import Plan, apply_masks, materialize, plan_speedup
-from speedup.inputs import example_from
-from speedup.native import hyperparameters, may_add_bias, settable
-from speedup.trace import trace
+from speedup.spec.inputs import example_from
+from speedup.tracing.native import hyperparameters, may_add_bias, settable
+from speedup.tracing.trace import trace
 from tests.support.measure import relative_error
 
 Masks = Mapping[str, Mapping[str, Tensor]]

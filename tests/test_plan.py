@@ -161,20 +161,26 @@ def test_explanation_tells_what_becomes_of_a_module(plan: Plan) -> None:
     assert plan.explain("body.0").splitlines() == [
         "body.0: Conv2d(6, 4) -> Conv2d(4, 4)",
         "  2 constant channels into bias of body.0",
+        "  channels it reads: 6 -> 4",
+        "    0-1 gone: masked in stem.weight",
+        "      folded into bias of body.0",
     ]
 
 
 def test_explanation_tells_why_a_module_stays(plan: Plan) -> None:
-    first, second = plan.explain("unread").splitlines()
+    first, second, third = plan.explain("unread").splitlines()
     assert first == "unread: Conv2d(4, 4) stays as it is"
-    assert second.startswith("  1 of 4 could go but stay: ") and "states this size" in second
+    assert second == "  channels it makes: 4 -> 4"
+    assert third.startswith("    3 could go but stays: ") and "states this size" in third
+    assert third.endswith("(aten.view.default in the forward)")
+    assert "1 of 4" in str(plan)
 
 
 def test_explanation_of_an_unknown_module_is_an_error_that_lists_known_ones(plan: Plan) -> None:
     with pytest.raises(UnknownModuleError, match=r"no module 'steam'.*stem.*plan\.layers"):
         plan.explain("steam")
     with pytest.raises(KeyError):
-        plan.explain("body.1")
+        plan.explain("body.9")
 
 
 def test_plans_of_the_same_model_and_masks_are_equal(model: Net, plan: Plan) -> None:

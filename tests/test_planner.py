@@ -462,3 +462,27 @@ def test_two_zeros_that_only_hold_each_other_stay_zero() -> None:
     small = materialize(plan_speedup(model, x), verify="none")
     for want, have in zip(model(x), small(x), strict=True):
         assert torch.allclose(want, have, atol=1e-12, rtol=0)
+
+
+class PerSample(nn.Module):
+    """Adds a learnt share that each sample of the batch gets of it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.enter, self.leave = nn.Linear(4, 6), nn.Linear(6, 3)
+        self.whole = nn.Parameter(torch.randn(6))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.leave(torch.relu(self.enter(x) + self.whole / x.shape[0]))
+
+
+def test_constant_that_is_shared_among_the_batch_is_none() -> None:
+    model = PerSample().double()
+    masks = {"enter": {"weight": torch.ones(6, 4), "bias": torch.ones(6)}}
+    for mask in masks["enter"].values():
+        mask[:3] = 0
+    plan = plan_speedup(model, torch.randn(2, 4).double(), masks)
+    small, masked = materialize(plan, verify="none").eval(), apply_masks(model, masks).eval()
+    for batch in (1, 2, 5):
+        x = torch.randn(batch, 4).double()
+        torch.testing.assert_close(small(x), masked(x), rtol=1e-10, atol=1e-10)

@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from speedup.expressions import (
+from speedup.spec.expressions import (
     Arithmetic,
     AttributeOf,
     Derived,
@@ -23,10 +23,10 @@ from speedup.expressions import (
     evaluate_expression,
     sizes_in,
 )
-from speedup.graph import Graph
-from speedup.inputs import example_from
-from speedup.provenance import Record, TrackedFloat, TrackedInt, tracked
-from speedup.trace import trace
+from speedup.spec.graph import Graph
+from speedup.spec.inputs import example_from
+from speedup.tracing.provenance import Record, TrackedFloat, TrackedInt, tracked
+from speedup.tracing.trace import trace
 from tests.support.soundness import graph_of
 
 SIZE = SizeOf(0, 1)

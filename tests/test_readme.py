@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
 from torch import nn
 
 import speedup
@@ -73,6 +74,47 @@ def test_first_example_runs_as_it_stands(capsys: pytest.CaptureFixture[str]):
     assert isinstance(small, nn.Module)
     assert small.get_submodule("conv1").out_channels == 3
     assert "conv1" in capsys.readouterr().out
+
+
+def test_what_is_said_of_saving_runs_as_it_stands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    example = re.search(r"^## Saving$.*?^```python\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)
+    assert example is not None
+    case = lenet()
+    plan = speedup.plan_speedup(case.model, case.inputs(1, seed=0), case.masks)
+    small = speedup.materialize(plan)
+    names: dict[str, object] = {"plan": plan, "small": small, "make_model": lambda: lenet().model}
+    monkeypatch.chdir(tmp_path)
+
+    exec(example[1], names)
+
+    again = names["again"]
+    assert isinstance(again, nn.Module)
+    x = case.inputs(3, seed=1)
+    assert torch.equal(again(x), small(x))
+
+
+def test_sources_of_masks_run_as_they_stand(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    example = re.search(
+        r"^<!-- run by tests/test_readme.py -->\n```python\n(.*?)^```$", README, re.MULTILINE | re.DOTALL
+    )
+    assert example is not None
+    monkeypatch.chdir(tmp_path)
+    case = lenet()
+    torch.save(case.masks, "masks.pth")
+    layer = nn.TransformerEncoderLayer(8, 4, 16)
+    names: dict[str, object] = {
+        "model": case.model,
+        "x": case.inputs(1, seed=0),
+        "pruned": case.model,
+        "zeroed": case.model,
+        "vit": nn.ModuleDict({"encoder": nn.TransformerEncoder(layer, 1, enable_nested_tensor=False)}),
+    }
+
+    exec(example[1], names)
+
+    masks = names["masks"]
+    assert isinstance(masks, dict)
+    assert int(masks["conv1.weight"].sum()) == 3
 
 
 def test_every_error_named_exists():

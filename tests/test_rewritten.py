@@ -12,7 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from speedup.errors import SpeedupError
-from speedup.rewritten import Rewritten, build, rewrite_module, rewritten_class
+from speedup.forwards.rewritten import build, rewrite_module, rewritten_class
+from speedup.spec.edits import Rewritten
 
 STEP = 10
 

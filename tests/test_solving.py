@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from speedup.expressions import Arithmetic, AttributeOf, Expression, SizeOf
-from speedup.solving import Equation, components, related, solve
+from speedup.forwards.solving import Equation, components, related, solve
+from speedup.spec.expressions import Arithmetic, AttributeOf, Expression, SizeOf
 
 DIM, HEADS, WIDE = AttributeOf("a", "dim", 12), AttributeOf("a", "heads", 3), AttributeOf("a", "wide", 4)
 LENGTH = SizeOf(0, 1)

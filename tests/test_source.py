@@ -8,8 +8,7 @@ from typing import Any
 
 import pytest
 
-from speedup.graph import Frame
-from speedup.source import (
+from speedup.forwards.source import (
     Change,
     enclosed,
     end_of,
@@ -20,6 +19,7 @@ from speedup.source import (
     start_of,
     unwrapped,
 )
+from speedup.spec.graph import Frame
 
 
 def parsed(text: str, file: str = "<a test>") -> Any:

@@ -102,6 +102,7 @@ def test_a_fault_is_reported_with_place_masks_and_plan(off_by_one: None) -> None
     assert "for inputs of shape (2, 3, 8, 8)" in message
     assert "keep=['2'] leaves that module as it is" in message
     assert "    masks = MaskSpec((Slices('0.weight', 0, (0, 1)),))" in message
+    assert "Conv2d(3, 6) -> (3, 4)" in message
 
 
 def test_a_changed_model_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -19,10 +19,10 @@ from speedup import (
     plan_speedup,
     verify,
 )
-from speedup.graph import Op
-from speedup.lattice import Fact, constant, indicator
+from speedup.engine.lattice import Fact, constant, indicator
 from speedup.rules.pointwise import ELEMENTWISE
 from speedup.rules.rule import Facts, Lives
+from speedup.spec.graph import Op
 from tests.support.untouched import differences, snapshot
 
 Masks = Mapping[str, Mapping[str, Tensor]]

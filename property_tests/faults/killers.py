@@ -12,8 +12,11 @@ _SMALL = f"{_NETWORKS}::test_small_model_equals_masked_model_and_given_model_is_
 IMAGES, SEQUENCES, OTHERS, PAIRS = (f"{_SMALL}[{f}]" for f in ("image", "sequence", "other", "pair"))
 NETWORKS = (IMAGES, SEQUENCES, OTHERS, PAIRS)
 VALUES = f"{_NETWORKS}::test_plans_are_values_and_materializing_leaves_nothing_to_cut"
+ANALYSES = "property_tests/test_analyses.py"
 FIXPOINT = "property_tests/test_fixpoint.py"
+LAWS = "property_tests/test_laws.py"
 ENGINE = "property_tests/test_keepsets.py"
+KEEPSETS = "tests/test_keepsets.py"
 
 # An operator's rule against the operator itself, on generated operands.
 CONTRACTIONS = "tests/rules/test_contraction.py"
@@ -36,13 +39,29 @@ def dead(rules: str) -> str:
     return f"{rules}::test_what_is_called_dead_does_not_change_live_results"
 
 
+_OPERATORS = "tests/rules/test_every_operator.py"
+
+
+def sliced(*operators: str) -> tuple[str, ...]:
+    """What is kept around an operator of ATen is all that what is kept of its results is made from."""
+    law = "test_what_is_kept_comes_out_the_same_of_what_is_kept"
+    return tuple(f"{_OPERATORS}::{law}[aten.{operator}]" for operator in operators)
+
+
 # Generated masks around one kind of layer.
 GROUPS = "tests/rules/test_grouped.py"
 FEATURES = "tests/rules/test_layer_norm.py"
 RECURRENT = "tests/rules/test_recurrent.py"
 REPARAMETRIZED = "tests/rules/test_reparametrized.py"
 SANDWICHES = "tests/rules/test_sandwiches.py"
-EXACT_AROUND = f"{SANDWICHES}::test_a_network_around_the_operator_stays_exact"
+_EXACT_AROUND = f"{SANDWICHES}::test_a_network_around_the_operator_stays_exact"
+
+
+def exact_around(name: str, gone: str = "zeros") -> str:
+    """A network around one operator stays exact when channels go that are zeros, or constants."""
+    return f"{_EXACT_AROUND}[{name}-{gone}]"
+
+
 STATED = "tests/rules/test_stated.py"
 HEADS = "tests/test_attention_heads.py"
 WIDTHS = "tests/test_attention_widths.py"
@@ -64,7 +83,21 @@ TRACE = "tests/test_trace.py"
 # What the control has to pass.
 EVERY = (
     *NETWORKS,
-    *(VALUES, FIXPOINT, ENGINE, CONTRACTIONS, EINSUMS, LAYOUTS, NORMS, POINTWISE, POSITIONS, REDUCTIONS),
+    *(
+        VALUES,
+        LAWS,
+        ANALYSES,
+        FIXPOINT,
+        ENGINE,
+        _OPERATORS,
+        CONTRACTIONS,
+        EINSUMS,
+        LAYOUTS,
+        NORMS,
+        POINTWISE,
+        POSITIONS,
+        REDUCTIONS,
+    ),
     *(GROUPS, FEATURES, RECURRENT, REPARAMETRIZED, SANDWICHES, STATED, HEADS, WIDTHS, ATTENTION),
     *(
         ATTRIBUTES,

@@ -3,10 +3,6 @@
 from __future__ import annotations
 
 import copy
-import statistics
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 
 import attrs
 import torch
@@ -17,11 +13,11 @@ from torch import Tensor, nn
 from speedup import Plan, apply_masks, materialize, plan_speedup
 from speedup.demo.cases import Case, lenet, resnet18
 from speedup.errors import OutputError
+from speedup.measuring.timing import take_turns
 
 # Re-association of float64 sums stays orders of magnitude below this; a lost constant does not.
 LARGEST_ERROR = 1e-10
 CHECKED_INPUTS = 4
-WARM_UP_ROUNDS = 3
 TIMED_ROUNDS = 15
 # A longer listing of modules would only repeat the plan.
 LISTED_MODULES = 10
@@ -83,28 +79,13 @@ def relative_error(case: Case) -> float:
 
 
 def measure_latency(masked: nn.Module, small: nn.Module, x: Tensor) -> Latency:
-    """Median times of both models on `x`, their runs interleaved so that both see the same machine."""
-    with torch.inference_mode(), _one_thread():
-        rounds = [(_seconds(masked, x), _seconds(small, x)) for _ in range(WARM_UP_ROUNDS + TIMED_ROUNDS)]
-    before, after = zip(*rounds[WARM_UP_ROUNDS:], strict=True)
-    return Latency(statistics.median(before), statistics.median(after))
+    """Median times of both models on `x`, their runs interleaved so that both see the same machine.
 
-
-@contextmanager
-def _one_thread() -> Iterator[None]:
-    """On a busy machine, threads that wait for one another measure the other processes."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
-
-
-def _seconds(model: nn.Module, x: Tensor) -> float:
-    start = time.perf_counter()
-    model(x)
-    return time.perf_counter() - start
+    On one thread: on a busy machine, threads that wait for one another measure the other processes.
+    """
+    runs = (lambda: masked(x)), (lambda: small(x))
+    before, after = take_turns(runs, rounds=TIMED_ROUNDS, threads=1)
+    return Latency(before.median, after.median)
 
 
 def _require_equivalence(outcome: Outcome) -> None:
@@ -127,7 +108,7 @@ def _print(outcome: Outcome, console: Console) -> None:
     console.print(
         f"largest error against the masked model, float64, {CHECKED_INPUTS} inputs, "
         f"in standard deviations of an output: {outcome.error:.1e}\n"
-        f"latency: median of {TIMED_ROUNDS} interleaved runs after {WARM_UP_ROUNDS} of warm-up, "
+        f"latency: median of {TIMED_ROUNDS} interleaved runs, "
         f"batch size 1, float32, 1 thread",
         highlight=False,
     )

@@ -7,7 +7,6 @@ from types import MappingProxyType
 
 import torch
 
-from speedup.aliasing import functional
 from speedup.rules import (
     absorption,
     distance,
@@ -30,6 +29,7 @@ from speedup.rules import (
     weaving,
 )
 from speedup.rules.rule import UNKNOWN_OPERATOR, Rule
+from speedup.spec.operators import functional
 
 Operator = torch._ops.OpOverload | torch._ops.OpOverloadPacket
 Rules = Mapping[Operator | str, Rule]

@@ -19,11 +19,9 @@ import torch
 from attrs import frozen
 from torch import Tensor
 
-from speedup.constraints import Carrier, Constraint, Pinned, carrier_of
-from speedup.edits import AddToParameter, Edit, Frozen, MergeColumns, NewBias, SliceGroups
-from speedup.graph import Op, Origin, Value
-from speedup.keepsets import KeepSets
-from speedup.lattice import wide
+from speedup.engine.constraints import Carrier, Constraint, Dim, Pinned, carrier_of
+from speedup.engine.keepsets import KeepSets
+from speedup.engine.lattice import wide
 from speedup.rules.contraction import (
     Contraction,
     channel_state,
@@ -33,11 +31,14 @@ from speedup.rules.contraction import (
     contraction_macs,
     contraction_needs,
     contraction_resize,
+    contraction_widths,
     describe,
     kernel_sums,
     read_columns,
 )
 from speedup.rules.rule import Rule, Site
+from speedup.spec.edits import AddToParameter, Edit, Frozen, MergeColumns, NewBias, SliceGroups
+from speedup.spec.graph import Op, Origin, Value
 
 
 @frozen(eq=False)
@@ -129,7 +130,7 @@ def _profiles(shape: Contraction, value: Tensor) -> Tensor:
     """(channels, positions): each channel's constants over positions, compressed."""
     wanted = list(value.shape)
     wanted[shape.axis] = shape.data.shape[shape.axis]
-    return value.expand(wanted).movedim(shape.axis, 0).flatten(1)
+    return value.expand(wanted).movedim(shape.axis, 0).unsqueeze(-1).flatten(1)
 
 
 def _anywhere_nonzero(shape: Contraction, value: Tensor) -> Tensor:
@@ -190,6 +191,26 @@ def pay(site: Site, kept: KeepSets) -> Iterable[Edit]:
                 yield from _into_carrier(site, shape, family, columns, kept)
     if shape.groups > 1 and not shape.is_depthwise:
         yield from _slice_groups(shape, kept, site.op)
+
+
+def taken_over(site: Site, kept: KeepSets) -> Iterable[tuple[Dim, Tensor, str]]:
+    """The dropped channels of the data that `pay` makes up for."""
+    shape = describe(site.op)
+    dim = (shape.data.index, shape.axis)
+    columns = kept[dim]
+    debt = None if bool(columns.all()) else debt_of(site)
+    if debt is None:
+        return
+    if debt.account is not None:
+        yield dim, debt.by_bias & ~columns, debt.account.words
+    for family in debt.families:
+        into = carrier_of(family, columns, _magnitude(shape, site.fact(shape.data).value))
+        if into is not None:
+            yield (
+                dim,
+                family & ~columns,
+                f"channel {into} of what {site.op.owner.path or 'the forward'} reads",
+            )
 
 
 def _into_bias(
@@ -254,6 +275,8 @@ CONTRACTION = Rule(
     needs=lambda site, sizes, kept: contraction_needs(site.op, sizes),
     resize=contraction_resize,
     pay=pay,
+    takes_over=taken_over,
+    widths=contraction_widths,
     macs=contraction_macs,
     reads_sizes=True,
 )

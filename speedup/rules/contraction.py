@@ -15,12 +15,22 @@ import torch
 from attrs import frozen
 from torch import Tensor
 
-from speedup.constraints import Balanced, Constraint, Pinned
-from speedup.expressions import Derived
-from speedup.graph import Op, Shape, Value
-from speedup.keepsets import KeepSets
-from speedup.lattice import Fact, along, any_over, fact, indicator, vector, wide
-from speedup.rules.rule import Facts, Lives, Site, Sizes, equal, nothing_known, pinned, reason_for
+from speedup.engine.constraints import Balanced, Constraint, Pinned
+from speedup.engine.keepsets import KeepSets
+from speedup.engine.lattice import Fact, along, any_over, fact, indicator, vector, wide
+from speedup.rules.rule import (
+    Channels,
+    Facts,
+    Lives,
+    Site,
+    Sizes,
+    equal,
+    nothing_known,
+    pinned,
+    reason_for,
+)
+from speedup.spec.expressions import Derived
+from speedup.spec.graph import Op, Shape, Value
 
 
 @frozen(eq=False)
@@ -246,6 +256,17 @@ def contraction_resize(site: Site, kept: KeepSets) -> Mapping[int, Shape]:
     outer, inner = (columns, rows) if shape.transposed else (rows, columns)
     width = int(inner.reshape(shape.groups, -1).sum(1).max())
     return {shape.weight.index: (int(outer.sum()), width, *shape.weight.shape[2:])}
+
+
+def contraction_widths(site: Site) -> Iterable[Channels]:
+    """Rows and columns, those of one group before all together; a depthwise kernel has but one width."""
+    shape = describe(site.op)
+    rows, columns = (site.op.result.index, shape.result_axis), (shape.data.index, shape.axis)
+    grouped = shape.groups > 1 and not shape.is_depthwise
+    for groups in (shape.groups, 1) if grouped else (1,):
+        yield Channels(rows, "out", groups)
+        if not shape.is_depthwise:
+            yield Channels(columns, "in", groups)
 
 
 def contraction_needs(op: Op, sizes: Sizes) -> Mapping[str, Any]:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from speedup.graph import Graph, Value
-from speedup.layout import Block
+from speedup.engine.layout import Block
+from speedup.spec.graph import Graph, Value
 
 # Operators that hand on the elements they get.
 _SAME = frozenset({"clone", "contiguous", "alias"})

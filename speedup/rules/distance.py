@@ -7,10 +7,10 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor
 
-from speedup.constraints import Constraint, Pinned
-from speedup.graph import Op, Value
-from speedup.lattice import Fact, along, any_over, fact, fold_to
+from speedup.engine.constraints import Constraint, Pinned
+from speedup.engine.lattice import Fact, along, any_over, fact, fold_to
 from speedup.rules.rule import Facts, Lives, Rule, Site, equal, nothing_known, pinned, reason_for
+from speedup.spec.graph import Op, Value
 
 
 def _counted(site: Site, members: tuple[tuple[Value, int], ...]) -> Iterable[Constraint]:

@@ -14,10 +14,10 @@ import torch
 from attrs import frozen
 from torch import Tensor
 
-from speedup.constraints import Constraint, Pinned
-from speedup.graph import Op, Value
-from speedup.lattice import Fact, along, broadcast, fact
+from speedup.engine.constraints import Constraint, Pinned
+from speedup.engine.lattice import Fact, along, broadcast, fact
 from speedup.rules.rule import (
+    Channels,
     Facts,
     Lives,
     Rule,
@@ -29,6 +29,7 @@ from speedup.rules.rule import (
     pinned,
     reason_for,
 )
+from speedup.spec.graph import Op, Value
 
 # Operands after a "+" are added. Capitals in front stand for leading dimensions, as many as there are.
 _EQUATIONS = {
@@ -258,6 +259,23 @@ def _constants_stay(site: Site, members: Sequence[tuple[Value, int]]) -> Iterabl
         )
 
 
+def einsum_widths(site: Site) -> Iterable[Channels]:
+    """Of a weight with one dimension that the result has, or one that is summed, that dimension."""
+    op, terms = site.op, terms_of(site.op)
+    for number in terms.factors if terms is not None else ():
+        value = op.operands[number]
+        if terms is None or not value.is_state:
+            continue
+        own = [c for c in terms.operands[number] if c]
+        elsewhere = {c for n in terms.factors if n != number for c in terms.operands[n]}
+        rows = [c for c in own if c in terms.result and c not in elsewhere]
+        columns = [c for c in own if c not in terms.result]
+        if len(rows) == 1:
+            yield Channels((op.result.index, terms.result.index(rows[0])), "out")
+        if len(columns) == 1:
+            yield Channels((value.index, terms.operands[number].index(columns[0])), "in")
+
+
 def einsum_macs(op: Op, sizes: Sizes) -> int:
     """One per combination of letters."""
     terms = terms_of(op)
@@ -267,7 +285,9 @@ def einsum_macs(op: Op, sizes: Sizes) -> int:
     return prod({c: n for term, v in named for c, n in zip(term, sizes(v), strict=True) if c}.values())
 
 
-EINSUM = Rule(couple=einsum_couple, known=einsum_known, live=einsum_live, macs=einsum_macs)
+EINSUM = Rule(
+    couple=einsum_couple, known=einsum_known, live=einsum_live, widths=einsum_widths, macs=einsum_macs
+)
 
 RULES: dict[str, Rule] = dict.fromkeys(
     ("einsum", "bilinear", "inner", "tensordot", *(n for n in _EQUATIONS if n != "addmm")), EINSUM

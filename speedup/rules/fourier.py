@@ -7,10 +7,10 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor
 
-from speedup.constraints import Constraint
-from speedup.graph import Op
-from speedup.lattice import Fact, all_over, any_over, fact, spread
+from speedup.engine.constraints import Constraint
+from speedup.engine.lattice import Fact, all_over, any_over, fact, spread
 from speedup.rules.rule import Facts, Lives, Rule, Site, evaluate, matched, nothing_known, pinned, reason_for
+from speedup.spec.graph import Op
 
 
 def _dims(op: Op) -> tuple[int, ...]:

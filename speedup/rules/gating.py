@@ -7,10 +7,10 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor
 
-from speedup.constraints import Constraint, Mapped
-from speedup.graph import Op
-from speedup.lattice import Fact, fact, spread
+from speedup.engine.constraints import Constraint, Mapped
+from speedup.engine.lattice import Fact, fact, spread
 from speedup.rules.rule import Facts, Lives, Rule, Site, equal, nothing_known
+from speedup.spec.graph import Op
 
 
 def glu_couple(site: Site) -> Iterable[Constraint]:

@@ -7,10 +7,9 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor
 
-from speedup.constraints import Constraint
-from speedup.graph import Op, Value
-from speedup.lattice import Fact, all_over, along, any_over, constant, fact, indicator, vector
-from speedup.layout import Block, Move, pull
+from speedup.engine.constraints import Constraint
+from speedup.engine.lattice import Fact, all_over, along, any_over, constant, fact, indicator, vector
+from speedup.engine.layout import Block, Move, pull
 from speedup.rules.rule import (
     Facts,
     Lives,
@@ -23,6 +22,7 @@ from speedup.rules.rule import (
     pinned,
 )
 from speedup.rules.stated import result_sizes
+from speedup.spec.graph import Op, Value
 
 
 def embedding_known(op: Op, facts: Facts) -> tuple[Fact, ...]:
@@ -210,6 +210,7 @@ def positions_couple(site: Site) -> Iterable[Constraint]:
 FILLED = Rule(
     couple=filled_couple, known=filled_known, live=unread, needs=result_sizes("size"), reads_sizes=True
 )
+UNFILLED = Rule(couple=filled_couple, live=unread, needs=result_sizes("size"))
 SEQUENCE = Rule(couple=sequence_couple, known=sequence_known, live=everything_read)
 CHECK = Rule(couple=nothing, live=unread)
 
@@ -222,7 +223,7 @@ RULES: dict[str, Rule] = {
     "embedding": Rule(couple=embedding_couple, known=embedding_known, live=embedding_live),
     "index.Tensor": Rule(couple=index_couple, known=index_known, live=index_live),
     **dict.fromkeys(("zeros", "ones", "full", "new_zeros", "new_ones", "new_full"), FILLED),
-    **dict.fromkeys(("empty", "new_empty"), Rule(couple=filled_couple, live=unread)),
+    **dict.fromkeys(("empty", "new_empty"), UNFILLED),
     **dict.fromkeys(_SEQUENCES, SEQUENCE),
     **{name: Rule(couple=positions_couple, known=tri_known) for name in ("tril", "triu")},
     **dict.fromkeys(

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from speedup.constraints import Constraint
+from speedup.engine.constraints import Constraint
 from speedup.rules.rule import Rule, Site, pinned, reason_for
 
 

@@ -13,12 +13,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from speedup.constraints import Constraint
-from speedup.edits import AddToParameter, Edit, Frozen, SetAttribute
-from speedup.graph import Op
-from speedup.keepsets import KeepSets
-from speedup.lattice import Fact, all_over, along, any_over, fact, indicator, spread
-from speedup.restatements import PartialLayerNorm, Restatement
+from speedup.engine.constraints import Constraint
+from speedup.engine.keepsets import KeepSets
+from speedup.engine.lattice import Fact, all_over, along, any_over, fact, indicator, spread
 from speedup.rules.pointwise import aligned
 from speedup.rules.rule import (
     Facts,
@@ -28,15 +25,14 @@ from speedup.rules.rule import (
     Sizes,
     equal,
     evaluate,
+    named_fact,
     nothing_known,
     pinned,
     reason_for,
 )
-
-
-def _named(op: Op, facts: Facts, name: str) -> Fact | None:
-    position = op.position(name)
-    return None if position is None else facts[position]
+from speedup.spec.edits import AddToParameter, Edit, Frozen, SetAttribute
+from speedup.spec.graph import Op
+from speedup.spec.restatements import PartialLayerNorm, Restatement
 
 
 def _last(op: Op) -> range:
@@ -45,8 +41,8 @@ def _last(op: Op) -> range:
 
 
 def layer_norm_known(op: Op, facts: Facts) -> tuple[Fact, ...]:
-    data, weight = facts[0], _named(op, facts, "weight")
-    bias = _named(op, facts, "bias")
+    data, weight = facts[0], named_fact(op, facts, "weight")
+    bias = named_fact(op, facts, "bias")
     dims = _last(op)
     zero = indicator(False, data.ndim)
     if weight is not None and weight.is_all_known():
@@ -63,7 +59,7 @@ def layer_norm_known(op: Op, facts: Facts) -> tuple[Fact, ...]:
 
 
 def layer_norm_live(op: Op, facts: Facts, live: Lives) -> tuple[Tensor, ...]:
-    weight, dims = _named(op, facts, "weight"), _last(op)
+    weight, dims = named_fact(op, facts, "weight"), _last(op)
     reads = live[0]
     if weight is not None:
         nonzero = weight.maybe_nonzero
@@ -82,6 +78,14 @@ def _constant(site: Site) -> Tensor:
     return ~along(~found.known, data.ndim - 1, extent) & ~along(value != first, data.ndim - 1, extent)
 
 
+def _is_read(site: Site) -> bool:
+    """Whether anything reads what is normalized: not where nothing reads the result, or the weight is 0.
+
+    Without an epsilon the norm of a single index is no number, and 0 times that is none either.
+    """
+    return site.op["eps"] == 0 or bool(site.live(site.op.operands[0]).any())
+
+
 def layer_norm_couple(site: Site) -> Iterable[Constraint]:
     """What differs between inputs, or between positions, counts in the statistics and stays."""
     op, data = site.op, site.op.operands[0]
@@ -93,15 +97,15 @@ def layer_norm_couple(site: Site) -> Iterable[Constraint]:
             yield from equal(cause, (data, dim), (value, own))
     if len(dims) > 1:
         yield from pinned(data, dims, cause)
-    else:
+    elif _is_read(site):
         yield from pinned(data, dims, cause, ~_constant(site))
 
 
 def _statistics_kept(site: Site) -> Iterable[Constraint]:
     """A norm that cannot be told what is gone must find all of it."""
-    data = site.op.operands[0]
-    cause = site.because(reason_for(site.op, "takes statistics over this dimension"))
-    yield from pinned(data, _last(site.op), cause)
+    if _is_read(site):
+        cause = site.because(reason_for(site.op, "takes statistics over this dimension"))
+        yield from pinned(site.op.operands[0], _last(site.op), cause)
 
 
 def _dropped(site: Site, kept: KeepSets) -> Tensor:
@@ -112,9 +116,10 @@ def _dropped(site: Site, kept: KeepSets) -> Tensor:
     return value.expand(data.shape[-1])[gone].double()
 
 
-def _is_whole(site: Site, sizes: Sizes, kept: KeepSets) -> bool:
-    dims = _last(site.op)
-    return all(kept.is_full((site.op.operands[0].index, d)) for d in dims)
+def _statistics_hold(site: Site, kept: KeepSets) -> bool:
+    """Whether the statistics of what is left will do as they are."""
+    data = site.op.operands[0].index
+    return not _is_read(site) or all(kept.is_full((data, d)) for d in _last(site.op))
 
 
 def partial_layer_norm(site: Site, sizes: Sizes, kept: KeepSets) -> Restatement | None:
@@ -134,7 +139,7 @@ LAYER_NORM = Rule(
     known=layer_norm_known,
     live=layer_norm_live,
     needs=norm_needs,
-    holds=_is_whole,
+    holds=lambda site, sizes, kept: _statistics_hold(site, kept),
     restate=partial_layer_norm,
     otherwise=_statistics_kept,
 )
@@ -183,7 +188,7 @@ def _features(site: Site) -> tuple[int, int]:
 def rms_norm_pay(site: Site, kept: KeepSets) -> Iterable[Edit]:
     """Scale the weight by sqrt(N / k) and set the epsilon that goes with it."""
     weight = site.operand("weight")
-    if weight is None or kept.is_full(_features(site)):
+    if weight is None or _statistics_hold(site, kept):
         return
     total, left = weight.shape[0], kept.count(_features(site))
     value = site.fact(weight).value.expand(weight.shape).double()
@@ -195,7 +200,7 @@ def rms_norm_pay(site: Site, kept: KeepSets) -> Iterable[Edit]:
 def rms_norm_needs(site: Site, sizes: Sizes, kept: KeepSets) -> Mapping[str, Any]:
     """The sizes that are left, and the epsilon that goes with them."""
     found = dict(norm_needs(site, sizes, kept))
-    return found if _is_whole(site, sizes, kept) else {**found, "eps": folded_epsilon(site, kept)}
+    return found if _statistics_hold(site, kept) else {**found, "eps": folded_epsilon(site, kept)}
 
 
 RMS_NORM = Rule(

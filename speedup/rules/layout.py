@@ -13,10 +13,9 @@ import torch
 from attrs import evolve
 from torch import Tensor
 
-from speedup.constraints import Cause, Constraint, Copied, Counted, Dim, Equal, Mapped, Pinned
-from speedup.graph import Op, Value
-from speedup.lattice import Fact, fact, indicator, uniform_along, unknown
-from speedup.layout import Block, Move, pull, push
+from speedup.engine.constraints import Cause, Constraint, Copied, Counted, Dim, Equal, Mapped, Pinned
+from speedup.engine.lattice import Fact, fact, indicator, uniform_along, unknown
+from speedup.engine.layout import Block, Move, pull, push
 from speedup.rules.copies import copied
 from speedup.rules.moves import (
     axis_of,
@@ -66,12 +65,14 @@ from speedup.rules.stated import (
     as_split,
     cut,
     narrowed,
+    parts_hold,
     result_sizes,
     selected,
     split_size,
     split_sizes,
     unflattened,
 )
+from speedup.spec.graph import Op, Value
 
 
 def _moves_of(op: Op, moves: Moves) -> tuple[Move, ...]:
@@ -284,7 +285,7 @@ _VIEWS = """
 """.split()
 _RESHAPES = {"view.default": "size", "_unsafe_view": "size", "reshape": "shape"}
 _EXPANSIONS = {"expand": "size", "broadcast_to": "size"}
-_CHUNKS = layout_rule(split, restate=as_split, otherwise=_even_chunks)
+_CHUNKS = evolve(layout_rule(split, restate=as_split, otherwise=_even_chunks), holds=parts_hold)
 
 RULES: dict[str, Rule] = {
     **{name: layout_rule(reshape) for name in _VIEWS},

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from speedup.layout import Block, Move, Shape, plain, reshape_blocks, same_dims
+from speedup.engine.layout import Block, Move, Shape, plain, reshape_blocks, same_dims
 from speedup.rules.rule import Moves
 
 Arguments = Mapping[str, Any]

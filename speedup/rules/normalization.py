@@ -8,10 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from speedup.constraints import Constraint, Whole
-from speedup.expressions import Derived
-from speedup.graph import Op
-from speedup.lattice import (
+from speedup.engine.constraints import Constraint, Whole
+from speedup.engine.lattice import (
     Fact,
     all_over,
     any_over,
@@ -31,20 +29,18 @@ from speedup.rules.rule import (
     Site,
     Sizes,
     equal,
+    named_fact,
     nothing_known,
     pinned,
     reason_for,
 )
-
-
-def _named(op: Op, facts: Facts, name: str) -> Fact | None:
-    position = op.position(name)
-    return None if position is None else facts[position]
+from speedup.spec.expressions import Derived
+from speedup.spec.graph import Op
 
 
 def _per_channel(op: Op, facts: Facts, name: str, otherwise: float) -> Fact:
     """The fact of a (C,) operand as (1, C, 1, ...), or a constant when it is not given."""
-    found, ndim = _named(op, facts, name), op.result.ndim
+    found, ndim = named_fact(op, facts, name), op.result.ndim
     if found is None:
         return Fact(indicator(True, ndim), torch.full((1,) * ndim, otherwise, dtype=op.result.dtype))
     return Fact(vector(found.known.reshape(-1), 1, ndim), vector(found.value.reshape(-1), 1, ndim))
@@ -69,7 +65,7 @@ def channels_coupled(site: Site) -> Iterable[Constraint]:
 
 def batch_norm_known(op: Op, facts: Facts) -> tuple[Fact, ...]:
     """Affine with the running statistics; a zero weight leaves the bias whatever the input."""
-    mean, variance = _named(op, facts, "running_mean"), _named(op, facts, "running_var")
+    mean, variance = named_fact(op, facts, "running_mean"), named_fact(op, facts, "running_var")
     if op.get("training") or mean is None or variance is None or facts[0].ndim < 2:
         return nothing_known(op, facts)
     weight = _per_channel(op, facts, "weight", 1.0)

@@ -8,11 +8,9 @@ from math import prod
 import torch
 from torch import Tensor
 
-from speedup.constraints import Balanced, Constraint, Pinned
-from speedup.edits import Edit
-from speedup.graph import Op, Value
-from speedup.keepsets import KeepSets
-from speedup.lattice import (
+from speedup.engine.constraints import Balanced, Constraint, Pinned
+from speedup.engine.keepsets import KeepSets
+from speedup.engine.lattice import (
     Fact,
     all_over,
     along,
@@ -25,9 +23,15 @@ from speedup.lattice import (
 )
 from speedup.rules.absorption import couple as absorbing_couple
 from speedup.rules.absorption import pay as absorbing_pay
-from speedup.rules.contraction import contraction_known, contraction_live, contraction_macs
+from speedup.rules.contraction import (
+    contraction_known,
+    contraction_live,
+    contraction_macs,
+    contraction_widths,
+)
 from speedup.rules.einsum import einsum_couple, einsum_known, einsum_live, einsum_macs
 from speedup.rules.rule import (
+    Channels,
     Facts,
     Lives,
     Rule,
@@ -38,13 +42,15 @@ from speedup.rules.rule import (
     pinned,
     reason_for,
 )
+from speedup.spec.edits import Edit
+from speedup.spec.graph import Op, Value
 
 
 def _is_weight(value: Value, fact_: Fact | None = None) -> bool:
     return value.is_state and value.ndim == 2
 
 
-def _is_contraction(op: Op) -> bool:
+def is_contraction(op: Op) -> bool:
     """Whether a matmul is a product with a parameter matrix, whose constants can be absorbed."""
     name = op.name
     if name == "addmm":
@@ -68,7 +74,7 @@ def _any_product(a: Tensor, b: Tensor, inner: int) -> Tensor:
 
 def product_known(op: Op, facts: Facts) -> tuple[Fact, ...]:
     """Known where every term is: both factors known, or one of them 0."""
-    if _is_contraction(op):
+    if is_contraction(op):
         return contraction_known(op, facts)
     if _has_letters(op):
         return einsum_known(op, facts)
@@ -87,7 +93,7 @@ def product_known(op: Op, facts: Facts) -> tuple[Fact, ...]:
 
 
 def product_live(op: Op, facts: Facts, live: Lives) -> tuple[Tensor, ...]:
-    if _is_contraction(op):
+    if is_contraction(op):
         return contraction_live(op, facts, live)
     if _has_letters(op):
         return einsum_live(op, facts, live)
@@ -103,7 +109,7 @@ def product_live(op: Op, facts: Facts, live: Lives) -> tuple[Tensor, ...]:
 
 def product_couple(site: Site) -> Iterable[Constraint]:
     op, result = site.op, site.op.result
-    if _is_contraction(op):
+    if is_contraction(op):
         yield from absorbing_couple(site)
         return
     if _has_letters(op):
@@ -129,11 +135,15 @@ def product_couple(site: Site) -> Iterable[Constraint]:
 
 
 def product_pay(site: Site, kept: KeepSets) -> Iterable[Edit]:
-    return absorbing_pay(site, kept) if _is_contraction(site.op) else ()
+    return absorbing_pay(site, kept) if is_contraction(site.op) else ()
+
+
+def product_widths(site: Site) -> Iterable[Channels]:
+    return contraction_widths(site) if is_contraction(site.op) else ()
 
 
 def product_macs(op: Op, sizes: Sizes) -> int:
-    if _is_contraction(op):
+    if is_contraction(op):
         return contraction_macs(op, sizes)
     if _has_letters(op):
         return einsum_macs(op, sizes)
@@ -145,15 +155,26 @@ def attention_known(op: Op, facts: Facts) -> tuple[Fact, ...]:
 
     Where a mask leaves no key at all they add up to 0, which makes no difference to zeros.
     """
-    value = facts[2]
-    same_lead = op.operands[2].shape[:-2] == op.result.shape[:-2]
-    if value.is_unknown or not same_lead:
+    value, shape = facts[2], op.operands[2].shape
+    heads, keys = len(shape) - 3, len(shape) - 2
+    shared = bool(op.get("enable_gqa")) and shape[:heads] == op.result.shape[:heads]
+    if value.is_unknown or not (shared or shape[:keys] == op.result.shape[:keys]):
         return nothing_known(op, facts)
-    keys = value.ndim - 2
     if len(op.operands) > 3 or op.get("dropout_p") or not uniform_along(value.value, [keys]):
-        zero = all_over(value.known & (value.value == 0), [keys])
-        return (fact(zero, torch.zeros_like(zero, dtype=op.result.dtype)),)
-    return (fact(all_over(value.known, [keys]), value.value.narrow(keys, 0, 1)),)
+        known = all_over(value.known & (value.value == 0), [keys])
+        found = torch.zeros_like(known, dtype=op.result.dtype)
+    else:
+        known, found = all_over(value.known, [keys]), value.value.narrow(keys, 0, 1)
+    if shared:
+        known, found = (_per_query_head(op, one, heads) for one in (known, found))
+    return (fact(known, found),)
+
+
+def _per_query_head(op: Op, tensor: Tensor, heads: int) -> Tensor:
+    """What grouped queries find at their key heads, the dimension `heads` of the compressed `tensor`."""
+    if tensor.shape[heads] == 1:
+        return tensor
+    return tensor.repeat_interleave(op.result.shape[heads] // tensor.shape[heads], heads)
 
 
 def attention_live(op: Op, facts: Facts, live: Lives) -> tuple[Tensor, ...]:
@@ -230,6 +251,7 @@ PRODUCT = Rule(
     known=product_known,
     live=product_live,
     pay=product_pay,
+    widths=product_widths,
     macs=product_macs,
 )
 

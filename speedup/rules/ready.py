@@ -8,12 +8,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from speedup.constraints import Constraint
-from speedup.graph import Op
-from speedup.lattice import Fact, along, fact, indicator, vector
-from speedup.layout import Move, Shape, same_dims
+from speedup.engine.constraints import Constraint
+from speedup.engine.lattice import Fact, along, fact, indicator, vector
+from speedup.engine.layout import Move, Shape, same_dims
 from speedup.rules.layout import layout_rule
 from speedup.rules.rule import Facts, Lives, Rule, Site, equal, nothing_known, pinned, reason_for
+from speedup.spec.graph import Op
 
 
 def channelwise(dims: Mapping[str, int], result: int, *, keeps_zero: bool = False) -> Rule:

@@ -12,13 +12,12 @@ from math import prod
 import torch
 from torch import Tensor
 
-from speedup.constraints import Cause, Constraint, Counted, Equal, Mapped, Pinned
-from speedup.edits import AddToParameter, Edit, Frozen
-from speedup.graph import Op, Value
-from speedup.keepsets import KeepSets
-from speedup.lattice import Fact, any_over, fact, indicator, uniform_along, vector
+from speedup.engine.constraints import Cause, Constraint, Counted, Dim, Equal, Mapped, Pinned
+from speedup.engine.keepsets import KeepSets
+from speedup.engine.lattice import Fact, any_over, fact, indicator, uniform_along, vector
 from speedup.rules.recurrence import Cell, Recurrence, describe
 from speedup.rules.rule import (
+    Channels,
     Facts,
     Lives,
     Rule,
@@ -31,6 +30,8 @@ from speedup.rules.rule import (
     reason_for,
 )
 from speedup.rules.units import Columns, Demand, Layer, analyse, by_row, demands
+from speedup.spec.edits import AddToParameter, Edit, Frozen
+from speedup.spec.graph import Op, Value
 
 
 def recurrent_known(op: Op, facts: Facts) -> tuple[Fact, ...]:
@@ -249,6 +250,27 @@ def recurrent_pay(site: Site, kept: KeepSets) -> Iterable[Edit]:
             yield from _into_bias(site, cell, cell.bias_ih, layers[number].columns, kept)
 
 
+def taken_over(site: Site, kept: KeepSets) -> Iterable[tuple[Dim, Tensor, str]]:
+    """The dropped channels of the data that `recurrent_pay` makes up for."""
+    shape = _shape(site)
+    if shape is not None:
+        dim = (shape.data.index, shape.data.ndim - 1)
+        columns = _layers(site, shape)[0].columns
+        dropped = columns.settled & columns.counts & ~kept[dim]
+        for cell in shape.layers[0]:
+            if cell.bias_ih is not None and _can_pay(site, cell):
+                yield dim, dropped, cell.bias_ih.name
+
+
+def constant_units(site: Site) -> tuple[tuple[Cell, Tensor], ...]:
+    """Per cell, the units that are the same at every step for every input."""
+    shape = _shape(site)
+    if shape is None:
+        return ()
+    layers = _layers(site, shape)
+    return tuple((cell, layers[n].units[d].constant) for n, d, cell in shape.placed())
+
+
 def _into_bias(site: Site, cell: Cell, bias: Value, columns: Columns, kept: KeepSets) -> Iterable[Edit]:
     dropped = columns.settled & columns.counts & ~kept[(cell.weight_ih.index, 1)]
     if bool(dropped.any()):
@@ -257,6 +279,14 @@ def _into_bias(site: Site, cell: Cell, bias: Value, columns: Columns, kept: Keep
         yield AddToParameter(
             bias.name, Frozen(delta), f"{int(dropped.sum())} constant columns into {bias.name}"
         )
+
+
+def recurrent_widths(site: Site) -> Iterable[Channels]:
+    """The units of every cell, and the columns that the first layer reads."""
+    shape = _shape(site)
+    if shape is not None:
+        yield from (Channels(unit_dim(cell), "out") for cell in shape.cells)
+        yield Channels((shape.data.index, shape.data.ndim - 1), "in")
 
 
 def recurrent_macs(op: Op, sizes: Sizes) -> int:
@@ -271,6 +301,8 @@ RECURRENT = Rule(
     known=recurrent_known,
     live=recurrent_live,
     pay=recurrent_pay,
+    takes_over=taken_over,
+    widths=recurrent_widths,
     macs=recurrent_macs,
 )
 

@@ -9,11 +9,19 @@ from operator import or_
 import torch
 from torch import Tensor
 
-from speedup.constraints import Constraint, Pinned
-from speedup.graph import Op
-from speedup.keepsets import KeepSets
-from speedup.lattice import Fact, all_over, along, any_over, fact, indicator, spread, uniform_along, unknown
-from speedup.restatements import MeanOfTotal, Restatement
+from speedup.engine.constraints import Constraint, Pinned
+from speedup.engine.keepsets import KeepSets
+from speedup.engine.lattice import (
+    Fact,
+    all_over,
+    along,
+    any_over,
+    fact,
+    indicator,
+    spread,
+    uniform_along,
+    unknown,
+)
 from speedup.rules.rule import (
     Facts,
     Lives,
@@ -27,6 +35,8 @@ from speedup.rules.rule import (
     pinned,
     reason_for,
 )
+from speedup.spec.graph import Op
+from speedup.spec.restatements import MeanOfTotal, Restatement
 
 
 def _dims(op: Op) -> tuple[int, ...]:

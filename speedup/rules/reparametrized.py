@@ -14,13 +14,13 @@ import torch
 from attrs import frozen
 from torch import Tensor
 
-from speedup.constraints import Constraint, Pinned
-from speedup.edits import AddToParameter, Edit, Frozen
-from speedup.graph import Op, Origin, Value
-from speedup.keepsets import KeepSets
-from speedup.lattice import along, any_over, fold_to, indicator
-from speedup.layout import box
+from speedup.engine.constraints import Constraint, Pinned
+from speedup.engine.keepsets import KeepSets
+from speedup.engine.lattice import along, any_over, fold_to, indicator
+from speedup.engine.layout import box
 from speedup.rules.rule import Facts, Lives, Rule, Site, all_pinned, equal, everything_read, reason_for
+from speedup.spec.edits import AddToParameter, Edit, Frozen
+from speedup.spec.graph import Op, Origin, Value
 
 
 @frozen(eq=False)
@@ -100,9 +100,9 @@ def normed_couple(site: Site) -> Iterable[Constraint]:
         yield from equal(cause, (shape.v, shape.axis), (shape.g, shape.axis), *lengths)
     if not _is_payable(site, shape):
         cause = site.because(reason_for(site.op, "takes norms that something else reads too"))
-        nonzero = site.fact(shape.v).maybe_nonzero
+        counts = site.fact(shape.v).maybe_nonzero & site.live(shape.v)
         for dim in shape.others:
-            yield Pinned((shape.v.index, dim), cause, along(nonzero, dim, shape.v.shape[dim]))
+            yield Pinned((shape.v.index, dim), cause, along(counts, dim, shape.v.shape[dim]))
 
 
 def normed_pay(site: Site, kept: KeepSets) -> Iterable[Edit]:

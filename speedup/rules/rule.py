@@ -7,21 +7,21 @@ leaves at the sound default: nothing known, everything read, every dimension pin
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, Protocol, TypeVar, cast
+from typing import Any, Literal, Protocol, TypeVar, cast
 
 import torch
 from attrs import field, frozen
 from torch import Tensor
 
-from speedup.aliasing import functional
-from speedup.constraints import Cause, Constraint, Equal, Pinned
-from speedup.edits import Edit
-from speedup.expressions import concrete
-from speedup.graph import Graph, Op, Origin, Shape, Value, call_arguments
-from speedup.keepsets import KeepSets
-from speedup.lattice import Fact, indicator, spread, unknown
-from speedup.layout import Move
-from speedup.restatements import Restatement
+from speedup.engine.constraints import Cause, Constraint, Dim, Equal, Pinned
+from speedup.engine.keepsets import KeepSets
+from speedup.engine.lattice import Fact, indicator, spread, unknown
+from speedup.engine.layout import Move
+from speedup.spec.edits import Edit
+from speedup.spec.expressions import concrete
+from speedup.spec.graph import Graph, Op, Origin, Shape, Value, call_arguments
+from speedup.spec.operators import functional
+from speedup.spec.restatements import Restatement
 
 T = TypeVar("T")
 Facts = Sequence[Fact]
@@ -29,6 +29,7 @@ Lives = Sequence[Tensor]
 Sizes = Callable[[Value], Shape]
 Needs = Callable[["Site", Sizes, KeepSets], Mapping[str, Any]]
 Restate = Callable[["Site", Sizes, KeepSets], Restatement | None]
+TakesOver = Callable[["Site", KeepSets], Iterable[tuple[Dim, Tensor, str]]]
 Moves = Callable[[Mapping[str, Any], Sequence[Shape], Sequence[Shape]], tuple[Move, ...]]
 
 
@@ -75,6 +76,18 @@ class Site:
             and self.graph.readers[value.index] == (self.op.index,)
             and value not in self.graph.outputs
         )
+
+
+@frozen
+class Channels:
+    """A dimension of a product with a weight whose extent its kernel is fast or slow at.
+
+    The product computes these channels ("out") or reads them ("in"), in `groups` equal runs.
+    """
+
+    dim: Dim
+    side: Literal["out", "in"]
+    groups: int = 1
 
 
 class Known(Protocol):
@@ -139,6 +152,16 @@ def no_payment(site: Site, kept: KeepSets) -> Iterable[Edit]:
     return ()
 
 
+def nothing_taken_over(site: Site, kept: KeepSets) -> Iterable[tuple[Dim, Tensor, str]]:
+    """No dropped constant goes anywhere."""
+    return ()
+
+
+def no_widths(site: Site) -> Iterable[Channels]:
+    """No kernel of the op depends on how many channels there are."""
+    return ()
+
+
 def no_macs(op: Op, sizes: Sizes) -> int:
     """The op multiplies nothing worth counting."""
     return 0
@@ -160,6 +183,9 @@ class Rule:
         otherwise: constraints under which the call can stay as it is stated.
         resize: shapes of values, by index, that keep-sets alone do not tell (weights in groups).
         pay: edits that make up for dropped constants.
+        takes_over: which constants these are, for explanations: a dimension that the op reads, a bool
+            vector over it, and where they go, in words.
+        widths: the channels that `align` is asked about.
         macs: multiply-accumulates at given sizes.
         reads_sizes: `known` looks at numbers derived from sizes itself; else they make all Unknown.
     """
@@ -174,6 +200,8 @@ class Rule:
     otherwise: Callable[[Site], Iterable[Constraint]] = all_pinned_as_stated
     resize: Callable[[Site, KeepSets], Mapping[int, Shape]] = no_resizing
     pay: Callable[[Site, KeepSets], Iterable[Edit]] = no_payment
+    takes_over: TakesOver = nothing_taken_over
+    widths: Callable[[Site], Iterable[Channels]] = no_widths
     macs: Callable[[Op, Sizes], int] = no_macs
     reads_sizes: bool = False
 
@@ -227,6 +255,12 @@ def evaluate(op: Op, tensors: Sequence[Tensor]) -> tuple[Tensor, ...]:
 def full_values(op: Op, facts: Facts) -> list[Tensor]:
     """The operands' values at full shape (views)."""
     return [spread(f.value, v.shape, range(v.ndim)) for f, v in zip(facts, op.operands, strict=True)]
+
+
+def named_fact(op: Op, facts: Facts, name: str) -> Fact | None:
+    """What is known of the operand that the operator calls `name`; None when it was not given."""
+    position = op.position(name)
+    return None if position is None else facts[position]
 
 
 def reason_for(op: Op, what: str) -> str:

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 from attrs import evolve
 
-from speedup.constraints import Constraint
+from speedup.engine.constraints import Constraint
 from speedup.rules.kept import keeping
 from speedup.rules.ready import channelwise
 from speedup.rules.rule import Rule, Site

@@ -8,9 +8,8 @@ import torch
 from attrs import frozen
 from torch import Tensor
 
-from speedup.constraints import Constraint
-from speedup.graph import Op, Value
-from speedup.lattice import Fact, all_over, any_over, broadcast, fact, fold_to, indicator
+from speedup.engine.constraints import Constraint
+from speedup.engine.lattice import Fact, all_over, any_over, broadcast, fact, fold_to, indicator
 from speedup.rules.rule import (
     Facts,
     Lives,
@@ -23,6 +22,7 @@ from speedup.rules.rule import (
     pinned,
     reason_for,
 )
+from speedup.spec.graph import Op, Value
 
 # Arguments that hold what is moved; all others say where.
 _DATA = ("self", "input", "src", "source", "value", "values")

@@ -18,10 +18,10 @@ import torch
 from attrs import frozen
 from torch import Tensor
 
-from speedup.graph import Op, Value
-from speedup.lattice import Fact, along
+from speedup.engine.lattice import Fact, along
 from speedup.rules.recurrence import Cell, Recurrence
 from speedup.rules.rule import Facts
+from speedup.spec.graph import Op, Value
 
 
 @frozen(eq=False)

@@ -12,10 +12,10 @@ import torch
 from attrs import frozen
 from torch import Tensor
 
-from speedup.constraints import Constraint, Mapped
-from speedup.graph import Op
-from speedup.lattice import Fact, any_over, fact, runs, spread, uniform_along
+from speedup.engine.constraints import Constraint, Mapped
+from speedup.engine.lattice import Fact, any_over, fact, runs, spread, uniform_along
 from speedup.rules.rule import Facts, Lives, Rule, Site, matched, nothing_known, pinned, reason_for
+from speedup.spec.graph import Op
 
 
 @frozen

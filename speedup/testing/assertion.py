@@ -9,12 +9,14 @@ import torch
 from attrs import frozen
 from torch import Tensor, nn
 
-from speedup.inputs import batch_size, example_from, fresh_inputs
+from speedup.analyses.alignment import Align
 from speedup.masks import MaskSource, apply_masks
 from speedup.materialize import materialize
 from speedup.plan import Plan
 from speedup.planner import plan_speedup
+from speedup.reports.table import report_table
 from speedup.rules import STANDARD, Rules
+from speedup.spec.inputs import batch_size, example_from, fresh_inputs
 from speedup.testing.blame import first_differing
 from speedup.testing.masks import MaskSpec, mask_argument
 from speedup.testing.oracle import Yardstick, masked_copy
@@ -23,6 +25,8 @@ from speedup.testing.source import expression, names_in
 from speedup.testing.structure import foreign_traits
 
 _SEED = 30_000
+# Of the plan in a message, in characters: the same in every terminal, and seldom in need of a line break.
+_WIDTH = 160
 
 
 def assert_equivalent(
@@ -36,6 +40,7 @@ def assert_equivalent(
     tolerance: float | None = None,
     keep: Sequence[str] = (),
     rules: Rules = STANDARD,
+    align: Align | None = None,
 ) -> Plan:
     """Assert that the small model of `model` and `masks` is the masked one, and return its plan.
 
@@ -46,7 +51,7 @@ def assert_equivalent(
 
     Args:
         model: any module, in any mode. It is not changed.
-        x: example input, as in `plan_speedup`; so are `kwargs`, `keep` and `rules`.
+        x: example input, as in `plan_speedup`; so are `kwargs`, `keep`, `rules` and `align`.
         masks: masks as in `plan_speedup`, or what `masks_for` draws.
         others: further inputs of the same structure, such as other resolutions.
         batch_sizes: sizes of the first dimension to compare at, besides that of `x`.
@@ -60,7 +65,7 @@ def assert_equivalent(
         model = masked_copy(model, masks)
     given = mask_argument(masks, model) if isinstance(masks, MaskSpec) else masks
     before, process_before = model_state(model), process_state()
-    plan = plan_speedup(model, x, given, kwargs=kwargs, keep=keep, rules=rules)
+    plan = plan_speedup(model, x, given, kwargs=kwargs, keep=keep, rules=rules, align=align)
     small = materialize(plan, verify="none")
     trial = _Trial(model, small, plan, masks)
     trial.require_none("planning changed", changes(before, model_state(model)))
@@ -134,7 +139,7 @@ class _Trial:
                 *self._reproduction(),
                 "",
                 "The plan was:",
-                str(self.plan),
+                report_table(self.plan.report, _WIDTH),
             )
         )
 

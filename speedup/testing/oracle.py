@@ -9,10 +9,10 @@ from attrs import frozen
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
-from speedup.copying import copy_module
-from speedup.inputs import Example, example_from, fresh_inputs, leaves_of
-from speedup.isolation import isolated
+from speedup.spec.inputs import Example, example_from, fresh_inputs, leaves_of
 from speedup.testing.masks import MaskSpec, write_masks
+from speedup.tracing.copying import copy_module
+from speedup.tracing.isolation import isolated
 
 # Merging channels reorders sums. In float64, perturbing every weight of a small, well conditioned network
 # by 1e-14 moves its outputs by less than 1e-11 of their variation; a lost constant by much more than 1e-9.

@@ -6,6 +6,7 @@ import attrs
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
+from speedup.plan import Plan
 from speedup.testing.assertion import assert_equivalent
 from speedup.testing.habits import masks
 from speedup.testing.masks import MaskSpec
@@ -24,10 +25,13 @@ class Case:
     training: bool = False
     keywords: bool = False
 
-    def check(self) -> None:
-        """Assert that the small model is the masked one; a failure carries the source that reproduces it."""
+    def check(self) -> Plan:
+        """Assert that the small model is the masked one; a failure carries the source that reproduces it.
+
+        Returns the plan.
+        """
         try:
-            assert_equivalent(self.model(), self.example(), self.masks)
+            return assert_equivalent(self.model(), self.example(), self.masks)
         except Exception as error:
             error.add_note(source_of(self))
             raise

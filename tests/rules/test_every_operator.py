@@ -14,32 +14,20 @@ import pytest
 import torch
 from torch import nn
 
-from speedup.constraints import Pinned
-from speedup.graph import Graph, Op, Origin, Owner, Value
-from speedup.lattice import indicator, unknown
-from speedup.rules import STANDARD, Operator, rule_for
+from speedup.engine.constraints import Pinned
+from speedup.engine.lattice import indicator, unknown
+from speedup.rules import STANDARD, Operator
 from speedup.rules.kept import RULES as KEPT
 from speedup.rules.rule import Site, everything_read, nothing_known
-from tests.support.example_calls import Overload, calls_of, overloads_of
+from speedup.spec.graph import Graph, Op, Origin, Owner, Value
+from tests.support.example_calls import Overload, calls_of
 from tests.support.op_laws import check_monotone, check_sliced, sliced
+from tests.support.ruled import UNCALLABLE, UNDEFINED, own_overloads
 from tests.support.soundness import Case, check_known, check_live
 
 SEEDS = 6
 NIGHTLY_SEEDS = 150
 DRAWS = 5
-
-_GPU = "has a kernel for GPUs only"
-_FOREIGN = "its library's operators need not be there"
-UNCALLABLE: dict[str, str] = {
-    "aten.mm.dtype": _GPU,
-    "aten.bmm.dtype": _GPU,
-    "aten.addmm.dtype": _GPU,
-    "aten.baddbmm.dtype": _GPU,
-    "torchvision::roi_align": _FOREIGN,
-    "torchvision::roi_pool": _FOREIGN,
-}
-# Nobody may rely on what they return, so there is nothing to compare.
-UNDEFINED = frozenset({"aten.empty.memory_format", "aten.empty_like.default", "aten.new_empty.default"})
 
 # What they state about their operand's memory cannot follow its sizes.
 PINNED = frozenset({"aten._reshape_alias"})
@@ -54,11 +42,6 @@ FOUND: tuple[tuple[str, Callable[[Case, int], object], int], ...] = (
 _KEPT = {id(rule) for rule in KEPT.values()}
 RULED = [key for key, rule in STANDARD.items() if id(rule) not in _KEPT]
 LEFT = [key for key, rule in STANDARD.items() if id(rule) in _KEPT]
-
-
-def own_overloads(key: Operator | str) -> list[Overload]:
-    """The overloads that the entry `key` decides about."""
-    return [o for o in overloads_of(key) if rule_for(o, STANDARD) is STANDARD[key]]
 
 
 @cache

@@ -97,3 +97,30 @@ def test_features_that_differ_between_positions_stay() -> None:
 
     _, small = shrunk(model, make, masks=masks, importable=False)
     assert small.first.out_features == 12
+
+
+class CalledTwice(nn.Module):
+    """One norm for two streams, of which only one has features that are gone."""
+
+    def __init__(self, norm: nn.Module) -> None:
+        super().__init__()
+        self.left, self.right = nn.Linear(4, 12), nn.Linear(4, 12)
+        self.norm, self.leave = norm, nn.Linear(12, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.leave(self.norm(self.left(x)) * torch.sigmoid(self.norm(self.right(x))))
+
+
+@pytest.mark.parametrize("name", NORMS)
+def test_a_norm_that_is_called_twice_stays_exact(name: str) -> None:
+    model = CalledTwice(NORMS[name]())
+    shrunk(model, vectors, {"left": GONE, "right": GONE}, importable=False)
+
+
+@pytest.mark.parametrize("name", NORMS)
+def test_a_norm_that_nothing_reads_keeps_no_features(name: str) -> None:
+    """The weight of 0 leaves a bias, so that neither features nor statistics count."""
+    model = normed(NORMS[name]())
+    masks = {"1": {"weight": torch.zeros(12)}, **dropped(model, {"0": (0,)})}
+    _, small = shrunk(model, vectors, masks=masks)
+    assert small[0].out_features == 1

@@ -12,8 +12,8 @@ import torch
 from attrs import frozen
 from torch import Tensor
 
-from speedup.lattice import constant, fact, unknown
-from speedup.layout import Move, pull, push
+from speedup.engine.lattice import constant, fact, unknown
+from speedup.engine.layout import Move, pull, push
 from speedup.rules import STANDARD, layout, rearrangement, rule_for
 from tests.support.soundness import (
     Case,

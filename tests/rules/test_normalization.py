@@ -9,7 +9,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from speedup.lattice import constant, unknown
+from speedup.engine.lattice import constant, unknown
 from speedup.rules import STANDARD, rule_for
 from tests.support.soundness import Case, Tensors, blank, case, dead_claims, known_claims, positive, weight
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from speedup.lattice import Fact, constant, fact, unknown
+from speedup.engine.lattice import Fact, constant, fact, unknown
 from speedup.rules import STANDARD, rule_for
 from tests.support.soundness import (
     Case,

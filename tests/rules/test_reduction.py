@@ -9,7 +9,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from speedup.lattice import constant
+from speedup.engine.lattice import constant
 from speedup.rules import STANDARD, rule_for
 from tests.support.other_batch import check_known_at_another_batch
 from tests.support.soundness import SEEDS, Case, Tensors, blank, case, dead_claims, known_claims

@@ -12,6 +12,7 @@ from fnmatch import fnmatchcase
 from attrs import frozen
 from torch import nn
 
+from speedup.masks.attention import HeadRun
 from tests.support.masked_model import Cut, masks_of
 from tests.support.masking import Masks
 
@@ -56,7 +57,7 @@ def head_cuts(
         Cut(
             name,
             axis.dim,
-            _packed(_of_heads(drop, axes[0].heads, axis.heads), axis, size),
+            tuple(i for run in _runs(axis, name, size) for i in run.indices(drop, axes[0].heads)),
             axis.masked and (readers_masked or not axis.reads),
         )
         for axis in axes
@@ -98,24 +99,10 @@ def _matches(model: nn.Module, axis: HeadAxis | ChannelAxis) -> Iterator[tuple[s
     return iter(found)
 
 
-def _of_heads(drop: Sequence[int], counted: int, heads: int) -> tuple[int, ...]:
-    """The heads, of `heads`, that go when `drop` of `counted` do: those of which no part is left."""
-    share = max(counted // heads, 1), max(heads // counted, 1)
-    return tuple(
-        head
-        for head in range(heads)
-        if all(head * share[0] // share[1] + within in drop for within in range(share[0]))
-    )
-
-
-def _packed(heads: Sequence[int], axis: HeadAxis, size: int) -> tuple[int, ...]:
+def _runs(axis: HeadAxis, name: str, size: int) -> Iterator[HeadRun]:
     width = size // (axis.parts * axis.heads)
-    return tuple(
-        (part * axis.heads + head) * width + at
-        for part in range(axis.parts)
-        for head in heads
-        for at in range(width)
-    )
+    for part in range(axis.parts):
+        yield HeadRun(name, axis.dim, part * axis.heads * width, width, axis.heads)
 
 
 def _separate(*projections: str, heads: int, out: str) -> tuple[HeadAxis, ...]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import torch
 
 from tests.support.calls_of_layers import LAYERS
+from tests.support.calls_of_losses import LOSSES
 from tests.support.calls_of_moves import MOVES
 from tests.support.operands import DATA, Calls, x
 from tests.support.samplers import mixed_flags, mixed_pairs
@@ -50,4 +51,4 @@ _REST: dict[str, Calls] = {
     "sym_constrain_range_for_size": ({"size": 3},),
 }
 
-HINTS: dict[str, Calls] = {**LAYERS, **MOVES, **_REST}
+HINTS: dict[str, Calls] = {**LAYERS, **MOVES, **LOSSES, **_REST}

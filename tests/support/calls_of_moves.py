@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from tests.support.operands import BOUNDS, DATA, IMAGE, Calls, at, w, x
+from tests.support.samplers import within
 from tests.support.soundness import Shape, Tensors, below
 
 
@@ -15,10 +16,6 @@ def _different(shape: Shape, generator: torch.Generator) -> Tensor:
 
 def _starts(shape: Shape, generator: torch.Generator) -> Tensor:
     return torch.tensor([0, 3])
-
-
-def _within(shape: Shape, generator: torch.Generator) -> Tensor:
-    return torch.rand(shape, generator=generator, dtype=torch.float64) * 2 - 1
 
 
 _PLACED: dict[str, Calls] = {
@@ -89,11 +86,11 @@ _PLACED: dict[str, Calls] = {
         },
     ),
     **{
-        name: ({"input": x(2, 3, 4, 4), "grid": Tensors((2, 3, 2, 2), _within), "align_corners": False},)
+        name: ({"input": x(2, 3, 4, 4), "grid": Tensors((2, 3, 2, 2), within), "align_corners": False},)
         for name in ("grid_sampler", "grid_sampler_2d")
     },
     "grid_sampler_3d": (
-        {"input": x(2, 3, 3, 4, 4), "grid": Tensors((2, 2, 3, 2, 3), _within), "align_corners": False},
+        {"input": x(2, 3, 3, 4, 4), "grid": Tensors((2, 2, 3, 2, 3), within), "align_corners": False},
     ),
     **{
         name: tuple(

@@ -5,12 +5,15 @@ from __future__ import annotations
 import copy
 import pickle
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from speedup import Plan, apply_masks, materialize, plan_speedup
+from speedup import Plan, apply_masks, load, load_plan, materialize, plan_speedup, save
+from speedup.spec.inputs import tensors_of
 from tests.support.measure import relative_error
 from tests.support.untouched import differences, snapshot
 
@@ -35,6 +38,23 @@ def require_exact(masked: nn.Module, small: nn.Module, make: Make) -> None:
         assert relative_error(masked, small, [(make(batch),) for _ in range(3)]) < 1e-10
 
 
+def require_same_when_saved(plan: Plan, small: nn.Module, model: nn.Module, example: Tensor) -> None:
+    """Plan and small model come back from a file as they were; the plan takes another model like its own."""
+    with TemporaryDirectory() as folder:
+        path = Path(folder, "small.safetensors")
+        save(small, plan, path)
+        assert load_plan(path) == plan
+        loaded = load(path, lambda: copy.deepcopy(model))
+    again = materialize(Plan.from_json(plan.to_json()), model, verify="none").eval()
+    with torch.no_grad():
+        torch.manual_seed(0)
+        want = tensors_of(small(example))
+        for found in (loaded, again):
+            torch.manual_seed(0)
+            have = tensors_of(found(example))
+            assert all(torch.equal(a, b) for a, b in zip(want, have, strict=True))
+
+
 def shrunk(
     model: nn.Module,
     make: Make,
@@ -57,6 +77,7 @@ def shrunk(
     small.train().eval()
     require_exact(masked, small, make)
     require_exact(masked, copy.deepcopy(small), make)
+    require_same_when_saved(plan, small, twin, example)
     if importable:
         require_exact(masked, pickle.loads(pickle.dumps(small)), make)
     other = materialize(plan, verify="none").eval()

@@ -10,14 +10,17 @@ import torch
 from attrs import evolve, frozen
 from torch import Tensor
 
-from speedup.analysis import Analysis
-from speedup.building import apply_edits
-from speedup.coupling import couple
-from speedup.edits import AddToParameter, MergeColumns, SliceGroups
+from speedup.analyses.analysis import Analysis
+from speedup.engine.lattice import Fact, fact, indicator, unknown
+from speedup.forwards.rewriting import Writer
 from speedup.functional import partial_layer_norm
-from speedup.graph import Graph, Op, Value
-from speedup.lattice import Fact, fact, indicator, unknown
-from speedup.restatements import (
+from speedup.planning.building import apply_edits
+from speedup.planning.coupling import couple
+from speedup.rules import STANDARD, rule_for
+from speedup.rules.rule import evaluate
+from speedup.spec.edits import AddToParameter, MergeColumns, SliceGroups
+from speedup.spec.graph import Graph, Op, Value
+from speedup.spec.restatements import (
     Arguments,
     MeanOfTotal,
     PartialLayerNorm,
@@ -25,9 +28,6 @@ from speedup.restatements import (
     SplitSizes,
     TakeIndices,
 )
-from speedup.rewriting import Writer
-from speedup.rules import STANDARD, rule_for
-from speedup.rules.rule import evaluate
 from tests.support.soundness import Abstract, Case, Tensors, abstract, some_extents
 
 CLOSE: Mapping[str, Any] = {"rtol": 1e-9, "atol": 1e-10, "equal_nan": True}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from speedup.lattice import fact
+from speedup.engine.lattice import fact
 from speedup.rules import STANDARD, rule_for
 from tests.support.soundness import Abstract, Case, abstract, assert_compressed
 

@@ -39,3 +39,25 @@ def mixed_flags(shape: Shape, generator: torch.Generator) -> Tensor:
 def mixed_pairs(shape: Shape, generator: torch.Generator) -> Tensor:
     """Complex numbers."""
     return torch.complex(mixed(shape, generator), mixed(shape, generator))
+
+
+def shares(shape: Shape, generator: torch.Generator) -> Tensor:
+    """Numbers between 0 and 1."""
+    return torch.rand(shape, generator=generator, dtype=torch.float64)
+
+
+def definite(shape: Shape, generator: torch.Generator) -> Tensor:
+    """Symmetric, positive definite matrices in the last two dimensions."""
+    # A sampler is asked for a vector to see its dtype.
+    root = mixed(shape if len(shape) > 1 else (*shape, 1), generator)
+    return root @ root.mT + torch.eye(root.shape[-2], dtype=torch.float64)
+
+
+def within(shape: Shape, generator: torch.Generator) -> Tensor:
+    """Numbers between -1 and 1, such as positions in a picture."""
+    return torch.rand(shape, generator=generator, dtype=torch.float64) * 2 - 1
+
+
+def signs(shape: Shape, generator: torch.Generator) -> Tensor:
+    """1 or -1."""
+    return torch.randint(2, shape, generator=generator).double() * 2 - 1

@@ -15,11 +15,11 @@ import torch
 from attrs import evolve, frozen
 from torch import Tensor, nn
 
-from speedup.graph import Graph, Op, Origin, Owner, Value
-from speedup.inputs import example_from
-from speedup.lattice import Fact, constant, fact
+from speedup.engine.lattice import Fact, constant, fact
 from speedup.rules import STANDARD, rule_for
-from speedup.trace import trace
+from speedup.spec.graph import Graph, Op, Origin, Owner, Value
+from speedup.spec.inputs import example_from
+from speedup.tracing.trace import trace
 
 Shape = tuple[int, ...]
 Sampler = Callable[[Shape, torch.Generator], Tensor]
@@ -87,9 +87,19 @@ def flags(shape: Shape, generator: torch.Generator) -> Tensor:
     return torch.rand(shape, generator=generator) > 0.5
 
 
+@frozen
+class Below:
+    """A sampler of integers from 0 to `limit` - 1."""
+
+    limit: int
+
+    def __call__(self, shape: Shape, generator: torch.Generator) -> Tensor:
+        return torch.randint(self.limit, shape, generator=generator)
+
+
 def below(limit: int) -> Sampler:
     """Integers from 0 to `limit` - 1."""
-    return lambda shape, generator: torch.randint(limit, shape, generator=generator)
+    return Below(limit)
 
 
 @frozen(eq=False)
@@ -163,7 +173,8 @@ def direct_case(target: torch._ops.OpOverload, *args: Any, **keywords: Any) -> C
                 return next(supply)
             return [fill(a) for a in argument] if isinstance(argument, list | tuple) else argument
 
-        return target(*(fill(a) for a in args), **{k: fill(v) for k, v in keywords.items()})
+        # A list: a generator would be run after the keywords.
+        return target(*[fill(a) for a in args], **{k: fill(v) for k, v in keywords.items()})
 
     generator = torch.Generator().manual_seed(1)
     one = Case(function, tuple(found), _EMPTY, tuple(range(len(found))))

@@ -36,6 +36,14 @@ _WAVES = {
     "num_conv_pos_embedding_groups": 4,
     "vocab_size": VOCABULARY,
 }
+_WINDOWS = {
+    "image_size": 32,
+    "patch_size": 4,
+    "embed_dim": 16,
+    "depths": [2, 2],
+    "num_heads": [2, 4],
+    "window_size": 4,
+}
 _RESNET = {
     "embedding_size": 16,
     "hidden_sizes": [16, 24],
@@ -130,28 +138,14 @@ MEDIA_CASES: Mapping[str, Case] = {
     ),
     "SwinForImageClassification": Case(
         "SwinConfig",
-        {
-            "image_size": 32,
-            "patch_size": 4,
-            "embed_dim": 16,
-            "depths": [2, 2],
-            "num_heads": [2, 4],
-            "window_size": 4,
-        },
+        _WINDOWS,
         pixels,
         32,
         64,
     ),
     "Swinv2ForImageClassification": Case(
         "Swinv2Config",
-        {
-            "image_size": 32,
-            "patch_size": 4,
-            "embed_dim": 16,
-            "depths": [2, 2],
-            "num_heads": [2, 4],
-            "window_size": 4,
-        },
+        _WINDOWS,
         pixels,
         32,
         64,

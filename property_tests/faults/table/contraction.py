@@ -4,17 +4,14 @@ from __future__ import annotations
 
 from property_tests.faults.fault import Fault
 from property_tests.faults.killers import (
-    EXACT_AROUND,
     FEATURES,
     GROUPS,
     IMAGES,
-    MATERIALIZE,
-    NETWORKS,
     OTHERS,
     RECURRENT,
     REPARAMETRIZED,
-    SANDWICHES,
-    SEQUENCES,
+    exact_around,
+    sliced,
 )
 
 FAULTS = (
@@ -51,49 +48,49 @@ FAULTS = (
         "rules.contraction",
         "if not site.is_own(weight):",
         "if weight.ndim < 0:",
-        (MATERIALIZE, *NETWORKS),
+        (GROUPS,),
     ),
     Fault(
         "coupling: constants in a product of two activations are dropped",
         "rules.product",
         "yield Pinned((a.index, a.ndim - 1), sums, left & right)",
         "yield from ()",
-        (f"{EXACT_AROUND}[matmul_over_channels-constants]",),
+        (exact_around("matmul_over_channels", "constants"),),
     ),
     Fault(
         "coupling: the inner dimensions of two factors are not tied",
         "rules.product",
         "yield from equal(cause, (a, a.ndim - 1), (b, b.ndim - 2))",
         "yield from ()",
-        (f"{EXACT_AROUND}[matmul_over_channels-zeros]", SANDWICHES),
+        sliced("bmm", "matmul"),
     ),
     Fault(
         "coupling: gates of a recurrent layer are laid out unit by unit",
         "rules.recurrent",
         "index = torch.arange(rows) % shape.hidden",
         "index = torch.arange(rows) // shape.gates",
-        (RECURRENT, SEQUENCES),
+        (*sliced("lstm.input", "rnn_tanh.input"), RECURRENT),
     ),
     Fault(
         "coupling: layers and directions keep different numbers of units",
         "rules.recurrent",
         "yield Counted(tuple(dict.fromkeys(sized)), one_size)",
         "yield from ()",
-        (RECURRENT, SEQUENCES),
+        (*sliced("lstm.input", "rnn_tanh.input"), RECURRENT),
     ),
     Fault(
         "coupling: a constant unit goes although the recurrence reads it",
         "rules.recurrent",
         "live & ~units.zero & (~units.constant | recurrent)",
         "live & ~units.zero & ~units.constant",
-        (RECURRENT,),
+        (f"{RECURRENT}::test_a_unit_whose_bias_is_alive_stays", RECURRENT),
     ),
     Fault(
         "coupling: a layer's columns are not tied to the units before it",
         "rules.recurrent",
         "yield from _side_by_side(shape, before, first, cause)",
         "yield from ()",
-        (RECURRENT, SEQUENCES),
+        (f"{RECURRENT}::test_layers_and_directions_keep_different_units_but_equally_many", RECURRENT),
     ),
     Fault(
         "coupling: the lengths of a weight under weight_norm are not tied to its rows",
@@ -107,13 +104,13 @@ FAULTS = (
         "rules.layer_norm",
         " & ~along(value != first, data.ndim - 1, extent)",
         "",
-        (FEATURES,),
+        (*sliced("layer_norm"), FEATURES),
     ),
     Fault(
         "coupling: RMSNorm folds into a weight that is not its own",
         "rules.layer_norm",
         "return own and site.is_own(weight) and len(_last(site.op)) == 1",
         "return own and len(_last(site.op)) == 1",
-        (FEATURES, *NETWORKS),
+        (FEATURES,),
     ),
 )

@@ -3,7 +3,14 @@
 from __future__ import annotations
 
 from property_tests.faults.fault import Fault
-from property_tests.faults.killers import COUPLING, ENGINE, IMAGES, LAYOUTS, NETWORKS, STATED, WIDTHS
+from property_tests.faults.killers import (
+    COUPLING,
+    LAYOUTS,
+    NETWORKS,
+    STATED,
+    WIDTHS,
+    sliced,
+)
 
 FAULTS = (
     Fault(
@@ -50,24 +57,24 @@ FAULTS = (
     ),
     Fault(
         "layout: a reshape joins dimensions that it need not",
-        "layout",
+        "engine.layout",
         "while have != want:\n            if have < want:",
         "while have != want or s < len(wide_source):\n            if have <= want and s < len(wide_source):",
         ("tests/test_layout.py", LAYOUTS),
     ),
     Fault(
         "layout: the results of a view need nothing of what it reads",
-        "constraints",
+        "engine.constraints",
         "yield from zip(self.sources, project(adjoint, self.source_sizes), strict=True)",
         "yield from ()",
-        (*NETWORKS, ENGINE),
+        ("tests/test_constraints.py", *NETWORKS),
     ),
     Fault(
         "layout: the border that a pad adds may go",
-        "constraints",
+        "engine.constraints",
         "                read = read | ~valid",
         "                read = read | False",
-        (IMAGES, LAYOUTS, "tests/test_constraints.py"),
+        ("tests/test_constraints.py", *sliced("constant_pad_nd")),
     ),
     Fault(
         "layout: an index that a slice begins with is one too high",
@@ -92,7 +99,7 @@ FAULTS = (
     ),
     Fault(
         "layout: copies of key heads need not be equally many",
-        "constraints",
+        "engine.constraints",
         "        want = max(int(counts.max()), int(copies.sum()), 1)\n",
         "        want = 1\n",
         (WIDTHS,),

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from property_tests.faults.fault import Fault
 from property_tests.faults.killers import (
+    ANALYSES,
     CONTRACTIONS,
     LAYOUTS,
-    NETWORKS,
     NORMS,
     PLANNER,
     POINTWISE,
@@ -21,16 +21,16 @@ from property_tests.faults.killers import (
 FAULTS = (
     Fault(
         "live: only the last reader of a value counts",
-        "liveness",
+        "analyses.liveness",
         "read if before.numel() == 1 and not bool(before) else before | read",
         "read",
-        NETWORKS,
+        (ANALYSES,),
     ),
     Fault(
         "live: a column that one row does not read is dead",
         "rules.contraction",
-        "columns = (pattern(shape, weight) & rows).any(1)",
-        "columns = (pattern(shape, weight) | ~rows).all(1)",
+        "columns = any_over(reads & rows, [1]).squeeze(1)",
+        "columns = (reads | ~rows).all(1)",
         (dead(CONTRACTIONS),),
     ),
     Fault(
@@ -57,8 +57,8 @@ FAULTS = (
     Fault(
         "live: BatchNorm with a weight of zero does not read its bias",
         "rules.normalization",
-        "return _reads(op, live[0] & weight.maybe_nonzero, live[0])\n\n\ndef batch_norm_couple",
-        "return _reads(op, *[live[0] & weight.maybe_nonzero] * 2)\n\n\ndef batch_norm_couple",
+        "return _reads(op, data, live[0])\n\n\ndef batch_norm_couple",
+        "return _reads(op, data, data)\n\n\ndef batch_norm_couple",
         (dead(NORMS),),
     ),
     Fault(
@@ -105,7 +105,7 @@ FAULTS = (
     ),
     Fault(
         "live: an element that is read twice is dead when its last reader is",
-        "layout",
+        "engine.layout",
         "scattered.index_add_(position, block.index[valid], read) > 0",
         "scattered.index_copy_(position, block.index[valid], read) > 0",
         (LAYOUTS,),

@@ -3,7 +3,14 @@
 from __future__ import annotations
 
 from property_tests.faults.fault import Fault
-from property_tests.faults.killers import FEATURES, NETWORKS, REPARAMETRIZED, REWRITING, SANDWICHES, SEQUENCES
+from property_tests.faults.killers import (
+    FEATURES,
+    NETWORKS,
+    REPARAMETRIZED,
+    REWRITING,
+    SANDWICHES,
+    SEQUENCES,
+)
 
 FAULTS = (
     Fault(

@@ -8,6 +8,7 @@ from typing import Literal, TypeVar
 
 import attrs
 import torch
+from hypothesis import assume
 from hypothesis import strategies as st
 
 from speedup.testing.spec import Spec
@@ -80,9 +81,13 @@ class Production:
 
 @functools.lru_cache(maxsize=1 << 14)
 def result_sizes(spec: Spec, sizes: tuple[int, ...]) -> tuple[int, ...]:
-    """The sizes, without the batch, that the block makes of `sizes`: it is built and run once."""
+    """The sizes, without the batch, that the block makes of `sizes`: it is built and run once.
+
+    An example in which nothing would be left, as when a transposed convolution crops all, is rejected.
+    """
     with torch.random.fork_rng(devices=[]), torch.no_grad():
         result = spec.build().eval()(torch.zeros(2, *sizes))
+    assume(result.numel() > 0)
     return tuple(result.shape[1:])
 
 

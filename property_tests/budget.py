@@ -1,0 +1,26 @@
+"""How many networks each test tries: a few per run in most profiles, `SPEEDUP_EXAMPLES` in all at night."""
+
+from __future__ import annotations
+
+import os
+
+from property_tests.around.reach import operators
+from property_tests.tally import LEAST_OF_EACH
+from speedup.testing.networks import FAMILIES
+
+PROFILE = os.environ.get("HYPOTHESIS_PROFILE", "ci")
+NIGHTLY = PROFILE == "nightly"
+NETWORKS = int(os.environ.get("SPEEDUP_EXAMPLES", "20000"))
+"""How many networks the nightly profile tries."""
+
+
+def around_each() -> int:
+    """How many networks around each operator: at night some more than are asked for, if there are enough."""
+    return min(LEAST_OF_EACH + 4, max(1, NETWORKS * 7 // 8 // len(operators()))) if NIGHTLY else 1
+
+
+def of_each_family() -> int:
+    """How many networks of each family: at night, all that are not around an operator."""
+    if not NIGHTLY:
+        return {"ci": 37, "dev": 8}.get(PROFILE, 37)
+    return max(1, -(-(NETWORKS - around_each() * len(operators())) // len(FAMILIES)))

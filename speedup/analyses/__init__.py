@@ -1,0 +1,1 @@
+"""What a graph tells with the help of rules: constants, liveness, widths."""

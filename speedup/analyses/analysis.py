@@ -1,0 +1,71 @@
+"""What is known about a graph once its keep-sets are found: the value that plans are made from."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Any
+
+from attrs import field, frozen
+from torch import Tensor
+
+from speedup.engine.constraints import Constraint, Dim
+from speedup.engine.keepsets import KeepSets
+from speedup.engine.lattice import Fact
+from speedup.rules import Rules, rule_for
+from speedup.rules.rule import Site
+from speedup.spec.expressions import AttributeOf, Root, carried
+from speedup.spec.graph import Graph, Op, Shape, Value
+from speedup.spec.restatements import Restatement
+
+Number = int | float
+
+
+@frozen(eq=False)
+class Analysis:
+    """Facts per value, sites per op, the keep-sets, and what the forward needs to carry them.
+
+    `kept` is the least fixpoint of `constraints` above `seeds`; `resized` overrides shapes that
+    keep-sets alone do not tell. `attributes` are integers of modules that get new values;
+    `restated` says, by op, which calls the source has to state otherwise. Of an analysis with alignment,
+    `unaligned` is the one without.
+    """
+
+    graph: Graph
+    facts: tuple[Fact, ...]
+    sites: tuple[Site, ...]
+    rules: Rules
+    kept: KeepSets
+    seeds: Mapping[Dim, Tensor | None]
+    constraints: tuple[Constraint, ...]
+    resized: Mapping[int, Shape]
+    attributes: Mapping[AttributeOf, Number] = field(factory=lambda: MappingProxyType({}))
+    restated: Mapping[int, Restatement] = field(factory=lambda: MappingProxyType({}))
+    unaligned: Analysis | None = None
+
+    def sizes(self, value: Value) -> Shape:
+        """The shape of `value` in the small model."""
+        override = self.resized.get(value.index)
+        if override is not None:
+            return override
+        return tuple(self.kept.count((value.index, d)) for d in range(value.ndim))
+
+    def lookup(self, root: Root) -> Any:
+        """What a size or an attribute is in the small model."""
+        if isinstance(root, AttributeOf):
+            return self.attributes.get(root, root.number)
+        return self.sizes(self.graph.values[root.value])[root.dim]
+
+    def arguments(self, op: Op) -> dict[str, Any]:
+        """The arguments of `op` as the small model's forward will pass them."""
+        site = self.sites[op.index]
+        needs = rule_for(op.target, self.rules).needs(site, self.sizes, self.kept)
+        return {
+            name: needs[name] if name in needs and name in site.settable else carried(argument, self.lookup)
+            for name, argument in op.arguments.items()
+        }
+
+    @property
+    def restated_paths(self) -> frozenset[str]:
+        """Modules whose own forward is stated otherwise."""
+        return frozenset(self.graph.ops[number].owner.path for number in self.restated)

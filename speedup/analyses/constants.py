@@ -1,0 +1,63 @@
+"""Which elements are the same for every input: one forward pass over the graph."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor
+
+from speedup.engine.lattice import Fact, constant, fact, unknown
+from speedup.errors import RuleError
+from speedup.rules import Rules, rule_for
+from speedup.rules.rule import evaluate, full_values, nothing_known
+from speedup.spec.graph import Graph, Op
+
+
+def analyse(
+    graph: Graph, tensors: Mapping[str, Tensor], masks: Mapping[str, Tensor], rules: Rules
+) -> tuple[Fact, ...]:
+    """The fact of every value, by index. `masks` are keep-masks by the name of a state value.
+
+    Raises:
+        RuleError: a rule returned facts of another number or rank than the op has results.
+    """
+    facts: list[Fact] = [unknown(v.ndim, v.dtype) for v in graph.values]
+    for value in graph.state:
+        facts[value.index] = _state(tensors[value.name], masks.get(value.name))
+    for op in graph.ops:
+        for result, found in zip(
+            op.results, _transfer(op, [facts[v.index] for v in op.operands], rules), strict=True
+        ):
+            facts[result.index] = found
+    return tuple(facts)
+
+
+def _state(tensor: Tensor, mask: Tensor | None) -> Fact:
+    if tensor.is_meta:
+        if mask is None:
+            return unknown(tensor.ndim, tensor.dtype)
+        return fact(~mask.cpu(), torch.zeros(tuple(mask.shape), dtype=tensor.dtype))
+    return constant(tensor.cpu(), None if mask is None else mask.cpu())
+
+
+def _transfer(op: Op, facts: Sequence[Fact], rules: Rules) -> Sequence[Fact]:
+    rule = rule_for(op.target, rules)
+    # A number that the forward derived from the input's size is another at another size;
+    # layout and filling rules look at such numbers themselves.
+    if op.follows_sizes() and rule.moves is None and not rule.reads_sizes:
+        return nothing_known(op, facts)
+    found = rule.known(op, facts)
+    ranks = [f.ndim for f in found]
+    if ranks != [r.ndim for r in op.results]:
+        raise RuleError(f"the rule of {op.label} returned facts of ranks {ranks} for {op.results}")
+    if all(f.is_unknown for f in found) and _can_run(op, facts):
+        return [constant(t) for t in evaluate(op, full_values(op, facts))]
+    return found
+
+
+def _can_run(op: Op, facts: Sequence[Fact]) -> bool:
+    """Whether the op is a pure function of constants that are given element by element."""
+    deterministic = torch.Tag.nondeterministic_seeded not in op.target.tags and op.target.namespace == "aten"
+    given = all(f.is_given(v.shape) for f, v in zip(facts, op.operands, strict=True))
+    return bool(facts) and bool(op.results) and deterministic and given

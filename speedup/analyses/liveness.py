@@ -1,0 +1,39 @@
+"""Which elements anything reads: one backward pass over the graph.
+
+An element is live when the model returns it, or a live element depends on it with a
+coefficient that may be other than 0. That a live element is constant does not make what it
+is computed from dead: if it is kept after all, it must still come out right.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from torch import Tensor
+
+from speedup.engine.lattice import Fact, indicator
+from speedup.errors import RuleError
+from speedup.rules import Rules, rule_for
+from speedup.spec.graph import Graph
+
+
+def analyse(graph: Graph, facts: Sequence[Fact], rules: Rules) -> tuple[Tensor, ...]:
+    """Compressed bool tensors by value index: which elements are live.
+
+    Raises:
+        RuleError: a rule returned tensors of another number or rank than the op has operands.
+    """
+    live = [indicator(False, v.ndim) for v in graph.values]
+    for value in graph.outputs:
+        live[value.index] = indicator(True, value.ndim)
+    for op in reversed(graph.ops):
+        results = [live[r.index] for r in op.results]
+        if op.results and not any(bool(one.any()) for one in results):
+            continue
+        reads = rule_for(op.target, rules).live(op, [facts[v.index] for v in op.operands], results)
+        if [r.ndim for r in reads] != [v.ndim for v in op.operands]:
+            raise RuleError(f"the rule of {op.label} returned liveness of ranks {[r.ndim for r in reads]}")
+        for operand, read in zip(op.operands, reads, strict=True):
+            before = live[operand.index]
+            live[operand.index] = read if before.numel() == 1 and not bool(before) else before | read
+    return tuple(live)

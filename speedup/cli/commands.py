@@ -1,0 +1,202 @@
+"""The commands, one function each: read what is named, call the library, print or write what came out."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from attrs import asdict
+
+from speedup.cli.examples import SYNTAX
+from speedup.cli.progress import Steps
+from speedup.cli.references import factory_of, model_of
+from speedup.cli.subject import read_subject
+from speedup.plan import Plan
+from speedup.writing import write_text
+
+Model = Annotated[
+    str,
+    typer.Argument(help="package.module:factory or file.py:factory, called without arguments."),
+]
+Inputs = Annotated[
+    list[str],
+    typer.Option("--input", help=f"Example input, once per argument of the forward: {SYNTAX}; or a file."),
+]
+Weights = Annotated[Path | None, typer.Option("--weights", help="State dict to load: .pt or .safetensors.")]
+MaskFile = Annotated[str | None, typer.Option("--masks", help="Mask file; else zeros in the weights count.")]
+Keep = Annotated[list[str] | None, typer.Option("--keep", help="Module that must not change; repeatable.")]
+Align = Annotated[int | None, typer.Option("--align", min=1, help="Let widths be multiples of this.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, for other programs.")]
+
+
+def plan(
+    model: Model,
+    inputs: Inputs,
+    weights: Weights = None,
+    masks: MaskFile = None,
+    keep: Keep = None,
+    align: Align = None,
+    explain: Annotated[str | None, typer.Option("--explain", help="Say why, for one module.")] = None,
+    out: Annotated[Path | None, typer.Option("--out", help="Write the plan here, as JSON.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Show what would shrink, what would not, and why. Nothing is built.
+
+    Example: speedup plan torchvision.models:resnet18 --input 1x3x224x224 --masks masks.pth
+    """
+    with Steps(2).shown() as step:
+        with step("reading the model"):
+            subject = read_subject(model, inputs, weights, masks, keep, align)
+        with step("planning"):
+            made = subject.plan()
+    if out is not None:
+        write_text(out, made.to_json() + "\n")
+    if as_json:
+        typer.echo(made.to_json())
+    else:
+        typer.echo(str(made) if explain is None else made.explain(explain))
+
+
+def compact(
+    model: Model,
+    inputs: Inputs,
+    out: Annotated[Path, typer.Option("--out", help="The .safetensors file to write.")],
+    weights: Weights = None,
+    masks: MaskFile = None,
+    keep: Keep = None,
+    align: Align = None,
+    verify: Annotated[str, typer.Option("--verify", help="full, structure or none.")] = "full",
+    as_json: AsJson = False,
+) -> None:
+    """Build the small model, verify it, and save it with its plan; `speedup.load` builds it again.
+
+    Example: speedup compact net.py:make --masks masks.pth --input 1x3x32x32 --out small.safetensors
+    """
+    from speedup.files.saving import save
+    from speedup.materialize import materialize
+
+    with Steps(4).shown() as step:
+        with step("reading the model"):
+            subject = read_subject(model, inputs, weights, masks, keep, align)
+        with step("planning"):
+            made = subject.plan()
+        with step("building and verifying"):
+            small = materialize(made, verify=verify)  # type: ignore[arg-type]
+        with step("writing"):
+            save(small, made, out)
+    if as_json:
+        typer.echo(json.dumps(_totals(made) | {"file": str(out)}))
+    else:
+        typer.echo(f"{_summary(made)}\n{out}: written; {_verified(verify)}")
+
+
+def verify(
+    model: Model,
+    small: Annotated[Path, typer.Argument(help="What `speedup compact` or `speedup.save` wrote.")],
+    weights: Weights = None,
+    as_json: AsJson = False,
+) -> None:
+    """Compare a saved small model with the masked one. Ends with 1 when they differ.
+
+    Example: speedup verify net.py:make small.safetensors --weights net.pt
+    """
+    from speedup.files.binding import bound
+    from speedup.files.saving import load, load_plan
+    from speedup.verify import verify as check
+
+    with Steps(3).shown() as step:
+        with step("reading both models"):
+            planned = bound(load_plan(small), model_of(model, weights))
+            loaded = load(small, factory_of(model))
+        with step("comparing"):
+            found = check(planned, loaded)
+    sizes = [size for size in found.batch_sizes if size is not None]
+    if as_json:
+        typer.echo(json.dumps({"equivalent": True, "error": found.error, "batch_sizes": sizes}))
+    else:
+        error = "no inputs were run" if found.error is None else f"largest relative error {found.error:.1e}"
+        typer.echo(f"equivalent: {error}, batch sizes {', '.join(map(str, sizes)) or 'as planned'}")
+
+
+def report(
+    model: Model,
+    inputs: Inputs,
+    out: Annotated[Path, typer.Option("--out", help="The file to write: .html, .svg, .png or .pdf.")],
+    weights: Weights = None,
+    masks: MaskFile = None,
+    keep: Keep = None,
+    align: Align = None,
+) -> None:
+    """Write the plan as a page to look at (.html), or as a figure (.svg, .png, .pdf).
+
+    Example: speedup report net.py:make --masks masks.pth --input 1x3x32x32 --out report.html
+    """
+    with Steps(3).shown() as step:
+        with step("reading the model"):
+            subject = read_subject(model, inputs, weights, masks, keep, align)
+        with step("planning"):
+            made = subject.plan()
+        with step("drawing"):
+            made.write_report(out)
+    typer.echo(f"{_summary(made)}\n{out}: written")
+
+
+def bench(
+    model: Model,
+    inputs: Inputs,
+    weights: Weights = None,
+    masks: MaskFile = None,
+    keep: Keep = None,
+    align: Annotated[
+        list[int] | None, typer.Option("--align", min=1, help="Alignments to compare; 1 is none.")
+    ] = None,
+    threads: Annotated[
+        int | None, typer.Option("--threads", min=1, help="Threads that torch may use.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Measure the masked model beside the small one at several alignments, taking turns.
+
+    Example: speedup bench net.py:make --masks masks.pth --input 32x3x32x32 --align 1 --align 8
+    """
+    from speedup.measuring.latency import latency_table
+
+    with Steps(3).shown() as step:
+        with step("reading the model"):
+            subject = read_subject(model, inputs, weights, masks, keep, None)
+        with step("planning"):
+            made = subject.plan()
+        with step("measuring"):
+            table = latency_table(made, aligns=align or (1, 8), threads=threads)
+    typer.echo(json.dumps(asdict(table)) if as_json else str(table))
+
+
+def demo() -> None:
+    """Compact a LeNet and a ResNet-18 built on the spot, and print the plans and measurements."""
+    from speedup.demo import run_demo
+
+    run_demo()
+
+
+ALL: tuple[Callable[..., None], ...] = (plan, compact, verify, report, bench, demo)
+
+
+def _totals(made: Plan) -> dict[str, Any]:
+    return {
+        "parameters": [made.parameters_before, made.parameters_after],
+        "macs": [made.macs_before, made.macs_after],
+    }
+
+
+def _summary(made: Plan) -> str:
+    return str(made).splitlines()[-1]
+
+
+def _verified(level: str) -> str:
+    return {
+        "full": "same operations as planned, same outputs as the masked model",
+        "structure": "same operations as planned; outputs were not compared",
+    }.get(level, "not verified")

@@ -1,0 +1,43 @@
+"""What most commands work on: a model, an example input and masks, as the command line names them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from attrs import frozen
+from torch import nn
+
+from speedup.cli.examples import example_of
+from speedup.cli.references import model_of
+from speedup.plan import Plan
+from speedup.planner import plan_speedup
+
+
+@frozen(eq=False)
+class Subject:
+    """A model with its example input and the other arguments of its plan."""
+
+    model: nn.Module
+    example: Any
+    masks: str | None
+    keep: tuple[str, ...]
+    align: int | None
+
+    def plan(self) -> Plan:
+        """The plan; raises what `plan_speedup` raises."""
+        return plan_speedup(self.model, self.example, self.masks, keep=self.keep, align=self.align)
+
+
+def read_subject(
+    model: str,
+    inputs: Sequence[str],
+    weights: Path | None,
+    masks: str | None,
+    keep: Sequence[str] | None,
+    align: int | None,
+) -> Subject:
+    """The subject that a command line names; inputs first, as reading them is quick."""
+    example = example_of(inputs)
+    return Subject(model_of(model, weights), example, masks, tuple(keep or ()), align)

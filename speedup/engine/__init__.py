@@ -1,0 +1,1 @@
+"""The fixpoint engine and its lattice. It names no operator."""

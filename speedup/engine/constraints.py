@@ -1,0 +1,271 @@
+"""Coupling constraints between the keep-sets of tensor dimensions: a closed set of kinds.
+
+A *keep-set* holds the indices of one dimension of one value that stay. Rules emit
+constraints as data; the engine in `keepsets` finds the least keep-sets that satisfy them
+and knows nothing but `dims`, `is_choice` and `close`. `Equal` is solved by merging.
+
+A constraint is a monotone closure: `close` looks at the current sets of `dims` and yields
+the elements that must be in them. Where several closures would do (which channels to add
+so that groups have equal counts), `is_choice` makes the engine ask only once everything
+forced has settled, in the order of the constraints, so that the outcome is determined.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import torch
+from attrs import field, frozen
+from torch import Tensor
+
+from speedup.engine.layout import box, project
+
+Dim = tuple[int, int]
+Kept = Callable[[Dim], Tensor]
+Demand = Iterator[tuple[Dim, Tensor]]
+
+
+@frozen(eq=False)
+class Cause:
+    """Who says so: the op's index (None for the model's boundary) and the reason in words."""
+
+    op: int | None
+    reason: str
+
+
+@frozen(eq=False)
+class Equal:
+    """All `dims` keep the same indices."""
+
+    dims: tuple[Dim, ...]
+    cause: Cause
+
+
+@frozen(eq=False)
+class Pinned:
+    """The dimension keeps at least `indices`; all of them when None."""
+
+    dim: Dim
+    cause: Cause
+    indices: Tensor | None = None
+    is_choice: bool = field(default=False, init=False)
+
+    @property
+    def dims(self) -> tuple[Dim, ...]:
+        return (self.dim,)
+
+    def close(self, kept: Kept) -> Demand:
+        current = kept(self.dim)
+        yield self.dim, torch.ones_like(current) if self.indices is None else self.indices
+
+
+@frozen(eq=False)
+class Mapped:
+    """A layout op's block: result box and operand box are images of each other under `index`.
+
+    Flat target index t reads flat source index `index[t]`; None is the identity. Where it is
+    -1 the element comes from elsewhere; those in `fixed` exist in any case (a pad's border).
+    """
+
+    sources: tuple[Dim, ...]
+    targets: tuple[Dim, ...]
+    index: Tensor | None
+    source_sizes: tuple[int, ...]
+    target_sizes: tuple[int, ...]
+    cause: Cause
+    fixed: bool = False
+    is_choice: bool = field(default=False, init=False)
+
+    @property
+    def dims(self) -> tuple[Dim, ...]:
+        return self.sources + self.targets
+
+    def close(self, kept: Kept) -> Demand:
+        source = box([kept(d) for d in self.sources])
+        target = box([kept(d) for d in self.targets])
+        if self.index is None:
+            read, adjoint = source, target
+        else:
+            valid = self.index >= 0
+            read = source[self.index.clamp(min=0)] & valid if len(source) else valid
+            if self.fixed:
+                read = read | ~valid
+            adjoint = torch.zeros_like(source)
+            adjoint[self.index[target & valid]] = True
+        yield from zip(self.targets, project(read, self.target_sizes), strict=True)
+        yield from zip(self.sources, project(adjoint, self.source_sizes), strict=True)
+
+
+@frozen(eq=False)
+class Balanced:
+    """Each dim is split into `groups` equal runs. A run that is alive in one dim is alive in
+    all, and the runs that are alive have equal counts within each dim. With `fixed`, all are alive.
+    """
+
+    dims: tuple[Dim, ...]
+    groups: int
+    cause: Cause
+    fixed: bool = False
+    is_choice: bool = field(default=True, init=False)
+
+    def close(self, kept: Kept) -> Demand:
+        runs = [kept(d).reshape(self.groups, -1) for d in self.dims]
+        alive = torch.stack([r.any(1) for r in runs]).any(0)
+        if self.fixed:
+            alive = torch.ones_like(alive)
+        for dim, run in zip(self.dims, runs, strict=True):
+            counts = run.sum(1)
+            want = max(int(counts.max()), 1)
+            missing = torch.where(alive, want - counts, torch.zeros_like(counts))
+            yield dim, (run | _first_missing(run, missing)).reshape(-1)
+
+
+def _first_missing(run: Tensor, missing: Tensor) -> Tensor:
+    """In each row, the first `missing[row]` positions that are not yet in `run`."""
+    absent = ~run
+    return absent & (torch.cumsum(absent.to(torch.int64), 1) <= missing[:, None])
+
+
+@frozen(eq=False)
+class Counted:
+    """All dims keep equally many indices, not necessarily the same ones."""
+
+    dims: tuple[Dim, ...]
+    cause: Cause
+    is_choice: bool = field(default=True, init=False)
+
+    def close(self, kept: Kept) -> Demand:
+        sets = [kept(d) for d in self.dims]
+        want = max(int(s.sum()) for s in sets)
+        for dim, current in zip(self.dims, sets, strict=True):
+            row = current[None]
+            missing = (want - row.sum(1)).clamp(min=0)
+            yield dim, (row | _first_missing(row, missing))[0]
+
+
+@frozen(eq=False)
+class Copied:
+    """`target` lists, for each index of `source` in turn, equal copies of it: a run per index.
+
+    The runs of kept indices have equal counts, as many as `copies` keeps; which copies those are
+    does not matter.
+    """
+
+    source: Dim
+    copies: Dim
+    target: Dim
+    cause: Cause
+    is_choice: bool = field(default=True, init=False)
+
+    @property
+    def dims(self) -> tuple[Dim, ...]:
+        return self.source, self.copies, self.target
+
+    def close(self, kept: Kept) -> Demand:
+        own, copies = kept(self.source), kept(self.copies)[None]
+        runs = kept(self.target).reshape(own.numel(), -1)
+        alive, counts = own | runs.any(1), runs.sum(1)
+        want = max(int(counts.max()), int(copies.sum()), 1)
+        missing = torch.where(alive, want - counts, torch.zeros_like(counts))
+        yield self.source, alive
+        yield self.target, (runs | _first_missing(runs, missing)).reshape(-1)
+        yield self.copies, (copies | _first_missing(copies, want - copies.sum(1)))[0]
+
+
+@frozen(eq=False)
+class Whole:
+    """The dim is split into `groups` equal runs, each of which stays whole or goes whole."""
+
+    dim: Dim
+    groups: int
+    cause: Cause
+    is_choice: bool = field(default=False, init=False)
+
+    @property
+    def dims(self) -> tuple[Dim, ...]:
+        return (self.dim,)
+
+    def close(self, kept: Kept) -> Demand:
+        run = kept(self.dim).reshape(self.groups, -1)
+        yield self.dim, run.any(1, keepdim=True).expand_as(run).reshape(-1)
+
+
+@frozen(eq=False)
+class Carrier:
+    """Dropped constant channels of a family need one kept member to carry their contribution.
+
+    `families` are bool vectors over `dim`: channels that are multiples of one another;
+    `magnitude` is each channel's size. A carrier much smaller than what it carries would cost
+    precision, so it must have at least `RATIO` of the largest magnitude in its family.
+    `rows` is the dimension of the results: a family in group g counts only while some result
+    of that group is kept.
+    """
+
+    dim: Dim
+    families: tuple[Tensor, ...]
+    magnitude: Tensor
+    rows: Dim
+    groups: int
+    cause: Cause
+    is_choice: bool = field(default=True, init=False)
+    RATIO = 0.1
+
+    @property
+    def dims(self) -> tuple[Dim, ...]:
+        return (self.dim, self.rows)
+
+    def close(self, kept: Kept) -> Demand:
+        current, rows = kept(self.dim), kept(self.rows)
+        alive = rows.reshape(self.groups, -1).any(1)
+        width = current.numel() // self.groups
+        for family in self.families:
+            group = int(family.nonzero()[0]) // width
+            if not bool(alive[group]) or not bool((family & ~current).any()):
+                continue
+            if carrier_of(family, current, self.magnitude) is None:
+                best = torch.where(family, self.magnitude, torch.full_like(self.magnitude, -1.0)).argmax()
+                demand = torch.zeros_like(current)
+                demand[best] = True
+                yield self.dim, demand
+
+
+def carrier_of(family: Tensor, kept: Tensor, magnitude: Tensor) -> int | None:
+    """The kept member of `family` with the largest magnitude, if it is large enough."""
+    sizes = torch.where(family & kept, magnitude, torch.full_like(magnitude, -1.0))
+    best = int(sizes.argmax())
+    largest = torch.where(family, magnitude, torch.zeros_like(magnitude)).max()
+    return best if bool(sizes[best] >= Carrier.RATIO * largest) and bool(sizes[best] > 0) else None
+
+
+@frozen(eq=False)
+class Aligned:
+    """Each of the dim's `groups` equal runs that is alive keeps as many indices as `wanted` says.
+
+    `wanted` maps a run's count to one that is no smaller; it has to be monotone. The first missing indices
+    are added: all together where `at_once`, else one per run before all that is forced settles again, for
+    dims to which their own growth comes back by way of other constraints.
+    """
+
+    dim: Dim
+    groups: int
+    wanted: Callable[[int], int]
+    at_once: bool
+    cause: Cause
+    is_choice: bool = field(default=True, init=False)
+
+    @property
+    def dims(self) -> tuple[Dim, ...]:
+        return (self.dim,)
+
+    def close(self, kept: Kept) -> Demand:
+        run = kept(self.dim).reshape(self.groups, -1)
+        counts = run.sum(1)
+        want = self.wanted(int(counts.max()))
+        missing = torch.where(counts > 0, want - counts, torch.zeros_like(counts))
+        if not self.at_once:
+            missing = missing.clamp(max=1)
+        yield self.dim, (run | _first_missing(run, missing)).reshape(-1)
+
+
+Closure = Pinned | Mapped | Balanced | Counted | Copied | Whole | Carrier | Aligned
+Constraint = Equal | Closure

@@ -1,0 +1,242 @@
+"""Small models in files: tensors as safetensors, the plan beside them as text, nothing pickled.
+
+A small model is its planned model's class with smaller tensors, so a file holds the tensors and the plan,
+and loading makes the model by its own constructor, without weights, and applies the plan's shapes to it.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+from warnings import catch_warnings, simplefilter
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from speedup.errors import FileWriteError, ModelError, PlanFormatError, SavedModelError
+from speedup.files.binding import require_architecture
+from speedup.files.traits import Traits, traits_from_text, traits_of, traits_text
+from speedup.plan import Plan
+from speedup.planning.building import change_modules, planned_shapes
+from speedup.spec.edits import NewBias
+from speedup.spec.graph import Shape
+from speedup.stamps import TensorStamp, stamps_of
+from speedup.tracing.copying import copy_module, every_tensor
+from speedup.tracing.isolation import isolated
+from speedup.writing import StrPath, replacing
+
+_PLAN, _TRAITS = "speedup.plan", "speedup.files.traits"
+
+
+def save(small: nn.Module, plan: Plan, path: StrPath) -> None:
+    """Write a small model to a safetensors file, from which `load` makes it again in any process.
+
+    The file holds every parameter and buffer, trained on or not, also buffers that a state dict leaves out,
+    each under its first name; and, as text, the plan (see `Plan.to_json`), which modules are in training
+    mode and which parameters require gradients. It does not hold hooks or attributes that were set after
+    construction. It is written beside `path` and then put in its place, so that a failure leaves the old
+    file as it was.
+
+    Args:
+        small: what `materialize(plan)` returned; it may since have been trained, moved or cast.
+        plan: its plan.
+        path: the file, by convention `*.safetensors`.
+
+    Raises:
+        SavedModelError: `small` is not of this plan, or the file cannot be written in this format.
+        FileWriteError: the folder is missing or cannot be written to.
+        PlanFormatError: the plan's example input holds something that text cannot.
+    """
+    state = _state_of(small)
+    shapes = {name: tuple(tensor.shape) for name, tensor in state.items()}
+    fault = _mismatch(shapes, _planned(plan))
+    if fault is not None:
+        raise SavedModelError(
+            f"the model is not what this plan makes: {fault}. Pass the plan's own small model."
+        )
+    without_data = [name for name, tensor in state.items() if tensor.is_meta]
+    if without_data:
+        raise SavedModelError(f"tensor {without_data[0]!r} has no data (it is on the meta device) to save")
+    texts = {_PLAN: plan.to_json(), _TRAITS: traits_text(traits_of(small))}
+    try:
+        with replacing(path) as written:
+            save_file({name: _own_storage(tensor) for name, tensor in state.items()}, written, texts)
+            # What cannot be read, because the text is too long for a header, replaces nothing.
+            with _opened(written, "cpu"):
+                pass
+    except FileWriteError:
+        raise
+    except Exception as error:
+        raise SavedModelError(f"{os.fspath(path)!r} cannot be written: {_said(error)}") from error
+
+
+def load(
+    path: StrPath, make_model: Callable[[], nn.Module], *, device: torch.device | str = "cpu"
+) -> nn.Module:
+    """The small model that `save` wrote: its outputs are those of the saved one, bit for bit.
+
+    `make_model` is called on the meta device, where tensors have no data, so that the full model takes no
+    memory; then the tensors are read one by one. If it cannot run there, or what it computes is not all in
+    the file (tensors that are neither parameters nor buffers), it is called again for real.
+
+    Trusted are `make_model` and the code that it runs, not the file: nothing in it is unpickled or imported,
+    and the forwards that the plan rewrites must be those of the model's own classes with other numbers, or
+    a call in the place of one that states sizes. A file can make a model wrong, but not run code of its own.
+
+    Args:
+        path: a file that `save` wrote.
+        make_model: makes a model like the planned one, with any weights, as the function or the class did
+            that made it: `lambda: Net(config)`.
+        device: where the tensors go.
+
+    Raises:
+        SavedModelError: the file is missing, truncated, not of `save`, or its tensors are not the plan's.
+        PlanFormatError: its plan is of another version, or damaged.
+        ArchitectureError: `make_model` makes something else than was planned.
+        ForeignSourceError: the plan's source is not that of the model's classes.
+        ModelError: `make_model` returns no module.
+    """
+    with torch.inference_mode(mode=False), torch.no_grad(), isolated(), _opened(path, device) as file:
+        plan, traits = _read_plan(file, path), _read_traits(file, path)
+        shapes = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
+        fault = _mismatch(shapes, _planned(plan)) or traits.fault(shapes)
+        if fault is not None:
+            raise SavedModelError(f"{os.fspath(path)!r} does not hold what its plan makes: {fault}")
+        source = _Source(file, plan, traits, torch.device(device))
+        small = _without_weights(source, make_model)
+        if small is None:
+            with torch.device(device):
+                model = make_model()
+            small = source.assembled(model)
+    return small
+
+
+def load_plan(path: StrPath) -> Plan:
+    """The plan in a file that `save` wrote; it has no model.
+
+    Raises:
+        SavedModelError, PlanFormatError: as of `load`.
+    """
+    with _opened(path, "cpu") as file:
+        return _read_plan(file, path)
+
+
+class _Source:
+    """An open file, and how to fill a model of the planned architecture from it."""
+
+    def __init__(self, file: Any, plan: Plan, traits: Traits, device: torch.device) -> None:
+        self.file, self.plan, self.traits, self.device = file, plan, traits, device
+
+    def assembled(self, model: nn.Module) -> nn.Module:
+        if not isinstance(model, nn.Module):
+            raise ModelError(f"make_model returned {type(model).__name__}; it must make a torch.nn.Module")
+        require_architecture(self.plan, model, stamps_of(model), dtypes=False)
+        with torch.device(self.device):
+            replacements = {id(tensor): self._read(name) for name, tensor in _state_of(model).items()}
+            small = copy_module(model, replacements)
+            change_modules(small, self.plan.edits)
+            for edit in self.plan.edits:
+                if isinstance(edit, NewBias):
+                    name = f"{edit.path}.bias".lstrip(".")
+                    small.get_submodule(edit.path).register_parameter("bias", nn.Parameter(self._read(name)))
+            self.traits.give(small)
+        return small
+
+    def _read(self, name: str) -> Tensor:
+        tensor: Tensor = self.file.get_tensor(name)
+        strides = self.traits.strides.get(name)
+        if strides is None:
+            # What was read may be a part of the file's own memory.
+            return tensor.clone()
+        return torch.empty_strided(tensor.shape, strides, dtype=tensor.dtype).copy_(tensor)
+
+
+def _without_weights(source: _Source, make_model: Callable[[], nn.Module]) -> nn.Module | None:
+    """The small model, without ever making the full one; None if that cannot be."""
+    try:
+        with catch_warnings(), torch.device("meta"):
+            simplefilter("ignore")
+            model = make_model()
+        small = source.assembled(model)
+    except (
+        Exception
+    ):  # constructors raise anything where they look at numbers; for real, it may be raised again
+        return None
+    return None if any(tensor.is_meta for tensor in every_tensor(small)) else small
+
+
+def _state_of(model: nn.Module) -> dict[str, Tensor]:
+    """Parameters and buffers, each under its first name."""
+    state: dict[str, Tensor] = {}
+    seen: set[int] = set()
+    for name, tensor in (*model.named_parameters(), *model.named_buffers()):
+        if id(tensor) not in seen:
+            seen.add(id(tensor))
+            state[name] = tensor
+    return state
+
+
+def _planned(plan: Plan) -> Mapping[str, Shape]:
+    stamps = plan.subject.stamps
+    shapes = {s.name: s.shape for s in stamps if isinstance(s, TensorStamp) and s.same_as is None}
+    return planned_shapes(shapes, plan.edits)
+
+
+def _mismatch(found: Mapping[str, Shape], planned: Mapping[str, Shape]) -> str | None:
+    """The first way in which tensors are not as planned, in words."""
+    for name, shape in planned.items():
+        if name not in found:
+            return f"tensor {name!r} is missing"
+        if found[name] != shape:
+            return f"tensor {name!r} is of shape {found[name]}, planned is {shape}"
+    extra = next((name for name in found if name not in planned), None)
+    return None if extra is None else f"tensor {extra!r} was not planned"
+
+
+def _own_storage(tensor: Tensor) -> Tensor:
+    """The tensor for writing: in its logical order, and sharing nothing with others."""
+    tensor = tensor.detach()
+    is_alone = tensor.untyped_storage().nbytes() == tensor.numel() * tensor.element_size()
+    return tensor.contiguous() if is_alone else tensor.clone(memory_format=torch.contiguous_format)
+
+
+@contextmanager
+def _opened(path: StrPath, device: torch.device | str) -> Iterator[Any]:
+    try:
+        opened = safe_open(os.fspath(path), framework="pt", device=str(device))
+    except FileNotFoundError as error:
+        raise SavedModelError(f"there is no file {os.fspath(path)!r}. Check the path.") from error
+    except Exception as error:
+        raise SavedModelError(
+            f"{os.fspath(path)!r} is truncated, damaged or no safetensors file ({_said(error)})"
+        ) from error
+    with opened as file:
+        yield file
+
+
+def _read_plan(file: Any, path: StrPath) -> Plan:
+    text = (file.metadata() or {}).get(_PLAN)
+    if text is None:
+        raise SavedModelError(
+            f"{os.fspath(path)!r} holds tensors, but no plan: it was not written by speedup.save. Load such "
+            "a file with load_state_dict."
+        )
+    try:
+        return Plan.from_json(text)
+    except PlanFormatError as error:
+        raise PlanFormatError(f"{os.fspath(path)!r}: {error}") from error
+
+
+def _read_traits(file: Any, path: StrPath) -> Traits:
+    try:
+        return traits_from_text((file.metadata() or {}).get(_TRAITS, ""))
+    except ValueError as error:
+        raise SavedModelError(f"{os.fspath(path)!r} is damaged: {error}. Save it again.") from error
+
+
+def _said(error: Exception) -> str:
+    return f"{type(error).__name__}: {error}"

@@ -1,0 +1,1 @@
+"""Can a forward's own code carry other sizes? And how its source is changed where it cannot."""

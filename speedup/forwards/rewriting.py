@@ -1,0 +1,246 @@
+"""Rewrite the source of forwards so that their calls state what the small model needs.
+
+Only the innermost module whose own code states a number is rewritten, and of that only the
+call. A function that the forward calls by its name gets a copy of its own for this module.
+What cannot be found in the source, or is also run where it must stay as it is, is declined.
+"""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterable, Mapping, Sequence
+from functools import partial
+from itertools import dropwhile
+from types import MappingProxyType
+from typing import Any
+
+from attrs import evolve, field, frozen
+from torch import fx, nn
+
+from speedup.analyses.analysis import Analysis
+from speedup.errors import SpeedupError
+from speedup.forwards.phrasing import Phrase, phrased
+from speedup.forwards.rewritten import built_methods
+from speedup.forwards.source import Change, is_code, is_wrapper, names_of, source_file, unwrapped
+from speedup.spec.edits import Rewritten
+from speedup.spec.graph import Frame, Op
+from speedup.spec.restatements import Restatement
+
+Site = tuple[str, Frame]
+
+
+@frozen(eq=False)
+class Route:
+    """From a method of the owner to the function with the call: `names[0]` is the method, each
+    other one a function that the one before calls by name. `frames` are theirs, outermost first;
+    `scope` is what the last one finds by name.
+    """
+
+    names: tuple[str, ...]
+    frames: tuple[Frame, ...]
+    scope: Mapping[str, Any]
+
+
+@frozen(eq=False)
+class Writer:
+    """Knows the modules of one model and what their source can be made to say.
+
+    `kept` modules stay as they are, with all in them. Modules in `own_numbers` keep their attributes,
+    those in `own_source` their source.
+    """
+
+    modules: Mapping[str, nn.Module]
+    kept: tuple[str, ...] = ()
+    own_numbers: frozenset[str] = frozenset()
+    own_source: frozenset[str] = frozenset()
+
+    def written(self, analysis: Analysis, wanted: Mapping[int, Restatement]) -> Mapping[int, Restatement]:
+        """Those of the restatements `wanted`, by op, that the source can be made to state."""
+        phrases: dict[Site, set[Phrase | None]] = {}
+        for op in self._sharing(analysis, wanted):
+            restatement = wanted.get(op.index)
+            said = None if restatement is None else self.phrase(op, restatement, analysis)
+            phrases.setdefault((op.owner.path, op.calls[0]), set()).add(said)
+        agreed = {site for site, said in phrases.items() if len(said) == 1 and None not in said}
+        ops = analysis.graph.ops
+        found = {
+            n: r for n, r in wanted.items() if ops[n].calls and (ops[n].owner.path, ops[n].calls[0]) in agreed
+        }
+        drafted = rewritten_functions(self, evolve(analysis, restated=found))
+        sound = {path for path, (functions, _) in drafted.items() if self._can_build(path, functions)}
+        return MappingProxyType({n: r for n, r in found.items() if ops[n].owner.path in sound})
+
+    def _can_build(self, path: str, functions: tuple[Rewritten, ...]) -> bool:
+        try:
+            built_methods(type(self.modules[path]), functions)
+        except SpeedupError:
+            return False
+        return True
+
+    def _sharing(self, analysis: Analysis, wanted: Mapping[int, Restatement]) -> Iterable[Op]:
+        """All ops of the kinds that are to be restated which the same pieces of source run."""
+        ops = analysis.graph.ops
+        places = {
+            (ops[n].owner.path, ops[n].calls[0], ops[n].target, _axis(ops[n])) for n in wanted if ops[n].calls
+        }
+        paths = {place[0] for place in places}
+        return (
+            op
+            for op in ops
+            if op.owner.path in paths
+            and op.calls
+            and (op.owner.path, op.calls[0], op.target, _axis(op)) in places
+        )
+
+    def phrase(self, op: Op, restatement: Restatement, analysis: Analysis) -> Phrase | None:
+        """How the source has to be changed for `op`; None when it cannot be."""
+        route = self.route(op)
+        if route is None:
+            return None
+        file = source_file(op.calls[0].file)
+        expression = None if file is None else file.expression(op.calls[0])
+        if file is None or expression is None:
+            return None
+        return phrased(op, restatement, expression, analysis, route.scope)
+
+    def route(self, op: Op) -> Route | None:
+        """How a method of the op's module reaches the op's call."""
+        module = self.modules.get(op.owner.path)
+        if module is None or isinstance(module, fx.GraphModule) or not op.calls:
+            return None
+        if op.owner.path in self.own_source:
+            return None
+        if any(op.owner.path == k or op.owner.path.startswith(f"{k}.") for k in self.kept):
+            return None
+        frames = _named(op.calls)
+        for position, frame in enumerate(frames):
+            found = _method(type(module), frame)
+            if found is not None:
+                method = unwrapped(found)
+                own = frames[: position + 1]
+                helpers = _helpers(method, own)
+                if helpers is None or not all(_is_defined(f) for f in own):
+                    return None
+                callers = list(dropwhile(partial(is_wrapper, found), frames[position + 1 :]))
+                if not (_is_called_on_self(frame, callers[0]) if callers else _is_run(module, frame)):
+                    return None
+                last = helpers[-1][1] if helpers else method
+                names = (_last_name(frame), *(name for name, _ in helpers))
+                return Route(names, tuple(reversed(own)), names_of(last))
+        return None
+
+
+def _last_name(frame: Frame) -> str:
+    return frame.function.rpartition(".")[2]
+
+
+def _is_defined(frame: Frame) -> bool:
+    """Whether the source of the frame's function is at hand."""
+    file = source_file(frame.file)
+    return file is not None and file.function(frame) is not None
+
+
+def _axis(op: Op) -> Any:
+    return op.get("dim")
+
+
+def _is_inside(inner: Frame, outer: Frame) -> bool:
+    """Whether the code of `inner` is written within the function of `outer`."""
+    return inner.file == outer.file and inner.function.startswith(f"{outer.function}.<locals>.")
+
+
+def _named(calls: Sequence[Frame]) -> list[Frame]:
+    """The frames of functions, those of comprehensions and functions within them merged into them.
+
+    A merged frame has the span of the inner one.
+    """
+    found: list[Frame] = []
+    for frame in calls:
+        if found and _is_inside(found[-1], frame):
+            found[-1] = Frame(frame.file, frame.function, frame.first_line, found[-1].span)
+        else:
+            found.append(frame)
+    return found
+
+
+def _method(kind: type, frame: Frame) -> Any:
+    """The method of `kind` that `frame` runs, as its class holds it; None when it is none or overridden."""
+    name = _last_name(frame)
+    for one in kind.__mro__:
+        if name in vars(one):
+            return vars(one)[name] if is_code(vars(one)[name], frame) else None
+    return None
+
+
+def _is_run(module: nn.Module, frame: Frame) -> bool:
+    """Whether calling `module` runs the method `frame` of its class."""
+    return _last_name(frame) == "forward" and "forward" not in vars(module)
+
+
+def _is_called_on_self(method: Frame, caller: Frame) -> bool:
+    """Whether `caller` looks the method up on its own object, and so finds it when it is rewritten."""
+    file = source_file(caller.file)
+    call = None if file is None else file.expression(caller)
+    function = None if file is None else file.function(caller)
+    if call is None or function is None or not isinstance(call, ast.Call):
+        return False
+    first = [*function.args.posonlyargs, *function.args.args][:1]
+    own = first[0].arg if first else ""
+    spoken = {f"{kind}.{_last_name(method)}" for kind in (own, f"type({own})", f"{own}.__class__")}
+    return ast.unparse(call.func) in spoken
+
+
+def _helpers(method: Any, frames: Sequence[Frame]) -> tuple[tuple[str, Any], ...] | None:
+    """The helpers, by name, by which the method of `frames[-1]` gets down to `frames[0]`."""
+    names: list[tuple[str, Any]] = []
+    caller = method
+    for position in range(len(frames) - 1, 0, -1):
+        file = source_file(frames[position].file)
+        call = None if file is None else file.expression(frames[position])
+        name = getattr(getattr(call, "func", None), "id", None)
+        callee = None if name is None else names_of(caller).get(name)
+        if name is None or callee is None or not is_code(callee, frames[position - 1]):
+            return None
+        caller = unwrapped(callee)
+        names.append((name, caller))
+    return tuple(names)
+
+
+@frozen(eq=False)
+class _Draft:
+    """One function on its way to be rewritten."""
+
+    frame: Frame
+    changes: dict[Change, None] = field(factory=dict)
+    helpers: dict[str, _Draft] = field(factory=dict)
+    borrowed: dict[str, None] = field(factory=dict)
+
+    def done(self, name: str) -> Rewritten:
+        file = source_file(self.frame.file)
+        function = None if file is None else file.function(self.frame)
+        assert file is not None and function is not None, "a route leads through known functions only"
+        helpers = tuple(draft.done(own) for own, draft in self.helpers.items())
+        return Rewritten(name, file.changed(function, self.changes), helpers, tuple(self.borrowed))
+
+
+def rewritten_functions(
+    writer: Writer, analysis: Analysis
+) -> Mapping[str, tuple[tuple[Rewritten, ...], tuple[str, ...]]]:
+    """By module path: the functions to run in place of its methods, and what they state otherwise."""
+    drafts: dict[str, dict[str, _Draft]] = {}
+    notes: dict[str, dict[str, None]] = {}
+    for number, restatement in analysis.restated.items():
+        op = analysis.graph.ops[number]
+        route, phrase = writer.route(op), writer.phrase(op, restatement, analysis)
+        assert route is not None and phrase is not None, "only what can be written is restated"
+        level = drafts.setdefault(op.owner.path, {})
+        for name, frame in zip(route.names, route.frames, strict=True):
+            draft = level.setdefault(name, _Draft(frame))
+            level = draft.helpers
+        draft.changes.update(dict.fromkeys(phrase.changes))
+        draft.borrowed.update(dict.fromkeys(phrase.borrowed))
+        notes.setdefault(op.owner.path, {})[phrase.note] = None
+    return {
+        path: (tuple(draft.done(name) for name, draft in own.items()), tuple(notes[path]))
+        for path, own in drafts.items()
+    }

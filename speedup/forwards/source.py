@@ -1,0 +1,179 @@
+"""The source of running functions: find what a frame was evaluating, and the function around it.
+
+Positions are Python's own: lines from 1, columns in bytes of the UTF-8 text.
+"""
+
+from __future__ import annotations
+
+import ast
+import inspect
+import linecache
+import textwrap
+from collections import ChainMap
+from collections.abc import Iterable, Mapping
+from functools import lru_cache
+from types import CellType, CodeType
+from typing import Any, TypeGuard
+
+from attrs import field, frozen
+
+from speedup.spec.graph import Frame
+
+Function = ast.FunctionDef | ast.AsyncFunctionDef
+Expr = ast.Call | ast.Subscript
+
+
+@frozen
+class Change:
+    """Replace what lies between two (line, column) positions by `text`."""
+
+    start: tuple[int, int]
+    end: tuple[int, int]
+    text: str
+
+
+@frozen(eq=False)
+class SourceFile:
+    """A parsed file: `calls` and subscripts by where they end, functions by where they start."""
+
+    lines: tuple[bytes, ...]
+    calls: Mapping[tuple[type, int, int], Expr] = field(repr=False)
+    functions: Mapping[tuple[int, str], Function] = field(repr=False)
+
+    def text(self, start: tuple[int, int], end: tuple[int, int]) -> str:
+        """The text between two positions."""
+        if start[0] == end[0]:
+            return self.lines[start[0] - 1][start[1] : end[1]].decode()
+        first, last = self.lines[start[0] - 1][start[1] :], self.lines[end[0] - 1][: end[1]]
+        return b"".join([first, *self.lines[start[0] : end[0] - 1], last]).decode()
+
+    def function(self, frame: Frame) -> Function | None:
+        """The definition of the function that `frame` runs; None for lambdas and comprehensions."""
+        return self.functions.get((frame.first_line, frame.function.rpartition(".")[2]))
+
+    def expression(self, frame: Frame) -> Expr | None:
+        """The call or subscript that `frame` was evaluating, if it was one."""
+        _, _, line, column = frame.span
+        return self.calls.get((ast.Call, line, column)) or self.calls.get((ast.Subscript, line, column))
+
+    def changed(self, function: Function, changes: Iterable[Change]) -> str:
+        """The text of `function`, decorators included, with `changes` made, at no indentation."""
+        first = first_line(function)
+        last = function.end_lineno or first
+        lines = list(self.lines[first - 1 : last])
+        for change in sorted(changes, key=lambda c: (c.start, c.end), reverse=True):
+            (top, left), (bottom, right) = change.start, change.end
+            head, tail = lines[top - first][:left], lines[bottom - first][right:]
+            lines[top - first : bottom - first + 1] = [head + change.text.encode() + tail]
+        return _dedented(b"".join(lines).decode().rstrip() + "\n")
+
+
+def _dedented(text: str) -> str:
+    """The function `text` at no indentation. Lines inside strings stay as they are."""
+    margin = text[: len(text) - len(text.lstrip(" \t"))]
+    if not margin:
+        return text
+    try:
+        tree = ast.parse(f"if 1:\n{text}")
+    except SyntaxError:
+        return textwrap.dedent(text)
+    strings = (n for n in ast.walk(tree) if isinstance(n, ast.JoinedStr) or _is_text(n))
+    within = {line for n in strings for line in range(n.lineno, n.end_lineno or n.lineno)}
+    lines = text.split("\n")
+    return "\n".join(
+        line if number in within else line.removeprefix(margin) if line.startswith(margin) else line.lstrip()
+        for number, line in enumerate(lines, 1)
+    )
+
+
+def _is_text(node: ast.AST) -> TypeGuard[ast.Constant]:
+    return isinstance(node, ast.Constant) and isinstance(node.value, str | bytes)
+
+
+def first_line(function: Function) -> int:
+    """Where Python says that the function's code starts: at its first decorator."""
+    return min([function.lineno, *(d.lineno for d in function.decorator_list)])
+
+
+def start_of(node: ast.expr) -> tuple[int, int]:
+    """Where the text of `node` begins."""
+    return node.lineno, node.col_offset
+
+
+def end_of(node: ast.expr) -> tuple[int, int]:
+    """Where the text of `node` has ended."""
+    return node.end_lineno or node.lineno, node.end_col_offset or node.col_offset
+
+
+def source_file(file: str) -> SourceFile | None:
+    """The parsed file; None when its text is not to be had."""
+    lines = linecache.getlines(file)
+    return _parsed("".join(lines)) if lines else None
+
+
+@lru_cache(maxsize=256)
+def _parsed(text: str) -> SourceFile | None:
+    try:
+        tree = ast.parse(text)
+    except (SyntaxError, ValueError):
+        return None
+    calls: dict[tuple[type, int, int], Expr] = {}
+    functions: dict[tuple[int, str], Function] = {}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Call | ast.Subscript):
+            calls[type(node), *end_of(node)] = node
+        elif isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            functions[first_line(node), node.name] = node
+    # Of bytes, as of source, only line feeds and carriage returns end a line.
+    return SourceFile(tuple(text.encode().splitlines(keepends=True)), calls, functions)
+
+
+def is_code(function: Any, frame: Frame) -> bool:
+    """Whether `function`, decorators taken off, is the one that `frame` runs."""
+    return _runs(unwrapped(function), frame)
+
+
+def is_wrapper(function: Any, frame: Frame) -> bool:
+    """Whether `frame` runs what a decorator put around `function`."""
+    while hasattr(function, "__wrapped__"):
+        if _runs(function, frame):
+            return True
+        function = function.__wrapped__
+    return False
+
+
+def _runs(function: Any, frame: Frame) -> bool:
+    code = getattr(function, "__code__", None)
+    return (
+        isinstance(code, CodeType)
+        and (code.co_filename, code.co_firstlineno) == (frame.file, frame.first_line)
+        and code.co_qualname == frame.function
+    )
+
+
+def unwrapped(function: Any) -> Any:
+    """The plain function below decorators and method wrappers."""
+    try:
+        found = inspect.unwrap(function)
+    except ValueError:
+        return function
+    return getattr(found, "__func__", found)
+
+
+def enclosed(function: Any) -> dict[str, Any]:
+    """What a plain function finds by name in the functions around it."""
+    cells = zip(function.__code__.co_freevars, function.__closure__ or (), strict=True)
+    return {name: cell.cell_contents for name, cell in cells if _is_filled(cell)}
+
+
+def _is_filled(cell: CellType) -> bool:
+    try:
+        cell.cell_contents  # noqa: B018
+    except ValueError:
+        return False
+    return True
+
+
+def names_of(function: Any) -> Mapping[str, Any]:
+    """What a plain function finds by name outside of itself, builtins apart."""
+    return ChainMap(enclosed(function), function.__globals__)

@@ -1,0 +1,264 @@
+"""Measured latencies to choose an alignment by: of the small model, and of its layers by their widths.
+
+Which widths are fast is a matter of the device, the dtype, the sizes and the libraries behind torch, so
+nothing is assumed here: measure on the device, and at the batch size, that the model will run on.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from math import inf
+from typing import Any
+
+import torch
+from attrs import frozen
+from rich.console import Console
+from rich.table import Table
+from torch import Tensor, nn
+
+from speedup.analyses.alignment import Width
+from speedup.errors import InputError
+from speedup.masks import apply_masks
+from speedup.materialize import materialize
+from speedup.measuring.layer_calls import call_of, is_measured, signature, width_of
+from speedup.measuring.timing import Timing, take_turns
+from speedup.plan import Plan
+from speedup.planner import realigned
+from speedup.spec.inputs import Example, example_from
+from speedup.tracing.isolation import isolated
+
+
+@frozen
+class Conditions:
+    """Under which latencies were measured."""
+
+    device: str
+    dtype: str
+    threads: int
+    rounds: int
+
+    def __str__(self) -> str:
+        return (
+            f"{self.device}, {self.dtype}, {self.threads} CPU thread(s), "
+            f"medians and quartiles of {self.rounds} interleaved rounds"
+        )
+
+
+@frozen
+class ModelLatency:
+    """The small model aligned to `align`: parameters, MACs for the planned example, time of one forward.
+
+    Without alignment `align` is 1; None stands for the masked model.
+    """
+
+    align: int | None
+    parameters: int
+    macs: int
+    timing: Timing
+
+
+@frozen
+class LatencyTable:
+    """Latency of the masked model and of the small one by alignment. Print it.
+
+    `best` is the alignment to plan with.
+    """
+
+    masked: ModelLatency
+    rows: tuple[ModelLatency, ...]
+    conditions: Conditions
+
+    @property
+    def best(self) -> int:
+        """The least alignment that is not slower than the fastest one's upper quartile."""
+        limit = min(self.rows, key=lambda row: row.timing.median).timing.high
+        return min(row.align or 1 for row in self.rows if row.timing.median <= limit)
+
+    def __str__(self) -> str:
+        cells = (
+            (_label(row.align), f"{row.parameters:,}", f"{row.macs:,}", str(row.timing))
+            for row in (self.masked, *self.rows)
+        )
+        return _printed(("model", "parameters", "MACs", "forward"), cells, self.conditions)
+
+
+@frozen
+class LayerLatency:
+    """One layer at several numbers of result channels, all else as in the small model."""
+
+    path: str
+    widths: tuple[tuple[int, Timing], ...]
+
+
+@frozen
+class WidthTable:
+    """Latencies of layers by their widths. `plan_speedup(..., align=table.best_width)` chooses by them."""
+
+    layers: tuple[LayerLatency, ...]
+    conditions: Conditions
+
+    def best_width(self, width: Width) -> int:
+        """The fastest measured width from `width.kept` to `width.total`; `kept` where none was measured.
+
+        Widths that are not slower than the fastest one's upper quartile count as equally fast; of these
+        it is the smallest.
+        """
+        if width.side != "out" or width.groups != 1:
+            return width.kept
+        measured = [
+            (count, timing)
+            for layer in self.layers
+            if layer.path == width.path
+            for count, timing in layer.widths
+            if width.kept <= count <= width.total
+        ]
+        limit = min(measured, key=lambda one: one[1].median)[1].high if measured else -inf
+        return min((count for count, timing in measured if timing.median <= limit), default=width.kept)
+
+    def __str__(self) -> str:
+        cells = (
+            (layer.path, str(count), str(timing)) for layer in self.layers for count, timing in layer.widths
+        )
+        return _printed(("module", "channels", "call"), cells, self.conditions)
+
+
+def latency_table(
+    plan: Plan,
+    x: Any = None,
+    *,
+    aligns: Sequence[int] = (1, 4, 8, 16),
+    device: torch.device | str | None = None,
+    dtype: torch.dtype | None = None,
+    threads: int | None = None,
+    rounds: int = 11,
+    seconds: float = 0.02,
+) -> LatencyTable:
+    """Plan again for each of `aligns` and measure the small models beside the masked one, taking turns.
+
+    The planned model is not changed. All measured models are in memory together.
+
+    Args:
+        plan: a plan of the model, with or without alignment.
+        x: the input to measure with, as in `plan_speedup`; None: the example that was planned with.
+        aligns: the alignments to compare; 1 is none.
+        device, dtype: what the small models and the floating-point inputs are moved to; None: as they are.
+        threads: threads that torch may use on the CPU; None: as many as now.
+        rounds: measurements of each model.
+        seconds: how long a measurement takes at least; short forwards are repeated in it.
+
+    Raises:
+        InputError: there is nothing to measure, or `x` is no input.
+    """
+    if not aligns or rounds < 2:
+        raise InputError("nothing to measure: give at least one alignment and at least two rounds")
+    plans = [realigned(plan, align) for align in aligns]
+    example = _moved(plan.subject.example if x is None else example_from(x), device, dtype)
+    masked = apply_masks(plan.subject.planned_model(), plan.subject.masks).eval()
+    models = [masked.to(device=device, dtype=dtype), *(_small(one, device, dtype) for one in plans)]
+    runs = [_forward(model, example) for model in models]
+    with isolated():
+        before, *timings = take_turns(runs, rounds=rounds, threads=threads, seconds=seconds)
+    rows = (
+        ModelLatency(align, one.parameters_after, one.macs_after, timing)
+        for align, one, timing in zip(aligns, plans, timings, strict=True)
+    )
+    baseline = ModelLatency(None, plan.parameters_before, plan.macs_before, before)
+    return LatencyTable(baseline, tuple(rows), _conditions(example, threads, rounds))
+
+
+def _label(align: int | None) -> str:
+    if align is None:
+        return "masked"
+    return "small" if align == 1 else f"small, aligned to {align}"
+
+
+def measure_widths(
+    plan: Plan,
+    x: Any = None,
+    *,
+    reach: int = 16,
+    device: torch.device | str | None = None,
+    dtype: torch.dtype | None = None,
+    threads: int | None = None,
+    rounds: int = 7,
+    seconds: float = 0.01,
+) -> WidthTable:
+    """Measure each layer that shrinks at the widths from what it keeps to `reach` more.
+
+    Layers are linear layers and convolutions without groups or depthwise, at the sizes that they have in
+    the small model's forward; layers of the same sizes are measured once. One layer takes about
+    `reach * rounds * seconds`. Arguments are otherwise as in `latency_table`.
+
+    Raises:
+        InputError: `x` is no input.
+    """
+    small = _small(plan, device, dtype)
+    example = _moved(plan.subject.example if x is None else example_from(x), device, dtype)
+    original = dict(plan.subject.planned_model().named_modules(remove_duplicate=False))
+    known: dict[object, tuple[tuple[int, Timing], ...]] = {}
+    layers: list[LayerLatency] = []
+    with isolated():
+        for path, (module, data) in _calls(small, example).items():
+            least, most = width_of(module), width_of(original[path])
+            if least < most:
+                widths = range(least, min(least + reach, most) + 1)
+                key = (widths, signature(module), tuple(data.shape))
+                if key not in known:
+                    runs = [call_of(module, data, width) for width in widths]
+                    timings = take_turns(runs, rounds=rounds, threads=threads, seconds=seconds)
+                    known[key] = tuple(zip(widths, timings, strict=True))
+                layers.append(LayerLatency(path, known[key]))
+    return WidthTable(tuple(layers), _conditions(example, threads, rounds))
+
+
+def _small(plan: Plan, device: torch.device | str | None, dtype: torch.dtype | None) -> nn.Module:
+    return materialize(plan, verify="none").eval().to(device=device, dtype=dtype)
+
+
+def _moved(example: Example, device: torch.device | str | None, dtype: torch.dtype | None) -> Example:
+    tensors = (t.to(device=device, dtype=dtype if t.is_floating_point() else None) for t in example.tensors)
+    return example.replaced(tuple(tensors))
+
+
+def _forward(model: nn.Module, example: Example) -> Callable[[], object]:
+    args, kwargs = example.call(example.tensors)
+    return lambda: model(*args, **kwargs)
+
+
+def _conditions(example: Example, threads: int | None, rounds: int) -> Conditions:
+    first = next((t for t in example.tensors if t.is_floating_point()), example.tensors[0])
+    device = torch.cuda.get_device_name(first.device) if first.is_cuda else str(first.device)
+    return Conditions(
+        device, str(first.dtype).removeprefix("torch."), threads or torch.get_num_threads(), rounds
+    )
+
+
+def _calls(model: nn.Module, example: Example) -> Mapping[str, tuple[nn.Module, Tensor]]:
+    """By path: each layer that can be measured, and what its first call in one forward got."""
+    calls: dict[str, tuple[nn.Module, Tensor]] = {}
+
+    def hook(path: str) -> Callable[[nn.Module, tuple[Any, ...]], None]:
+        def record(module: nn.Module, args: tuple[Any, ...]) -> None:
+            if len(args) == 1 and isinstance(args[0], Tensor):
+                calls.setdefault(path, (module, args[0].detach()))
+
+        return record
+
+    handles = [m.register_forward_pre_hook(hook(p)) for p, m in model.named_modules() if is_measured(m)]
+    with torch.inference_mode():
+        _forward(model, example)()
+    for handle in handles:
+        handle.remove()
+    return calls
+
+
+def _printed(headings: Sequence[str], rows: Iterable[Sequence[str]], conditions: Conditions) -> str:
+    stream = io.StringIO()
+    table = Table()
+    for heading in headings:
+        table.add_column(heading, justify="right", overflow="fold")
+    for row in rows:
+        table.add_row(*row)
+    Console(file=stream, width=120, color_system=None, highlight=False).print(table)
+    return f"{stream.getvalue().rstrip()}\n{conditions}"

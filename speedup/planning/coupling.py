@@ -1,0 +1,193 @@
+"""From facts and liveness to keep-sets: seeds, constraints, and what the forward itself can carry.
+
+The least fixpoint says which slices could go. The model's Python code then has to run on the
+smaller tensors; `fitting` says what that takes. Where an op cannot be made to come out as the
+fixpoint needs it, its dimensions are constrained further and the fixpoint is taken again;
+constraints only grow in number, so this ends.
+
+Alignment comes last: the sets that have settled without it grow until both they and the forward
+agree, so that aligned sets always contain those that are not.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+
+from attrs import evolve, frozen
+from torch import Tensor
+
+from speedup.analyses.alignment import Align, aligned, channels_of
+from speedup.analyses.analysis import Analysis
+from speedup.engine.constraints import Carrier, Cause, Constraint, Copied, Dim, Pinned
+from speedup.engine.keepsets import solve
+from speedup.engine.lattice import Fact, along
+from speedup.errors import FixpointError
+from speedup.forwards.fitting import Fit, fitted
+from speedup.forwards.rewriting import Writer
+from speedup.rules import Rules, rule_for
+from speedup.rules.rule import Site
+from speedup.spec.expressions import SizeOf
+from speedup.spec.graph import Graph, Op, Origin, Shape, Value
+from speedup.tracing import native
+
+
+def couple(
+    graph: Graph,
+    facts: tuple[Fact, ...],
+    lives: tuple[Tensor, ...],
+    rules: Rules,
+    writer: Writer,
+    keep: Iterable[str] = (),
+    align: Align | None = None,
+) -> Analysis:
+    """The least keep-sets that the model's own forward can carry.
+
+    `writer` knows what the source can be made to say; `keep` names modules that must not change;
+    `align` says which widths the sets grow to.
+
+    Raises:
+        FixpointError: the iteration does not settle (a rule is at fault).
+        InputError: `align` is none, or returns something other than an integer.
+    """
+    seeds = _seeds(graph, facts, lives)
+    extents = extents_of(graph)
+    sites = sites_of(graph, facts, lives)
+    # A choice that names an index comes before those that only count, which that index may satisfy.
+    constraints = sorted(constraints_of(graph, sites, rules), key=lambda c: not isinstance(c, Carrier))
+    constraints += _kept_modules(graph, tuple(keep))
+    for dim in _copies(graph, constraints):
+        seeds.pop(dim, None)
+    problem = _Problem(graph, facts, sites, rules, extents, seeds)
+    fit = _settled(problem, constraints, writer, frozenset())
+    if align is None:
+        return fit.analysis
+    wider = _settled(problem, fit.analysis.constraints, writer, fit.fallen_back, align)
+    return evolve(wider.analysis, unaligned=fit.analysis)
+
+
+@frozen(eq=False)
+class _Problem:
+    """What the keep-sets are found from, besides constraints."""
+
+    graph: Graph
+    facts: tuple[Fact, ...]
+    sites: tuple[Site, ...]
+    rules: Rules
+    extents: Mapping[Dim, int]
+    seeds: Mapping[Dim, Tensor | None]
+
+
+def _settled(
+    problem: _Problem,
+    given: Iterable[Constraint],
+    writer: Writer,
+    fallen_back: frozenset[int],
+    align: Align | None = None,
+) -> Fit:
+    """The keep-sets under the constraints `given` and those that the forward adds, with nothing missing."""
+    constraints = list(given)
+    for _ in range(2 * len(problem.graph.ops) + 2):
+        found = _solved(problem, constraints, align)
+        fit = fitted(found, writer, fallen_back)
+        if not fit.missing:
+            return fit
+        constraints += fit.missing
+        fallen_back = fit.fallen_back
+    raise FixpointError("the sizes that the forward computes do not settle; a rule is at fault")
+
+
+def _solved(problem: _Problem, constraints: Sequence[Constraint], align: Align | None) -> Analysis:
+    sites, rules = problem.sites, problem.rules
+    kept = solve(problem.extents, problem.seeds, constraints)
+    alignments: tuple[Constraint, ...] = ()
+    if align is not None:
+        kept, alignments = aligned(kept, constraints, channels_of(sites, rules), align)
+    resized: dict[int, Shape] = {}
+    for site in sites:
+        resized.update(rule_for(site.op.target, rules).resize(site, kept))
+    held = (*constraints, *alignments)
+    return Analysis(problem.graph, problem.facts, sites, rules, kept, problem.seeds, held, resized)
+
+
+def extents_of(graph: Graph) -> dict[Dim, int]:
+    """The size of every dimension of every value."""
+    return {(v.index, d): n for v in graph.values for d, n in enumerate(v.shape)}
+
+
+def sites_of(graph: Graph, facts: tuple[Fact, ...], lives: tuple[Tensor, ...]) -> tuple[Site, ...]:
+    """Each op as its rule gets to see it."""
+    return tuple(
+        Site(graph, op, facts, lives, native.settable(op), native.may_add_bias(op)) for op in graph.ops
+    )
+
+
+def boundary(graph: Graph) -> frozenset[int]:
+    """Values that stay whole: what the model takes and returns, and state that is not ours to cut."""
+    whole = {v.index for v in (*graph.inputs, *graph.outputs)}
+    # What nobody reads in eval mode may be for training.
+    whole |= {v.index for v in graph.state if v.origin is Origin.CONSTANT or not graph.readers[v.index]}
+    return frozenset(whole)
+
+
+def _seeds(graph: Graph, facts: Sequence[Fact], lives: Sequence[Tensor]) -> dict[Dim, Tensor | None]:
+    """Per dimension, the indices that the model's boundary or a live Unknown element needs."""
+    seeds: dict[Dim, Tensor | None] = {}
+    whole = boundary(graph)
+    for value in graph.values:
+        if value.index in whole:
+            seeds.update({(value.index, d): None for d in range(value.ndim)})
+        elif not value.is_state:
+            seeds.update(_needed(value, facts[value.index], lives[value.index]))
+    return seeds
+
+
+def _needed(value: Value, found: Fact, live: Tensor) -> Iterable[tuple[Dim, Tensor | None]]:
+    needed = live & ~found.known
+    if needed.numel() == 1:
+        return [((value.index, d), None) for d in range(value.ndim)] if bool(needed) else []
+    if not bool(needed.any()):
+        return []
+    return [
+        ((value.index, d), None if needed.shape[d] == 1 else along(needed, d, value.shape[d]))
+        for d in range(value.ndim)
+    ]
+
+
+def _copies(graph: Graph, constraints: Iterable[Constraint]) -> Iterable[Dim]:
+    """Dimensions along which there are only copies that one view lists: how many there are counts."""
+    for constraint in constraints:
+        if isinstance(constraint, Copied):
+            value, dim = constraint.copies
+            producer = graph.producer[value]
+            while producer is not None and graph.readers[value] == (graph.readers[value][0],):
+                yield value, dim
+                op = graph.ops[producer]
+                if op.name == "expand":
+                    break
+                value = op.operands[0].index
+                producer = graph.producer[value]
+
+
+def constraints_of(graph: Graph, sites: Sequence[Site], rules: Rules) -> Iterable[Constraint]:
+    """What the rules demand, and what the forward does with sizes out of sight."""
+    for site in sites:
+        yield from rule_for(site.op.target, rules).couple(site)
+        if site.op.is_rigid:
+            yield from _pinned_whole(site.op, site.because("the call it is part of insists on its sizes"))
+    escape = Cause(None, "the forward takes this size out of sight (float(), math.sqrt, len, ...)")
+    for root in graph.escaped:
+        if isinstance(root, SizeOf):
+            yield Pinned((root.value, root.dim), escape)
+
+
+def _kept_modules(graph: Graph, names: tuple[str, ...]) -> Iterable[Pinned]:
+    for op in graph.ops:
+        name = next((n for n in names if op.owner.path == n or op.owner.path.startswith(n + ".")), None)
+        if name is not None:
+            cause = Cause(op.index, f"keep={name!r} was asked for")
+            yield from _pinned_whole(op, cause)
+
+
+def _pinned_whole(op: Op, cause: Cause) -> Iterable[Pinned]:
+    for value in (*op.operands, *op.results):
+        yield from (Pinned((value.index, d), cause) for d in range(value.ndim))

@@ -1,0 +1,48 @@
+"""Rehearse a plan: does the small model's own code run as planned? Asked before any weight is touched.
+
+What a plan sets on modules and writes into their source, the forward may also use where the trace
+could not see it, as in `range(self.heads)`. So the small model is traced without its weights.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from torch import nn
+
+from speedup.errors import ExportError, SpeedupError
+from speedup.plan import Expected
+from speedup.planning.building import hollow_copy
+from speedup.planning.expected import actual_trace, first_difference
+from speedup.spec.edits import Edit
+from speedup.spec.inputs import Example
+from speedup.tracing.islands import Islands, retrace
+
+
+def rehearse(
+    model: nn.Module,
+    example: Example,
+    islands: Islands | None,
+    edits: Sequence[Edit],
+    expected: Expected,
+    changed: frozenset[str],
+) -> frozenset[str]:
+    """Those of the modules `changed` by attributes or source that had better stay as they are.
+
+    Empty when the small model's trace is as `expected`, or when nothing was changed in this way.
+    """
+    if not changed:
+        return frozenset()
+    try:
+        graph = retrace(hollow_copy(model, edits), example, islands).graph
+        difference = first_difference(expected, actual_trace(graph, expected.opaque))
+    except (ExportError, SpeedupError):
+        return changed
+    if difference is None:
+        return frozenset()
+    around = frozenset(path for path in changed if _is_around(path, difference.path))
+    return around or changed
+
+
+def _is_around(outer: str, inner: str) -> bool:
+    return outer == inner or not outer or inner.startswith(f"{outer}.")

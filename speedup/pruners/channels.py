@@ -1,0 +1,166 @@
+"""The layers of a model whose output channels can be scored, and which channels go together."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import torch
+from attrs import frozen
+from torch import Tensor, nn
+
+from speedup.analyses import constants, liveness
+from speedup.engine.constraints import Dim
+from speedup.planning.coupling import boundary, constraints_of, extents_of, sites_of
+from speedup.pruners.units import Units, units_of
+from speedup.rules import STANDARD, Rules
+from speedup.rules.contraction import Contraction, describe
+from speedup.rules.product import is_contraction
+from speedup.spec.graph import Graph, Op, Origin, Value
+from speedup.spec.inputs import example_from
+from speedup.tracing.islands import survey
+from speedup.tracing.plannable import require_plannable
+
+Gone = Mapping[tuple[str, int], Tensor]
+"""Name and dimension of a parameter -> bool vector over that dimension, True where it is to be zero."""
+
+
+@frozen
+class Layer:
+    """A linear layer or convolution, as scores get to see it.
+
+    Attributes:
+        path: the module that holds the weight.
+        weight: name of the weight, whose dimension `dim` lists the output channels.
+        channels: how many there are.
+        bias: name of the bias; empty if there is none.
+        norm: name of the weight of the BatchNorm that alone reads the output; empty if there is none.
+        output: path of the module whose output is what the next layers get to see before an activation:
+            the BatchNorm or the layer itself; empty if that is no module's output.
+        axis: the dimension of that output, counted from the end, that lists the channels.
+    """
+
+    path: str
+    weight: str
+    dim: int
+    channels: int
+    bias: str
+    norm: str
+    output: str
+    axis: int
+
+
+@frozen(eq=False)
+class Channels:
+    """The layers of a model in order of use, the units of their channels, and what else units mask.
+
+    By the name of the weight, `rows` is a layer's dimension of output channels in it, `columns` that of its
+    input's channels. `masked` are the dimensions of parameters in
+    which a channel that goes has an entry that must be zero.
+    """
+
+    layers: tuple[Layer, ...]
+    rows: Mapping[str, Dim]
+    columns: Mapping[str, Dim]
+    masked: tuple[tuple[str, Dim], ...]
+    units: Units
+
+    def gone_with(self, numbers: Tensor) -> Gone:
+        """What goes of parameters with the units of these `numbers`, in so far as constraints allow."""
+        dropped = torch.isin(self.units.unit_of, numbers) & ~self.units.stays
+        kept = self.units.kept_without(dropped)
+        return {(name, dim[1]): ~kept[dim] & dropped[self.units.elements(dim)] for name, dim in self.masked}
+
+
+def channels_of(model: nn.Module, x: Any, rules: Rules = STANDARD) -> Channels:
+    """The channels of `model`, which is only read, as a forward on the example input `x` uses them.
+
+    Raises:
+        InputError, ModelError, ExportError: as for `plan_speedup`.
+    """
+    with torch.inference_mode(mode=False), torch.no_grad():
+        require_plannable(model)
+        traced = survey(model, example_from(x)).trace
+        graph = traced.graph
+        facts = constants.analyse(graph, traced.tensors, {}, rules)
+        lives = liveness.analyse(graph, facts, rules)
+        constraints = constraints_of(graph, sites_of(graph, facts, lives), rules)
+        whole = boundary(graph)
+        seeds: dict[Dim, Tensor | None] = {
+            (v.index, d): None for v in graph.values if v.index in whole for d in range(v.ndim)
+        }
+        units = units_of(extents_of(graph), seeds, constraints)
+    products = {
+        describe(op).weight.name: op
+        for op in graph.ops
+        if _has_rows(op) and describe(op).weight.origin is Origin.PARAMETER
+    }
+    layers = {name: _layer(graph, op, describe(op)) for name, op in products.items()}
+    shapes = {name: describe(op) for name, op in products.items()}
+    return Channels(
+        tuple(layers.values()),
+        {name: (shape.weight.index, layers[name].dim) for name, shape in shapes.items()},
+        {name: (shape.data.index, shape.axis) for name, shape in shapes.items()},
+        tuple(_masked(graph, units)),
+        units,
+    )
+
+
+def _has_rows(op: Op) -> bool:
+    """Whether output channels are a dimension of the weight."""
+    if op.name in ("matmul", "mm", "addmm"):
+        return is_contraction(op)
+    if op.name == "linear":
+        return op.operands[0].ndim > 0 and op.operands[1].ndim == 2
+    if not op.name.startswith("conv") or len(op.operands) < 2:
+        return False
+    shape = describe(op)
+    return shape.groups == 1 or not shape.transposed or shape.is_depthwise
+
+
+def _layer(graph: Graph, op: Op, shape: Contraction) -> Layer:
+    weight, bias = shape.weight, shape.bias
+    path = weight.name.rpartition(".")[0]
+    norm = _norm(graph, op)
+    output = "" if op.owner.path != path else path
+    if norm is not None:
+        output = norm.owner.path
+    # A depthwise weight lists its channels first, transposed or not.
+    dim = 0 if shape.groups > 1 else shape.row_dim
+    return Layer(
+        path,
+        weight.name,
+        dim,
+        weight.shape[dim],
+        bias.name if bias is not None and bias.origin is Origin.PARAMETER else "",
+        "" if norm is None else norm.arguments["weight"].name,
+        output,
+        shape.result_axis - op.result.ndim,
+    )
+
+
+def _norm(graph: Graph, op: Op) -> Op | None:
+    """The BatchNorm with a weight that alone reads the result of `op`."""
+    readers = graph.readers[op.result.index]
+    if len(readers) != 1:
+        return None
+    reader = graph.ops[readers[0]]
+    weight = reader.arguments.get("weight")
+    is_norm = reader.name == "batch_norm" and reader.operands[0] is op.result
+    return reader if is_norm and isinstance(weight, Value) and weight.origin is Origin.PARAMETER else None
+
+
+def _masked(graph: Graph, units: Units) -> Iterator[tuple[str, Dim]]:
+    """The dimensions of parameters that are channels of what is computed from them."""
+    for value in graph.state:
+        if value.origin is not Origin.PARAMETER:
+            continue
+        made = {
+            units.class_of((result.index, d))
+            for number in graph.readers[value.index]
+            for result in graph.ops[number].results
+            for d in range(result.ndim)
+        }
+        for d in range(value.ndim):
+            if value.shape[d] > 1 and units.class_of((value.index, d)) in made:
+                yield value.name, (value.index, d)

@@ -1,0 +1,47 @@
+"""Counts and shares as people read them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+_PREFIXES = ("", "k", "M", "G", "T", "P")
+
+
+def exact(count: int) -> str:
+    """All digits of `count`, in threes."""
+    return f"{count:,}"
+
+
+def short(count: int) -> str:
+    """`count` in three digits and a prefix of the SI.
+
+    >>> short(999), short(1234), short(36_864), short(11_689_512)
+    ('999', '1.23k', '36.9k', '11.7M')
+    """
+    value, step = float(count), 0
+    while value >= 999.5 and step + 1 < len(_PREFIXES):
+        value, step = value / 1000, step + 1
+    if not step:
+        return str(count)
+    decimals = 2 if value < 9.995 else 1 if value < 99.95 else 0
+    return f"{value:.{decimals}f}{_PREFIXES[step]}"
+
+
+def left(before: int, after: int) -> str:
+    """The share of `before` that `after` is, in whole per cent that never hide a change."""
+    share = f"{after / before:.0%}" if before else "100%"
+    return "<100%" if share == "100%" and after < before else share
+
+
+def removed(before: int, after: int) -> str:
+    """The share of `before` that is gone, in per cent."""
+    return f"{1 - after / before:.1%}" if before else "0.0%"
+
+
+def change(before: int, after: int, write: Callable[[int], str], arrow: str = "->") -> str:
+    """`before` and `after` with the share that is left, one number if nothing changes, a dash if it is 0."""
+    if not before and not after:
+        return "-"
+    if before == after:
+        return write(before)
+    return f"{write(before)} {arrow} {write(after)} ({left(before, after)})"

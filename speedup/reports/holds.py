@@ -1,0 +1,301 @@
+"""Why an index is kept: the chain of constraints from the need or the pin at its root.
+
+The keep-sets grow one constraint at a time, and the engine notes which. So each kept index was
+there from the start, or a constraint demanded it because of indices that were there before
+(`supports`); following these back ends at a need or at a pin. Dimensions that must be equal have
+one set between them: there the way leads through the equalities to the dimension that has the need.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator, Mapping
+
+import torch
+from attrs import evolve, field, frozen
+from torch import Tensor
+
+from speedup.analyses.analysis import Analysis
+from speedup.analyses.crossings import Maps, crossings, maps_of
+from speedup.engine.constraints import Cause, Dim, Equal, Pinned
+from speedup.engine.keepsets import Growth
+from speedup.engine.supports import NEVER, supports
+from speedup.reports.axes import product_of
+from speedup.rules.contraction import read_columns
+from speedup.spec.graph import Origin
+from speedup.spec.report import Step
+
+# Of a longer chain the middle is left out: the root and what stands next to the layer tell most.
+_FIRST, _LAST = 4, 2
+# How many rearrangements a need is followed through to the layer that it is for.
+_HOPS = 16
+
+
+@frozen(eq=False)
+class Hold:
+    """Why the indices where `indices` (bool vector) is True are kept, the root first."""
+
+    indices: Tensor
+    steps: tuple[Step, ...]
+
+
+@frozen(eq=False)
+class _Part:
+    """Of the indices asked about, those at `numbers` stay because `dim` keeps `indices`.
+
+    `later` leads from there to them.
+    """
+
+    dim: Dim
+    numbers: Tensor
+    indices: Tensor
+    later: tuple[Step, ...] = ()
+
+    def taken(self, chosen: Tensor) -> _Part:
+        return evolve(self, numbers=self.numbers[chosen], indices=self.indices[chosen])
+
+
+# By dimension, the one next to it on the way to where the search started, and what makes them equal.
+_Came = Mapping[Dim, tuple[Dim, Equal]]
+_Ending = tuple[Tensor, tuple[Step, ...]]
+
+
+@frozen(eq=False)
+class Holds:
+    """The history of the keep-sets, read backwards. `outside` says who reads the outputs of the graph.
+
+    `since` tells by class since when each index is kept: 0 from the start, else the number of the growth
+    plus 1. `equals` are the equalities that a dimension is part of, `pins` what an op pins of a class.
+    """
+
+    analysis: Analysis
+    outside: str
+    _since: Mapping[int, Tensor] = field(alias="since")
+    _equals: Mapping[Dim, tuple[Equal, ...]] = field(alias="equals")
+    _maps: Maps = field(alias="maps")
+    _pins: Mapping[tuple[int, int], Pinned] = field(alias="pins")
+    _memo: dict[Dim, Tensor | None] = field(factory=dict, alias="memo")
+
+    @classmethod
+    def of(cls, analysis: Analysis, outside: str) -> Holds:
+        """Read the history of `analysis.kept`."""
+        kept = analysis.kept
+        since: dict[int, Tensor] = {}
+        for dim, seed in analysis.seeds.items():
+            times = since.setdefault(kept.class_of(dim), torch.full(kept[dim].shape, NEVER))
+            times[slice(None) if seed is None else seed] = 0
+        for number, growth in enumerate(kept.growth):
+            times = since.setdefault(kept.class_of(growth.dim), torch.full(growth.added.shape, NEVER))
+            times[growth.added] = number + 1
+        equals: dict[Dim, list[Equal]] = {}
+        pins: dict[tuple[int, int], Pinned] = {}
+        for constraint in analysis.constraints:
+            if isinstance(constraint, Equal):
+                for dim in constraint.dims:
+                    equals.setdefault(dim, []).append(constraint)
+            elif isinstance(constraint, Pinned) and constraint.cause.op is not None:
+                pins.setdefault((constraint.cause.op, kept.class_of(constraint.dim)), constraint)
+        found = {dim: tuple(own) for dim, own in equals.items()}
+        return cls(analysis, outside, since, found, maps_of(analysis.constraints), pins)
+
+    def of_indices(self, dim: Dim, asked: Tensor) -> tuple[Hold, ...]:
+        """Why the kept indices where the bool vector `asked` is True stay, one hold for each reason."""
+        wanted = asked.nonzero().reshape(-1)
+        grouped: dict[tuple[Step, ...], tuple[Tensor, list[tuple[Step, ...]]]] = {}
+        for numbers, steps in self._endings(_Part(dim, torch.arange(len(wanted)), wanted)):
+            key = tuple(evolve(step, indices=()) for step in steps)
+            indices, alike = grouped.setdefault(key, (torch.zeros_like(asked), []))
+            indices[wanted[numbers]] = True
+            alike.append(steps)
+        return tuple(Hold(indices, _united(alike)) for indices, alike in grouped.values())
+
+    def _endings(self, part: _Part) -> Iterator[_Ending]:
+        pending = [part]
+        while pending:
+            open_part = pending.pop()
+            times = self._times(open_part.dim)[open_part.indices]
+            if bool((times == 0).any()):
+                yield from self._needs(open_part.taken(times == 0))
+            for time in sorted(set(times.tolist()) - {0, NEVER}):
+                growth = self.analysis.kept.growth[time - 1]
+                for ending in self._grown(open_part.taken(times == time), growth, time):
+                    if isinstance(ending, _Part):
+                        pending.append(ending)
+                    else:
+                        yield ending
+
+    def _times(self, dim: Dim) -> Tensor:
+        found = self._since.get(self.analysis.kept.class_of(dim))
+        return torch.full(self.analysis.kept[dim].shape, NEVER) if found is None else found
+
+    def _grown(self, part: _Part, growth: Growth, time: int) -> Iterator[_Part | _Ending]:
+        """What demanded the indices that `growth` added, at their root or one constraint before."""
+
+        def before(dim: Dim) -> Tensor:
+            times = self._times(dim)
+            return torch.where(times < time, times, NEVER)
+
+        step = self._step(growth.cause, part.indices)
+        steps = (step, *self._between(growth.dim, part), *part.later)
+        left = torch.ones_like(part.numbers, dtype=torch.bool)
+        if growth.constraint is not None:
+            for found in supports(growth.constraint, growth.dim, part.indices, before):
+                left[found.numbers] = False
+                yield _Part(found.dim, part.numbers[found.numbers], found.indices, steps)
+        if bool(left.any()):
+            yield part.numbers[left], (evolve(step, indices=_listed(part.indices[left])), *steps[1:])
+
+    def _between(self, root: Dim, part: _Part) -> tuple[Step, ...]:
+        """What joins `root` with the dimension in question, if the data does not just flow from one to
+        the other.
+        """
+        if root == part.dim:
+            return ()
+        for dim, came in self._ways(part.dim):
+            if dim == root:
+                return self._joint(dim, came, part.indices)
+        return ()
+
+    def _needs(self, part: _Part, hops: int = _HOPS) -> Iterator[_Ending]:
+        left = torch.ones_like(part.numbers, dtype=torch.bool)
+        for dim, came in self._ways(part.dim):
+            found = self._origin(dim)
+            # Most members of a class need nothing that others do not need before them.
+            share = None if found is None else left & found[part.indices]
+            if share is not None and bool(share.any()):
+                joint = self._joint(dim, came, part.indices[share])
+                origin = evolve(part.taken(share), dim=dim, later=(*joint, *part.later))
+                reader = None
+                if not origin.later and dim[0] <= part.dim[0] and self._need(dim, origin.indices).is_need:
+                    # They just flow here; what counts is who else reads them.
+                    reader = self._reader(part.dim, origin.indices)
+                if reader is None:
+                    yield from self._from_origin(origin, hops)
+                else:
+                    yield origin.numbers, (reader,)
+                left = left & ~share
+                if not bool(left.any()):
+                    return
+
+    def _from_origin(self, part: _Part, hops: int) -> Iterator[_Ending]:
+        """The need at an origin; where a call just rearranges its operand, the need of that."""
+        producer = self.analysis.graph.producer[part.dim[0]]
+        left = torch.ones_like(part.numbers, dtype=torch.bool)
+        for mapped in self._maps.get((producer, part.dim), ()) if hops else ():
+            for crossing in crossings(mapped, part.dim) if part.dim in mapped.targets else ():
+                extent = self.analysis.kept[crossing.other].numel()
+                needed = _seed(self.analysis.seeds, crossing.other, extent)[crossing.indices]
+                sources = torch.full(self.analysis.kept[part.dim].shape, -1)
+                sources[crossing.own[needed]] = crossing.indices[needed]
+                met = left & (sources[part.indices] >= 0)
+                if bool(met.any()):
+                    moved = part.taken(met)
+                    indices = sources[moved.indices]
+                    yield from self._needs(evolve(moved, dim=crossing.other, indices=indices), hops - 1)
+                    left = left & ~met
+        if bool(left.any()):
+            rest = part.taken(left)
+            yield rest.numbers, (self._need(rest.dim, rest.indices), *part.later)
+
+    def _ways(self, start: Dim) -> Iterator[tuple[Dim, _Came]]:
+        """Every dimension equal to `start`, the nearest first, and how all so far were reached."""
+        came: dict[Dim, tuple[Dim, Equal]] = {}
+        pending = deque([start])
+        while pending:
+            dim = pending.popleft()
+            yield dim, came
+            for equal in self._equals.get(dim, ()):
+                for other in equal.dims:
+                    if other != start and other not in came:
+                        came[other] = dim, equal
+                        pending.append(other)
+
+    def _origin(self, dim: Dim) -> Tensor | None:
+        """Indices needed in `dim` itself, not just because what it is made from has them; None if none."""
+        if dim not in self._memo:
+            found = self._needed_first(dim)
+            self._memo[dim] = found if bool(found.any()) else None
+        return self._memo[dim]
+
+    def _needed_first(self, dim: Dim) -> Tensor:
+        kept, seeds = self.analysis.kept, self.analysis.seeds
+        found = _seed(seeds, dim, kept[dim].numel())
+        producer = self.analysis.graph.producer[dim[0]]
+        if producer is None or not bool(found.any()):
+            return found
+        known = kept.class_of(dim)
+        for value in self.analysis.graph.ops[producer].operands:
+            for axis in range(value.ndim):
+                if kept.class_of((value.index, axis)) == known:
+                    found = found & ~_seed(seeds, (value.index, axis), found.numel())
+        return found
+
+    def _need(self, dim: Dim, indices: Tensor) -> Step:
+        graph = self.analysis.graph
+        value, listed = graph.values[dim[0]], _listed(indices)
+        producer = graph.producer[value.index]
+        if value in graph.outputs:
+            return Step(self.outside, indices=listed)
+        if value.origin is Origin.INPUT:
+            return Step("they belong to an input of the model", indices=listed)
+        if producer is None:
+            return Step("a tensor that the forward holds stays whole", indices=listed)
+        op = graph.ops[producer]
+        pin = self._pins.get((op.index, self.analysis.kept.class_of(dim)))
+        if pin is not None and (pin.indices is None or bool(pin.indices[indices].all())):
+            return self._step(pin.cause, indices)
+        return Step("needs them", str(op.target), op.owner.path, listed, is_need=True)
+
+    def _reader(self, dim: Dim, indices: Tensor) -> Step | None:
+        """A layer that reads the indices, where they just flow to whoever does."""
+        own = self.analysis.kept.class_of(dim)
+        for op in self.analysis.graph.ops:
+            shape = product_of(op)
+            if shape is not None and self.analysis.kept.class_of((shape.data.index, shape.axis)) == own:
+                site = self.analysis.sites[op.index]
+                read = read_columns(shape, site.fact(shape.weight), site.live(op.result))
+                if bool(read[indices].any()):
+                    return Step("reads them", str(op.target), op.owner.path, _listed(indices), is_need=True)
+        return None
+
+    def _joint(self, root: Dim, came: _Came, indices: Tensor) -> tuple[Step, ...]:
+        """The call on the way where two operands meet or where two calls share a parameter, nearest the
+        root; none where the data just flows from one to the other.
+        """
+        graph, far = self.analysis.graph, root
+        while far in came:
+            near, equal = came[far]
+            op = equal.cause.op
+            ends = [graph.values[near[0]], graph.values[far[0]]]
+            if op is not None and not any(e in graph.ops[op].results or e.is_state for e in ends):
+                return (self._step(equal.cause, indices),)
+            if ends[0].is_state and near in came and came[near][1].cause.op not in (None, op):
+                return (self._step(Cause(op, f"shares {ends[0].name} with another call"), indices),)
+            far = near
+        return ()
+
+    def _step(self, cause: Cause, indices: Tensor) -> Step:
+        if cause.op is None:
+            return Step(cause.reason, indices=_listed(indices))
+        op = self.analysis.graph.ops[cause.op]
+        return Step(cause.reason, str(op.target), op.owner.path, _listed(indices))
+
+
+def _seed(seeds: Mapping[Dim, Tensor | None], dim: Dim, extent: int) -> Tensor:
+    missing = torch.zeros(extent, dtype=torch.bool)
+    seed = seeds.get(dim, missing)
+    return ~missing if seed is None else seed
+
+
+def _listed(indices: Tensor) -> tuple[int, ...]:
+    return tuple(indices.tolist())
+
+
+def _united(alike: list[tuple[Step, ...]]) -> tuple[Step, ...]:
+    """One chain out of several that differ in their indices only."""
+    united = [
+        evolve(steps[0], indices=tuple(sorted({i for step in steps for i in step.indices})))
+        for steps in zip(*alike, strict=True)
+    ]
+    chain = [s for n, s in enumerate(united) if n == 0 or s != evolve(united[n - 1], indices=s.indices)]
+    return tuple(chain if len(chain) <= _FIRST + _LAST else chain[:_FIRST] + chain[-_LAST:])

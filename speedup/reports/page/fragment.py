@@ -1,0 +1,30 @@
+"""A report as an HTML table, as notebooks show it below the cell that ends in a plan."""
+
+from __future__ import annotations
+
+from speedup.reports.counts import change, exact
+from speedup.reports.page.elements import element, table, written
+from speedup.reports.rows import Row, amount, blocked_rows, labelled, layer_rows, totals
+from speedup.spec.report import Report
+
+_MOST_ROWS = 200
+_HEADINGS = ("module", "before -> after", "parameters (left)", "MACs (left)", "notes")
+
+
+def html_table(report: Report) -> str:
+    """The rows of the terminal's table: what shrinks, then what could go but stays, then totals."""
+    parts = [table(_HEADINGS, map(_cells, layer_rows(report, _MOST_ROWS)))]
+    if rest := sum(not layer.is_changed for layer in report.layers):
+        parts.append(element("p", f"{rest} other layers stay as they are"))
+    if staying := blocked_rows(report):
+        reasons = ((labelled(e.path, e.count), amount(e), e.texts[0]) for e in staying)
+        listed = table(("module", "channels", "because"), reasons)
+        parts.append(element("details", element("summary", "What could go but stays"), listed))
+    parts += [element("p", line) for line in totals(report, exact)]
+    return written(element("div", *parts))
+
+
+def _cells(row: Row) -> tuple[str, ...]:
+    sizes = row.before + (f" -> {row.after}" if row.after else "")
+    counts = (change(*row.parameters, exact), change(*row.macs, exact))
+    return labelled(row.path, row.alike), sizes, *counts, row.notes

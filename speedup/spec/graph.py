@@ -1,0 +1,196 @@
+"""The immutable graph spec: what a forward computes, without any live tensor.
+
+A `Graph` is a list of `Op`s in execution order over `Value`s in SSA form. It is frozen
+when the trace ends and never edited; every analysis is a function of it.
+
+Sizes that a forward computes from tensor shapes (`x.shape[1] // 2`) are kept as
+expressions over the sizes of values, so that a planner can tell what the same Python
+code will compute once the tensors are smaller.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from enum import Enum
+from typing import Any
+
+import attrs
+import torch
+from attrs import frozen
+
+from speedup.spec.expressions import Argument, Guard, Root, concrete, derived_in, sizes_in
+
+Shape = tuple[int, ...]
+
+
+class Origin(Enum):
+    """Where a value comes from."""
+
+    INPUT = "input"
+    PARAMETER = "parameter"
+    BUFFER = "buffer"
+    CONSTANT = "constant"
+    RESULT = "result"
+
+
+STATE = frozenset({Origin.PARAMETER, Origin.BUFFER, Origin.CONSTANT})
+
+
+@frozen
+class Value:
+    """One tensor of the trace. `name` is its name in the model when it is state."""
+
+    index: int
+    shape: Shape
+    dtype: torch.dtype
+    origin: Origin
+    name: str = ""
+
+    @property
+    def ndim(self) -> int:
+        return len(self.shape)
+
+    @property
+    def is_state(self) -> bool:
+        """Whether the model itself holds this tensor."""
+        return self.origin in STATE
+
+
+def values_in(argument: Argument) -> Iterator[Value]:
+    """Every value inside `argument`, in order."""
+    if isinstance(argument, Value):
+        yield argument
+    elif isinstance(argument, tuple):
+        for item in argument:
+            yield from values_in(item)
+
+
+@frozen
+class Owner:
+    """The module whose forward ran an op: its path in the model and its class."""
+
+    path: str
+    type: type
+
+
+@frozen
+class Frame:
+    """A running function of the forward and the piece of its source that was being evaluated.
+
+    `first_line` is where the function's code starts in `file`; `span` is (line, column, end line,
+    end column), columns counted in bytes as Python does.
+    """
+
+    file: str
+    function: str
+    first_line: int
+    span: tuple[int, int, int, int]
+
+
+@frozen
+class Op:
+    """One operator call. `arguments` are named as in the operator's schema, defaults filled in.
+
+    `calls` are the frames of the owner's forward that led to it, the innermost first. A rigid op is
+    part of a larger call that only takes the sizes it was made for.
+    """
+
+    index: int
+    target: torch._ops.OpOverload
+    arguments: Mapping[str, Argument] = attrs.field(eq=attrs.cmp_using(eq=lambda a, b: dict(a) == dict(b)))
+    results: tuple[Value, ...]
+    owner: Owner
+    where: str = attrs.field(default="", eq=False)
+    calls: tuple[Frame, ...] = attrs.field(default=(), eq=False, repr=False)
+    is_rigid: bool = attrs.field(default=False, eq=False, repr=False)
+    operands: tuple[Value, ...] = attrs.field(init=False)
+
+    def __attrs_post_init__(self) -> None:
+        object.__setattr__(self, "operands", tuple(values_in(tuple(self.arguments.values()))))
+
+    def __hash__(self) -> int:
+        return hash((self.index, self.target))
+
+    @property
+    def result(self) -> Value:
+        """The only result."""
+        (result,) = self.results
+        return result
+
+    def __getitem__(self, name: str) -> Any:
+        """The argument `name`, derived numbers made concrete."""
+        return concrete(self.arguments[name])
+
+    def get(self, name: str, default: Any = None) -> Any:
+        """The argument `name`, or `default` when the schema has none of that name."""
+        return concrete(self.arguments.get(name, default))
+
+    def position(self, name: str) -> int | None:
+        """Where the tensor argument `name` stands among `operands`; None when it is absent."""
+        offset = 0
+        for key, argument in self.arguments.items():
+            found = sum(1 for _ in values_in(argument))
+            if key == name:
+                return offset if found else None
+            offset += found
+        return None
+
+    @property
+    def name(self) -> str:
+        """The operator's name without namespace and overload, such as `conv2d` or `relu_`."""
+        return str(self.target._schema.name.split("::")[-1])
+
+    def follows_sizes(self, *names: str) -> bool:
+        """Whether the arguments `names`, or any when none is named, hold numbers derived from sizes."""
+        chosen = tuple(self.arguments.get(n) for n in names) if names else tuple(self.arguments.values())
+        return any(next(sizes_in(found.expression), None) is not None for found in derived_in(chosen))
+
+    @property
+    def label(self) -> str:
+        """How messages name this op."""
+        place = self.owner.path or "the model's forward"
+        return f"{self.target} in {place}" + (f" ({self.where})" if self.where else "")
+
+
+def call_arguments(op: Op, arguments: Mapping[str, Any]) -> tuple[list[Any], dict[str, Any]]:
+    """Split `arguments` into positional and keyword ones, as the operator's schema wants them."""
+    positional: list[Any] = []
+    keywords: dict[str, Any] = {}
+    for parameter in op.target._schema.arguments:
+        if parameter.kwarg_only:
+            keywords[parameter.name] = arguments[parameter.name]
+        else:
+            positional.append(arguments[parameter.name])
+    return positional, keywords
+
+
+@frozen
+class Graph:
+    """A traced forward. `guards` are comparisons that must keep their outcome; `escaped` are sizes
+    and attributes that left the trace's sight and so may not change.
+    """
+
+    values: tuple[Value, ...]
+    ops: tuple[Op, ...]
+    inputs: tuple[Value, ...]
+    outputs: tuple[Value, ...]
+    guards: tuple[Guard, ...] = ()
+    escaped: tuple[Root, ...] = ()
+    readers: tuple[tuple[int, ...], ...] = attrs.field(init=False, eq=False, repr=False)
+    producer: tuple[int | None, ...] = attrs.field(init=False, eq=False, repr=False)
+
+    def __attrs_post_init__(self) -> None:
+        readers: list[list[int]] = [[] for _ in self.values]
+        producer: list[int | None] = [None] * len(self.values)
+        for op in self.ops:
+            for operand in op.operands:
+                readers[operand.index].append(op.index)
+            for result in op.results:
+                producer[result.index] = op.index
+        object.__setattr__(self, "readers", tuple(tuple(r) for r in readers))
+        object.__setattr__(self, "producer", tuple(producer))
+
+    @property
+    def state(self) -> tuple[Value, ...]:
+        """The parameters, buffers and constants that the forward reads."""
+        return tuple(v for v in self.values if v.is_state)

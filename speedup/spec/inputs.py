@@ -1,0 +1,198 @@
+"""Example inputs and outputs as flat lists of tensors, whatever structure carries them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import attrs
+import torch
+from attrs import frozen
+from torch import Tensor
+from torch.utils import _pytree as pytree
+
+from speedup.errors import InputError
+
+_SEED = 10_000
+
+
+@frozen
+class Sketch:
+    """What is known of an input tensor that is not at hand: enough to draw others like it."""
+
+    shape: tuple[int, ...]
+    dtype: torch.dtype
+    mean: float
+    spread: float
+
+
+@frozen(eq=False)
+class Example:
+    """One call of a model: its tensors, and how to rebuild the call around other tensors.
+
+    Of `leaves`, a tensor or a sketch marks the place of each tensor.
+    """
+
+    tensors: tuple[Tensor, ...]
+    _leaves: tuple[Any, ...] = attrs.field(alias="leaves")
+    _spec: pytree.TreeSpec = attrs.field(alias="spec")
+
+    def call(self, tensors: Sequence[Tensor]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        """The arguments of the same call with `tensors` in place of the example's."""
+        supply = iter(tensors)
+        leaves = [next(supply) if isinstance(leaf, Tensor | Sketch) else leaf for leaf in self._leaves]
+        args, kwargs = pytree.tree_unflatten(leaves, self._spec)
+        return tuple(args), dict(kwargs)
+
+    def replaced(self, tensors: Sequence[Tensor]) -> Example:
+        """The same call with `tensors` for the example's."""
+        return attrs.evolve(self, tensors=tuple(tensors))
+
+    def to(self, device: torch.device) -> Example:
+        """The same call with its tensors on `device`; those that have no data are drawn."""
+        return attrs.evolve(self, tensors=tuple(_moved(t, device) for t in self.tensors))
+
+    @property
+    def is_drawn(self) -> bool:
+        """Whether some tensors only resemble those of a call that was made."""
+        return any(isinstance(leaf, Sketch) for leaf in self._leaves)
+
+    @property
+    def template(self) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        """The call's arguments as they were given, with sketches where tensors are not at hand."""
+        args, kwargs = pytree.tree_unflatten(list(self._leaves), self._spec)
+        return tuple(args), dict(kwargs)
+
+
+def drawn_example(args: Sequence[Any], kwargs: Mapping[str, Any]) -> Example:
+    """The call of these arguments; where they are sketches, tensors are drawn, the same every time."""
+    leaves, spec = pytree.tree_flatten((tuple(args), dict(kwargs)))
+    generator = torch.Generator().manual_seed(_SEED)
+    tensors = tuple(
+        leaf if isinstance(leaf, Tensor) else drawn(leaf, leaf.shape, generator)
+        for leaf in leaves
+        if isinstance(leaf, Tensor | Sketch)
+    )
+    return Example(tensors, tuple(leaves), spec)
+
+
+def sketch_of(tensor: Tensor) -> Sketch:
+    """Shape, type, mean and spread of a tensor; zeros stand for what are no floating-point numbers."""
+    if not (tensor.is_floating_point() or tensor.is_complex()):
+        return Sketch(tuple(tensor.shape), tensor.dtype, 0.0, 0.0)
+    mean, spread = 0.0, 1.0
+    if tensor.numel() > 1 and not tensor.is_complex() and not tensor.is_meta:
+        mean, spread = float(tensor.double().mean()), float(tensor.double().std())
+    return Sketch(tuple(tensor.shape), tensor.dtype, mean, spread or 1.0)
+
+
+def drawn(sketch: Sketch, shape: Sequence[int], generator: torch.Generator) -> Tensor:
+    """Numbers of the sketch's type, mean and spread, on the CPU."""
+    numbers = torch.randn(tuple(shape), generator=generator, dtype=torch.float64)
+    return (numbers * sketch.spread + sketch.mean).to(sketch.dtype)
+
+
+def _moved(tensor: Tensor, device: torch.device) -> Tensor:
+    if not tensor.is_meta or device.type == "meta":
+        return tensor.to(device)
+    generator = torch.Generator().manual_seed(_SEED)
+    return drawn(sketch_of(tensor), tensor.shape, generator).to(device)
+
+
+def example_from(x: Any, kwargs: Mapping[str, Any] | None = None) -> Example:
+    """Read `x` as a call: a tensor, a tuple or list of arguments, or a dict of keyword arguments.
+
+    Raises:
+        InputError: there is no tensor to trace with, or `x` is none of these.
+    """
+    keywords = dict(kwargs or {})
+    if isinstance(x, Tensor):
+        args: tuple[Any, ...] = (x,)
+    elif isinstance(x, Mapping):
+        args, keywords = (), {**x, **keywords}
+    elif isinstance(x, tuple | list):
+        args = tuple(x)
+    elif x is None and keywords:
+        args = ()
+    else:
+        raise InputError(
+            f"the example input is {type(x).__name__}; pass what the forward takes: a tensor, "
+            "a tuple of positional arguments, or a dict of keyword arguments"
+        )
+    leaves, spec = pytree.tree_flatten((args, keywords))
+    tensors = tuple(leaf for leaf in leaves if isinstance(leaf, Tensor))
+    if not tensors:
+        raise InputError(
+            "the example input holds no tensor; pass one input of the shape that the model is "
+            "used with, e.g. torch.randn(1, 3, 224, 224)"
+        )
+    return Example(tensors, tuple(leaves), spec)
+
+
+def tensors_of(output: Any) -> tuple[Tensor, ...]:
+    """The tensors of a forward's output in a fixed order, from tuples, dicts, dataclasses and objects."""
+    return tuple(leaf for _, leaf in leaves_of(output) if isinstance(leaf, Tensor))
+
+
+def leaves_of(output: Any) -> Iterator[tuple[str, Any]]:
+    """The tensors, numbers and strings of an output, each with its place in it (`[0].logits`)."""
+    return _walk(output, "", set())
+
+
+def _walk(item: Any, place: str, seen: set[int]) -> Iterator[tuple[str, Any]]:
+    if isinstance(item, Tensor | str | int | float | bool | None):
+        yield place, item
+        return
+    if isinstance(item, type) or id(item) in seen:
+        return
+    seen.add(id(item))
+    if isinstance(item, Mapping):
+        for key, value in item.items():
+            yield from _walk(value, f"{place}[{key!r}]", seen)
+    elif isinstance(item, list | tuple | set | frozenset):
+        for number, value in enumerate(item):
+            yield from _walk(value, f"{place}[{number}]", seen)
+    else:
+        for name, value in _fields(item):
+            yield from _walk(value, f"{place}.{name}", seen)
+
+
+def _fields(item: Any) -> Iterator[tuple[str, Any]]:
+    for kind in type(item).__mro__:
+        for name in getattr(kind, "__slots__", ()):
+            if hasattr(item, name):
+                yield name, getattr(item, name)
+    yield from getattr(item, "__dict__", {}).items()
+
+
+def batch_size(example: Example) -> int | None:
+    """The extent that all inputs share along their first dimension; None when there is none.
+
+    Images (channels, height, width) in a list are samples of their own: their first dimension is no batch.
+    """
+    args, kwargs = example.call(example.tensors)
+    if any(_holds_images(argument) for argument in (*args, *kwargs.values())):
+        return None
+    firsts = {t.shape[0] for t in example.tensors if t.ndim}
+    return firsts.pop() if len(firsts) == 1 else None
+
+
+def _holds_images(argument: Any) -> bool:
+    return isinstance(argument, list) and any(isinstance(t, Tensor) and t.ndim == 3 for t in argument)
+
+
+def fresh_inputs(example: Example, batch: int | None, generator: torch.Generator) -> tuple[Tensor, ...]:
+    """New tensors like the example's: floats of its mean and spread, other values drawn from its own.
+
+    `batch` replaces the first extent of every input that has one; None keeps all shapes.
+    """
+    return tuple(_fresh(t, batch, generator) for t in example.tensors)
+
+
+def _fresh(tensor: Tensor, batch: int | None, generator: torch.Generator) -> Tensor:
+    shape = tensor.shape if batch is None or not tensor.ndim else torch.Size((batch, *tensor.shape[1:]))
+    if tensor.is_floating_point() or tensor.is_complex():
+        return drawn(sketch_of(tensor), shape, generator).to(tensor)
+    flat = tensor.reshape(-1).cpu()
+    chosen = torch.randint(flat.numel(), (shape.numel(),), generator=generator)
+    return flat[chosen].reshape(shape).to(tensor.device)

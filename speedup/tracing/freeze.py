@@ -1,0 +1,271 @@
+"""Turn an exported FX graph into the immutable `Graph`: SSA form, named arguments, size expressions."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from operator import getitem
+from types import FunctionType, MappingProxyType
+from typing import Any
+
+import torch
+from torch import nn
+from torch.export import ExportedProgram
+from torch.fx import Graph as FxGraph
+from torch.fx import GraphModule, Node
+
+from speedup.errors import ExportError
+from speedup.spec.callsites import frame_of
+from speedup.spec.graph import Frame, Graph, Op, Origin, Owner, Value
+from speedup.spec.operators import functional, operator_of
+from speedup.tracing.adapting import adapted
+from speedup.tracing.aliasing import scatter_of, viewed_by, written_back, written_by
+from speedup.tracing.provenance import META_KEY, Record
+from speedup.tracing.sizes import Call, attach_sizes
+
+# Regions that run their subgraph as it is, under another mode.
+_MODE_REGIONS = (
+    torch.ops.higher_order.wrap_with_set_grad_enabled,
+    torch.ops.higher_order.wrap_with_autocast,
+)
+
+
+def has_calls_to_lower(graph: FxGraph) -> bool:
+    """Whether the trace holds calls that only its decomposition turns into plain operators.
+
+    These are the brackets that `torch.func.vmap` leaves, and operators that write to an `out=`.
+    """
+    return any(node.op == "call_function" and _needs_lowering(node) for node in graph.nodes)
+
+
+def _needs_lowering(node: Node) -> bool:
+    target = operator_of(node)
+    if target is None:
+        return isinstance(node.target, FunctionType)
+    keywords = (p.alias_info for p in target._schema.arguments if p.kwarg_only)
+    return any(alias is not None and alias.is_write for alias in keywords)
+
+
+class _Freezer:
+    """Walks one FX graph, in order, collecting values and ops; lives for one `freeze` call."""
+
+    def __init__(
+        self,
+        model: nn.Module,
+        record: Record,
+        state: Mapping[str, tuple[Origin, str]],
+        written_back: Mapping[Node, tuple[Node, ...]],
+    ) -> None:
+        self.state = state
+        self.written_back = written_back
+        self.running = tuple(record.calls)
+        self.frames: dict[int, tuple[Frame, ...]] = {}
+        self.values: list[Value] = []
+        self.ops: list[Op] = []
+        self.inputs: list[Value] = []
+        self.outputs: list[Value] = []
+        self.current: dict[Node, Any] = {}
+        self.roots: dict[int, int] = {}
+        self.calls: list[Call] = []
+        self.by_tensor: dict[int, Value] = {}
+        self.types: dict[str, type] = {"": type(model)}
+        self.types.update({name: type(m) for name, m in model.named_modules(remove_duplicate=False)})
+        self.tensors = dict(model.named_parameters(remove_duplicate=False))
+        self.tensors.update(model.named_buffers(remove_duplicate=False))  # type: ignore[arg-type]
+        self.canonical: dict[int, str] = {}
+        for name, tensor in self.tensors.items():
+            self.canonical.setdefault(id(tensor), name)
+
+    def value(self, fake: Any, origin: Origin, name: str = "") -> Value:
+        if any(not isinstance(extent, int) for extent in fake.shape):
+            raise ExportError(
+                f"a tensor of shape {tuple(fake.shape)} depends on the data; it cannot be planned"
+            )
+        made = Value(len(self.values), tuple(int(n) for n in fake.shape), fake.dtype, origin, name)
+        self.values.append(made)
+        return made
+
+    def placeholder(self, node: Node) -> None:
+        fake = node.meta.get("val")
+        if not isinstance(fake, torch.Tensor):
+            self.current[node] = fake
+            return
+        if node.name not in self.state:
+            self.current[node] = self.value(fake, Origin.INPUT, node.name)
+            self.inputs.append(self.current[node])
+            return
+        origin, name = self.state[node.name]
+        tensor = self.tensors.get(name)
+        known = self.by_tensor.get(id(tensor)) if tensor is not None else None
+        if known is None:
+            known = self.value(fake, origin, self.canonical.get(id(tensor), name))
+            if tensor is not None:
+                self.by_tensor[id(tensor)] = known
+        self.current[node] = known
+
+    def argument(self, item: Any) -> Any:
+        if isinstance(item, Node):
+            return self.current[item]
+        if isinstance(item, list | tuple):
+            return tuple(self.argument(i) for i in item)
+        return item
+
+    def owner(self, node: Node) -> Owner:
+        stack = node.meta.get("nn_module_stack") or {}
+        path = ""
+        for entry in stack.values():
+            path = re.sub(r"@\d+$", "", entry[0])
+        path = re.sub(r"^model\.?", "", path)
+        return Owner(path, self.types.get(path, nn.Module))
+
+    def calls_of(self, node: Node) -> tuple[Frame, ...]:
+        number = _notes(node).get("call")
+        if number is None:
+            return ()
+        if number not in self.frames:
+            found = [frame_of(running) for running in self.running[number]]
+            self.frames[number] = tuple(f for f in found if f is not None) if all(found) else ()
+        return self.frames[number]
+
+    def call(self, node: Node) -> None:
+        target = operator_of(node)
+        if target is None:
+            self.higher_order(node)
+            return
+        arguments: dict[str, Any] = {}
+        for position, parameter in enumerate(target._schema.arguments):
+            if position < len(node.args) and not parameter.kwarg_only:
+                arguments[parameter.name] = self.argument(node.args[position])
+            else:
+                given = node.kwargs.get(parameter.name, parameter.default_value)
+                arguments[parameter.name] = self.argument(given)
+        fakes = node.meta.get("val")
+        several = isinstance(fakes, list | tuple)
+        found: list[Any] = list(fakes) if isinstance(fakes, list | tuple) else [fakes]
+        held = tuple(self.value(f, Origin.RESULT) if isinstance(f, torch.Tensor) else None for f in found)
+        results = tuple(value for value in held if value is not None)
+        views = self.written_back.get(node, ())
+        op = self.op(node, functional(target) if views else target, arguments, results)
+        if "adapting" in _notes(node):
+            op = adapted(op, *_notes(node)["adapting"])
+        self.ops.append(op)
+        self.current[node] = held if several else held[0]
+        written = written_by(node)
+        if written is not None and results:
+            self.current[written] = results[0]
+        for view in views:
+            self.write_back(view, node)
+
+    def op(
+        self,
+        node: Node,
+        target: torch._ops.OpOverload,
+        arguments: dict[str, Any],
+        results: tuple[Value, ...],
+    ) -> Op:
+        owner, where, calls = self.owner(node), _where(node), self.calls_of(node)
+        is_rigid = bool(_notes(node).get("rigid"))
+        return Op(len(self.ops), target, MappingProxyType(arguments), results, owner, where, calls, is_rigid)
+
+    def write_back(self, view: Node, node: Node) -> None:
+        """Give what `view` was taken from a new value, into which `node` has written through the view."""
+        base, scatter = viewed_by(view), scatter_of(view)
+        assert base is not None
+        if scatter is None:
+            self.current[base] = self.current[view]
+            return
+        taken = operator_of(view)
+        assert taken is not None
+        arguments: dict[str, Any] = {"self": self.current[base], "src": self.current[view]}
+        for position, parameter in enumerate(taken._schema.arguments[1:], start=1):
+            default = view.kwargs.get(parameter.name, parameter.default_value)
+            given = view.args[position] if position < len(view.args) else default
+            arguments[parameter.name] = self.argument(given)
+        result = self.value(base.meta["val"], Origin.RESULT)
+        self.ops.append(self.op(node, scatter, arguments, (result,)))
+        self.current[base] = result
+
+    def higher_order(self, node: Node) -> None:
+        """Inline a region that only sets a mode (`no_grad`, autocast) around a subgraph."""
+        if node.target is getitem:
+            source, position = self.current[node.args[0]], node.args[1]  # type: ignore[index]
+            self.current[node] = source[position]
+            return
+        regions = [
+            a for a in node.args if isinstance(a, Node) and isinstance(self.current.get(a), GraphModule)
+        ]
+        if len(regions) != 1 or node.target not in _MODE_REGIONS:
+            raise ExportError(
+                f"the forward uses {node.target}, whose inner computation cannot be read; keep the module "
+                f"{self.owner(node).path or 'that calls it'} out of the planned model"
+            )
+        region = regions[0]
+        operands = [self.current[a] for a in node.args[node.args.index(region) + 1 :]]  # type: ignore[index]
+        self.current[node] = self.inline(self.current[region].graph, operands)
+
+    def inline(self, graph: FxGraph, operands: list[Any]) -> Any:
+        supply = iter(operands)
+        for node in graph.nodes:
+            if node.op == "placeholder":
+                self.current[node] = next(supply)
+            elif node.op == "output":
+                return self.argument(node.args[0])
+            else:
+                self.step(node)
+        return None
+
+    def step(self, node: Node) -> None:
+        before = len(self.ops)
+        if node.op == "placeholder":
+            self.placeholder(node)
+        elif node.op == "get_attr":
+            owner = node.graph.owning_module
+            self.current[node] = getattr(owner, str(node.target))
+        elif node.op == "call_function":
+            self.call(node)
+        elif node.op == "output":
+            self.outputs.extend(v for v in _flat(self.argument(node.args[0])) if isinstance(v, Value))
+        notes = _notes(node)
+        held = self.current.get(node)
+        if "root" in notes and isinstance(held, Value):
+            self.roots[notes["root"]] = held.index
+        if "numbers" in notes and node.op == "call_function" and operator_of(node) is not None:
+            self.calls.extend(Call(number, notes["numbers"]) for number in range(before, len(self.ops)))
+
+
+def _notes(node: Node) -> dict[str, Any]:
+    """What the tracking mode wrote down about the Python call that created `node`."""
+    return (node.meta.get("custom") or {}).get(META_KEY) or {}
+
+
+def _flat(item: Any) -> Iterator[Any]:
+    if isinstance(item, tuple):
+        for part in item:
+            yield from _flat(part)
+    else:
+        yield item
+
+
+def _where(node: Node) -> str:
+    """The source line of the forward that ran the op, as `file.py:12`."""
+    stack = node.meta.get("stack_trace") or ""
+    start = stack.rfind('File "')
+    found = re.match(r'File "([^"]+)", line (\d+)', stack[start:]) if start >= 0 else None
+    return f"{found[1].rsplit('/', 1)[-1]}:{found[2]}" if found else ""
+
+
+def freeze(
+    program: ExportedProgram, model: nn.Module, record: Record, state: Mapping[str, tuple[Origin, str]]
+) -> Graph:
+    """The immutable graph of `program`, traced from `model` while `record` watched its sizes.
+
+    `state` maps placeholder names to the model's own tensors.
+
+    Raises:
+        ExportError: the program holds something that no static graph can express.
+    """
+    freezer = _Freezer(model, record, state, written_back(program.graph) or {})
+    for node in program.graph.nodes:
+        freezer.step(node)
+    ops, guards, escaped = attach_sizes(tuple(freezer.ops), tuple(freezer.calls), freezer.roots, record)
+    return Graph(tuple(freezer.values), ops, tuple(freezer.inputs), tuple(freezer.outputs), guards, escaped)

@@ -1,0 +1,287 @@
+"""Models that cannot be exported as a whole: the largest modules of them that can, each on its own.
+
+Control flow that depends on data (detectors, generation loops, routing) makes `torch.export` give
+up. One real forward then shows what every module is called with. From the model downwards, each
+module that can be exported for all its calls becomes an *island*; the others are descended into.
+What goes into an island and what comes out of it is the business of code that was not traced, and
+stays as it is: in the merged graph all of it counts as inputs and outputs of the model. So does
+state that such code reads or could read.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from types import CodeType, MappingProxyType
+
+import torch
+from attrs import frozen
+from torch import Tensor, nn
+
+from speedup.errors import ExportError
+from speedup.spec.graph import Origin, Shape, Value
+from speedup.spec.inputs import Example
+from speedup.spec.paths import joined
+from speedup.spec.report import Inside, Outside
+from speedup.tracing.calls import Call, CallKind, record_calls
+from speedup.tracing.merging import Part, merged, same_program
+from speedup.tracing.trace import Trace, canonical_names, trace
+
+# Export takes a second or so; what is called in so many ways is better descended into.
+_MOST_TRACES = 8
+
+
+@frozen(eq=False)
+class Island:
+    """A module that is traced on its own: its path, and an example of each kind of call."""
+
+    path: str
+    calls: tuple[Example, ...]
+
+
+@frozen(eq=False)
+class Islands:
+    """All islands of a model, the state that code outside of them reads, and the attributes that it names."""
+
+    islands: tuple[Island, ...]
+    read_outside: tuple[str, ...]
+    named_outside: frozenset[str]
+
+
+@frozen(eq=False)
+class Survey:
+    """The trace of a model, and what it covers if that is not the whole model."""
+
+    trace: Trace
+    islands: Islands | None = None
+    inside: tuple[Inside, ...] = ()
+    outside: tuple[Outside, ...] = ()
+
+
+def survey(model: nn.Module, example: Example) -> Survey:
+    """Trace `model` as a whole if that is possible, else its islands.
+
+    Raises:
+        ExportError: neither the model nor any module in it can be traced, or the model does not
+            run on the example.
+    """
+    try:
+        return Survey(trace(model, example))
+    except ExportError as error:
+        search = _Search(model, record_calls(model, example), error)
+    found = search.islands()
+    if not found:
+        raise search.error
+    islands = Islands(
+        tuple(Island(path, tuple(call for call, _ in own)) for path, own in found.items()),
+        search.read_outside(found),
+        search.named_outside(),
+    )
+    merged_trace = _merged(model, islands, {path: [t for _, t in own] for path, own in found.items()})
+    inside = tuple(Inside(p, type(search.modules[p]).__name__, len(own)) for p, own in found.items())
+    return Survey(merged_trace, islands, inside, tuple(search.outside(found)))
+
+
+def retrace(model: nn.Module, example: Example, islands: Islands | None) -> Trace:
+    """The trace of a smaller copy of a surveyed model: of the same modules in the same calls.
+
+    Raises:
+        ExportError: what could be traced in the surveyed model no longer can.
+    """
+    if islands is None:
+        return trace(model, example)
+    traces = {
+        island.path: [trace(model.get_submodule(island.path), call) for call in island.calls]
+        for island in islands.islands
+    }
+    return _merged(model, islands, traces)
+
+
+def _merged(model: nn.Module, islands: Islands, traces: Mapping[str, Sequence[Trace]]) -> Trace:
+    canonical = canonical_names(model)
+    parts: list[Part] = []
+    tensors: dict[str, Tensor] = {}
+    for path, own in traces.items():
+        for number, traced in enumerate(own):
+            names = {v.name: _name(v, path, number, canonical) for v in traced.graph.state}
+            parts.append(Part(path, traced.graph, names))
+            tensors.update({names[name]: tensor for name, tensor in traced.tensors.items()})
+    return Trace(merged(parts, islands.read_outside, islands.named_outside), MappingProxyType(tensors))
+
+
+def _name(value: Value, path: str, number: int, canonical: Mapping[str, str]) -> str:
+    """The name in the model of state of call `number` of an island."""
+    name = joined(path, value.name)
+    # Different calls lift different constants under the same name.
+    return f"{name}@{number}" if value.origin is Origin.CONSTANT else canonical[name]
+
+
+class _Search:
+    """Descends the call tree of a model until every call is inside an island or refused."""
+
+    def __init__(self, model: nn.Module, root: Call, error: ExportError) -> None:
+        self.model = model
+        self.modules = dict(model.named_modules())
+        self.error = error
+        self._root = root
+        self._refused = {root.path: _reason(error)}
+        self._examples = {
+            (call.path, call.structure, call.shapes): call.example
+            for call in root.all_calls()
+            if call.example
+        }
+        self._traces: dict[CallKind, Trace | ExportError] = {}
+
+    def islands(self) -> dict[str, list[tuple[Example, Trace]]]:
+        """Per island, its kinds of calls and their traces.
+
+        Refusing a module exposes the calls that it makes, of islands too. That ends, as no module is
+        ever taken back.
+        """
+        while True:
+            exposed = self._exposed()
+            refused = {path: why for path, calls in exposed.items() if (why := self._objection(path, calls))}
+            if not refused:
+                return {path: self._different(calls) for path, calls in exposed.items()}
+            self._refused.update(refused)
+
+    def _reached(self) -> Iterator[Call]:
+        """The calls that are made outside of all islands, in order: the refused ones and what they call."""
+        pending = [self._root]
+        while pending:
+            call = pending.pop()
+            yield call
+            if call.path in self._refused:
+                pending.extend(reversed(call.calls))
+
+    def _exposed(self) -> dict[str, list[Call]]:
+        """The calls from outside of all islands to modules that may be islands, by module."""
+        found: dict[str, list[Call]] = {}
+        for call in self._reached():
+            if call.path not in self._refused:
+                found.setdefault(call.path, []).append(call)
+        return found
+
+    def _objection(self, path: str, calls: Sequence[Call]) -> str:
+        """Why a module cannot be an island; empty when it can."""
+        if next(self.modules[path].parameters(), None) is None:
+            return "it has no parameters"
+        objections = [call.objection for call in calls if call.objection]
+        if objections:
+            return objections[0]
+        chosen = _representatives(calls)
+        if len(chosen) > _MOST_TRACES:
+            return f"it is called in {len(chosen)} different ways"
+        traces = (self._trace(call) for call in chosen)
+        return next((_reason(traced) for traced in traces if isinstance(traced, ExportError)), "")
+
+    def _example(self, call: Call) -> Example:
+        return self._examples[call.kind]
+
+    def _trace(self, call: Call) -> Trace | ExportError:
+        if call.kind not in self._traces:
+            try:
+                self._traces[call.kind] = trace(self.modules[call.path], self._example(call))
+            except ExportError as error:
+                self._traces[call.kind] = error
+        return self._traces[call.kind]
+
+    def _different(self, calls: Sequence[Call]) -> list[tuple[Example, Trace]]:
+        """Calls that run other programs, with their traces; several sizes of one program count once."""
+        kept: list[tuple[Example, Trace]] = []
+        for call in _representatives(calls):
+            traced = self._trace(call)
+            if isinstance(traced, Trace) and not any(_is_same(traced, other) for _, other in kept):
+                kept.append((self._example(call), traced))
+        return kept
+
+    def _outer_modules(self, islands: Iterable[str]) -> Iterator[tuple[str, nn.Module]]:
+        """Every module that can be reached without passing through an island, parents first."""
+        seen = {id(self.modules[path]) for path in islands}
+        pending: list[tuple[str, nn.Module]] = [("", self.model)]
+        while pending:
+            path, module = pending.pop()
+            if id(module) not in seen:
+                seen.add(id(module))
+                yield path, module
+                children = reversed(list(module.named_children()))
+                pending.extend((joined(path, name), child) for name, child in children)
+
+    def read_outside(self, islands: Iterable[str]) -> tuple[str, ...]:
+        """State that code outside of the islands read, and what it could read in another run."""
+        canonical = canonical_names(self.model)
+        outer = (call for call in self._reached() if call.path in self._refused)
+        names = {name for call in outer for name in call.reads}
+        for path, module in self._outer_modules(islands):
+            own = (*module.named_parameters(path, recurse=False), *module.named_buffers(path, recurse=False))
+            names.update(canonical[name] for name, _ in own)
+        return tuple(name for name in dict.fromkeys(canonical.values()) if name in names)
+
+    def named_outside(self) -> frozenset[str]:
+        """The attributes that forwards outside of the islands name, whether they came to read them or not."""
+        outer = {type(self.modules[path]) for path in self._refused}
+        return frozenset[str]().union(*map(_named, outer))
+
+    def outside(self, islands: Iterable[str]) -> Iterator[Outside]:
+        """The refused modules that hold parameters, and those never called."""
+        called = {id(self.modules[call.path]) for call in self._root.all_calls()}
+        idle: list[str] = []
+        for path, module in self._outer_modules(islands):
+            if next(module.parameters(), None) is None or any(path.startswith(f"{i}.") for i in idle):
+                continue
+            if path in self._refused:
+                yield Outside(path, type(module).__name__, self._refused[path])
+            elif not any(id(inner) in called for inner in module.modules()):
+                idle.append(path)
+                yield Outside(path, type(module).__name__, "the example does not call it")
+
+
+def _named(kind: type) -> set[str]:
+    """What the forward of a class names, and the methods and properties of the class that it uses."""
+    found: set[str] = set()
+    pending = ["forward"]
+    while pending:
+        member = inspect.getattr_static(kind, pending.pop(), None)
+        code = getattr(inspect.unwrap(getattr(member, "fget", member)), "__code__", None)
+        new = set() if code is None else set(_names_in(code)) - found
+        found |= new
+        pending.extend(new)
+    return found
+
+
+def _names_in(code: CodeType) -> Iterator[str]:
+    yield from code.co_names
+    for constant in code.co_consts:
+        if isinstance(constant, CodeType):
+            yield from _names_in(constant)
+
+
+def _reason(error: ExportError) -> str:
+    """The first line of what stopped the export."""
+    cause = error.__cause__
+    lines = str(cause or error).strip().splitlines() or ["no message"]
+    return lines[0] if cause is None else f"{type(cause).__name__}: {lines[0]}"
+
+
+def _is_same(one: Trace, other: Trace) -> bool:
+    """Whether the traces differ in sizes only, constants included."""
+    constants = [v.name for v in one.graph.state if v.origin is Origin.CONSTANT]
+    return same_program(one.graph, other.graph) and all(
+        torch.equal(one.tensors[name], other.tensors[name]) for name in constants
+    )
+
+
+def _representatives(calls: Iterable[Call]) -> list[Call]:
+    """One call of each structure, and those in which an extent that varies is least and greatest."""
+    by_structure: dict[str, dict[tuple[Shape, ...], Call]] = {}
+    for call in calls:
+        by_structure.setdefault(call.structure, {}).setdefault(call.shapes, call)
+    chosen: list[Call] = []
+    for by_shapes in by_structure.values():
+        group = list(by_shapes.values())
+        rows = [[extent for shape in call.shapes for extent in shape] for call in group]
+        picked = {0}
+        for column in zip(*rows, strict=True):
+            picked |= {column.index(min(column)), column.index(max(column))}
+        chosen += [group[number] for number in sorted(picked)]
+    return chosen

@@ -1,0 +1,135 @@
+"""Attach what a trace saw of sizes and attributes to the ops that received them.
+
+A Python call such as `x.view(b, c // 2, -1)` may become one or several ops. Its numbers are
+matched to theirs in order where the sequences agree, else by value among the arguments that
+can hold a size. A tracked number that is found nowhere has escaped: its roots may not change.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from itertools import groupby
+from types import MappingProxyType
+from typing import Any
+
+from attrs import evolve, frozen
+
+from speedup.spec.expressions import (
+    Arithmetic,
+    AttributeOf,
+    Derived,
+    Expression,
+    Guard,
+    Root,
+    SizeOf,
+    roots_in,
+)
+from speedup.spec.graph import Op
+from speedup.tracing.provenance import Record
+
+# A number in one of these equals a size only by coincidence.
+_NEVER_SIZES = frozenset({"dim", "dim0", "dim1", "dims", "start_dim", "end_dim", "step", "stride"})
+
+Number = tuple[Any, Expression | None]
+
+
+@frozen
+class Call:
+    """The numbers of the Python call that created op `op`, each with its expression if tracked."""
+
+    op: int
+    numbers: tuple[Number, ...]
+
+
+def attach_sizes(
+    ops: tuple[Op, ...], calls: tuple[Call, ...], roots: Mapping[int, int], record: Record
+) -> tuple[tuple[Op, ...], tuple[Guard, ...], tuple[Root, ...]]:
+    """The ops with derived numbers in their arguments, the guards, and the escaped roots.
+
+    `roots` maps the ids that a trace gave to tensors whose sizes were read to value indices.
+    """
+    changed: dict[int, Op] = {}
+    escaped: list[Root] = list(record.escaped)
+    for numbers, group in groupby(calls, key=lambda call: call.numbers):
+        tracked = {e for _, e in numbers if e is not None}
+        found: set[Expression] = set()
+        for call in group:
+            op, matched = _match(ops[call.op], numbers, roots)
+            changed[call.op] = op
+            found |= matched
+        for expression in tracked - found:
+            escaped.extend(roots_in(expression))
+    guards = tuple(
+        Guard(expression, guard.outcome)
+        for guard in record.frozen_guards()
+        if isinstance(expression := _rooted(guard.expression, roots), Arithmetic)
+    )
+    known = tuple(
+        dict.fromkeys(r for s in escaped if isinstance(r := _rooted(s, roots), SizeOf | AttributeOf))
+    )
+    return tuple(changed.get(op.index, op) for op in ops), guards, known
+
+
+def _rooted(expression: Expression, roots: Mapping[int, int]) -> Expression | None:
+    """`expression` over value indices; None when a tensor it reads is not in the graph."""
+    if isinstance(expression, SizeOf):
+        value = roots.get(expression.value)
+        return None if value is None else SizeOf(value, expression.dim)
+    if isinstance(expression, Arithmetic):
+        operands = tuple(_rooted(o, roots) for o in expression.operands)
+        if any(o is None for o in operands):
+            return None
+        return Arithmetic(expression.function, tuple(o for o in operands if o is not None))
+    return expression
+
+
+def _is_number(item: Any) -> bool:
+    return isinstance(item, int | float) and not isinstance(item, bool)
+
+
+def _numbers(argument: Any) -> Iterator[Any]:
+    if _is_number(argument):
+        yield argument
+    elif isinstance(argument, tuple):
+        for item in argument:
+            yield from _numbers(item)
+
+
+def _given(op: Op) -> dict[str, Any]:
+    """The arguments that do not simply repeat the schema's default."""
+    defaults = {p.name: p.default_value for p in op.target._schema.arguments}
+    return {n: a for n, a in op.arguments.items() if a != defaults[n] or not list(_numbers(a))}
+
+
+def _match(op: Op, numbers: tuple[Number, ...], roots: Mapping[int, int]) -> tuple[Op, set[Expression]]:
+    own, plain = list(_numbers(tuple(_given(op).values()))), [n for n, _ in numbers]
+    given = _given(op)
+    if own != plain and list(_numbers(tuple(op.arguments.values()))) == plain:
+        given, own = dict(op.arguments), plain
+    in_order = own == plain
+    supply = iter(numbers)
+    matched: set[Expression] = set()
+
+    def derive(number: Any, name: str) -> Any:
+        if in_order:
+            expression = next(supply)[1]
+        elif name in _NEVER_SIZES:
+            expression = None
+        else:
+            candidates = {e for n, e in numbers if n == number}
+            expression = candidates.pop() if len(candidates) == 1 else None
+        if expression is None:
+            return number
+        rooted = _rooted(expression, roots)
+        matched.add(expression)
+        return number if rooted is None else Derived(number, rooted)
+
+    def walk(argument: Any, name: str) -> Any:
+        if _is_number(argument):
+            return derive(argument, name)
+        if isinstance(argument, tuple):
+            return tuple(walk(a, name) for a in argument)
+        return argument
+
+    arguments = {n: walk(a, n) if n in given else a for n, a in op.arguments.items()}
+    return (evolve(op, arguments=MappingProxyType(arguments)) if matched else op), matched

@@ -1,0 +1,164 @@
+"""Trace a model with `torch.export` and freeze the result into a `Graph`.
+
+The caller's model is never touched: a clone that shares its tensors is traced in eval mode.
+"""
+
+from __future__ import annotations
+
+import re
+import traceback
+from collections.abc import Mapping
+from types import MappingProxyType
+
+import torch
+from attrs import frozen
+from torch import Tensor, nn
+from torch.export import ExportedProgram
+from torch.export.graph_signature import InputKind
+
+from speedup.attention import MultiheadAttention
+from speedup.errors import ExportError
+from speedup.spec.graph import Graph, Origin
+from speedup.spec.inputs import Example, leaves_of, tensors_of
+from speedup.tracing.aliasing import written_back
+from speedup.tracing.copying import copy_module, share_module
+from speedup.tracing.freeze import freeze, has_calls_to_lower
+from speedup.tracing.isolation import isolated, quiet, unfused
+from speedup.tracing.provenance import Record, Tracking, escape, track_attributes
+
+
+@frozen(eq=False)
+class Trace:
+    """A frozen graph and, apart from it, the live tensors of its state values by name."""
+
+    graph: Graph
+    tensors: Mapping[str, Tensor]
+
+
+class _Flat(nn.Module):
+    """Takes and returns flat tensors, so that any structure of inputs and outputs can be exported."""
+
+    def __init__(self, model: nn.Module, example: Example, tracking: Tracking) -> None:
+        super().__init__()
+        self.model = model
+        self._example = example
+        self._tracking = tracking
+
+    def forward(self, *tensors: Tensor) -> tuple[Tensor, ...]:
+        args, kwargs = self._example.call(tensors)
+        with self._tracking:
+            output = self.model(*args, **kwargs)
+        for _, leaf in leaves_of(output):
+            escape(leaf)
+        return tensors_of(output)
+
+
+def trace(model: nn.Module, example: Example) -> Trace:
+    """The graph of `model`'s forward in eval mode on `example`.
+
+    Raises:
+        ExportError: `torch.export` cannot trace the model as a whole.
+    """
+    record = Record()
+    clone = _clone(model).eval()
+    _adopt_attention(clone)
+    track_attributes(clone, record)
+    program = _export(_Flat(clone, example, Tracking(record)), example, clone)
+    if has_calls_to_lower(program.graph) or written_back(program.graph) is None:
+        with quiet():
+            program = program.run_decompositions({})
+    graph = freeze(program, clone, record, _state_names(program))
+    _require_telling(graph)
+    return Trace(graph, _tensors(graph, program, model))
+
+
+def _require_telling(graph: Graph) -> None:
+    """Refuse a call that shows nothing of what is needed: what is returned, if anything, is empty."""
+    if not graph.outputs:
+        raise ExportError(
+            "the forward returns no tensor, so there is nothing that a smaller model could keep"
+        )
+    empty = [v.shape for v in (*graph.inputs, *graph.outputs) if 0 in v.shape]
+    if any(0 in v.shape for v in graph.inputs) and any(0 in v.shape for v in graph.outputs):
+        raise ExportError(
+            f"the example calls it with an empty tensor of shape {empty[0]} and gets one of shape "
+            f"{empty[-1]}, which shows nothing of what it computes. Use an example with some content."
+        )
+
+
+def _adopt_attention(clone: nn.Module) -> None:
+    """Trace attention modules by the code that also runs with fewer heads."""
+    for module in clone.modules():
+        if MultiheadAttention.can_adopt(module):
+            MultiheadAttention.adopt(module)
+
+
+def canonical_names(model: nn.Module) -> Mapping[str, str]:
+    """Every name of a parameter or buffer -> the first name of the same tensor."""
+    first: dict[int, str] = {}
+    held = (*model.named_parameters(remove_duplicate=False), *model.named_buffers(remove_duplicate=False))
+    return {name: first.setdefault(id(tensor), name) for name, tensor in held}
+
+
+def _clone(model: nn.Module) -> nn.Module:
+    """A copy whose flags and caches may change. It shares its tensors with `model` where autograd
+    allows that; tensors made in inference mode are copied.
+    """
+    tensors = (*model.parameters(), *model.buffers())
+    return copy_module(model, {}) if any(t.is_inference() for t in tensors) else share_module(model)
+
+
+def _export(flat: _Flat, example: Example, clone: nn.Module) -> ExportedProgram:
+    try:
+        with isolated(), quiet(), unfused(), torch.no_grad():
+            # A tensor that shares storage with another input would be traced with unknown sizes.
+            inputs = tuple(t.detach().clone().requires_grad_(t.requires_grad) for t in example.tensors)
+            return torch.export.export(flat, inputs, strict=False)
+    except Exception as error:
+        raise export_error(error, clone, "torch.export cannot trace the model") from error
+
+
+def export_error(error: Exception, clone: nn.Module, headline: str) -> ExportError:
+    """`headline`, and which module of `clone` the error comes from, with its line and first words."""
+    names = {id(m): name for name, m in clone.named_modules()}
+    culprit = ""
+    line = ""
+    for frame, number in traceback.walk_tb(error.__traceback__):
+        owner = frame.f_locals.get("self")
+        if isinstance(owner, nn.Module) and id(owner) in names and frame.f_code.co_name == "forward":
+            culprit = f"{names[id(owner)] or 'the model itself'} ({type(owner).__name__})"
+            line = f" at line {number} of {frame.f_code.co_filename.rsplit('/', 1)[-1]}"
+    reason = str(error).strip().splitlines()
+    return ExportError(
+        f"{headline}: {culprit or 'its inputs'}{line} raised "
+        f"{type(error).__name__}: {reason[0] if reason else 'no message'}. Check that "
+        "model(*inputs) runs in eval mode on the example input; data-dependent control flow "
+        "(if/while on tensor values) has to stay out of the modules that hold the layers."
+    )
+
+
+def _state_names(program: ExportedProgram) -> Mapping[str, tuple[Origin, str]]:
+    """Placeholder name -> origin and name in the model, for all that is not a user input."""
+    kinds = {
+        InputKind.PARAMETER: Origin.PARAMETER,
+        InputKind.BUFFER: Origin.BUFFER,
+        InputKind.CONSTANT_TENSOR: Origin.CONSTANT,
+    }
+    return {
+        spec.arg.name: (kinds[spec.kind], re.sub(r"^model\.", "", spec.target or ""))
+        for spec in program.graph_signature.input_specs
+        if spec.kind in kinds and hasattr(spec.arg, "name")
+    }
+
+
+def _tensors(graph: Graph, program: ExportedProgram, model: nn.Module) -> Mapping[str, Tensor]:
+    held: dict[str, Tensor] = dict(model.named_parameters(remove_duplicate=False))
+    held.update(model.named_buffers(remove_duplicate=False))
+    constants = {re.sub(r"^model\.", "", k): v for k, v in program.constants.items()}
+    found = {}
+    for value in graph.state:
+        tensor = held.get(value.name, constants.get(value.name))
+        if not isinstance(tensor, Tensor):
+            raise ExportError(f"the trace reads {value.name!r}, which is no tensor of the model")
+        found[value.name] = tensor.detach()
+    return MappingProxyType(found)

@@ -1,0 +1,148 @@
+"""What the commands do with a model, its weights and a mask file."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import nn
+from typer.testing import CliRunner
+
+from speedup import Plan, apply_masks, load
+from speedup.cli import app
+from tests.support.bad_commands import fill
+
+SHAPE = "1x3x8x8"
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    fill(tmp_path)
+    return tmp_path
+
+
+def run(line: str, folder: Path, code: int = 0) -> str:
+    result = CliRunner().invoke(app, line.format(folder=folder).split())
+    assert result.exit_code == code, result.output
+    return result.stdout
+
+
+def net(folder: Path) -> nn.Module:
+    """The model of the files, with its weights."""
+    model = nn.Sequential(nn.Conv2d(3, 6, 3), nn.ReLU(), nn.Conv2d(6, 4, 3))
+    model.load_state_dict(torch.load(folder / "state.pt", weights_only=True))
+    return model.eval()
+
+
+NET = "{folder}/nets.py:make --weights {folder}/state.pt"
+PLANNED = f"{NET} --masks {{folder}}/masks.pth --input {SHAPE}"
+
+
+def test_plan_prints_what_shrinks(folder: Path) -> None:
+    said = run(f"plan {PLANNED}", folder)
+    assert "Conv2d(3, 6) -> (3, 4)" in said
+    assert "Parameters" in said
+
+
+def test_plan_explains_a_module(folder: Path) -> None:
+    assert "Conv2d(3, 6) -> Conv2d(3, 4)" in run(f"plan {PLANNED} --explain 0", folder)
+
+
+def test_plan_as_json_is_the_plan(folder: Path) -> None:
+    printed = run(f"plan {PLANNED} --json --out {{folder}}/plan.json", folder)
+    plan = Plan.from_json(printed)
+    assert plan == Plan.from_json((folder / "plan.json").read_text())
+    assert plan.parameters_after < plan.parameters_before
+
+
+def test_plan_takes_keyword_arguments_and_keeps_modules(folder: Path) -> None:
+    kept = Plan.from_json(
+        run(f"plan {PLANNED} --keep 0 --json".replace("--input ", "--input input="), folder)
+    )
+    assert kept.parameters_after == kept.parameters_before
+
+
+def test_compact_writes_what_loads_again_bit_for_bit_in_another_process(folder: Path) -> None:
+    said = json.loads(run(f"compact {PLANNED} --out {{folder}}/small.safetensors --json", folder))
+    assert said["parameters"][1] < said["parameters"][0]
+    small = load(
+        folder / "small.safetensors", lambda: nn.Sequential(nn.Conv2d(3, 6, 3), nn.ReLU(), nn.Conv2d(6, 4, 3))
+    )
+    x = torch.randn(2, 3, 8, 8, generator=torch.Generator().manual_seed(3))
+    torch.save(x, folder / "x.pt")
+    masked = apply_masks(net(folder), folder / "masks.pth")
+    with torch.no_grad():
+        torch.testing.assert_close(small.eval()(x), masked(x))
+        program = (
+            "import sys, torch; sys.path.insert(0, sys.argv[1]); import nets, speedup\n"
+            "small = speedup.load(sys.argv[1] + '/small.safetensors', nets.make).eval()\n"
+            "x = torch.load(sys.argv[1] + '/x.pt', weights_only=True)\n"
+            "torch.save(small(x).detach(), sys.argv[1] + '/y.pt')\n"
+        )
+        subprocess.run(
+            [sys.executable, "-c", program, str(folder)], check=True, cwd=Path(__file__).parents[1]
+        )
+        assert torch.equal(torch.load(folder / "y.pt", weights_only=True), small(x))
+
+
+def test_compact_says_what_was_verified(folder: Path) -> None:
+    line = f"compact {PLANNED} --out {{folder}}/small.safetensors"
+    assert "same outputs as the masked model" in run(line, folder)
+    assert "outputs were not compared" in run(f"{line} --verify structure", folder)
+    assert "not verified" in run(f"{line} --verify none", folder)
+
+
+def test_verify_finds_a_saved_model_equivalent(folder: Path) -> None:
+    run(f"compact {PLANNED} --out {{folder}}/small.safetensors", folder)
+    said = json.loads(run(f"verify {NET} {{folder}}/small.safetensors --json", folder))
+    assert said["equivalent"] is True
+    assert said["error"] < 1e-4
+    assert "equivalent" in run(f"verify {NET} {{folder}}/small.safetensors", folder)
+
+
+def test_verify_ends_with_one_for_a_model_that_was_tampered_with(folder: Path) -> None:
+    run(f"compact {PLANNED} --out {{folder}}/small.safetensors", folder)
+    path = folder / "small.safetensors"
+    with safe_open(path, framework="pt") as file:
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        texts = file.metadata()
+    tensors["0.bias"][0] += 1.0
+    save_file(tensors, path, texts)
+    run(f"verify {NET} {{folder}}/small.safetensors", folder, code=1)
+
+
+def test_verify_refuses_other_weights(folder: Path) -> None:
+    run(f"compact {PLANNED} --out {{folder}}/small.safetensors", folder)
+    run("verify {folder}/nets.py:make {folder}/small.safetensors", folder, code=2)
+
+
+def test_bench_measures_the_masked_model_beside_the_small_ones(folder: Path) -> None:
+    measured = json.loads(run(f"bench {PLANNED} --align 1 --align 2 --threads 1 --json", folder))
+    assert [row["align"] for row in (measured["masked"], *measured["rows"])] == [None, 1, 2]
+    assert all(row["timing"]["median"] > 0 for row in measured["rows"])
+    assert measured["conditions"]["threads"] == 1
+
+
+def test_report_is_a_page_or_a_figure(folder: Path) -> None:
+    run(f"report {PLANNED} --out {{folder}}/report.html", folder)
+    assert (folder / "report.html").read_text(encoding="utf-8").startswith("<!DOCTYPE html>")
+    pytest.importorskip("matplotlib")
+    run(f"report {PLANNED} --out {{folder}}/report.svg", folder)
+    assert "<svg" in (folder / "report.svg").read_text(encoding="utf-8")
+
+
+def test_the_package_can_be_run_as_a_module() -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "speedup", "--help"],
+        capture_output=True,
+        text=True,
+        check=True,
+        cwd=Path(__file__).parents[1],
+    )
+    assert "compact" in done.stdout

@@ -1,0 +1,131 @@
+"""Latency tables: what is measured, and what is chosen from it. Nothing here depends on how fast it is."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+from speedup import Width, plan_speedup
+from speedup.demo.cases import lenet
+from speedup.errors import InputError
+from speedup.measuring.latency import (
+    Conditions,
+    LatencyTable,
+    LayerLatency,
+    ModelLatency,
+    WidthTable,
+    latency_table,
+    measure_widths,
+)
+from speedup.measuring.timing import Timing, take_turns
+from speedup.testing.snapshots import model_state
+
+_CONDITIONS = Conditions("cpu", "float32", 1, 2)
+
+
+def timing(median: float, spread: float = 0.1) -> Timing:
+    return Timing(median, median - spread, median + spread)
+
+
+def table(**medians: float) -> WidthTable:
+    widths = tuple((int(name[1:]), timing(median)) for name, median in medians.items())
+    return WidthTable((LayerLatency("conv", widths),), _CONDITIONS)
+
+
+def width(kept: int, total: int = 32, path: str = "conv", side: str = "out", groups: int = 1) -> Width:
+    return Width(path, "conv2d", side, kept, total, groups, torch.float32)  # type: ignore[arg-type]
+
+
+def test_fastest_width_is_chosen_and_the_smallest_of_equally_fast_ones() -> None:
+    found = table(w5=3.0, w6=2.0, w7=1.05, w8=1.0, w9=1.02)
+    assert found.best_width(width(5)) == 7
+    assert found.best_width(width(8)) == 8
+    assert found.best_width(width(5, total=6)) == 6
+
+
+@pytest.mark.parametrize(
+    "asked",
+    [width(6, path="other"), width(6, side="in"), width(6, groups=2), width(20)],
+    ids=["layer", "side", "groups", "count"],
+)
+def test_what_was_not_measured_stays(asked: Width) -> None:
+    assert table(w5=3.0, w6=2.0, w8=1.0).best_width(asked) == asked.kept
+
+
+def test_best_alignment_is_the_least_of_those_as_fast_as_the_fastest() -> None:
+    rows = tuple(ModelLatency(a, 1, 1, timing(t)) for a, t in ((1, 2.0), (8, 1.05), (16, 1.0)))
+    found = LatencyTable(ModelLatency(None, 1, 1, timing(0.5)), rows, _CONDITIONS)
+    assert found.best == 8
+    first = (line for line in str(found).splitlines() if "ms" in line)
+    assert [line.split("│")[1].split("┃")[0].strip() for line in first] == [
+        "masked",
+        "small",
+        "small, aligned to 8",
+        "small, aligned to 16",
+    ]
+
+
+def test_runs_take_turns_and_settings_stay() -> None:
+    calls: list[str] = []
+    threads = torch.get_num_threads()
+    found = take_turns([lambda: calls.append("a"), lambda: calls.append("b")], rounds=3, threads=2)
+    assert torch.get_num_threads() == threads
+    assert len(found) == 2
+    assert all(one.low <= one.median <= one.high for one in found)
+    half = len(calls) // 2
+    assert {"a", "b"} <= set(calls[:half]) and {"a", "b"} <= set(calls[half:])
+
+
+def test_models_of_all_alignments_are_measured_and_the_model_is_untouched() -> None:
+    case = lenet()
+    plan = plan_speedup(case.model, case.inputs(1, seed=0), case.masks)
+    before = model_state(case.model)
+    state = torch.get_rng_state()
+    found = latency_table(
+        plan, case.inputs(4, seed=1), aligns=(1, 4), dtype=torch.float64, rounds=2, seconds=0
+    )
+    assert model_state(case.model) == before
+    assert torch.equal(torch.get_rng_state(), state)
+    assert [row.align for row in found.rows] == [1, 4]
+    assert found.rows[0].parameters == plan.parameters_after < found.rows[1].parameters
+    assert all(0 < row.timing.low <= row.timing.median <= row.timing.high for row in found.rows)
+    assert found.best in (1, 4)
+    assert "float64" in str(found) and "2 interleaved rounds" in str(found)
+
+
+@pytest.mark.parametrize("wrong", [{"aligns": ()}, {"rounds": 1}])
+def test_nothing_to_measure_is_an_error(wrong: dict[str, object]) -> None:
+    case = lenet()
+    plan = plan_speedup(case.model, case.inputs(1, seed=0), case.masks)
+    with pytest.raises(InputError, match="at least"):
+        latency_table(plan, **wrong)  # type: ignore[arg-type]
+
+
+def test_layers_are_measured_from_what_they_keep_on_and_the_table_is_an_alignment() -> None:
+    model = nn.Sequential(
+        nn.Conv2d(3, 12, 3, padding=1, bias=False),
+        nn.Conv2d(12, 12, 3, groups=12),
+        nn.ConvTranspose2d(12, 10, 2, stride=2),
+        nn.Flatten(),
+        nn.Linear(10 * 8 * 8, 9),
+        nn.Linear(9, 4),
+    )
+    masks = {}
+    for path, kept in (("0", 5), ("2", 7), ("4", 9)):
+        module = model.get_submodule(path)
+        axis = 1 if path == "2" else 0
+        mask = torch.zeros_like(module.weight)
+        mask.narrow(axis, 0, kept).fill_(1)
+        masks[f"{path}.weight"] = mask
+    masks["1.bias"], masks["2.bias"] = torch.zeros(12), torch.ones(10)
+    masks["2.bias"][7:] = 0
+    x = torch.randn(1, 3, 6, 6)
+    plan = plan_speedup(model, x, masks)
+    found = measure_widths(plan, x, reach=2, rounds=2, seconds=0)
+    measured = {layer.path: [count for count, _ in layer.widths] for layer in found.layers}
+    assert measured == {"0": [5, 6, 7], "1": [5, 6, 7], "2": [7, 8, 9]}
+    chosen = plan_speedup(model, x, masks, align=found.best_width)
+    assert chosen.report.alignment is not None
+    assert chosen.report.alignment.to == "WidthTable.best_width"
+    assert "0" in str(found)
