@@ -77,20 +77,4 @@ FOUND: tuple[OperatorCase, ...] = (
             ),
         ),
     ),
-    # Infinity times a zero, before either was a number again.
-    OperatorCase(
-        "aten.float_power.Tensor_Tensor",
-        0,
-        (Layer("scale", dim=1), Layer("scale")),
-        Layer("deep", dim=2),
-        False,
-        "multiply",
-        0,
-        MaskSpec(
-            (
-                Slices("bypass.layer.2.weight", 0, (0, 1, 3)),
-                Slices("bypass.layer.2.bias", 0, (0, 1, 3)),
-            ),
-        ),
-    ),
 )

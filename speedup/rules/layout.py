@@ -65,7 +65,6 @@ from speedup.rules.stated import (
     as_split,
     cut,
     narrowed,
-    parts_hold,
     result_sizes,
     selected,
     split_size,
@@ -285,7 +284,7 @@ _VIEWS = """
 """.split()
 _RESHAPES = {"view.default": "size", "_unsafe_view": "size", "reshape": "shape"}
 _EXPANSIONS = {"expand": "size", "broadcast_to": "size"}
-_CHUNKS = evolve(layout_rule(split, restate=as_split, otherwise=_even_chunks), holds=parts_hold)
+_CHUNKS = layout_rule(split, restate=as_split, otherwise=_even_chunks)
 
 RULES: dict[str, Rule] = {
     **{name: layout_rule(reshape) for name in _VIEWS},

@@ -6,7 +6,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
-from attrs import evolve
 
 from speedup.engine.constraints import Constraint, Counted
 from speedup.engine.lattice import Fact
@@ -14,7 +13,7 @@ from speedup.engine.layout import Block, Move, Shape, plain, reshape_blocks
 from speedup.rules.layout import layout_rule
 from speedup.rules.moves import Arguments, axis_of, expand, flip, split, swap
 from speedup.rules.rule import Facts, Moves, Rule, Site, equal
-from speedup.rules.stated import as_split, parts_hold
+from speedup.rules.stated import as_split
 from speedup.spec.graph import Op
 
 Shapes = Sequence[Shape]
@@ -176,11 +175,6 @@ def _same_extents(site: Site) -> Iterable[Constraint]:
         yield from equal(cause, *((r, dim) for r in site.op.results))
 
 
-def _parting(rule: Rule) -> Rule:
-    """The rule for an operator that cuts by numbers that do not follow."""
-    return evolve(rule, holds=parts_hold)
-
-
 def _even(axis: int | None) -> Any:
     """Parts that are of equal extent because there are so many of them must stay so."""
 
@@ -217,12 +211,12 @@ RULES: dict[str, Rule] = {
     "fliplr": layout_rule(flip_axis(1)),
     "flipud": layout_rule(flip_axis(0)),
     "rot90": layout_rule(rot90),
-    "tensor_split.sections": _parting(layout_rule(split, restate=as_split, otherwise=_even(None))),
-    "tensor_split.indices": _parting(layout_rule(split)),
-    "unsafe_split_with_sizes": _parting(layout_rule(split)),
-    "hsplit": _parting(layout_rule(split_axis(1), extra=_even(1))),
-    "vsplit": _parting(layout_rule(split_axis(0), extra=_even(0))),
-    "dsplit": _parting(layout_rule(split_axis(2), extra=_even(2))),
+    "tensor_split.sections": layout_rule(split, restate=as_split, otherwise=_even(None)),
+    "tensor_split.indices": layout_rule(split),
+    "unsafe_split_with_sizes": layout_rule(split),
+    "hsplit": layout_rule(split_axis(1), extra=_even(1)),
+    "vsplit": layout_rule(split_axis(0), extra=_even(0)),
+    "dsplit": layout_rule(split_axis(2), extra=_even(2)),
     "hstack": layout_rule(joined(1, 1)),
     **dict.fromkeys(("vstack", "row_stack"), layout_rule(joined(0, 2))),
     "dstack": layout_rule(joined(2, 3)),

@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from speedup.engine.keepsets import KeepSets
 from speedup.engine.layout import restricted
-from speedup.rules.rule import Moves, Needs, Restate, Site, Sizes, evaluate
+from speedup.rules.rule import Moves, Needs, Restate, Site, Sizes
 from speedup.spec.graph import Op
 from speedup.spec.restatements import Restatement, SplitSizes, TakeIndices
 
@@ -84,17 +83,6 @@ def selected(site: Site, sizes: Sizes, kept: KeepSets) -> Mapping[str, Any]:
     """`select`'s index among the kept indices."""
     op = site.op
     return {"index": _moved(op["index"], _kept(op, kept))}
-
-
-def parts_hold(site: Site, sizes: Sizes, kept: KeepSets) -> bool:
-    """Whether the call, as it stands, cuts what is left of the operand into what is left of the parts."""
-    data = site.op.operands[0]
-    left = torch.zeros((), dtype=torch.bool).expand(sizes(data))
-    try:
-        made = evaluate(site.op, [left])
-    except RuntimeError:  # as of a split whose sizes do not add up
-        return False
-    return [tuple(part.shape) for part in made] == [sizes(result) for result in site.op.results]
 
 
 def as_split(site: Site, sizes: Sizes, kept: KeepSets) -> Restatement | None:
