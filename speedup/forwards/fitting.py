@@ -21,7 +21,7 @@ from speedup.forwards.rewriting import Writer
 from speedup.forwards.solving import Equation, components, related, solve
 from speedup.rules import rule_for
 from speedup.rules.copies import copied
-from speedup.rules.rule import Moves, all_pinned_as_stated, functional
+from speedup.rules.rule import Moves, all_pinned_as_stated
 from speedup.spec.expressions import (
     AttributeOf,
     Derived,
@@ -34,6 +34,7 @@ from speedup.spec.expressions import (
     roots_in,
 )
 from speedup.spec.graph import Op, Shape, Value
+from speedup.spec.operators import functional
 from speedup.spec.restatements import Arguments, Restatement
 from speedup.tracing import native
 
