@@ -1,4 +1,4 @@
-"""The README's tables: between `<!-- benchmark: NAME -->` and `<!-- end -->` stands what the results give."""
+"""Tables of a page: between `<!-- benchmark: NAME -->` and `<!-- end -->` stands what the results give."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 from benchmarks.store import Store
 from benchmarks.tables import TABLES, conditions
 
-README = Path(__file__).parents[1] / "README.md"
+README = Path(__file__).parent / "README.md"
 _BLOCK = re.compile(r"(<!-- benchmark: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 

@@ -1,8 +1,8 @@
 """Hypothesis profiles: ci (the default) is bounded and repeatable, dev is quick, nightly is long.
 
 `HYPOTHESIS_PROFILE` selects one; `SPEEDUP_EXAMPLES` sets how many networks nightly tries. After the tests a
-line says what was tried, and `SPEEDUP_TALLY` names a file to write the numbers to. A nightly run of all of
-this folder fails if too little was tried.
+line says what was tried, and `SPEEDUP_TALLY` names a file to which the numbers are written as they come. A
+nightly run of all of this folder fails if too little was tried.
 """
 
 from __future__ import annotations
@@ -63,38 +63,47 @@ def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) ->
         item.user_properties.append((PROPERTY, to_report(item.stash[_TALLY])))
 
 
-def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
-    """Say what was tried, whichever process tried it."""
-    tally = config.stash.get(_TALLY, Tally())
-    if not tally.networks:
-        return
-    terminalreporter.section("networks")
-    terminalreporter.write_line(headline(tally, operators()))
-    for line in _owed(config, tally):
-        terminalreporter.write_line(line, red=True)
+class Search:
+    """What all tests have tried so far, whichever processes ran them."""
+
+    def __init__(self, config: pytest.Config) -> None:
+        self._config = config
+        self._tally = Tally()
+        self._failed: list[str] = []
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        """Add a test's tally, and write the sum down: a long run that is cut off has tried something too."""
+        if report.failed:
+            self._failed.append(report.nodeid)
+        found = [value for name, value in report.user_properties if name == PROPERTY]
+        if report.when == "call" and found:
+            self._tally.update(from_report(found[0]))
+            if path := os.environ.get("SPEEDUP_TALLY"):
+                written = {"failed": self._failed, **to_report(self._tally)}
+                Path(path).write_text(json.dumps(written, indent=1) + "\n")
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_sessionfinish(self, session: pytest.Session) -> None:
+        """Fail a nightly run that tried too little."""
+        if self._owed() and session.exitstatus == pytest.ExitCode.OK:
+            session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+    def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
+        """Say what was tried, and what a nightly run still owes."""
+        if self._tally.networks:
+            terminalreporter.section("networks")
+            terminalreporter.write_line(headline(self._tally, operators()))
+        for line in self._owed():
+            terminalreporter.write_line(line, red=True)
+
+    def _owed(self) -> list[str]:
+        """What is missing in a nightly run of all networks; of a part of them nothing is asked."""
+        args = self._config.args
+        is_part = self._config.option.keyword or any("::" in arg or arg.endswith(".py") for arg in args)
+        return [] if not NIGHTLY or is_part else list(shortcomings(self._tally, NETWORKS, operators()))
 
 
-@pytest.hookimpl(tryfirst=True)
-def pytest_sessionfinish(session: pytest.Session) -> None:
-    """Sum up; fail a nightly run that tried too little."""
-    config, reporter = session.config, session.config.pluginmanager.getplugin("terminalreporter")
-    if reporter is None:
-        return
-    tally = config.stash.setdefault(_TALLY, Tally())
-    for outcome in ("passed", "failed"):
-        for report in reporter.getreports(outcome):
-            for name, value in report.user_properties:
-                if name == PROPERTY:
-                    tally.update(from_report(value))
-    if tally.networks and (path := os.environ.get("SPEEDUP_TALLY")):
-        Path(path).write_text(json.dumps(to_report(tally), indent=1) + "\n")
-    if list(_owed(config, tally)) and session.exitstatus == pytest.ExitCode.OK:
-        session.exitstatus = pytest.ExitCode.TESTS_FAILED
-
-
-def _owed(config: pytest.Config, tally: Tally) -> list[str]:
-    """What is missing in a nightly run of all networks; of a part of them nothing is asked."""
-    is_part = config.option.keyword or any("::" in arg or arg.endswith(".py") for arg in config.args)
-    if not NIGHTLY or is_part or hasattr(config, "workerinput"):
-        return []
-    return list(shortcomings(tally, NETWORKS, operators()))
+def pytest_configure(config: pytest.Config) -> None:
+    """Sum up where the reports of all processes arrive."""
+    if not hasattr(config, "workerinput"):
+        config.pluginmanager.register(Search(config), "speedup-search")

@@ -20,7 +20,7 @@ from speedup.testing.strategies import Case, cases
 
 # A survey looks at its examples as a whole, so it must see the same ones on every run.
 _SURVEY = settings(
-    max_examples=250,
+    max_examples=320,
     deadline=None,
     derandomize=True,
     database=None,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator
+from functools import lru_cache
 
 import torch
 from attrs import evolve, frozen
@@ -12,7 +13,9 @@ from speedup.forwards.rewritten import rewritten_functions_of
 from speedup.spec.graph import Shape
 
 # Tensors are mixed in blocks that stay in the cache.
-_BLOCK = 1 << 18
+_BLOCK = 1 << 15
+# Where the last bytes stand that fill no word.
+_TAIL = -(1 << 18)
 # Odd constants of splitmix64 (Steele, Lea and Flood 2014), as signed integers.
 _RAMP = 0x9E3779B97F4A7C15 - (1 << 64)
 _FIRST = 0xBF58476D1CE4E5B9 - (1 << 64)
@@ -89,19 +92,28 @@ def checksum(tensor: Tensor) -> int:
     whole = flat.numel() // 8 * 8
     tail = torch.zeros(8, dtype=torch.uint8, device=flat.device)
     tail[: flat.numel() - whole] = flat[whole:]
-    ramp = torch.arange(_BLOCK, device=flat.device).mul_(_RAMP)
-    total = _mixed(tail.view(torch.int64), ramp, -1)
-    for number, block in enumerate(flat[:whole].view(torch.int64).split(_BLOCK)):  # type: ignore[no-untyped-call]
-        total = total + _mixed(block, ramp, number)
+    words = flat[:whole].view(torch.int64)
+    # Written over by one block after the other, so that they stay in a cache.
+    mixed = torch.empty(max(min(_BLOCK, words.numel()), 1), dtype=torch.int64, device=flat.device)
+    shifted = torch.empty_like(mixed)
+    total = _mixed(tail.view(torch.int64), _TAIL, mixed, shifted)
+    for start in range(0, words.numel(), _BLOCK):
+        total = total + _mixed(words[start : start + _BLOCK], start, mixed, shifted)
     return int(total)
 
 
-def _mixed(block: Tensor, ramp: Tensor, number: int) -> Tensor:
-    start = (number * _BLOCK * _RAMP + (1 << 63)) % (1 << 64) - (1 << 63)
-    mixed = (block + ramp[: block.numel()]).add_(start).mul_(_FIRST)
-    mixed ^= mixed >> 29
-    mixed.mul_(_SECOND)
-    mixed ^= mixed >> 32
+@lru_cache(maxsize=8)
+def _ramp(device: torch.device) -> Tensor:
+    return torch.arange(_BLOCK, device=device).mul_(_RAMP)
+
+
+def _mixed(words: Tensor, position: int, mixed: Tensor, shifted: Tensor) -> Tensor:
+    """The sum of `words`, of which the first stands at `position`, each mixed with where it stands."""
+    mixed, shifted = mixed[: words.numel()], shifted[: words.numel()]
+    start = (position * _RAMP + (1 << 63)) % (1 << 64) - (1 << 63)
+    torch.add(words, _ramp(words.device)[: words.numel()], out=mixed).add_(start).mul_(_FIRST)
+    mixed.bitwise_xor_(torch.bitwise_right_shift(mixed, 29, out=shifted)).mul_(_SECOND)
+    mixed.bitwise_xor_(torch.bitwise_right_shift(mixed, 32, out=shifted))
     return mixed.sum()
 
 

@@ -133,7 +133,7 @@ def test_reading_three_channels_of_the_input_does_not_bring_all_others_back() ->
     assert plan.report.alignment is not None
     (missed,) = plan.report.alignment.missed
     assert (missed.path, missed.side, missed.kept, missed.wanted) == ("second", "in", 19, 24)
-    assert "not reached: 1 width(s)" in str(plan)
+    assert "not reached: 1 width(s)" in " ".join(str(plan).split())
     assert "reads 19 channels where 24 are wanted" in plan.explain("second")
 
 

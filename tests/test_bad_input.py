@@ -10,9 +10,14 @@ from typer.testing import CliRunner
 from speedup import SpeedupError
 from speedup.cli import app
 from speedup.testing.snapshots import model_state, process_state
-from tests.support import bad_commands
-from tests.support.bad_calls import ALL, Bad, Net
+from tests.support import bad_calls, bad_commands, bad_files
+from tests.support.bad_calls import Bad, Net
 
+ALL = {
+    f"{group}: {bad.name}": bad
+    for group, bads in {**bad_calls.GROUPS, **bad_files.GROUPS}.items()
+    for bad in bads
+}
 # These change the model between planning and materializing: that is what is wrong with them.
 _CHANGING = ("changed", "swapped", "gone")
 

@@ -61,6 +61,12 @@ class Scattered(Net):
         return y
 
 
+class Uneven(Net):
+    def between(self, x: Tensor) -> Tensor:
+        first, *rest = x.tensor_split(5, dim=1)
+        return torch.cat([*rest, first], 1)
+
+
 class OfBatch(Net):
     def between(self, x: Tensor) -> Tensor:
         return x.reshape(x.shape[0] * 12).reshape(-1, 12)
@@ -128,6 +134,12 @@ def test_a_literal_is_restated() -> None:
 
 def test_a_literal_that_cannot_be_restated_keeps_the_channels() -> None:
     assert widths(analysed(Literal, writable=False)) == {12}
+
+
+def test_unequal_parts_that_cannot_be_restated_keep_the_channels() -> None:
+    found = analysed(Uneven, writable=False, gone=2)
+    (split,) = (op for op in found.graph.ops if op.name == "tensor_split")
+    assert [found.sizes(r)[1] for r in split.results] == [3, 3, 2, 2, 2]
 
 
 @pytest.mark.parametrize("batch", [1, 2])

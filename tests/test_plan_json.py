@@ -28,7 +28,8 @@ from speedup.spec.tensor_text import (
 )
 from tests.support.saving_models import CASES, masks_of
 
-SCHEMA = json.loads((Path(speedup.__file__).parent / "plan.schema.json").read_text(encoding="utf-8"))
+_FILE = Path(speedup.__file__).parent / "files" / "plan.schema.json"
+SCHEMA = json.loads(_FILE.read_text(encoding="utf-8"))
 
 
 def planned(name: str) -> Plan:

@@ -115,9 +115,43 @@ def write_through_a_split(x: Tensor) -> Tensor:
     return torch.cat([left, right], 1)
 
 
+def numbered_windows(x: Tensor) -> Tensor:
+    mask = x.new_zeros(4, 6)
+    for number, rows in enumerate((slice(0, -2), slice(-2, None))):
+        for columns in (slice(0, 3), slice(3, None)):
+            mask[rows, columns] = number
+    return mask + 1
+
+
+def write_through_views_of_a_written_tensor(x: Tensor) -> Tensor:
+    h = (x * 2).relu_()
+    h[0][1:].add_(3)
+    h.mul_(2)
+    h[-1] = 5
+    return h - 1
+
+
+def part_read_after_a_write_to_a_part_of_it(x: Tensor) -> Tensor:
+    h = x * 2
+    part = h[:, 1:]
+    part[:, 0].mul_(10)
+    return part.sum() + h
+
+
+def other_part_read_after_the_write(x: Tensor) -> Tensor:
+    h = x * 2
+    left, right = h[:, :2], h[:, 1:]
+    left.mul_(10)
+    return right + 1
+
+
 @pytest.mark.parametrize(
     "forward",
     [
+        numbered_windows,
+        write_through_views_of_a_written_tensor,
+        part_read_after_a_write_to_a_part_of_it,
+        other_part_read_after_the_write,
         inplace_chain,
         inplace_on_a_view,
         inplace_on_the_base_of_a_view,
@@ -141,6 +175,14 @@ def test_whole_tensor_writes_are_renamed_and_later_uses_read_their_result() -> N
 def test_a_write_to_a_view_that_is_read_later_is_functionalized() -> None:
     graph = graph_of(inplace_on_a_view, X)
     assert not any(op.target._schema.is_mutable for op in graph.ops)
+
+
+@pytest.mark.parametrize("forward", [numbered_windows, write_through_views_of_a_written_tensor])
+def test_writes_to_slices_and_selections_need_no_second_trace(
+    forward: Callable[[Tensor], Tensor], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.export.ExportedProgram, "run_decompositions", None)
+    assert_runs_like(Calling(forward))
 
 
 class Tied(nn.Module):

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import importlib
 import json
+import os
+import resource
 import sys
 import time
 from typing import Any
@@ -23,6 +25,7 @@ _SECONDS = 6.0
 
 def main() -> None:
     """Measure, whatever happens; the last line of the output is the result."""
+    _limit_memory()
     tool, job = sys.argv[1], torch.load(sys.argv[2], weights_only=True)
     torch.set_num_threads(job["threads"])
     try:
@@ -30,6 +33,12 @@ def main() -> None:
     except Exception as error:
         result = {"works": False, "failure": f"{type(error).__name__}: {str(error).strip()[:300]}"}
     print("\n" + json.dumps(result))
+
+
+def _limit_memory() -> None:
+    """A tool that takes more than three quarters of the memory fails, and not the machine."""
+    most = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") * 3 // 4
+    resource.setrlimit(resource.RLIMIT_AS, (most, most))
 
 
 def measured(tool: str, job: dict[str, Any]) -> dict[str, Any]:

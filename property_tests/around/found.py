@@ -35,4 +35,46 @@ FOUND: tuple[OperatorCase, ...] = (
         6,
         MaskSpec((Slices("leaves.0.head.layers.0.weight", 0, (0, 2, 3, 4, 5)),)),
     ),
+    # A constant result of a linear layer that is asked for along another dimension than its rows.
+    OperatorCase(
+        "aten.special_log1p.default",
+        0,
+        (Layer("nothing"),),
+        Layer("mix", dim=2),
+        True,
+        "add",
+        0,
+        MaskSpec(
+            (
+                Slices("leaves.0.layer.layer.weight", 0, (0, 1, 2, 3)),
+                Slices("leaves.0.layer.layer.bias", 0, (0, 1, 2, 3)),
+            ),
+        ),
+    ),
+    # Five columns in three chunks are two, two and one; four are not.
+    OperatorCase(
+        "aten.unsafe_chunk.default",
+        1,
+        (Layer("mix", dim=1),),
+        Layer("nothing"),
+        True,
+        "none",
+        0,
+        MaskSpec((Slices("leaves.1.head.layers.0.weight", 0, (0,)),)),
+    ),
+    OperatorCase(
+        "aten.tensor_split.sections",
+        1,
+        (Layer("mix", dim=1),),
+        Layer("nothing"),
+        True,
+        "none",
+        0,
+        MaskSpec(
+            (
+                Slices("leaves.2.head.layers.2.weight", 0, (0,)),
+                Slices("leaves.2.head.layers.2.bias", 0, (0,)),
+            ),
+        ),
+    ),
 )

@@ -26,17 +26,14 @@ class Stem(nn.Module):
 
 
 class Leave(nn.Module):
-    """A layer behind a result, then perhaps a head; with `guarded`, what is no number counts as one."""
+    """A layer behind a result, then perhaps a head."""
 
-    def __init__(self, layer: nn.Module, head: nn.Module | None, guarded: bool) -> None:
+    def __init__(self, layer: nn.Module, head: nn.Module | None) -> None:
         super().__init__()
         self.layer = layer
         self.head = head
-        self.guarded = guarded
 
     def forward(self, x: Tensor) -> Tensor:
-        if self.guarded:
-            x = x.nan_to_num(0.5, 2.0, -2.0).clamp(-50.0, 50.0)
         left: Tensor = self.layer(x)
         return left if self.head is None else self.head(left)
 
@@ -45,7 +42,8 @@ class Around(nn.Module):
     """`call` on the inputs, each through its stem, and on parameters; each result through its own leave.
 
     The bypass, if any, has the last input, and is added to the first result that is a number, or
-    multiplied with it.
+    multiplied with it. With `guarded`, what is no number counts as one: zero times infinity is nothing
+    that is promised.
     """
 
     def __init__(
@@ -55,6 +53,7 @@ class Around(nn.Module):
         held: Sequence[Tensor],
         bypass: nn.Module | None,
         multiplied: bool,
+        guarded: bool,
         leaves: Sequence[nn.Module],
     ) -> None:
         super().__init__()
@@ -64,6 +63,7 @@ class Around(nn.Module):
         self.held = nn.ParameterList(held)
         self.bypass = bypass
         self.multiplied = multiplied
+        self.guarded = guarded
         self.leaves = nn.ModuleList(leaves)
 
     def forward(self, *inputs: Tensor) -> tuple[Tensor, ...]:
@@ -71,6 +71,8 @@ class Around(nn.Module):
         held = iter(self.held)
         operands = [next(held if is_held else made) for is_held in self.is_held]
         results = [numbers(r) for r in listed(self.function(*operands))]
+        if self.guarded:
+            results = [r.nan_to_num(0.5, 2.0, -2.0).clamp(-50.0, 50.0) for r in results]
         if self.bypass is not None:
             other = self.bypass(inputs[-1])
             if not results:
@@ -94,11 +96,11 @@ def numbers(result: Tensor) -> Tensor:
     return result.to(torch.float64)
 
 
-def leave(layer: Layer, head: bool, guarded: bool, shape: Shape) -> nn.Module:
+def leave(layer: Layer, head: bool, shape: Shape) -> nn.Module:
     """The leave for results of `shape`; nothing stands behind one that is empty."""
     if 0 in shape:
         return nn.Identity()
-    return Leave(layer.build(shape), Head(shape) if head else None, guarded)
+    return Leave(layer.build(shape), Head(shape) if head else None)
 
 
 def stem(layer: Layer, turn: Turn | None, operand: Tensors) -> nn.Module:

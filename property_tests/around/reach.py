@@ -44,6 +44,7 @@ UNREACHED: Mapping[str, str] = {
         _QUANTIZED,
     ),
     **dict.fromkeys(("aten._grouped_mm.default", "aten._scaled_grouped_mm.default"), _NARROW),
+    "torchvision::nms": "its library's operators need not be there",
     "aten.lift_fresh.default": "torch.export lowers it to lift_fresh_copy",
 }
 """Overloads, or operators of other libraries, of which there is no network, and why."""

@@ -97,15 +97,13 @@ def _nonzero(tensor: Tensor) -> Tensor:
     if not tensor.is_floating_point() or not tensor.numel() or not tensor.ndim:
         return tensor != 0
     rows = max(1, _PIECE * len(tensor) // tensor.numel())
-    found = [
-        number for number, piece in enumerate(torch.split(tensor, rows)) if not bool(piece.abs().amin() > 0)
-    ]
+    pieces = [slice(start, start + rows) for start in range(0, len(tensor), rows)]
+    found = [piece for piece in pieces if not bool(tensor[piece].abs().amin() > 0)]
     if not found:
         return indicator(True, tensor.ndim)
     nonzero = torch.ones(tensor.shape, dtype=torch.bool)
-    for number in found:
-        at = slice(number * rows, (number + 1) * rows)
-        torch.ne(tensor[at], 0, out=nonzero[at])
+    for piece in found:
+        torch.ne(tensor[piece], 0, out=nonzero[piece])
     return nonzero
 
 

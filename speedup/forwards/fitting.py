@@ -21,7 +21,7 @@ from speedup.forwards.rewriting import Writer
 from speedup.forwards.solving import Equation, components, related, solve
 from speedup.rules import rule_for
 from speedup.rules.copies import copied
-from speedup.rules.rule import Moves, all_pinned_as_stated, functional
+from speedup.rules.rule import Moves, all_pinned_as_stated
 from speedup.spec.expressions import (
     AttributeOf,
     Derived,
@@ -34,6 +34,7 @@ from speedup.spec.expressions import (
     roots_in,
 )
 from speedup.spec.graph import Op, Shape, Value
+from speedup.spec.operators import functional
 from speedup.spec.restatements import Arguments, Restatement
 from speedup.tracing import native
 
@@ -68,12 +69,11 @@ def fitted(analysis: Analysis, writer: Writer, fallen_back: frozenset[int]) -> F
     for op in failing:
         if op.index in written:
             continue
-        rule = rule_for(op.target, analysis.rules)
+        rule, fallback = rule_for(op.target, analysis.rules), tuple[Constraint, ...]()
         if rule.otherwise is not all_pinned_as_stated and op.index not in again:
-            missing.extend(rule.otherwise(analysis.sites[op.index]))
+            fallback = tuple(rule.otherwise(analysis.sites[op.index]))
             again.add(op.index)
-        else:
-            missing.extend(p for p in _misfits_of(op, analysis) if not analysis.kept.is_full(p.dim))
+        missing.extend(fallback or (p for p in _misfits_of(op, analysis) if not analysis.kept.is_full(p.dim)))
     return Fit(analysis, tuple(missing), frozenset(again))
 
 
@@ -193,7 +193,7 @@ def _misfits_of(op: Op, analysis: Analysis) -> Iterator[Pinned]:
     rule = rule_for(op.target, analysis.rules)
     roots = [r for d in derived_in(tuple(op.arguments.values())) for r in roots_in(d.expression)]
     cause = Cause(op.index, "the forward states this size as a number that cannot follow")
-    if rule.moves is None:
+    if rule.moves is None or not rule.holds(analysis.sites[op.index], analysis.sizes, analysis.kept):
         yield from _pinned_roots(roots, cause)
         yield from _pinned_whole(op, cause)
         return

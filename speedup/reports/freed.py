@@ -72,8 +72,10 @@ class Freed:
         op = self.analysis.graph.ops[producer]
         shape = product_of(op)
         if shape is not None:
-            yield from self._empty_rows(op, shape)
-            yield _step(op, "reads nothing but constants"), torch.ones(shape.rows, dtype=torch.bool)
+            if dim[1] == shape.result_axis:
+                yield from self._empty_rows(op, shape)
+            whole = torch.ones(value.shape[dim[1]], dtype=torch.bool)
+            yield _step(op, "reads nothing but constants"), whole
             return
         for operand, found in self._zeros_beside(op, dim):
             yield self._zeroed(operand, op), found

@@ -28,7 +28,8 @@ from speedup.rules import (
     scatter,
     weaving,
 )
-from speedup.rules.rule import UNKNOWN_OPERATOR, Rule, functional
+from speedup.rules.rule import UNKNOWN_OPERATOR, Rule
+from speedup.spec.operators import functional
 
 Operator = torch._ops.OpOverload | torch._ops.OpOverloadPacket
 Rules = Mapping[Operator | str, Rule]

@@ -7,7 +7,6 @@ leaves at the sound default: nothing known, everything read, every dimension pin
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from functools import lru_cache
 from typing import Any, Literal, Protocol, TypeVar, cast
 
 import torch
@@ -21,6 +20,7 @@ from speedup.engine.layout import Move
 from speedup.spec.edits import Edit
 from speedup.spec.expressions import concrete
 from speedup.spec.graph import Graph, Op, Origin, Shape, Value, call_arguments
+from speedup.spec.operators import functional
 from speedup.spec.restatements import Restatement
 
 T = TypeVar("T")
@@ -228,17 +228,6 @@ def matched(cause: Cause, values: Sequence[Value], dims: Iterable[int]) -> Itera
     for dim in dims:
         extent = max(v.shape[dim] for v in values)
         yield from equal(cause, *((v, dim) for v in values if v.shape[dim] == extent))
-
-
-@lru_cache(maxsize=4096)
-def functional(target: torch._ops.OpOverload) -> torch._ops.OpOverload:
-    """The operator that computes what the in-place `target` computes, without writing."""
-    if not target._schema.is_mutable:
-        return target
-    namespace, name = target._schema.name.split("::")
-    packet = getattr(getattr(torch.ops, namespace), name.rstrip("_"), None)
-    overload = getattr(packet, target._overloadname, None)
-    return overload if isinstance(overload, torch._ops.OpOverload) else target
 
 
 def evaluate(op: Op, tensors: Sequence[Tensor]) -> tuple[Tensor, ...]:

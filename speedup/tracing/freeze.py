@@ -17,46 +17,17 @@ from torch.fx import GraphModule, Node
 from speedup.errors import ExportError
 from speedup.spec.callsites import frame_of
 from speedup.spec.graph import Frame, Graph, Op, Origin, Owner, Value
+from speedup.spec.operators import functional, operator_of
 from speedup.tracing.adapting import adapted
+from speedup.tracing.aliasing import scatter_of, viewed_by, written_back, written_by
 from speedup.tracing.provenance import META_KEY, Record
 from speedup.tracing.sizes import Call, attach_sizes
-
-# Operators whose schema does not say that they may return their input.
-_MAY_ALIAS = frozenset({"aten::dropout", "aten::feature_dropout", "aten::alpha_dropout"})
 
 # Regions that run their subgraph as it is, under another mode.
 _MODE_REGIONS = (
     torch.ops.higher_order.wrap_with_set_grad_enabled,
     torch.ops.higher_order.wrap_with_autocast,
 )
-
-
-def _targets(node: Node) -> torch._ops.OpOverload | None:
-    return node.target if isinstance(node.target, torch._ops.OpOverload) else None
-
-
-def _mutated(node: Node) -> Node | None:
-    """The node whose tensor `node` overwrites, if any."""
-    target = _targets(node)
-    if target is None or not target._schema.is_mutable:
-        return None
-    for position, parameter in enumerate(target._schema.arguments):
-        if parameter.alias_info is not None and parameter.alias_info.is_write:
-            operand = node.args[position] if position < len(node.args) else node.kwargs.get(parameter.name)
-            return operand if isinstance(operand, Node) else None
-    return None
-
-
-def _viewed(node: Node) -> Node | None:
-    """The node whose storage `node`'s result may share."""
-    if node.target is getitem:
-        return node.args[0] if isinstance(node.args[0], Node) else None
-    target = _targets(node)
-    if target is None or not node.args or not isinstance(node.args[0], Node):
-        return None
-    returns = target._schema.returns
-    shares = target._schema.name in _MAY_ALIAS or (returns and returns[0].alias_info is not None)
-    return node.args[0] if shares else None
 
 
 def has_calls_to_lower(graph: FxGraph) -> bool:
@@ -68,45 +39,25 @@ def has_calls_to_lower(graph: FxGraph) -> bool:
 
 
 def _needs_lowering(node: Node) -> bool:
-    target = _targets(node)
+    target = operator_of(node)
     if target is None:
         return isinstance(node.target, FunctionType)
     keywords = (p.alias_info for p in target._schema.arguments if p.kwarg_only)
     return any(alias is not None and alias.is_write for alias in keywords)
 
 
-def has_aliased_mutation(graph: FxGraph) -> bool:
-    """Whether an in-place op writes storage that is read later under another name.
-
-    Such a graph is not in SSA form after renaming and has to be functionalized first.
-    """
-    root: dict[Node, Node] = {}
-    group: dict[Node, list[Node]] = {}
-    last_use: dict[Node, int] = {}
-    order = {node: position for position, node in enumerate(graph.nodes)}
-    for node in graph.nodes:
-        for operand in node.all_input_nodes:
-            last_use[operand] = order[node]
-    for node in graph.nodes:
-        viewed = _viewed(node)
-        root[node] = root[viewed] if viewed is not None else node
-        group.setdefault(root[node], []).append(node)
-        written = _mutated(node)
-        if written is None:
-            continue
-        if written.op == "placeholder":
-            return True
-        others = (n for n in group[root[written]] if n is not written and n is not node)
-        if any(last_use.get(n, -1) > order[node] for n in others):
-            return True
-    return False
-
-
 class _Freezer:
     """Walks one FX graph, in order, collecting values and ops; lives for one `freeze` call."""
 
-    def __init__(self, model: nn.Module, record: Record, state: Mapping[str, tuple[Origin, str]]) -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        record: Record,
+        state: Mapping[str, tuple[Origin, str]],
+        written_back: Mapping[Node, tuple[Node, ...]],
+    ) -> None:
         self.state = state
+        self.written_back = written_back
         self.running = tuple(record.calls)
         self.frames: dict[int, tuple[Frame, ...]] = {}
         self.values: list[Value] = []
@@ -177,7 +128,7 @@ class _Freezer:
         return self.frames[number]
 
     def call(self, node: Node) -> None:
-        target = _targets(node)
+        target = operator_of(node)
         if target is None:
             self.higher_order(node)
             return
@@ -193,16 +144,46 @@ class _Freezer:
         found: list[Any] = list(fakes) if isinstance(fakes, list | tuple) else [fakes]
         held = tuple(self.value(f, Origin.RESULT) if isinstance(f, torch.Tensor) else None for f in found)
         results = tuple(value for value in held if value is not None)
-        owner, where, calls = self.owner(node), _where(node), self.calls_of(node)
-        named = MappingProxyType(arguments)
-        op = Op(len(self.ops), target, named, results, owner, where, calls, bool(_notes(node).get("rigid")))
+        views = self.written_back.get(node, ())
+        op = self.op(node, functional(target) if views else target, arguments, results)
         if "adapting" in _notes(node):
             op = adapted(op, *_notes(node)["adapting"])
         self.ops.append(op)
         self.current[node] = held if several else held[0]
-        written = _mutated(node)
+        written = written_by(node)
         if written is not None and results:
             self.current[written] = results[0]
+        for view in views:
+            self.write_back(view, node)
+
+    def op(
+        self,
+        node: Node,
+        target: torch._ops.OpOverload,
+        arguments: dict[str, Any],
+        results: tuple[Value, ...],
+    ) -> Op:
+        owner, where, calls = self.owner(node), _where(node), self.calls_of(node)
+        is_rigid = bool(_notes(node).get("rigid"))
+        return Op(len(self.ops), target, MappingProxyType(arguments), results, owner, where, calls, is_rigid)
+
+    def write_back(self, view: Node, node: Node) -> None:
+        """Give what `view` was taken from a new value, into which `node` has written through the view."""
+        base, scatter = viewed_by(view), scatter_of(view)
+        assert base is not None
+        if scatter is None:
+            self.current[base] = self.current[view]
+            return
+        taken = operator_of(view)
+        assert taken is not None
+        arguments: dict[str, Any] = {"self": self.current[base], "src": self.current[view]}
+        for position, parameter in enumerate(taken._schema.arguments[1:], start=1):
+            default = view.kwargs.get(parameter.name, parameter.default_value)
+            given = view.args[position] if position < len(view.args) else default
+            arguments[parameter.name] = self.argument(given)
+        result = self.value(base.meta["val"], Origin.RESULT)
+        self.ops.append(self.op(node, scatter, arguments, (result,)))
+        self.current[base] = result
 
     def higher_order(self, node: Node) -> None:
         """Inline a region that only sets a mode (`no_grad`, autocast) around a subgraph."""
@@ -234,6 +215,7 @@ class _Freezer:
         return None
 
     def step(self, node: Node) -> None:
+        before = len(self.ops)
         if node.op == "placeholder":
             self.placeholder(node)
         elif node.op == "get_attr":
@@ -247,8 +229,8 @@ class _Freezer:
         held = self.current.get(node)
         if "root" in notes and isinstance(held, Value):
             self.roots[notes["root"]] = held.index
-        if "numbers" in notes and node.op == "call_function" and _targets(node) is not None:
-            self.calls.append(Call(len(self.ops) - 1, notes["numbers"]))
+        if "numbers" in notes and node.op == "call_function" and operator_of(node) is not None:
+            self.calls.extend(Call(number, notes["numbers"]) for number in range(before, len(self.ops)))
 
 
 def _notes(node: Node) -> dict[str, Any]:
@@ -282,7 +264,7 @@ def freeze(
     Raises:
         ExportError: the program holds something that no static graph can express.
     """
-    freezer = _Freezer(model, record, state)
+    freezer = _Freezer(model, record, state, written_back(program.graph) or {})
     for node in program.graph.nodes:
         freezer.step(node)
     ops, guards, escaped = attach_sizes(tuple(freezer.ops), tuple(freezer.calls), freezer.roots, record)

@@ -20,8 +20,9 @@ from speedup.attention import MultiheadAttention
 from speedup.errors import ExportError
 from speedup.spec.graph import Graph, Origin
 from speedup.spec.inputs import Example, leaves_of, tensors_of
+from speedup.tracing.aliasing import written_back
 from speedup.tracing.copying import copy_module, share_module
-from speedup.tracing.freeze import freeze, has_aliased_mutation, has_calls_to_lower
+from speedup.tracing.freeze import freeze, has_calls_to_lower
 from speedup.tracing.isolation import isolated, quiet, unfused
 from speedup.tracing.provenance import Record, Tracking, escape, track_attributes
 
@@ -63,7 +64,7 @@ def trace(model: nn.Module, example: Example) -> Trace:
     _adopt_attention(clone)
     track_attributes(clone, record)
     program = _export(_Flat(clone, example, Tracking(record)), example, clone)
-    if has_calls_to_lower(program.graph) or has_aliased_mutation(program.graph):
+    if has_calls_to_lower(program.graph) or written_back(program.graph) is None:
         with quiet():
             program = program.run_decompositions({})
     graph = freeze(program, clone, record, _state_names(program))

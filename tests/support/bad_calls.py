@@ -343,8 +343,5 @@ MASK_FILES = (
         "safetensors under another name", errors.MaskFileError, ("masks.pth",), file_of(safetensors_of(GOOD))
     ),
 )
-ALL = {
-    f"{group}: {bad.name}": bad
-    for group, bads in {"input": INPUTS, "model": MODELS, "mask": MASKS, "mask file": MASK_FILES}.items()
-    for bad in bads
-}
+
+GROUPS = {"input": INPUTS, "model": MODELS, "mask": MASKS, "mask file": MASK_FILES}
