@@ -128,6 +128,16 @@ def test_query_heads_go_from_groups_in_equal_numbers_whichever_they_are(told: bo
     assert (small.q.out_features, small.k.out_features) == (4 * WIDE, 2 * WIDE)
 
 
+@pytest.mark.parametrize("told", [False, True])
+@pytest.mark.parametrize("gone", [(0, 1), (0, 1, 5)])
+def test_groups_that_would_lose_different_numbers_of_query_heads_are_filled_up(
+    gone: Sequence[int], told: bool
+) -> None:
+    masks = {"o": {"weight": _columns(whole_heads(gone))}}
+    _, small = shrunk(Grouped(told), sequences, masks=masks)
+    assert (small.q.out_features, small.k.out_features) == ((6 - 2 * (len(gone) - 2)) * WIDE, 2 * WIDE)
+
+
 def test_values_that_query_heads_share_get_narrower() -> None:
     """One width is zero in both key heads, another in one only, where the other head still needs it."""
     model = SharedKeys(DIM, HEADS, 2, WIDE)

@@ -140,6 +140,13 @@ def test_chunks_that_would_come_out_uneven_are_filled_up() -> None:
     assert [(b.path, b.count) for b in plan.blocked] == [("conv", 1)]
 
 
+def test_chunks_lose_as_many_channels_as_the_one_that_can_spare_least() -> None:
+    model = Net(gated, 288, channels=8)
+    masks = {"conv": rows(model.conv, 0, 1, 6)}
+    plan = plan_speedup(model, images(2), masks)
+    assert require_exact(model, plan, masks).conv.out_channels == 6
+
+
 def test_even_chunks_shrink() -> None:
     model = Net(gated, 144)
     masks = {"conv": rows(model.conv, 0, 3)}

@@ -262,6 +262,30 @@ def test_calls_that_run_other_code_are_all_traced() -> None:
     assert small.either.one.up.out_features == small.either.two.up.out_features == 5
 
 
+class Switched(nn.Module):
+    """A block whose calls differ in nothing but a constant, which is 0 in the first."""
+
+    class Scaled(Block):
+        def forward(self, x: Tensor, scale: float = 1.0) -> Tensor:
+            return self.down(torch.relu(self.up(x)) * torch.tensor(scale, dtype=x.dtype))
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.block = self.Scaled()
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x + self.block(x, 0.0)
+        if x.sum() > 1e9:
+            return x
+        return self.block(x, 2.0)
+
+
+def test_calls_with_other_constants_are_all_traced() -> None:
+    plan = planned(Switched().double(), rows())
+    assert [(island.path, island.calls) for island in plan.report.islands] == [("block", 2)]
+    assert_exact(plan, rows)
+
+
 class ReadsWeights(nn.Module):
     """Reads a weight of a child beside calling it."""
 

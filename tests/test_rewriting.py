@@ -549,6 +549,43 @@ def test_a_forward_of_the_instance_is_not_rewritten() -> None:
     assert small.first.out_features == 12
 
 
+def test_a_forward_of_the_instance_keeps_no_other_module_from_being_rewritten() -> None:
+    model = nn.Sequential(Block(), Block())
+    model[0].forward = model[0].forward
+    _, small = shrunk(model, vectors, {"0.first": GONE, "1.first": GONE}, importable=False)
+    assert (small[0].first.out_features, small[1].first.out_features) == (12, 7)
+
+
+class Sized(nn.Module):
+    """Is told a number of features."""
+
+    def forward(self, x: Tensor, wide: int) -> Tensor:
+        return x.view(-1, wide)
+
+
+class Telling(nn.Module):
+    """Tells the size of one branch to a module that works on the other."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.one, self.other = nn.Linear(4, 12), nn.Linear(4, 12)
+        self.sized, self.head, self.tail = Sized(), nn.Linear(12, 3), nn.Linear(12, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        other = torch.relu(self.other(x))
+        return self.head(self.sized(self.one(x), other.shape[1])) + self.tail(other)
+
+
+@pytest.mark.parametrize(("keep", "wide"), [((), 7), (("sized",), 12)])
+def test_a_number_that_is_passed_on_is_replaced_where_the_module_may_change(
+    keep: tuple[str, ...], wide: int
+) -> None:
+    model = Telling().double()
+    small = materialize(plan_speedup(model, vectors(2), dropped(model, {"other": GONE}), keep=keep))
+    assert small.other.out_features == wide
+    assert (type(small.sized) is Sized) == bool(keep)
+
+
 def test_kept_modules_are_not_rewritten() -> None:
     model = nn.Sequential(Block(), Block()).double()
     plan = plan_speedup(model, vectors(2), dropped(model, {"0.first": GONE, "1.first": GONE}), keep=["0"])

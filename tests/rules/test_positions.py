@@ -95,6 +95,9 @@ PLACED: dict[str, Callable[[], Case]] = {
     "scatter_add": lambda: case(
         lambda x, i, y: x.scatter_add(2, i, y), Tensors(DATA, blank), where(DATA, 4), Tensors(DATA, blank)
     ),
+    "scatter_add_of_levels": lambda: case(
+        lambda x, i, y: x.scatter_add(2, i, y), Tensors(DATA, halves), where(DATA, 4), Tensors(DATA, halves)
+    ),
     "scatter_reduce": lambda: case(
         lambda x, i, y: x.scatter_reduce(2, i, y, "amax"),
         Tensors(DATA, blank),

@@ -25,7 +25,7 @@ FAULTS = (
         "rules.scatter",
         '"reduce" in op.arguments or "add" in op.name',
         '"reduce" in op.arguments',
-        (*unchanging("scatter_add", "index_add"), known(POSITIONS)),
+        (*unchanging("scatter_add", "index_add"), f"{known(POSITIONS)}[scatter_add_of_levels]"),
     ),
     Fault(
         "positions: what is placed is read only where it is not a constant",
