@@ -108,6 +108,32 @@ def test_running_mean_takes_constants_where_there_is_no_bias() -> None:
     assert list(small.state_dict()) == list(model.state_dict())
 
 
+class Normed(nn.Module):
+    """A convolution without a bias before a BatchNorm; what comes between them is also made use of."""
+
+    def __init__(self, is_returned: bool) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(3, 6, 3)
+        self.conv = nn.Conv2d(6, 5, 3, bias=False)
+        self.norm = nn.BatchNorm2d(5)
+        self.is_returned = is_returned
+        nn.init.ones_(self.stem.bias)
+        self.double()
+
+    def forward(self, x: Tensor) -> Tensor | tuple[Tensor, Tensor]:
+        between = self.conv(torch.relu(self.stem(x)))
+        normed = self.norm(between)
+        return (normed, between) if self.is_returned else normed * torch.tanh(between)
+
+
+@pytest.mark.parametrize("is_returned", [False, True], ids=["read", "returned"])
+def test_running_mean_takes_no_constants_of_what_not_only_the_norm_gets(is_returned: bool) -> None:
+    model = Normed(is_returned)
+    plan, small = shrunk(model, {"stem": filters(model.stem, 2)}, images)
+    assert kinds(plan) == {NewBias}
+    assert small.stem.out_channels == 5
+
+
 @pytest.mark.parametrize("kind", ["convolution", "linear"])
 def test_layer_without_any_bias_gets_one(kind: str) -> None:
     if kind == "linear":
@@ -143,8 +169,9 @@ def test_new_bias_has_the_length_of_the_rows_that_stay() -> None:
     assert small[2].bias.shape == (4,)
 
 
-def test_padded_constants_are_carried_by_one_channel_at_any_resolution() -> None:
-    model = nn.Sequential(nn.Conv2d(3, 6, 3), nn.ReLU(), nn.Conv2d(6, 5, 3, padding=1)).double()
+@pytest.mark.parametrize("padding", [1, "same"])
+def test_padded_constants_are_carried_by_one_channel_at_any_resolution(padding: int | str) -> None:
+    model = nn.Sequential(nn.Conv2d(3, 6, 3), nn.ReLU(), nn.Conv2d(6, 5, 3, padding=padding)).double()
     with torch.no_grad():
         model[0].bias.copy_(torch.tensor([0.5, 2.0, 1.0, 0.3, 0.2, 0.1]))
     masks = {"0": filters(model[0], 0, 1, 2)}
@@ -276,6 +303,14 @@ def test_bias_of_a_module_called_twice_is_not_charged_with_constants_of_one_call
     plan, small = shrunk(model, {"stem": filters(model.stem, 1, 2)}, vectors)
     assert not any(e.name.startswith("shared") for e in plan.edits if isinstance(e, AddToParameter))
     assert small.shared.in_features == 6
+
+
+def test_bias_of_two_layers_is_not_charged_with_constants_of_one() -> None:
+    model = nn.Sequential(nn.Linear(8, 6), nn.Tanh(), nn.Linear(6, 6), nn.Tanh(), nn.Linear(6, 6)).double()
+    model[4].bias = model[2].bias
+    plan, small = shrunk(model, {"0": filters(model[0], 1, 4)}, vectors)
+    assert not any(e.name == "2.bias" for e in plan.edits if isinstance(e, AddToParameter))
+    assert small[4].bias is small[2].bias
 
 
 class Net(nn.Module):
