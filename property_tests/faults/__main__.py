@@ -6,6 +6,8 @@ import argparse
 import multiprocessing
 import sys
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from functools import partial
 
 import torch
@@ -26,25 +28,33 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--control", action="store_true", help="no fault: all tests must pass")
     given = parser.parse_args(arguments)
     chosen = [CONTROL] if given.control else _named(given.words)
-    trials = []
-    for trial in _trials(chosen, given.jobs, not (given.no_gate or given.control)):
+    done = []
+    for trial in trials(chosen, given.jobs, not (given.no_gate or given.control)):
         print(row(trial), flush=True)
-        trials.append(trial)
-    print(summary(trials))
+        done.append(trial)
+    print(summary(done))
     wanted = "survived" if given.control else "killed"
-    return 0 if trials and all(trial.outcome == wanted for trial in trials) else 1
+    return 0 if done and all(trial.outcome == wanted for trial in done) else 1
 
 
 def _named(words: Sequence[str]) -> list[Fault]:
     return [fault for fault in FAULTS if not words or any(word in fault.name for word in words)]
 
 
-def _trials(faults: Sequence[Fault], jobs: int, gate: bool) -> Iterator[Trial]:
-    """Each fault in a process of its own, forked where torch is imported and the library is not."""
+def trials(faults: Sequence[Fault], jobs: int, gate: bool) -> Iterator[Trial]:
+    """What became of the faults, `jobs` at a time, in their order."""
     _warm_up()
-    context = multiprocessing.get_context("fork")
-    with context.Pool(jobs, maxtasksperchild=1) as pool:
-        yield from pool.imap_unordered(partial(try_fault, gate=gate), faults, chunksize=1)
+    with ThreadPoolExecutor(jobs) as threads:
+        yield from threads.map(partial(_apart, gate=gate), faults)
+
+
+def _apart(fault: Fault, gate: bool) -> Trial:
+    """The trial in a process of its own, forked where torch is imported and the library is not."""
+    with ProcessPoolExecutor(1, multiprocessing.get_context("fork")) as process:
+        try:
+            return process.submit(try_fault, fault, gate).result()
+        except BrokenProcessPool:
+            return Trial(fault, "crashed", reason="the process ended without a verdict")
 
 
 def _warm_up() -> None:

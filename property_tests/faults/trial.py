@@ -19,7 +19,7 @@ import pytest
 
 from property_tests.faults.fault import Fault, plant
 
-Outcome = Literal["killed", "gate only", "survived", "timed out", "invalid"]
+Outcome = Literal["killed", "gate only", "survived", "timed out", "crashed", "invalid"]
 
 PROFILE = "faults"
 # Of processor time, so that a busy machine does not change a verdict.

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrizations, parametrize, prune
 
 from speedup import Plan, apply_masks, materialize, plan_speedup
+from speedup.spec.edits import Slice
 from tests.support.measure import check_exact
 from tests.support.soundness import Case, Tensors, case, dead_claims, known_claims, positive, sparse
 
@@ -148,6 +149,20 @@ def test_rows_of_length_zero_go_and_the_next_layers_lengths_follow(
     assert small.second.get_parameter(v).shape[1 - dim] == 4
     before, after = model.second.get_parameter(g), small.second.get_parameter(g)
     assert bool((after.abs() < before.abs()).all())
+
+
+@pytest.mark.parametrize("style", WEIGHT_NORMS)
+def test_directions_and_lengths_of_the_same_rows_stay(style: str) -> None:
+    """On others torch's kernel would read what is not there."""
+    wrap, v, g = WEIGHT_NORMS[style]
+    model = double(Stack(wrap(nn.Conv2d(3, 6, 3)), wrap(nn.Conv2d(6, 5, 3)), nn.Conv2d(5, 2, 1)))
+    masks = {
+        f"first.{g}": without(model.first.get_parameter(g), [1, 4]),
+        "first.bias": without(model.first.bias, [1, 4]),
+    }
+    plan = plan_speedup(model, images(2, 0), masks)
+    left = {e.name: e.indices for e in plan.edits if isinstance(e, Slice) and e.dim == 0}
+    assert left[f"first.{v}"] == left[f"first.{g}"] == left["first.bias"] == (0, 2, 3, 5)
 
 
 @pytest.mark.parametrize("style", WEIGHT_NORMS)

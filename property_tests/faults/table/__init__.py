@@ -43,4 +43,4 @@ FAULTS: tuple[Fault, ...] = (
 )
 
 # A fault that is none: the tests have to pass, or they would kill anything.
-CONTROL = Fault("nothing", "constants", "graph.values]\n", "graph.values]\n", EVERY)
+CONTROL = Fault("nothing", "analyses.constants", "graph.values]\n", "graph.values]\n", EVERY)

@@ -7,8 +7,6 @@ from property_tests.faults.killers import (
     IMAGES,
     MATERIALIZE,
     NETWORKS,
-    OTHERS,
-    PAIRS,
     RECURRENT,
     SEQUENCES,
 )
