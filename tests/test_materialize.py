@@ -305,6 +305,16 @@ def test_bias_of_a_module_called_twice_is_not_charged_with_constants_of_one_call
     assert small.shared.in_features == 6
 
 
+def test_module_called_twice_gets_no_bias_for_constants_of_one_call() -> None:
+    model = Twice()
+    model.shared.bias = None
+    plan, small = shrunk(
+        model, {"stem": filters(model.stem, 1, 2), "shared": filters(model.shared, 1, 2)}, vectors
+    )
+    assert NewBias not in kinds(plan)
+    assert small.shared.bias is None
+
+
 def test_bias_of_two_layers_is_not_charged_with_constants_of_one() -> None:
     model = nn.Sequential(nn.Linear(8, 6), nn.Tanh(), nn.Linear(6, 6), nn.Tanh(), nn.Linear(6, 6)).double()
     model[4].bias = model[2].bias
