@@ -269,6 +269,42 @@ def test_a_forward_that_reads_integers_stays_exact(kind: type[Base]) -> None:
     assert small.first.out_features == (12 if kind is Slots else 7)
 
 
+class Insisting(Base):
+    """Runs with many features only."""
+
+    def between(self, x: Tensor) -> Tensor:
+        if self.wide < 10:
+            raise ValueError("too narrow")
+        return x.view(-1, self.wide)
+
+
+class Beside(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.one, self.other = Insisting(), Base()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.one(x) + self.other(x)
+
+
+def test_a_number_that_a_branch_needs_stays_and_those_of_other_modules_are_set() -> None:
+    _, small = shrunk(Beside(), vectors, {"one.first": (0, 3, 4, 7, 11), "other.first": (0, 3, 4, 7, 11)})
+    assert (small.one.wide, small.other.wide) == (12, 7)
+    assert small.other.first.out_features == 7
+
+
+class Stated(Base):
+    """Reads its number, and states it as well."""
+
+    def between(self, x: Tensor) -> Tensor:
+        return x.view(-1, self.wide).tanh().view(-1, 12)
+
+
+def test_a_number_is_set_where_others_have_to_be_written() -> None:
+    _, small = shrunk(Stated(), vectors, {"first": (0, 3, 4, 7, 11)})
+    assert (small.wide, small.first.out_features) == (7, 7)
+
+
 class Heads(nn.Module):
     """Attention with numbers of its own."""
 

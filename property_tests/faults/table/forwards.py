@@ -7,12 +7,11 @@ from property_tests.faults.killers import (
     ATTRIBUTES,
     COUPLING,
     FITTING,
-    HEADS,
+    ISLANDS,
     PHRASING,
     REWRITING,
     SEQUENCES,
     SOLVING,
-    WIDTHS,
 )
 
 FAULTS = (
@@ -35,21 +34,21 @@ FAULTS = (
         "forwards.fitting",
         "{r: r.number for r in analysis.graph.escaped if isinstance(r, AttributeOf)}",
         "{r: r.number for r in () if isinstance(r, AttributeOf)}",
-        (ATTRIBUTES, REWRITING),
+        (f"{ISLANDS}::test_an_attribute_that_code_outside_of_islands_names_does_not_change",),
     ),
     Fault(
         "forward: branches are not asked whether new numbers suit them",
         "forwards.fitting",
         "equations += [Equation(g.expression, g.outcome) for g in analysis.graph.guards]",
         "equations += []",
-        (ATTRIBUTES, WIDTHS, HEADS),
+        (f"{ATTRIBUTES}::test_a_number_that_a_branch_needs_stays_and_those_of_other_modules_are_set",),
     ),
     Fault(
-        "forward: calls that read a changed attribute are not looked at again",
+        "forward: calls that no attribute helps are forgotten where one is set",
         "forwards.fitting",
         "if op.index in before or _reads(op, attributes)]",
-        "if op.index in before]",
-        (ATTRIBUTES, REWRITING),
+        "if _reads(op, attributes)]",
+        (f"{ATTRIBUTES}::test_a_number_is_set_where_others_have_to_be_written",),
     ),
     Fault(
         "forward: attributes of torch's own layers are solved for like any other",
