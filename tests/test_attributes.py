@@ -305,6 +305,22 @@ def test_a_number_is_set_where_others_have_to_be_written() -> None:
     assert (small.wide, small.first.out_features) == (7, 7)
 
 
+class Borrowing(Base):
+    """Takes the number of its features from a layer that happens to have as many."""
+
+    def prepare(self) -> None:
+        self.second = nn.Linear(12, 12)
+
+    def between(self, x: Tensor) -> Tensor:
+        return torch.relu(self.second(x.view(-1, self.second.out_features)))
+
+
+def test_numbers_of_layers_tell_what_they_hold_and_nothing_else() -> None:
+    _, small = shrunk(Borrowing(), vectors, {"first": (0, 3, 4, 7, 11), "second": (1, 2)})
+    assert (small.first.out_features, small.second.in_features) == (7, 7)
+    assert small.second.out_features == small.second.weight.shape[0] == 10
+
+
 class Heads(nn.Module):
     """Attention with numbers of its own."""
 

@@ -10,7 +10,6 @@ from property_tests.faults.killers import (
     ISLANDS,
     PHRASING,
     REWRITING,
-    SEQUENCES,
     SOLVING,
 )
 
@@ -55,7 +54,7 @@ FAULTS = (
         "forwards.fitting",
         "    fixed.update(_of_layers(analysis, first))\n",
         "",
-        (ATTRIBUTES, REWRITING, SEQUENCES),
+        (f"{ATTRIBUTES}::test_numbers_of_layers_tell_what_they_hold_and_nothing_else",),
     ),
     Fault(
         "forward: attributes are found for products only",
