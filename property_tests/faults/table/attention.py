@@ -3,12 +3,7 @@
 from __future__ import annotations
 
 from property_tests.faults.fault import Fault
-from property_tests.faults.killers import (
-    ATTENTION,
-    WIDTHS,
-    exact_around,
-    sliced,
-)
+from property_tests.faults.killers import ATTENTION, WIDTHS, exact_around, sliced
 
 FAULTS = (
     Fault(

@@ -11,6 +11,7 @@ from property_tests.faults.killers import (
     PHRASING,
     REWRITING,
     SOLVING,
+    sliced,
 )
 
 FAULTS = (
@@ -110,7 +111,7 @@ FAULTS = (
         "forwards.fitting",
         "    return list(_moved_otherwise(op, before, after, analysis))",
         "    return []",
-        (COUPLING, FITTING, REWRITING, ATTRIBUTES),
+        (*sliced("roll"), PHRASING),
     ),
     Fault(
         "forward: a config that modules share is changed for all of them",

@@ -3,14 +3,7 @@
 from __future__ import annotations
 
 from property_tests.faults.fault import Fault
-from property_tests.faults.killers import (
-    COUPLING,
-    LAYOUTS,
-    NETWORKS,
-    STATED,
-    WIDTHS,
-    sliced,
-)
+from property_tests.faults.killers import COUPLING, LAYOUTS, NETWORKS, STATED, WIDTHS, sliced
 
 FAULTS = (
     Fault(

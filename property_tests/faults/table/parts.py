@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 from property_tests.faults.fault import Fault
-from property_tests.faults.killers import (
-    ISLANDS,
-    MERGING,
-)
+from property_tests.faults.killers import ISLANDS, MERGING
 
 FAULTS = (
     Fault(

@@ -3,14 +3,7 @@
 from __future__ import annotations
 
 from property_tests.faults.fault import Fault
-from property_tests.faults.killers import (
-    POSITIONS,
-    dead,
-    known,
-    sliced,
-    unchanging,
-    unread,
-)
+from property_tests.faults.killers import POSITIONS, dead, known, sliced, unchanging, unread
 
 FAULTS = (
     Fault(

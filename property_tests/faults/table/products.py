@@ -3,15 +3,7 @@
 from __future__ import annotations
 
 from property_tests.faults.fault import Fault
-from property_tests.faults.killers import (
-    EINSUMS,
-    ZERO_IN_ONE,
-    dead,
-    exact_around,
-    known,
-    sliced,
-    unchanging,
-)
+from property_tests.faults.killers import EINSUMS, ZERO_IN_ONE, dead, exact_around, known, sliced, unchanging
 
 FAULTS = (
     Fault(

@@ -3,13 +3,7 @@
 from __future__ import annotations
 
 from property_tests.faults.fault import Fault
-from property_tests.faults.killers import (
-    RECURRENT,
-    dead,
-    known,
-    sliced,
-    unchanging,
-)
+from property_tests.faults.killers import RECURRENT, dead, known, sliced, unchanging
 
 FAULTS = (
     Fault(
