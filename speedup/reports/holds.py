@@ -16,11 +16,11 @@ from attrs import evolve, field, frozen
 from torch import Tensor
 
 from speedup.analyses.analysis import Analysis
-from speedup.analyses.crossings import Maps, crossings, maps_of
 from speedup.engine.constraints import Cause, Dim, Equal, Pinned
 from speedup.engine.keepsets import Growth
-from speedup.engine.supports import NEVER, supports
+from speedup.engine.supports import NEVER
 from speedup.reports.axes import product_of
+from speedup.reports.history import History
 from speedup.rules.contraction import read_columns
 from speedup.spec.graph import Origin
 from speedup.spec.report import Step
@@ -64,29 +64,19 @@ _Ending = tuple[Tensor, tuple[Step, ...]]
 class Holds:
     """The history of the keep-sets, read backwards. `outside` says who reads the outputs of the graph.
 
-    `since` tells by class since when each index is kept: 0 from the start, else the number of the growth
-    plus 1. `equals` are the equalities that a dimension is part of, `pins` what an op pins of a class.
+    `equals` are the equalities that a dimension is part of, `pins` what an op pins of a class.
     """
 
     analysis: Analysis
     outside: str
-    _since: Mapping[int, Tensor] = field(alias="since")
+    _history: History = field(alias="history")
     _equals: Mapping[Dim, tuple[Equal, ...]] = field(alias="equals")
-    _maps: Maps = field(alias="maps")
     _pins: Mapping[tuple[int, int], Pinned] = field(alias="pins")
-    _memo: dict[Dim, Tensor | None] = field(factory=dict, alias="memo")
 
     @classmethod
     def of(cls, analysis: Analysis, outside: str) -> Holds:
         """Read the history of `analysis.kept`."""
         kept = analysis.kept
-        since: dict[int, Tensor] = {}
-        for dim, seed in analysis.seeds.items():
-            times = since.setdefault(kept.class_of(dim), torch.full(kept[dim].shape, NEVER))
-            times[slice(None) if seed is None else seed] = 0
-        for number, growth in enumerate(kept.growth):
-            times = since.setdefault(kept.class_of(growth.dim), torch.full(growth.added.shape, NEVER))
-            times[growth.added] = number + 1
         equals: dict[Dim, list[Equal]] = {}
         pins: dict[tuple[int, int], Pinned] = {}
         for constraint in analysis.constraints:
@@ -96,7 +86,7 @@ class Holds:
             elif isinstance(constraint, Pinned) and constraint.cause.op is not None:
                 pins.setdefault((constraint.cause.op, kept.class_of(constraint.dim)), constraint)
         found = {dim: tuple(own) for dim, own in equals.items()}
-        return cls(analysis, outside, since, found, maps_of(analysis.constraints), pins)
+        return cls(analysis, outside, History.of(analysis), found, pins)
 
     def of_indices(self, dim: Dim, asked: Tensor) -> tuple[Hold, ...]:
         """Why the kept indices where the bool vector `asked` is True stay, one hold for each reason."""
@@ -113,7 +103,7 @@ class Holds:
         pending = [part]
         while pending:
             open_part = pending.pop()
-            times = self._times(open_part.dim)[open_part.indices]
+            times = self._history.since(open_part.dim)[open_part.indices]
             if bool((times == 0).any()):
                 yield from self._needs(open_part.taken(times == 0))
             for time in sorted(set(times.tolist()) - {0, NEVER}):
@@ -124,24 +114,17 @@ class Holds:
                     else:
                         yield ending
 
-    def _times(self, dim: Dim) -> Tensor:
-        found = self._since.get(self.analysis.kept.class_of(dim))
-        return torch.full(self.analysis.kept[dim].shape, NEVER) if found is None else found
-
     def _grown(self, part: _Part, growth: Growth, time: int) -> Iterator[_Part | _Ending]:
         """What demanded the indices that `growth` added, at their root or one constraint before."""
-
-        def before(dim: Dim) -> Tensor:
-            times = self._times(dim)
-            return torch.where(times < time, times, NEVER)
-
         step = self._step(growth.cause, part.indices)
         steps = (step, *self._between(growth.dim, part), *part.later)
         left = torch.ones_like(part.numbers, dtype=torch.bool)
-        if growth.constraint is not None:
-            for found in supports(growth.constraint, growth.dim, part.indices, before):
-                left[found.numbers] = False
-                yield _Part(found.dim, part.numbers[found.numbers], found.indices, steps)
+        for dim, places in self._history.demanded(time):
+            asked = places[part.indices]
+            here = asked >= 0
+            if bool(here.any()):
+                left &= ~here
+                yield _Part(dim, part.numbers[here], asked[here], steps)
         if bool(left.any()):
             yield part.numbers[left], (evolve(step, indices=_listed(part.indices[left])), *steps[1:])
 
@@ -159,7 +142,7 @@ class Holds:
     def _needs(self, part: _Part, hops: int = _HOPS) -> Iterator[_Ending]:
         left = torch.ones_like(part.numbers, dtype=torch.bool)
         for dim, came in self._ways(part.dim):
-            found = self._origin(dim)
+            found = self._history.needed(dim)
             # Most members of a class need nothing that others do not need before them.
             share = None if found is None else left & found[part.indices]
             if share is not None and bool(share.any()):
@@ -179,20 +162,13 @@ class Holds:
 
     def _from_origin(self, part: _Part, hops: int) -> Iterator[_Ending]:
         """The need at an origin; where a call just rearranges its operand, the need of that."""
-        producer = self.analysis.graph.producer[part.dim[0]]
         left = torch.ones_like(part.numbers, dtype=torch.bool)
-        for mapped in self._maps.get((producer, part.dim), ()) if hops else ():
-            for crossing in crossings(mapped, part.dim) if part.dim in mapped.targets else ():
-                extent = self.analysis.kept[crossing.other].numel()
-                needed = _seed(self.analysis.seeds, crossing.other, extent)[crossing.indices]
-                sources = torch.full(self.analysis.kept[part.dim].shape, -1)
-                sources[crossing.own[needed]] = crossing.indices[needed]
-                met = left & (sources[part.indices] >= 0)
-                if bool(met.any()):
-                    moved = part.taken(met)
-                    indices = sources[moved.indices]
-                    yield from self._needs(evolve(moved, dim=crossing.other, indices=indices), hops - 1)
-                    left = left & ~met
+        for other, sources in self._history.rearranged(part.dim) if hops else ():
+            met = left & (sources[part.indices] >= 0)
+            if bool(met.any()):
+                moved = part.taken(met)
+                yield from self._needs(evolve(moved, dim=other, indices=sources[moved.indices]), hops - 1)
+                left = left & ~met
         if bool(left.any()):
             rest = part.taken(left)
             yield rest.numbers, (self._need(rest.dim, rest.indices), *part.later)
@@ -209,26 +185,6 @@ class Holds:
                     if other != start and other not in came:
                         came[other] = dim, equal
                         pending.append(other)
-
-    def _origin(self, dim: Dim) -> Tensor | None:
-        """Indices needed in `dim` itself, not just because what it is made from has them; None if none."""
-        if dim not in self._memo:
-            found = self._needed_first(dim)
-            self._memo[dim] = found if bool(found.any()) else None
-        return self._memo[dim]
-
-    def _needed_first(self, dim: Dim) -> Tensor:
-        kept, seeds = self.analysis.kept, self.analysis.seeds
-        found = _seed(seeds, dim, kept[dim].numel())
-        producer = self.analysis.graph.producer[dim[0]]
-        if producer is None or not bool(found.any()):
-            return found
-        known = kept.class_of(dim)
-        for value in self.analysis.graph.ops[producer].operands:
-            for axis in range(value.ndim):
-                if kept.class_of((value.index, axis)) == known:
-                    found = found & ~_seed(seeds, (value.index, axis), found.numel())
-        return found
 
     def _need(self, dim: Dim, indices: Tensor) -> Step:
         graph = self.analysis.graph
@@ -279,12 +235,6 @@ class Holds:
             return Step(cause.reason, indices=_listed(indices))
         op = self.analysis.graph.ops[cause.op]
         return Step(cause.reason, str(op.target), op.owner.path, _listed(indices))
-
-
-def _seed(seeds: Mapping[Dim, Tensor | None], dim: Dim, extent: int) -> Tensor:
-    missing = torch.zeros(extent, dtype=torch.bool)
-    seed = seeds.get(dim, missing)
-    return ~missing if seed is None else seed
 
 
 def _listed(indices: Tensor) -> tuple[int, ...]:
