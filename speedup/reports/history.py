@@ -6,7 +6,9 @@ Everything is looked up once for a whole dimension, as the chains of many layers
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from typing import Any
 
+import numpy.typing as npt
 import torch
 from attrs import field, frozen
 from torch import Tensor
@@ -16,8 +18,10 @@ from speedup.analyses.crossings import Maps, crossings, maps_of
 from speedup.engine.constraints import Dim
 from speedup.engine.supports import NEVER, Support, supports
 
+# Indices or bools: the many small steps of a chain are several times as fast on arrays as on tensors.
+Numbers = npt.NDArray[Any]
 # Per dimension that something comes from, for each index in question one of its indices; -1 for none.
-Places = tuple[tuple[Dim, Tensor], ...]
+Places = tuple[tuple[Dim, Numbers], ...]
 
 
 @frozen(eq=False)
@@ -27,7 +31,7 @@ class History:
     analysis: Analysis
     _since: Mapping[int, Tensor] = field(alias="since")
     _maps: Maps = field(alias="maps")
-    _needed: dict[Dim, Tensor | None] = field(factory=dict, init=False)
+    _needed: dict[Dim, Numbers | None] = field(factory=dict, init=False)
     _rearranged: dict[Dim, Places] = field(factory=dict, init=False)
     _demanded: dict[int, Places] = field(factory=dict, init=False)
 
@@ -44,8 +48,11 @@ class History:
             times[growth.added] = number + 1
         return cls(analysis, since, maps_of(analysis.constraints))
 
-    def since(self, dim: Dim) -> Tensor:
+    def since(self, dim: Dim) -> Numbers:
         """Since when each index is kept: 0 from the start, else the number of the growth plus 1."""
+        return self._times(dim).numpy()
+
+    def _times(self, dim: Dim) -> Tensor:
         found = self._since.get(self.analysis.kept.class_of(dim))
         return torch.full(self.analysis.kept[dim].shape, NEVER) if found is None else found
 
@@ -57,13 +64,13 @@ class History:
             for one in self._supports(time):
                 places = torch.full(added.shape, -1)
                 places[added.nonzero().reshape(-1)[one.numbers]] = one.indices
-                found.append((one.dim, places))
+                found.append((one.dim, places.numpy()))
             self._demanded[time] = tuple(found)
         return self._demanded[time]
 
     def _supports(self, time: int) -> Iterator[Support]:
         def before(dim: Dim) -> Tensor:
-            times = self.since(dim)
+            times = self._times(dim)
             return torch.where(times < time, times, NEVER)
 
         growth = self.analysis.kept.growth[time - 1]
@@ -71,11 +78,11 @@ class History:
             wanted = growth.added.nonzero().reshape(-1)
             yield from supports(growth.constraint, growth.dim, wanted, before)
 
-    def needed(self, dim: Dim) -> Tensor | None:
+    def needed(self, dim: Dim) -> Numbers | None:
         """Indices needed in `dim` itself, not just because what it is made from has them; None if none."""
         if dim not in self._needed:
             found = self._needed_first(dim)
-            self._needed[dim] = found if bool(found.any()) else None
+            self._needed[dim] = found.numpy() if bool(found.any()) else None
         return self._needed[dim]
 
     def _needed_first(self, dim: Dim) -> Tensor:
@@ -99,7 +106,7 @@ class History:
                     needed = self._seed(crossing.other)[crossing.indices]
                     places = torch.full(self.analysis.kept[dim].shape, -1)
                     places[crossing.own[needed]] = crossing.indices[needed]
-                    found.append((crossing.other, places))
+                    found.append((crossing.other, places.numpy()))
             self._rearranged[dim] = tuple(found)
         return self._rearranged[dim]
 
