@@ -77,4 +77,21 @@ FOUND: tuple[OperatorCase, ...] = (
             ),
         ),
     ),
+    # Which of equal numbers is the median depends on how many there are: the batch, here.
+    OperatorCase(
+        "aten.median.dim",
+        2,
+        (Layer("mix", dim=-2),),
+        Layer("mix", dim=-2),
+        True,
+        "none",
+        0,
+        MaskSpec(
+            tuple(
+                Slices(f"{layer}.layer.layer.{name}", 0, (0,))
+                for layer in ("stems.0", "leaves.0", "leaves.1")
+                for name in ("weight", "bias")
+            ),
+        ),
+    ),
 )

@@ -9,20 +9,21 @@ one set between them: there the way leads through the equalities to the dimensio
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 
+import numpy as np
 import torch
 from attrs import evolve, field, frozen
 from torch import Tensor
 
 from speedup.analyses.analysis import Analysis
-from speedup.analyses.crossings import Maps, crossings, maps_of
 from speedup.engine.constraints import Cause, Dim, Equal, Pinned
 from speedup.engine.keepsets import Growth
-from speedup.engine.supports import NEVER, supports
+from speedup.engine.supports import NEVER
 from speedup.reports.axes import product_of
-from speedup.rules.contraction import read_columns
-from speedup.spec.graph import Origin
+from speedup.reports.history import History, Numbers
+from speedup.rules.contraction import Contraction, read_columns
+from speedup.spec.graph import Op, Origin
 from speedup.spec.report import Step
 
 # Of a longer chain the middle is left out: the root and what stands next to the layer tell most.
@@ -47,46 +48,40 @@ class _Part:
     """
 
     dim: Dim
-    numbers: Tensor
-    indices: Tensor
+    numbers: Numbers
+    indices: Numbers
     later: tuple[Step, ...] = ()
 
-    def taken(self, chosen: Tensor) -> _Part:
-        return evolve(self, numbers=self.numbers[chosen], indices=self.indices[chosen])
+    def taken(self, chosen: Numbers) -> _Part:
+        return _Part(self.dim, self.numbers[chosen], self.indices[chosen], self.later)
 
 
 # By dimension, the one next to it on the way to where the search started, and what makes them equal.
 _Came = Mapping[Dim, tuple[Dim, Equal]]
-_Ending = tuple[Tensor, tuple[Step, ...]]
+# A step without its indices.
+_Kind = tuple[str, str, str, bool]
+_Ending = tuple[Numbers, tuple[Step, ...]]
 
 
 @frozen(eq=False)
 class Holds:
     """The history of the keep-sets, read backwards. `outside` says who reads the outputs of the graph.
 
-    `since` tells by class since when each index is kept: 0 from the start, else the number of the growth
-    plus 1. `equals` are the equalities that a dimension is part of, `pins` what an op pins of a class.
+    `equals` are the equalities that a dimension is part of, `pins` what an op pins of a class, `readers` the
+    layers that read channels of a class.
     """
 
     analysis: Analysis
     outside: str
-    _since: Mapping[int, Tensor] = field(alias="since")
+    _history: History = field(alias="history")
     _equals: Mapping[Dim, tuple[Equal, ...]] = field(alias="equals")
-    _maps: Maps = field(alias="maps")
     _pins: Mapping[tuple[int, int], Pinned] = field(alias="pins")
-    _memo: dict[Dim, Tensor | None] = field(factory=dict, alias="memo")
+    _readers: Mapping[int, Sequence[tuple[Op, Contraction]]] = field(alias="readers")
 
     @classmethod
     def of(cls, analysis: Analysis, outside: str) -> Holds:
         """Read the history of `analysis.kept`."""
         kept = analysis.kept
-        since: dict[int, Tensor] = {}
-        for dim, seed in analysis.seeds.items():
-            times = since.setdefault(kept.class_of(dim), torch.full(kept[dim].shape, NEVER))
-            times[slice(None) if seed is None else seed] = 0
-        for number, growth in enumerate(kept.growth):
-            times = since.setdefault(kept.class_of(growth.dim), torch.full(growth.added.shape, NEVER))
-            times[growth.added] = number + 1
         equals: dict[Dim, list[Equal]] = {}
         pins: dict[tuple[int, int], Pinned] = {}
         for constraint in analysis.constraints:
@@ -96,16 +91,21 @@ class Holds:
             elif isinstance(constraint, Pinned) and constraint.cause.op is not None:
                 pins.setdefault((constraint.cause.op, kept.class_of(constraint.dim)), constraint)
         found = {dim: tuple(own) for dim, own in equals.items()}
-        return cls(analysis, outside, since, found, maps_of(analysis.constraints), pins)
+        readers: dict[int, list[tuple[Op, Contraction]]] = {}
+        for op in analysis.graph.ops:
+            shape = product_of(op)
+            if shape is not None:
+                readers.setdefault(kept.class_of((shape.data.index, shape.axis)), []).append((op, shape))
+        return cls(analysis, outside, History.of(analysis), found, pins, readers)
 
     def of_indices(self, dim: Dim, asked: Tensor) -> tuple[Hold, ...]:
         """Why the kept indices where the bool vector `asked` is True stay, one hold for each reason."""
-        wanted = asked.nonzero().reshape(-1)
-        grouped: dict[tuple[Step, ...], tuple[Tensor, list[tuple[Step, ...]]]] = {}
-        for numbers, steps in self._endings(_Part(dim, torch.arange(len(wanted)), wanted)):
-            key = tuple(evolve(step, indices=()) for step in steps)
+        wanted = asked.numpy().nonzero()[0]
+        grouped: dict[tuple[_Kind, ...], tuple[Tensor, list[tuple[Step, ...]]]] = {}
+        for numbers, steps in self._endings(_Part(dim, np.arange(len(wanted)), wanted)):
+            key = tuple(map(_kind, steps))
             indices, alike = grouped.setdefault(key, (torch.zeros_like(asked), []))
-            indices[wanted[numbers]] = True
+            indices[torch.from_numpy(wanted[numbers])] = True
             alike.append(steps)
         return tuple(Hold(indices, _united(alike)) for indices, alike in grouped.values())
 
@@ -113,8 +113,8 @@ class Holds:
         pending = [part]
         while pending:
             open_part = pending.pop()
-            times = self._times(open_part.dim)[open_part.indices]
-            if bool((times == 0).any()):
+            times = self._history.since(open_part.dim)[open_part.indices]
+            if (times == 0).any():
                 yield from self._needs(open_part.taken(times == 0))
             for time in sorted(set(times.tolist()) - {0, NEVER}):
                 growth = self.analysis.kept.growth[time - 1]
@@ -124,25 +124,18 @@ class Holds:
                     else:
                         yield ending
 
-    def _times(self, dim: Dim) -> Tensor:
-        found = self._since.get(self.analysis.kept.class_of(dim))
-        return torch.full(self.analysis.kept[dim].shape, NEVER) if found is None else found
-
     def _grown(self, part: _Part, growth: Growth, time: int) -> Iterator[_Part | _Ending]:
         """What demanded the indices that `growth` added, at their root or one constraint before."""
-
-        def before(dim: Dim) -> Tensor:
-            times = self._times(dim)
-            return torch.where(times < time, times, NEVER)
-
         step = self._step(growth.cause, part.indices)
         steps = (step, *self._between(growth.dim, part), *part.later)
-        left = torch.ones_like(part.numbers, dtype=torch.bool)
-        if growth.constraint is not None:
-            for found in supports(growth.constraint, growth.dim, part.indices, before):
-                left[found.numbers] = False
-                yield _Part(found.dim, part.numbers[found.numbers], found.indices, steps)
-        if bool(left.any()):
+        left = np.ones(len(part.numbers), dtype=np.bool_)
+        for dim, places in self._history.demanded(time):
+            asked = places[part.indices]
+            here = asked >= 0
+            if here.any():
+                left &= ~here
+                yield _Part(dim, part.numbers[here], asked[here], steps)
+        if left.any():
             yield part.numbers[left], (evolve(step, indices=_listed(part.indices[left])), *steps[1:])
 
     def _between(self, root: Dim, part: _Part) -> tuple[Step, ...]:
@@ -157,14 +150,14 @@ class Holds:
         return ()
 
     def _needs(self, part: _Part, hops: int = _HOPS) -> Iterator[_Ending]:
-        left = torch.ones_like(part.numbers, dtype=torch.bool)
+        left = np.ones(len(part.numbers), dtype=np.bool_)
         for dim, came in self._ways(part.dim):
-            found = self._origin(dim)
+            found = self._history.needed(dim)
             # Most members of a class need nothing that others do not need before them.
             share = None if found is None else left & found[part.indices]
-            if share is not None and bool(share.any()):
+            if share is not None and share.any():
                 joint = self._joint(dim, came, part.indices[share])
-                origin = evolve(part.taken(share), dim=dim, later=(*joint, *part.later))
+                origin = _Part(dim, part.numbers[share], part.indices[share], (*joint, *part.later))
                 reader = None
                 if not origin.later and dim[0] <= part.dim[0] and self._need(dim, origin.indices).is_need:
                     # They just flow here; what counts is who else reads them.
@@ -174,26 +167,19 @@ class Holds:
                 else:
                     yield origin.numbers, (reader,)
                 left = left & ~share
-                if not bool(left.any()):
+                if not left.any():
                     return
 
     def _from_origin(self, part: _Part, hops: int) -> Iterator[_Ending]:
         """The need at an origin; where a call just rearranges its operand, the need of that."""
-        producer = self.analysis.graph.producer[part.dim[0]]
-        left = torch.ones_like(part.numbers, dtype=torch.bool)
-        for mapped in self._maps.get((producer, part.dim), ()) if hops else ():
-            for crossing in crossings(mapped, part.dim) if part.dim in mapped.targets else ():
-                extent = self.analysis.kept[crossing.other].numel()
-                needed = _seed(self.analysis.seeds, crossing.other, extent)[crossing.indices]
-                sources = torch.full(self.analysis.kept[part.dim].shape, -1)
-                sources[crossing.own[needed]] = crossing.indices[needed]
-                met = left & (sources[part.indices] >= 0)
-                if bool(met.any()):
-                    moved = part.taken(met)
-                    indices = sources[moved.indices]
-                    yield from self._needs(evolve(moved, dim=crossing.other, indices=indices), hops - 1)
-                    left = left & ~met
-        if bool(left.any()):
+        left = np.ones(len(part.numbers), dtype=np.bool_)
+        for other, sources in self._history.rearranged(part.dim) if hops else ():
+            met = left & (sources[part.indices] >= 0)
+            if met.any():
+                places = sources[part.indices[met]]
+                yield from self._needs(_Part(other, part.numbers[met], places, part.later), hops - 1)
+                left = left & ~met
+        if left.any():
             rest = part.taken(left)
             yield rest.numbers, (self._need(rest.dim, rest.indices), *part.later)
 
@@ -210,27 +196,7 @@ class Holds:
                         came[other] = dim, equal
                         pending.append(other)
 
-    def _origin(self, dim: Dim) -> Tensor | None:
-        """Indices needed in `dim` itself, not just because what it is made from has them; None if none."""
-        if dim not in self._memo:
-            found = self._needed_first(dim)
-            self._memo[dim] = found if bool(found.any()) else None
-        return self._memo[dim]
-
-    def _needed_first(self, dim: Dim) -> Tensor:
-        kept, seeds = self.analysis.kept, self.analysis.seeds
-        found = _seed(seeds, dim, kept[dim].numel())
-        producer = self.analysis.graph.producer[dim[0]]
-        if producer is None or not bool(found.any()):
-            return found
-        known = kept.class_of(dim)
-        for value in self.analysis.graph.ops[producer].operands:
-            for axis in range(value.ndim):
-                if kept.class_of((value.index, axis)) == known:
-                    found = found & ~_seed(seeds, (value.index, axis), found.numel())
-        return found
-
-    def _need(self, dim: Dim, indices: Tensor) -> Step:
+    def _need(self, dim: Dim, indices: Numbers) -> Step:
         graph = self.analysis.graph
         value, listed = graph.values[dim[0]], _listed(indices)
         producer = graph.producer[value.index]
@@ -242,23 +208,20 @@ class Holds:
             return Step("a tensor that the forward holds stays whole", indices=listed)
         op = graph.ops[producer]
         pin = self._pins.get((op.index, self.analysis.kept.class_of(dim)))
-        if pin is not None and (pin.indices is None or bool(pin.indices[indices].all())):
+        if pin is not None and (pin.indices is None or pin.indices.numpy()[indices].all()):
             return self._step(pin.cause, indices)
         return Step("needs them", str(op.target), op.owner.path, listed, is_need=True)
 
-    def _reader(self, dim: Dim, indices: Tensor) -> Step | None:
+    def _reader(self, dim: Dim, indices: Numbers) -> Step | None:
         """A layer that reads the indices, where they just flow to whoever does."""
-        own = self.analysis.kept.class_of(dim)
-        for op in self.analysis.graph.ops:
-            shape = product_of(op)
-            if shape is not None and self.analysis.kept.class_of((shape.data.index, shape.axis)) == own:
-                site = self.analysis.sites[op.index]
-                read = read_columns(shape, site.fact(shape.weight), site.live(op.result))
-                if bool(read[indices].any()):
-                    return Step("reads them", str(op.target), op.owner.path, _listed(indices), is_need=True)
+        for op, shape in self._readers.get(self.analysis.kept.class_of(dim), ()):
+            site = self.analysis.sites[op.index]
+            read = read_columns(shape, site.fact(shape.weight), site.live(op.result))
+            if read.numpy()[indices].any():
+                return Step("reads them", str(op.target), op.owner.path, _listed(indices), is_need=True)
         return None
 
-    def _joint(self, root: Dim, came: _Came, indices: Tensor) -> tuple[Step, ...]:
+    def _joint(self, root: Dim, came: _Came, indices: Numbers) -> tuple[Step, ...]:
         """The call on the way where two operands meet or where two calls share a parameter, nearest the
         root; none where the data just flows from one to the other.
         """
@@ -274,20 +237,18 @@ class Holds:
             far = near
         return ()
 
-    def _step(self, cause: Cause, indices: Tensor) -> Step:
+    def _step(self, cause: Cause, indices: Numbers) -> Step:
         if cause.op is None:
             return Step(cause.reason, indices=_listed(indices))
         op = self.analysis.graph.ops[cause.op]
         return Step(cause.reason, str(op.target), op.owner.path, _listed(indices))
 
 
-def _seed(seeds: Mapping[Dim, Tensor | None], dim: Dim, extent: int) -> Tensor:
-    missing = torch.zeros(extent, dtype=torch.bool)
-    seed = seeds.get(dim, missing)
-    return ~missing if seed is None else seed
+def _kind(step: Step) -> _Kind:
+    return step.words, step.operator, step.path, step.is_need
 
 
-def _listed(indices: Tensor) -> tuple[int, ...]:
+def _listed(indices: Numbers) -> tuple[int, ...]:
     return tuple(indices.tolist())
 
 
@@ -297,5 +258,5 @@ def _united(alike: list[tuple[Step, ...]]) -> tuple[Step, ...]:
         evolve(steps[0], indices=tuple(sorted({i for step in steps for i in step.indices})))
         for steps in zip(*alike, strict=True)
     ]
-    chain = [s for n, s in enumerate(united) if n == 0 or s != evolve(united[n - 1], indices=s.indices)]
+    chain = [s for n, s in enumerate(united) if n == 0 or _kind(s) != _kind(united[n - 1])]
     return tuple(chain if len(chain) <= _FIRST + _LAST else chain[:_FIRST] + chain[-_LAST:])

@@ -33,8 +33,8 @@ from speedup.rules.contraction import (
     contraction_resize,
     contraction_widths,
     describe,
-    kernel_sums,
     read_columns,
+    row_sums,
 )
 from speedup.rules.rule import Rule, Site
 from speedup.spec.edits import AddToParameter, Edit, Frozen, MergeColumns, NewBias, SliceGroups
@@ -216,9 +216,8 @@ def taken_over(site: Site, kept: KeepSets) -> Iterable[tuple[Dim, Tensor, str]]:
 def _into_bias(
     site: Site, shape: Contraction, debt: Debt, account: Account, dropped: Tensor, kept: KeepSets
 ) -> Iterable[Edit]:
-    constants = wide(torch.where(dropped, debt.value, torch.zeros((), dtype=debt.value.dtype)))
-    sums = kernel_sums(shape, site.fact(shape.weight))
-    delta = torch.bmm(sums, constants.reshape(shape.groups, -1, 1)).reshape(-1) * account.sign
+    constants = torch.where(dropped, debt.value, torch.zeros((), dtype=debt.value.dtype))
+    delta = row_sums(shape, site.fact(shape.weight), constants) * account.sign
     why = f"{int(dropped.sum())} constant channels into {account.words}"
     if account.path is None:
         yield AddToParameter(account.name, Frozen(delta), why)

@@ -104,15 +104,24 @@ def pattern(shape: Contraction, weight: Fact) -> Tensor:
     )
 
 
-def kernel_sums(shape: Contraction, weight: Fact) -> Tensor:
-    """(groups, rows per group, columns per group) in double precision: each kernel's sum."""
-    return _by_group(shape, wide(weight.value.expand(shape.weight.shape)), "sum")
+def row_sums(shape: Contraction, weight: Fact, value: Tensor) -> Tensor:
+    """What data that is `value` (extent of the channels) at every position adds to each row, in double
+    precision.
+    """
+    kernels, value = weight.value.expand(shape.weight.shape), wide(value)
+    if shape.groups == 1:
+        used = value.nonzero().reshape(-1)
+        kernels, value = kernels.index_select(shape.column_dim, used), value[used]
+    sums = _by_group(shape, wide(kernels), "sum")
+    return torch.bmm(sums, value.reshape(shape.groups, -1, 1)).reshape(-1)
 
 
 def _by_group(shape: Contraction, tensor: Tensor, how: str) -> Tensor:
     """Reduce the kernel dimensions of a weight's (compressed) tensor and split its groups."""
-    flat = tensor.flatten(2) if tensor.ndim > 2 else tensor[..., None]
-    reduced = (any_over(flat, [-1]) if how == "any" else flat.sum(-1, keepdim=True)).squeeze(-1)
+    reduced = tensor
+    if tensor.ndim > 2:
+        flat = tensor.flatten(2)
+        reduced = any_over(flat, [-1]).squeeze(-1) if how == "any" else flat.sum(-1)
     if shape.groups == 1:
         return reduced.t()[None] if shape.row_dim == 1 else reduced[None]
     split = reduced[None] if reduced.shape[0] == 1 else reduced.reshape(shape.groups, -1, reduced.shape[1])
@@ -149,15 +158,11 @@ def contraction_known(op: Op, facts: Facts) -> tuple[Fact, ...]:
         settled = known & uniform & ((value == 0) | (not shape.border))
         blocked = ~settled.reshape(shape.groups, 1, -1)
         reached = _full(any_over(reads & blocked, [2]).squeeze(2), shape.groups, shape.rows)
-        usable = wide(torch.where(settled, value, torch.zeros((), dtype=value.dtype)))
+        usable = torch.where(settled, value, torch.zeros((), dtype=value.dtype))
         # Known reads go through known weights only.
         if not weight.is_all_known() and bool((settled & (value != 0)).any()):
             return nothing_known(op, facts)
-        total = (
-            _apply(kernel_sums(shape, weight), usable)
-            if bool(usable.any())
-            else torch.zeros(shape.rows).double()
-        )
+        total = row_sums(shape, weight, usable) if bool(usable.any()) else torch.zeros(shape.rows).double()
     bias = None if shape.bias is None else facts[op.operands.index(shape.bias)]
     if bias is not None:
         total = total + wide(bias.value.expand(shape.rows))
@@ -169,11 +174,6 @@ def contraction_known(op: Op, facts: Facts) -> tuple[Fact, ...]:
 def _full(tensor: Tensor, groups: int, extent: int) -> Tensor:
     """A compressed (groups, per group) tensor as a vector of length `extent`."""
     return tensor.expand(groups, extent // groups).reshape(-1)
-
-
-def _apply(sums: Tensor, value: Tensor) -> Tensor:
-    groups = sums.shape[0]
-    return torch.bmm(sums, value.reshape(groups, -1, 1)).reshape(-1)
 
 
 def read_columns(shape: Contraction, weight: Fact, live_result: Tensor) -> Tensor:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable
 from functools import reduce
 from operator import or_
 
+import attrs
 import torch
 from torch import Tensor
 
@@ -83,6 +84,13 @@ def counting_known(op: Op, facts: Facts) -> tuple[Fact, ...]:
     if facts[0].is_given(op.operands[0].shape):
         return reduce_known(op, facts)
     return tuple(fact(f.known & (f.value == 0), f.value) for f in reduce_known(op, facts))
+
+
+def ranked_known(op: Op, facts: Facts) -> tuple[Fact, ...]:
+    """Like `reduce_known`, but which of equal numbers is taken depends on how many there are."""
+    found = reduce_known(op, facts)
+    is_uniform = any(facts[0].value.shape[d] == 1 for d in _dims(op))
+    return (found[0], *nothing_known(op, facts)[1:]) if is_uniform else found
 
 
 def constants_only(op: Op, facts: Facts) -> tuple[Fact, ...]:
@@ -236,6 +244,7 @@ def _always(op: Op) -> bool:
 
 
 REDUCTION = Rule(couple=reduce_couple, known=reduce_known, live=reduce_live)
+RANKED = attrs.evolve(REDUCTION, known=ranked_known)
 COUNTING = Rule(couple=reduce_couple, known=constants_only, live=reduce_live)
 MEAN = Rule(
     couple=mean_couple,
@@ -249,9 +258,10 @@ SUM = Rule(couple=sum_couple, known=counting_known, live=reduce_live)
 ALONG = Rule(couple=along_couple, known=along_known, live=along_live)
 
 _REDUCTIONS = """
-    amax amin aminmax max.dim max.default min.dim min.default argmax argmin any all median
-    nanmedian kthvalue mode quantile.scalar nanquantile.scalar
+    amax amin aminmax max.dim max.default min.dim min.default argmax argmin any all quantile.scalar
+    nanquantile.scalar
 """.split()
+_RANKED = "median nanmedian kthvalue mode".split()
 _COUNTING = "prod logsumexp norm linalg_norm linalg_matrix_norm var std var_mean std_mean".split()
 _ALONG = """
     softmax _softmax log_softmax _log_softmax cumsum cumprod cummax cummin logcumsumexp sort argsort
@@ -276,6 +286,7 @@ _UPSAMPLES = {
 RULES: dict[str, Rule] = {
     **dict.fromkeys(_REDUCTIONS, REDUCTION),
     "mean": MEAN,
+    **dict.fromkeys(_RANKED, RANKED),
     **dict.fromkeys(_COUNTING, COUNTING),
     **dict.fromkeys(("sum", "nansum", "linalg_vector_norm", "count_nonzero"), SUM),
     **dict.fromkeys(_ALONG, ALONG),
