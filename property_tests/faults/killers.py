@@ -83,13 +83,17 @@ ATTENTION = "tests/test_attention.py"
 
 # What a plan and a small model promise, case by case.
 ATTRIBUTES = "tests/test_attributes.py"
+CONSTRAINTS = "tests/test_constraints.py"
 COPYING = "tests/test_copying.py"
 COUPLING = "tests/test_coupling.py"
+CUSTOM_RULES = "tests/test_custom_rule.py"
 FITTING = "tests/test_fitting.py"
 FUNCTIONAL = "tests/test_functional.py"
 ISLANDS = "tests/test_islands.py"
+LAYOUT_BLOCKS = "tests/test_layout.py"
 MATERIALIZE = "tests/test_materialize.py"
 MERGING = "tests/test_merging.py"
+NATIVE = "tests/test_native.py"
 PLANNER = "tests/test_planner.py"
 PHRASING = "tests/test_phrasing.py"
 REHEARSAL = "tests/test_rehearsal.py"
@@ -117,6 +121,7 @@ EVERY = (
         REDUCTIONS,
     ),
     *(GROUPS, FEATURES, RECURRENT, REPARAMETRIZED, SANDWICHES, STATED, HEADS, WIDTHS, ATTENTION),
-    *(ATTRIBUTES, COPYING, COUPLING, FITTING, FUNCTIONAL, ISLANDS, KEEPSETS, MATERIALIZE, MERGING),
-    *(PLANNER, PHRASING, REHEARSAL, REWRITING, REWRITTEN, SOLVING, TRACE),
+    *(ATTRIBUTES, CONSTRAINTS, COPYING, COUPLING, CUSTOM_RULES, FITTING, FUNCTIONAL, ISLANDS, KEEPSETS),
+    *(LAYOUT_BLOCKS, MATERIALIZE, MERGING, NATIVE, PLANNER, PHRASING, REHEARSAL, REWRITING),
+    *(REWRITTEN, SOLVING, TRACE),
 )

@@ -11,7 +11,7 @@ FAULTS = (
         "rules.absorption",
         "Account(mean.name, -1.0,",
         "Account(mean.name, 1.0,",
-        (IMAGES, MATERIALIZE),
+        (f"{MATERIALIZE}::test_running_mean_takes_constants_where_there_is_no_bias", IMAGES),
     ),
     Fault(
         "absorption: a running mean is charged though another op reads the result too",
@@ -95,7 +95,7 @@ FAULTS = (
         "rules.absorption",
         "Frozen(delta[rows])",
         "Frozen(delta)",
-        (IMAGES, MATERIALIZE),
+        (f"{MATERIALIZE}::test_new_bias_has_the_length_of_the_rows_that_stay", IMAGES),
     ),
     Fault(
         "absorption: a tied weight's layer gets a new bias",

@@ -8,6 +8,7 @@ from property_tests.faults.killers import (
     IMAGES,
     ISLANDS,
     MATERIALIZE,
+    NATIVE,
     NETWORKS,
     OTHERS,
     PLANNER,
@@ -69,7 +70,7 @@ FAULTS = (
         "tracing.native",
         '{"in_features": columns, "out_features": rows}',
         '{"in_features": columns}',
-        (*NETWORKS, MATERIALIZE, "tests/test_native.py"),
+        (f"{NATIVE}::test_features_of_linear_layers_match_their_weights", *NETWORKS),
     ),
     Fault(
         "building: frozen parameters come out trainable",

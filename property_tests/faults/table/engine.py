@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from property_tests.faults.fault import Fault
 from property_tests.faults.killers import (
+    CONSTRAINTS,
     COUPLING,
     ENGINE,
     FIXPOINT,
@@ -83,21 +84,21 @@ FAULTS = (
         "engine.constraints",
         "(torch.cumsum(absent.to(torch.int64), 1) <= missing[:, None])",
         "(torch.cumsum(absent.to(torch.int64), 1) < missing[:, None])",
-        ("tests/test_constraints.py", ENGINE),
+        (CONSTRAINTS, ENGINE),
     ),
     Fault(
         "engine: a run with a kept index need not stay whole",
         "engine.constraints",
         "yield self.dim, run.any(1, keepdim=True).expand_as(run).reshape(-1)",
         "yield self.dim, run.all(1, keepdim=True).expand_as(run).reshape(-1)",
-        ("tests/test_constraints.py", *NETWORKS),
+        (CONSTRAINTS, *NETWORKS),
     ),
     Fault(
         "engine: a carrier may be a thousand times smaller than what it carries",
         "engine.constraints",
         "    RATIO = 0.1\n",
         "    RATIO = 0.0001\n",
-        ("tests/test_constraints.py",),
+        (CONSTRAINTS,),
     ),
     Fault(
         "seeds: what the model returns may shrink",

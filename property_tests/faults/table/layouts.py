@@ -3,7 +3,16 @@
 from __future__ import annotations
 
 from property_tests.faults.fault import Fault
-from property_tests.faults.killers import COUPLING, LAYOUTS, NETWORKS, STATED, WIDTHS, sliced
+from property_tests.faults.killers import (
+    CONSTRAINTS,
+    COUPLING,
+    LAYOUT_BLOCKS,
+    LAYOUTS,
+    NETWORKS,
+    STATED,
+    WIDTHS,
+    sliced,
+)
 
 FAULTS = (
     Fault(
@@ -53,21 +62,21 @@ FAULTS = (
         "engine.layout",
         "while have != want:\n            if have < want:",
         "while have != want or s < len(wide_source):\n            if have <= want and s < len(wide_source):",
-        ("tests/test_layout.py", LAYOUTS),
+        (LAYOUT_BLOCKS, LAYOUTS),
     ),
     Fault(
         "layout: the results of a view need nothing of what it reads",
         "engine.constraints",
         "yield from zip(self.sources, project(adjoint, self.source_sizes), strict=True)",
         "yield from ()",
-        ("tests/test_constraints.py", *NETWORKS),
+        (CONSTRAINTS, *NETWORKS),
     ),
     Fault(
         "layout: the border that a pad adds may go",
         "engine.constraints",
         "                read = read | ~valid",
         "                read = read | False",
-        ("tests/test_constraints.py", *sliced("constant_pad_nd")),
+        (CONSTRAINTS, *sliced("constant_pad_nd")),
     ),
     Fault(
         "layout: an index that a slice begins with is one too high",

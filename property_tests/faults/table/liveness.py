@@ -38,7 +38,7 @@ FAULTS = (
         "rules.pointwise",
         "fold_to(live[0] & (second | ~first), a.shape)",
         "fold_to(live[0] & second, a.shape)",
-        (POINTWISE, PLANNER),
+        (f"{PLANNER}::test_two_zeros_that_only_hold_each_other_stay_zero", POINTWISE),
     ),
     Fault(
         "live: a branch of where is dead when it is taken",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from property_tests.faults.fault import Fault
-from property_tests.faults.killers import COUPLING, GROUPS, NETWORKS, SANDWICHES, sliced
+from property_tests.faults.killers import COUPLING, CUSTOM_RULES, GROUPS, NETWORKS, SANDWICHES, sliced
 
 FAULTS = (
     Fault(
@@ -104,6 +104,6 @@ FAULTS = (
         "    for value in (*site.op.operands, *site.op.results):",
         '    cause = site.because(f"{site.op.target} has no rule that lets its dimensions shrink")\n'
         "    for value in site.op.results[:0]:",
-        ("tests/test_custom_rule.py", SANDWICHES, COUPLING),
+        (CUSTOM_RULES, SANDWICHES, COUPLING),
     ),
 )
