@@ -113,7 +113,8 @@ def row_sums(shape: Contraction, weight: Fact, value: Tensor) -> Tensor:
     if shape.groups > 1:
         return torch.bmm(_by_group(shape, wide(kernels), "sum"), value).reshape(-1)
     found = []
-    for piece in pieces(shape.rows, kernels.numel()):
+    # They get twice as wide.
+    for piece in pieces(shape.rows, 4 * kernels.numel()):
         some = wide(kernels.narrow(shape.row_dim, piece.start, piece.stop - piece.start))
         found.append(torch.bmm(_by_group(shape, some, "sum"), value).reshape(-1))
     return torch.cat(found)
