@@ -62,12 +62,12 @@ def deviations_table(store: Store) -> str:
     for (name, recipe), own in _by_model(store).items():
         for tool, row in own.items():
             if not is_exact(row):
-                found.setdefault((_TOOLS[tool], recipe, _cause(tool, recipe, row)), []).append(name)
+                cause = _cause(tool, recipe, row, own.get("speedup", row))
+                found.setdefault((_TOOLS[tool], recipe, cause), []).append(name)
     if not found:
         return ""
-    return table(
-        ["tool", "masks", "cause", "models"], ((*key, ", ".join(names)) for key, names in found.items())
-    )
+    body = ((*key, ", ".join(names)) for key, names in found.items())
+    return table(["tool", "masks", "cause", "models"], body)
 
 
 def _by_model(store: Store) -> _Rows:
