@@ -7,7 +7,7 @@ from typing import Any
 
 from benchmarks.growth import exponent, series
 from benchmarks.markdown import table
-from benchmarks.peers.tables import deviations_table, peers_table
+from benchmarks.peers.tables import costs_table, deviations_table, peers_table
 from benchmarks.published import DEVICES, PUBLISHED, SOURCE
 from benchmarks.store import Row, Store
 
@@ -242,5 +242,6 @@ TABLES: Mapping[str, tuple[str, Callable[[Store], str]]] = {
     "consecutive": ("consecutive", consecutive_table),
     "latency": ("latency", latency_table),
     "peers": ("peers", peers_table),
+    "costs": ("peers", costs_table),
     "deviations": ("peers", deviations_table),
 }

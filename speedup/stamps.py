@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator
-from functools import lru_cache
 
 import torch
 from attrs import evolve, frozen
@@ -12,10 +11,8 @@ from torch import Tensor, nn
 from speedup.forwards.rewritten import rewritten_functions_of
 from speedup.spec.graph import Shape
 
-# Tensors are mixed in blocks that stay in the cache.
-_BLOCK = 1 << 15
-# Where the last bytes stand that fill no word.
-_TAIL = -(1 << 18)
+# So many that they stay in the cache.
+_LANES = 1 << 15
 # Odd constants of splitmix64 (Steele, Lea and Flood 2014), as signed integers.
 _RAMP = 0x9E3779B97F4A7C15 - (1 << 64)
 _FIRST = 0xBF58476D1CE4E5B9 - (1 << 64)
@@ -84,37 +81,30 @@ def _settings(module: nn.Module) -> str:
 def checksum(tensor: Tensor) -> int:
     """A number below 2**63 in magnitude that follows from the tensor's bytes and their order.
 
-    Each 64 bits are mixed with their position and added up, in integers: the same on every device.
+    Each lane takes in every so many-th word of 64 bits, one after the other: exclusive or, product with an
+    odd number, high bits brought down, each of which can be undone, so that no single change gets lost. Then
+    the lanes are mixed with their positions and added up. In integers: the same on every device.
     """
     if tensor.is_meta or not tensor.numel():
         return 0
     flat = tensor.detach().contiguous().reshape(-1).view(torch.uint8)
     whole = flat.numel() // 8 * 8
-    tail = torch.zeros(8, dtype=torch.uint8, device=flat.device)
-    tail[: flat.numel() - whole] = flat[whole:]
     words = flat[:whole].view(torch.int64)
-    # Written over by one block after the other, so that they stay in a cache.
-    mixed = torch.empty(max(min(_BLOCK, words.numel()), 1), dtype=torch.int64, device=flat.device)
-    shifted = torch.empty_like(mixed)
-    total = _mixed(tail.view(torch.int64), _TAIL, mixed, shifted)
-    for start in range(0, words.numel(), _BLOCK):
-        total = total + _mixed(words[start : start + _BLOCK], start, mixed, shifted)
-    return int(total)
+    lanes = torch.zeros(min(_LANES, words.numel()) + 1, dtype=torch.int64, device=flat.device)
+    lanes[-1:].view(torch.uint8)[: flat.numel() - whole] = flat[whole:]
+    shifted = torch.empty_like(lanes)
+    for start in range(0, words.numel(), _LANES):
+        block = words[start : start + _LANES]
+        lane, spare = lanes[: block.numel()], shifted[: block.numel()]
+        lane.bitwise_xor_(block).mul_(_FIRST)
+        lane.bitwise_xor_(torch.bitwise_right_shift(lane, 32, out=spare))
+    return int(_mixed(lanes).sum())
 
 
-@lru_cache(maxsize=8)
-def _ramp(device: torch.device) -> Tensor:
-    return torch.arange(_BLOCK, device=device).mul_(_RAMP)
-
-
-def _mixed(words: Tensor, position: int, mixed: Tensor, shifted: Tensor) -> Tensor:
-    """The sum of `words`, of which the first stands at `position`, each mixed with where it stands."""
-    mixed, shifted = mixed[: words.numel()], shifted[: words.numel()]
-    start = (position * _RAMP + (1 << 63)) % (1 << 64) - (1 << 63)
-    torch.add(words, _ramp(words.device)[: words.numel()], out=mixed).add_(start).mul_(_FIRST)
-    mixed.bitwise_xor_(torch.bitwise_right_shift(mixed, 29, out=shifted)).mul_(_SECOND)
-    mixed.bitwise_xor_(torch.bitwise_right_shift(mixed, 32, out=shifted))
-    return mixed.sum()
+def _mixed(lanes: Tensor) -> Tensor:
+    mixed = (lanes + torch.arange(1, len(lanes) + 1, device=lanes.device).mul_(_RAMP)).mul_(_FIRST)
+    mixed.bitwise_xor_(mixed >> 29).mul_(_SECOND)
+    return mixed.bitwise_xor_(mixed >> 32)
 
 
 def changes(before: tuple[Stamp, ...], now: tuple[Stamp, ...]) -> tuple[str, ...]:

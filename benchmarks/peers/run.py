@@ -15,7 +15,6 @@ import torch
 from benchmarks.architectures import NAMES
 from benchmarks.peers.child import call, macs
 from benchmarks.peers.environments import ENVIRONMENTS
-from benchmarks.peers.verdict import is_exact
 from benchmarks.settings import Settings
 from benchmarks.store import Row
 from benchmarks.subjects import subject
@@ -27,12 +26,6 @@ OURS = "speedup"
 TOOLS = (OURS, *ENVIRONMENTS)
 RECIPES = ("each", "agreeing")
 _CALLS = 3
-_CAUSES = {
-    ("nni", "each"): "drops constants (biases, BatchNorm's shifts) of masked channels",
-    ("torch_pruning", "each"): "prunes coupled channels that the masks of other layers keep",
-    ("torch_ao", "each"): "drops constants of masked channels",
-    ("torch_pruning", "agreeing"): "takes statistics or attention's scale over the narrower width",
-}
 
 
 def run(settings: Settings, tools: tuple[str, ...] = TOOLS) -> None:
@@ -47,7 +40,7 @@ def run(settings: Settings, tools: tuple[str, ...] = TOOLS) -> None:
                 dense = _write(job, name, recipe, settings)
                 for tool in tools:
                     key = f"{name}/{recipe}/{tool}"
-                    settings.measure("peers", key, lambda t=tool, j=job, d=dense, r=recipe: _row(t, j, d, r))
+                    settings.measure("peers", key, lambda t=tool, j=job, d=dense: _row(t, j, d))
 
 
 def _write(job: Path, name: str, recipe: str, settings: Settings) -> Row:
@@ -79,7 +72,7 @@ def _write(job: Path, name: str, recipe: str, settings: Settings) -> Row:
     return dense
 
 
-def _row(tool: str, job: Path, dense: Row, recipe: str) -> Row:
+def _row(tool: str, job: Path, dense: Row) -> Row:
     python = sys.executable if tool == OURS else str(ENVIRONMENTS[tool].python)
     command = [python, "-W", "ignore", "-m", "benchmarks.peers.child", tool, str(job)]
     environment = {**os.environ, "PYTHONPATH": str(_ROOT)}
@@ -94,6 +87,4 @@ def _row(tool: str, job: Path, dense: Row, recipe: str) -> Row:
         words = (done.stderr.strip().splitlines() or [f"exit status {done.returncode}"])[-1]
         return {**dense, "works": False, "failure": words[:300]}
     found: dict[str, Any] = json.loads(lines[-1])
-    if found.get("works") and not is_exact(found) and "cause" not in found:
-        found["cause"] = _CAUSES.get((tool, recipe), "unknown")
     return {**dense, **found}

@@ -89,6 +89,12 @@ class Fact:
         return self.known & (self.value != 0)
 
 
+def pieces(length: int, elements: int) -> list[slice]:
+    """Slices along a dimension of `length` in which a tensor of so many elements fits into a cache."""
+    step = max(1, _PIECE * length // max(elements, 1))
+    return [slice(start, min(start + step, length)) for start in range(0, length, step)]
+
+
 def _nonzero(tensor: Tensor) -> Tensor:
     """Bool, compressed: where `tensor` is not 0.
 
@@ -96,9 +102,7 @@ def _nonzero(tensor: Tensor) -> Tensor:
     """
     if not tensor.is_floating_point() or not tensor.numel() or not tensor.ndim:
         return tensor != 0
-    rows = max(1, _PIECE * len(tensor) // tensor.numel())
-    pieces = [slice(start, start + rows) for start in range(0, len(tensor), rows)]
-    found = [piece for piece in pieces if not bool(tensor[piece].abs().amin() > 0)]
+    found = [p for p in pieces(len(tensor), tensor.numel()) if not bool(tensor[p].abs().amin() > 0)]
     if not found:
         return indicator(True, tensor.ndim)
     nonzero = torch.ones(tensor.shape, dtype=torch.bool)

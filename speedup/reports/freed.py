@@ -16,7 +16,7 @@ from torch import Tensor
 from speedup.analyses.analysis import Analysis
 from speedup.analyses.crossings import Maps, crossings, maps_of
 from speedup.engine.constraints import Dim, Mapped
-from speedup.engine.lattice import along
+from speedup.engine.lattice import along, any_over
 from speedup.reports.axes import product_of
 from speedup.rules.contraction import Contraction, pattern
 from speedup.spec.graph import Op, Value
@@ -134,10 +134,13 @@ class Freed:
         reads = pattern(shape, self.analysis.facts[shape.weight.index])
         width = shape.data.shape[shape.axis] // shape.groups
         height = shape.rows // shape.groups
-        full = reads.expand(shape.groups, height, width)
-        yield self._zeroed(shape.weight, op), ~full.any(1).reshape(-1)
+
+        def read_by(kernels: Tensor) -> Tensor:
+            return any_over(kernels, [1]).squeeze(1).expand(shape.groups, width).reshape(-1)
+
+        yield self._zeroed(shape.weight, op), ~read_by(reads)
         for step, rows in self.unread((op.result.index, shape.result_axis)).items():
-            yield step, (full & rows.reshape(shape.groups, height, 1)).any(1).reshape(-1)
+            yield step, read_by(reads & rows.reshape(shape.groups, height, 1))
 
     def _zeroed(self, value: Value, op: Op | None) -> Step:
         if value.is_state:

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from speedup.engine.constraints import Balanced, Constraint, Pinned
 from speedup.engine.keepsets import KeepSets
-from speedup.engine.lattice import Fact, along, any_over, fact, indicator, vector, wide
+from speedup.engine.lattice import Fact, along, any_over, fact, indicator, pieces, vector, wide
 from speedup.rules.rule import (
     Channels,
     Facts,
@@ -108,12 +108,16 @@ def row_sums(shape: Contraction, weight: Fact, value: Tensor) -> Tensor:
     """What data that is `value` (extent of the channels) at every position adds to each row, in double
     precision.
     """
-    kernels, value = weight.value.expand(shape.weight.shape), wide(value)
-    if shape.groups == 1:
-        used = value.nonzero().reshape(-1)
-        kernels, value = kernels.index_select(shape.column_dim, used), value[used]
-    sums = _by_group(shape, wide(kernels), "sum")
-    return torch.bmm(sums, value.reshape(shape.groups, -1, 1)).reshape(-1)
+    kernels = weight.value.expand(shape.weight.shape)
+    value = wide(value).reshape(shape.groups, -1, 1)
+    if shape.groups > 1:
+        return torch.bmm(_by_group(shape, wide(kernels), "sum"), value).reshape(-1)
+    found = []
+    # They get twice as wide.
+    for piece in pieces(shape.rows, 4 * kernels.numel()):
+        some = wide(kernels.narrow(shape.row_dim, piece.start, piece.stop - piece.start))
+        found.append(torch.bmm(_by_group(shape, some, "sum"), value).reshape(-1))
+    return torch.cat(found)
 
 
 def _by_group(shape: Contraction, tensor: Tensor, how: str) -> Tensor:
