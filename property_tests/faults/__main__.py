@@ -16,7 +16,7 @@ import torch.export
 from property_tests.faults.fault import Fault
 from property_tests.faults.report import row, summary
 from property_tests.faults.table import CONTROL, FAULTS
-from property_tests.faults.trial import Trial, try_fault
+from property_tests.faults.trial import CONTROL_SECONDS, SECONDS, Trial, try_fault
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -50,9 +50,10 @@ def trials(faults: Sequence[Fault], jobs: int, gate: bool) -> Iterator[Trial]:
 
 def _apart(fault: Fault, gate: bool) -> Trial:
     """The trial in a process of its own, forked where torch is imported and the library is not."""
+    limit = CONTROL_SECONDS if fault is CONTROL else SECONDS
     with ProcessPoolExecutor(1, multiprocessing.get_context("fork")) as process:
         try:
-            return process.submit(try_fault, fault, gate).result()
+            return process.submit(try_fault, fault, gate, limit).result()
         except BrokenProcessPool:
             return Trial(fault, "crashed", reason="the process ended without a verdict")
 
