@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Callable
 
 import attrs
 from hypothesis import given, settings
@@ -16,7 +17,15 @@ from speedup.engine.constraints import Equal
 from speedup.engine.keepsets import solve
 from speedup.masks import resolve_masks
 from speedup.planning.building import apply_edits
-from speedup.spec.edits import NewBias, Slice, SliceGroups
+from speedup.spec.edits import (
+    AddToParameter,
+    MergeColumns,
+    NewBias,
+    RewriteForward,
+    Slice,
+    SliceGroups,
+)
+from speedup.spec.paths import joined
 from speedup.testing.habits import masks
 from speedup.testing.masks import mask_tensors
 from speedup.testing.oracle import assert_same_output, masked_copy
@@ -31,10 +40,13 @@ def _tensors(model: nn.Module) -> dict[str, Tensor]:
     return {**dict(model.named_parameters()), **dict(model.named_buffers())}
 
 
-def _more(case: Case, data: st.DataObject) -> Case:
-    """`case` with masks on top of its own."""
+def _more(
+    case: Case, data: st.DataObject, may_be_cut: Callable[[str], bool] = lambda parameter: True
+) -> Case:
+    """`case` with masks on top of its own, for those parameters that may be cut."""
     extra = data.draw(masks(case.network), label="masks on top")
-    return attrs.evolve(case, masks=attrs.evolve(case.masks, cuts=(*case.masks.cuts, *extra.cuts)))
+    cuts = (*case.masks.cuts, *(cut for cut in extra.cuts if may_be_cut(cut.parameter)))
+    return attrs.evolve(case, masks=attrs.evolve(case.masks, cuts=cuts))
 
 
 def _plan(case: Case) -> Plan:
@@ -49,7 +61,7 @@ def test_state_of_the_small_model_is_the_plan_applied_to_the_state_of_the_model(
     plan = plan_speedup(model, case.example(), given_masks)
     before = _tensors(model)
     changed = {**before, **apply_edits(before, resolve_masks(model, given_masks), plan.edits)}
-    changed |= {f"{e.path}.bias".lstrip("."): e.value.tensor for e in plan.edits if isinstance(e, NewBias)}
+    changed |= {joined(e.path, "bias"): e.value.tensor for e in plan.edits if isinstance(e, NewBias)}
     after = _tensors(materialize(plan, verify="none"))
     assert after.keys() == changed.keys()
     for name, tensor in after.items():
@@ -85,17 +97,18 @@ def test_masks_that_are_written_into_the_weights_count_like_masks(case: Case, da
 def test_materializing_with_one_mask_after_another_is_materializing_with_both(
     case: Case, data: st.DataObject
 ) -> None:
-    model, both = case.model(), _more(case, data)
+    model = case.model()
     plan = plan_speedup(model, case.example(), mask_tensors(case.masks, model))
-    slices = [e for e in plan.edits if isinstance(e, Slice | SliceGroups)]
-    if any(hasattr(e, "why") for e in plan.edits):
-        # What was dropped now lives on in weights that the other mask may zero.
-        return
-    second = {n: m.expand(model.get_parameter(n).shape) for n, m in mask_tensors(both.masks, model).items()}
-    left = apply_edits(second, {}, [e for e in slices if e.name in second])
+    both = _more(case, data, _after_payments(plan))
+    at_once = {n: m.expand(model.get_parameter(n).shape) for n, m in mask_tensors(both.masks, model).items()}
+    # What was added to a parameter lives on where its mask is 0.
+    left = {n: m for n, m in at_once.items() if n not in _paid(plan)}
+    slices = [e for e in plan.edits if isinstance(e, Slice | SliceGroups) and e.name in left]
     small = materialize(plan, verify="none")
-    twice = materialize(plan_speedup(small, case.example(), {**second, **left}), verify="none")
-    once = materialize(plan_speedup(model, case.example(), second), verify="none")
+    twice = materialize(
+        plan_speedup(small, case.example(), {**left, **apply_edits(left, {}, slices)}), verify="none"
+    )
+    once = materialize(plan_speedup(model, case.example(), at_once), verify="none")
     assert all(
         all(a <= b for a, b in zip(shapes(twice)[name], sizes, strict=True))
         for name, sizes in shapes(once).items()
@@ -105,6 +118,29 @@ def test_materializing_with_one_mask_after_another_is_materializing_with_both(
         assert_same_output(
             twice.eval(), masked_copy(model, both.masks).eval(), case.inputs(batch, seed=batch)
         )
+
+
+def _paid(plan: Plan) -> set[str]:
+    """The tensors that make up for dropped constants."""
+    new = {joined(e.path, "bias") for e in plan.edits if isinstance(e, NewBias)}
+    return new | {e.name for e in plan.edits if isinstance(e, AddToParameter | MergeColumns)}
+
+
+def _after_payments(plan: Plan) -> Callable[[str], bool]:
+    """Tells parameters that are read only after all constants that were dropped have been made up for.
+
+    The constants depend on the others, which therefore must not be masked any more.
+    """
+    order = [layer.path for layer in plan.layers]
+    restated = {e.path for e in plan.edits if isinstance(e, RewriteForward)}
+    places = [n for n, path in enumerate(order) if any(_is_in(path, outer) for outer in restated)]
+    places += [n for name in _paid(plan) for n, path in enumerate(order) if _is_in(name, path)]
+    after = order[max(places, default=-1) + 1 :]
+    return lambda name: any(_is_in(name, path) for path in after)
+
+
+def _is_in(name: str, path: str) -> bool:
+    return not path or name == path or name.startswith(f"{path}.")
 
 
 @_FEW
