@@ -34,6 +34,7 @@ Folder = Annotated[Path, typer.Option(help="Where results and figures are.")]
 Smoke = Annotated[bool, typer.Option("--smoke", help="The smallest subjects only, in seconds.")]
 Threads = Annotated[int, typer.Option(help="Threads torch may use; all cores by default.")]
 Only = Annotated[list[str] | None, typer.Option(help="Only these models; may be given several times.")]
+Pages = Annotated[list[Path] | None, typer.Option(help="Pages; by default both READMEs.")]
 _CORES = os.cpu_count() or 1
 
 
@@ -86,9 +87,10 @@ def figures(folder: Folder = RESULTS) -> None:
 
 
 @app.command(name="readme")
-def readme_tables(folder: Folder = RESULTS, file: Path = readme.README) -> None:
-    """Write the tables between the README's markers anew from the stored results."""
-    readme.rewrite(file, Store(folder))
+def readme_tables(folder: Folder = RESULTS, file: Pages = None) -> None:
+    """Write the tables between the markers of the READMEs anew from the stored results."""
+    for page in file or readme.PAGES:
+        readme.rewrite(page, Store(folder))
 
 
 def run_sections(names: list[str], settings: Settings) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 from benchmarks.store import Store
 from benchmarks.tables import TABLES, conditions
 
-README = Path(__file__).parent / "README.md"
+PAGES = (Path(__file__).parent / "README.md", Path(__file__).parents[1] / "README.md")
 _BLOCK = re.compile(r"(<!-- benchmark: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 
