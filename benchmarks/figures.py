@@ -45,7 +45,7 @@ def _growth(figure: Any, rows: Mapping[str, Row]) -> None:
         memory.loglog(*zip(*[(x, y / 2**30) for x, y in peaks], strict=True), "o-", markersize=3)
     _labelled(time, "layers, channels, pixels or million parameters", "seconds of planning")
     _labelled(memory, "the same", "peak memory, GiB")
-    time.legend(fontsize=6)
+    figure.legend(fontsize=6, loc="outside upper center", ncols=3)
 
 
 def _digits(figure: Any, rows: Mapping[str, Row]) -> None:
