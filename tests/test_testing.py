@@ -27,8 +27,10 @@ from speedup.testing import (
     assert_equivalent,
     expression,
     inputs_like,
+    lively,
     mask_argument,
     masks_for,
+    sample_inputs,
     source_of,
 )
 from speedup.testing.modules import FusedAttention, Net
@@ -86,6 +88,16 @@ def test_masks_may_be_given_as_to_the_planner() -> None:
     mask[:2] = 0
     plan = assert_equivalent(two_layers(), (images(),), {"0": {"weight": mask}}, others=[images(1)])
     assert plan.layers[0].path == "0"
+
+
+def test_rounding_that_a_norm_of_constants_amplifies_is_no_deviation() -> None:
+    inputs = (Input((1, 4, 4, 4)),)
+    layers = nn.Conv3d(1, 3, 1, padding="same", bias=False), nn.Conv3d(3, 8, 1, padding=2), nn.Conv3d(8, 2, 1)
+    norms = nn.BatchNorm3d(2, affine=False), nn.InstanceNorm3d(2, eps=0.001)
+    model = lively(Net(*layers, *norms, nn.ReLU(), nn.Conv3d(2, 2, 1)), inputs, seed=0).eval()
+    everything = MaskSpec((Slices("stages.2.weight", 0, (0, 1)), Slices("stages.2.bias", 0, (0, 1))))
+    plan = assert_equivalent(model, sample_inputs(inputs, batch=1), everything)
+    assert plan.parameters_after < plan.parameters_before
 
 
 def test_layers_to_keep_are_kept() -> None:

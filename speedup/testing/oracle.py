@@ -24,8 +24,11 @@ TOLERANCE: Mapping[torch.dtype, float] = {
 }
 # For an output that is zero but for the rounding of sums whose terms are of order one, in units of rounding.
 _ROUNDINGS = 500.0
-# By how many units of rounding the weights are moved to see how ill-conditioned a model is.
+# By how many units of rounding the state is moved to see how ill-conditioned a model is.
 _PERTURBATION = 100.0
+# An output that is nothing but amplified rounding, as a constant normalized by itself, moves by as much as it
+# is off, give or take the sample.
+_MARGIN = 10.0
 
 
 def masked_copy(model: nn.Module, masks: MaskSpec) -> nn.Module:
@@ -99,7 +102,7 @@ class Yardstick:
             return f"output{place} is {_form(have)}, that of the masked model {_form(want)}"
         error, allowed = distance(have, want), self._allowed(place, want, tensors)
         # The sensitivity costs two more runs, so it is measured only for an output that looks wrong.
-        if error <= allowed or error <= self._sensitivity(place, want, tensors):
+        if error <= allowed or error <= _MARGIN * self._sensitivity(place, want, tensors):
             return None
         size = float(want.abs().max())
         return f"output{place} is off by {error:.3g} (allowed: {allowed:.3g}, largest value: {size:.3g})"
@@ -116,7 +119,7 @@ class Yardstick:
         return rounding + tolerance * min(size, variation)
 
     def _sensitivity(self, place: str, want: Tensor, tensors: tuple[Tensor, ...]) -> float:
-        """How far rounding errors in the weights, a hundred times as large as real ones, move the output.
+        """How far rounding errors in the state, a hundred times as large as real ones, move the output.
 
         Only an ill-conditioned network is excused by it, such as one that divides by the root of a sum
         of squares that is zero but for rounding.
@@ -124,11 +127,11 @@ class Yardstick:
         generator = _generator()
         perturbed = copy_module(self.masked, {})
         with torch.no_grad():
-            for parameter in perturbed.parameters():
-                if parameter.is_floating_point():
-                    noise = torch.randn(parameter.shape, dtype=torch.float64, generator=generator)
-                    far = _PERTURBATION * torch.finfo(parameter.dtype).eps
-                    parameter.mul_((1.0 + far * noise).to(parameter))
+            for tensor in (*perturbed.parameters(), *perturbed.buffers()):
+                if tensor.is_floating_point():
+                    noise = torch.randn(tensor.shape, dtype=torch.float64, generator=generator)
+                    far = _PERTURBATION * torch.finfo(tensor.dtype).eps
+                    tensor.mul_((1.0 + far * noise).to(tensor))
         moved = self._elsewhere(place, want, lambda: output_of(perturbed, self.example, tensors))
         return 0.0 if moved is None else distance(want, moved)
 
