@@ -84,6 +84,13 @@ def test_constants_go_into_the_bias_of_a_linear_layer() -> None:
     torch.testing.assert_close(small[2].bias.detach(), expected, rtol=1e-14, atol=1e-14)
 
 
+def test_constants_may_meet_a_layer_without_outputs() -> None:
+    model = nn.Sequential(nn.Linear(8, 6), nn.Linear(6, 0))
+    small = materialize(plan_speedup(model, torch.randn(2, 8), {"0": filters(model[0], 1, 4)}))
+    assert small(torch.randn(3, 8)).shape == (3, 0)
+    assert small[0].out_features < 6
+
+
 def test_constants_go_into_the_bias_of_a_convolution_without_padding() -> None:
     model = nn.Sequential(nn.Conv2d(3, 6, 3), nn.ReLU(), nn.Conv2d(6, 5, 3)).double()
     nn.init.ones_(model[0].bias)

@@ -90,9 +90,12 @@ class Fact:
 
 
 def pieces(length: int, elements: int) -> list[slice]:
-    """Slices along a dimension of `length` in which a tensor of so many elements fits into a cache."""
+    """Slices along a dimension of `length` in which a tensor of so many elements fits into a cache.
+
+    Of an empty dimension there is one slice, which is empty.
+    """
     step = max(1, _PIECE * length // max(elements, 1))
-    return [slice(start, min(start + step, length)) for start in range(0, length, step)]
+    return [slice(start, min(start + step, length)) for start in range(0, max(length, 1), step)]
 
 
 def _nonzero(tensor: Tensor) -> Tensor:
