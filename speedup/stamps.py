@@ -81,9 +81,9 @@ def _settings(module: nn.Module) -> str:
 def checksum(tensor: Tensor) -> int:
     """A number below 2**63 in magnitude that follows from the tensor's bytes and their order.
 
-    Each lane takes in every so many-th word of 64 bits, one after the other: exclusive or, product with an
-    odd number, high bits brought down, each of which can be undone, so that no single change gets lost. Then
-    the lanes are mixed with their positions and added up. In integers: the same on every device.
+    Each lane takes in every so many-th word of 64 bits, one after the other, as in FNV-1a (Fowler, Noll and
+    Vo) with the high bits brought down. Then the lanes are mixed with their positions and added up. In
+    integers: the same on every device. Other bytes give the same number with odds of about one in 2**60.
     """
     if tensor.is_meta or not tensor.numel():
         return 0

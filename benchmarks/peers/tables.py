@@ -110,7 +110,7 @@ def _cause(tool: str, recipe: str, row: Row, ours: Row) -> str:
         return "; ".join(_ends(row.get("failure", "")))
     if row["parameters"] == row["parameters_before"]:
         return _UNCHANGED
-    if "cause" in row and row["error"] is None:
+    if "cause" in row:
         return str(row["cause"])
     # Where constants stand at a border, the channels that carry them cannot go.
     most = _AT_BORDERS if recipe == "each" else 1.0

@@ -16,9 +16,9 @@ from torch import Tensor
 from speedup.analyses.analysis import Analysis
 from speedup.analyses.crossings import Maps, crossings, maps_of
 from speedup.engine.constraints import Dim, Mapped
-from speedup.engine.lattice import along, any_over
+from speedup.engine.lattice import along, vector
 from speedup.reports.axes import product_of
-from speedup.rules.contraction import Contraction, pattern
+from speedup.rules.contraction import Contraction, pattern, read_columns
 from speedup.spec.graph import Op, Value
 from speedup.spec.report import Step
 
@@ -131,16 +131,13 @@ class Freed:
                 yield from _through(constraint, dim, self.unread)
 
     def _empty_columns(self, op: Op, shape: Contraction) -> Iterator[tuple[Step, Tensor]]:
-        reads = pattern(shape, self.analysis.facts[shape.weight.index])
-        width = shape.data.shape[shape.axis] // shape.groups
-        height = shape.rows // shape.groups
+        def read_by(rows: Tensor) -> Tensor:
+            live = vector(rows, shape.result_axis, op.result.ndim)
+            return read_columns(shape, self.analysis.facts[shape.weight.index], live)
 
-        def read_by(kernels: Tensor) -> Tensor:
-            return any_over(kernels, [1]).squeeze(1).expand(shape.groups, width).reshape(-1)
-
-        yield self._zeroed(shape.weight, op), ~read_by(reads)
+        yield self._zeroed(shape.weight, op), ~read_by(torch.ones(shape.rows, dtype=torch.bool))
         for step, rows in self.unread((op.result.index, shape.result_axis)).items():
-            yield step, read_by(reads & rows.reshape(shape.groups, height, 1))
+            yield step, read_by(rows)
 
     def _zeroed(self, value: Value, op: Op | None) -> Step:
         if value.is_state:

@@ -18,7 +18,6 @@ from torch import Tensor
 
 from speedup.analyses.analysis import Analysis
 from speedup.engine.constraints import Cause, Dim, Equal, Pinned
-from speedup.engine.keepsets import Growth
 from speedup.engine.supports import NEVER
 from speedup.reports.axes import product_of
 from speedup.reports.history import History, Numbers
@@ -117,15 +116,15 @@ class Holds:
             if (times == 0).any():
                 yield from self._needs(open_part.taken(times == 0))
             for time in sorted(set(times.tolist()) - {0, NEVER}):
-                growth = self.analysis.kept.growth[time - 1]
-                for ending in self._grown(open_part.taken(times == time), growth, time):
+                for ending in self._grown(open_part.taken(times == time), time):
                     if isinstance(ending, _Part):
                         pending.append(ending)
                     else:
                         yield ending
 
-    def _grown(self, part: _Part, growth: Growth, time: int) -> Iterator[_Part | _Ending]:
-        """What demanded the indices that `growth` added, at their root or one constraint before."""
+    def _grown(self, part: _Part, time: int) -> Iterator[_Part | _Ending]:
+        """What demanded the indices that were added at `time`, at their root or one constraint before."""
+        growth = self.analysis.kept.growth[time - 1]
         step = self._step(growth.cause, part.indices)
         steps = (step, *self._between(growth.dim, part), *part.later)
         left = np.ones(len(part.numbers), dtype=np.bool_)

@@ -6,7 +6,6 @@ from collections.abc import Callable, Iterable
 from functools import reduce
 from operator import or_
 
-import attrs
 import torch
 from torch import Tensor
 
@@ -89,8 +88,12 @@ def counting_known(op: Op, facts: Facts) -> tuple[Fact, ...]:
 def ranked_known(op: Op, facts: Facts) -> tuple[Fact, ...]:
     """Like `reduce_known`, but which of equal numbers is taken depends on how many there are."""
     found = reduce_known(op, facts)
-    is_uniform = any(facts[0].value.shape[d] == 1 for d in _dims(op))
-    return (found[0], *nothing_known(op, facts)[1:]) if is_uniform else found
+    return (found[0], *nothing_known(op, facts)[1:]) if _is_uniform(op, facts) else found
+
+
+def _is_uniform(op: Op, facts: Facts) -> bool:
+    """Whether what is reduced is the same at every index of a dimension, however many there are."""
+    return any(facts[0].value.shape[d] == 1 for d in _dims(op))
 
 
 def constants_only(op: Op, facts: Facts) -> tuple[Fact, ...]:
@@ -157,7 +160,7 @@ def along_known(op: Op, facts: Facts) -> tuple[Fact, ...]:
 
     Where it is uniform along it, most outcomes depend on the extent, such as the batch.
     """
-    if any(facts[0].value.shape[d] == 1 for d in _dims(op)):
+    if _is_uniform(op, facts):
         return _uniform_known(op, facts)
     return reduce_known(op, facts)
 
@@ -244,7 +247,7 @@ def _always(op: Op) -> bool:
 
 
 REDUCTION = Rule(couple=reduce_couple, known=reduce_known, live=reduce_live)
-RANKED = attrs.evolve(REDUCTION, known=ranked_known)
+RANKED = Rule(couple=reduce_couple, known=ranked_known, live=reduce_live)
 COUNTING = Rule(couple=reduce_couple, known=constants_only, live=reduce_live)
 MEAN = Rule(
     couple=mean_couple,

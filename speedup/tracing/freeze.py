@@ -19,7 +19,7 @@ from speedup.spec.callsites import frame_of
 from speedup.spec.graph import Frame, Graph, Op, Origin, Owner, Value
 from speedup.spec.operators import functional, operator_of
 from speedup.tracing.adapting import adapted
-from speedup.tracing.aliasing import scatter_of, viewed_by, written_back, written_by
+from speedup.tracing.aliasing import scatter_of, viewed_by, written_by
 from speedup.tracing.provenance import META_KEY, Record
 from speedup.tracing.sizes import Call, attach_sizes
 
@@ -255,16 +255,20 @@ def _where(node: Node) -> str:
 
 
 def freeze(
-    program: ExportedProgram, model: nn.Module, record: Record, state: Mapping[str, tuple[Origin, str]]
+    program: ExportedProgram,
+    model: nn.Module,
+    record: Record,
+    state: Mapping[str, tuple[Origin, str]],
+    writes: Mapping[Node, tuple[Node, ...]],
 ) -> Graph:
     """The immutable graph of `program`, traced from `model` while `record` watched its sizes.
 
-    `state` maps placeholder names to the model's own tensors.
+    `state` maps placeholder names to the model's own tensors, `writes` is from `written_back`.
 
     Raises:
         ExportError: the program holds something that no static graph can express.
     """
-    freezer = _Freezer(model, record, state, written_back(program.graph) or {})
+    freezer = _Freezer(model, record, state, writes)
     for node in program.graph.nodes:
         freezer.step(node)
     ops, guards, escaped = attach_sizes(tuple(freezer.ops), tuple(freezer.calls), freezer.roots, record)

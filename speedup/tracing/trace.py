@@ -64,10 +64,12 @@ def trace(model: nn.Module, example: Example) -> Trace:
     _adopt_attention(clone)
     track_attributes(clone, record)
     program = _export(_Flat(clone, example, Tracking(record)), example, clone)
-    if has_calls_to_lower(program.graph) or written_back(program.graph) is None:
+    writes = None if has_calls_to_lower(program.graph) else written_back(program.graph)
+    if writes is None:
         with quiet():
             program = program.run_decompositions({})
-    graph = freeze(program, clone, record, _state_names(program))
+        writes = written_back(program.graph) or {}
+    graph = freeze(program, clone, record, _state_names(program), writes)
     _require_telling(graph)
     return Trace(graph, _tensors(graph, program, model))
 
