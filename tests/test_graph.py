@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from speedup.spec.expressions import Arithmetic, Derived, SizeOf
-from speedup.spec.graph import Graph, Op, Origin, Owner, Value, call_arguments, values_in
+from speedup.spec.graph import Frame, Graph, Op, Origin, Owner, Value, call_arguments, values_in
 
 aten = torch.ops.aten
 HALF = Arithmetic("floordiv", (SizeOf(0, 1), 2))
@@ -22,8 +22,10 @@ def value(index: int, *shape: int, origin: Origin = Origin.RESULT, name: str = "
     return Value(index, shape, torch.float32, origin, name)
 
 
-def op(target: Any, results: tuple[Value, ...], index: int = 0, where: str = "", **arguments: Any) -> Op:
-    return Op(index, target, MappingProxyType(arguments), results, OWNER, where)
+def op(target: Any, results: tuple[Value, ...], index: int = 0, line: str = "", **arguments: Any) -> Op:
+    file, _, number = line.partition(":")
+    calls = (Frame(f"/some/{file}", "forward", 1, (int(number), 8, int(number), 12)),) if line else ()
+    return Op(index, target, MappingProxyType(arguments), results, OWNER, calls)
 
 
 X, Y, Z = value(0, 3, 16, origin=Origin.INPUT), value(1, 3, 16), value(2, 6, 16)
@@ -97,7 +99,7 @@ def test_result_is_the_only_result() -> None:
 
 def test_a_label_names_operator_module_and_line() -> None:
     assert (
-        op(aten.relu.default, (Y,), self=X, where="net.py:3").label == "aten.relu.default in layer (net.py:3)"
+        op(aten.relu.default, (Y,), self=X, line="net.py:3").label == "aten.relu.default in layer (net.py:3)"
     )
     bare = attrs.evolve(op(aten.relu.default, (Y,), self=X), owner=Owner("", nn.Module))
     assert bare.label == "aten.relu.default in the model's forward"
@@ -108,9 +110,9 @@ def test_call_arguments_split_as_the_schema_does() -> None:
     assert call_arguments(call, call.arguments) == ([X, W], {"alpha": 2})
 
 
-def test_equal_ops_hash_equally_and_where_does_not_count() -> None:
-    a = op(aten.relu.default, (Y,), self=X, where="a.py:1")
-    b = op(aten.relu.default, (Y,), self=X, where="b.py:2")
+def test_equal_ops_hash_equally_and_their_lines_do_not_count() -> None:
+    a = op(aten.relu.default, (Y,), self=X, line="a.py:1")
+    b = op(aten.relu.default, (Y,), self=X, line="b.py:2")
     assert a == b
     assert hash(a) == hash(b)
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from enum import Enum
+from pathlib import Path
 from typing import Any
 
 import attrs
@@ -100,7 +101,6 @@ class Op:
     arguments: Mapping[str, Argument] = attrs.field(eq=attrs.cmp_using(eq=lambda a, b: dict(a) == dict(b)))
     results: tuple[Value, ...]
     owner: Owner
-    where: str = attrs.field(default="", eq=False)
     calls: tuple[Frame, ...] = attrs.field(default=(), eq=False, repr=False)
     is_rigid: bool = attrs.field(default=False, eq=False, repr=False)
     operands: tuple[Value, ...] = attrs.field(init=False)
@@ -144,6 +144,12 @@ class Op:
         """Whether the arguments `names`, or any when none is named, hold numbers derived from sizes."""
         chosen = tuple(self.arguments.get(n) for n in names) if names else tuple(self.arguments.values())
         return any(next(sizes_in(found.expression), None) is not None for found in derived_in(chosen))
+
+    @property
+    def where(self) -> str:
+        """The line that ran the op, as `file.py:12`; empty where no frames are known."""
+        innermost = next(iter(self.calls), None)
+        return f"{Path(innermost.file).name}:{innermost.span[0]}" if innermost else ""
 
     @property
     def label(self) -> str:

@@ -163,9 +163,9 @@ class _Freezer:
         arguments: dict[str, Any],
         results: tuple[Value, ...],
     ) -> Op:
-        owner, where, calls = self.owner(node), _where(node), self.calls_of(node)
+        owner, calls = self.owner(node), self.calls_of(node)
         is_rigid = bool(_notes(node).get("rigid"))
-        return Op(len(self.ops), target, MappingProxyType(arguments), results, owner, where, calls, is_rigid)
+        return Op(len(self.ops), target, MappingProxyType(arguments), results, owner, calls, is_rigid)
 
     def write_back(self, view: Node, node: Node) -> None:
         """Give what `view` was taken from a new value, into which `node` has written through the view."""
@@ -244,14 +244,6 @@ def _flat(item: Any) -> Iterator[Any]:
             yield from _flat(part)
     else:
         yield item
-
-
-def _where(node: Node) -> str:
-    """The source line of the forward that ran the op, as `file.py:12`."""
-    stack = node.meta.get("stack_trace") or ""
-    start = stack.rfind('File "')
-    found = re.match(r'File "([^"]+)", line (\d+)', stack[start:]) if start >= 0 else None
-    return f"{found[1].rsplit('/', 1)[-1]}:{found[2]}" if found else ""
 
 
 def freeze(

@@ -23,7 +23,7 @@ from speedup.spec.inputs import Example, leaves_of, tensors_of
 from speedup.tracing.aliasing import written_back
 from speedup.tracing.copying import copy_module, share_module
 from speedup.tracing.freeze import freeze, has_calls_to_lower
-from speedup.tracing.isolation import isolated, quiet, unfused
+from speedup.tracing.isolation import isolated, lean, quiet, unfused
 from speedup.tracing.provenance import Record, Tracking, escape, track_attributes
 
 
@@ -66,7 +66,7 @@ def trace(model: nn.Module, example: Example) -> Trace:
     program = _export(_Flat(clone, example, Tracking(record)), example, clone)
     writes = None if has_calls_to_lower(program.graph) else written_back(program.graph)
     if writes is None:
-        with quiet():
+        with quiet(), lean():
             program = program.run_decompositions({})
         writes = written_back(program.graph) or {}
     graph = freeze(program, clone, record, _state_names(program), writes)
@@ -112,7 +112,7 @@ def _clone(model: nn.Module) -> nn.Module:
 
 def _export(flat: _Flat, example: Example, clone: nn.Module) -> ExportedProgram:
     try:
-        with isolated(), quiet(), unfused(), torch.no_grad():
+        with isolated(), quiet(), lean(), unfused(), torch.no_grad():
             # A tensor that shares storage with another input would be traced with unknown sizes.
             inputs = tuple(t.detach().clone().requires_grad_(t.requires_grad) for t in example.tensors)
             return torch.export.export(flat, inputs, strict=False)
