@@ -191,12 +191,18 @@ def _check_finite(graph: Graph, tensors: Mapping[str, Tensor]) -> None:
     for value in graph.values:
         if value.origin is Origin.PARAMETER and value.dtype.is_floating_point and 0 not in value.shape:
             tensor = tensors[value.name]
-            # One pass; NaN propagates through aminmax.
-            if not tensor.is_meta and not all(bool(torch.isfinite(t)) for t in torch.aminmax(tensor)):
+            if not tensor.is_meta and not _is_finite(tensor):
                 raise NonFiniteWeightError(
                     f"parameter {value.name!r} holds inf or NaN; equivalence is only promised for finite "
                     "weights. Repair or re-train it before planning."
                 )
+
+
+def _is_finite(tensor: Tensor) -> bool:
+    # One pass each: inf and NaN propagate through a sum, which may also run over, and NaN through aminmax.
+    if bool(torch.isfinite(tensor.sum())):
+        return True
+    return all(bool(torch.isfinite(extreme)) for extreme in torch.aminmax(tensor))
 
 
 def _computed(graph: Graph) -> frozenset[torch.dtype]:

@@ -11,8 +11,10 @@ from torch import Tensor, nn
 from speedup.forwards.rewritten import rewritten_functions_of
 from speedup.spec.graph import Shape
 
-# So many that they stay in the cache.
-_LANES = 1 << 15
+# At most so many that they stay in the cache, which several threads then share, and words for each.
+_LANES, _FEW_LANES, _DEPTH = 1 << 17, 1 << 12, 16
+# The odd constant of Fibonacci hashing (Knuth 1973) for 32 bits, as a signed integer.
+_STEP = 0x9E3779B1 - (1 << 32)
 # Odd constants of splitmix64 (Steele, Lea and Flood 2014), as signed integers.
 _RAMP = 0x9E3779B97F4A7C15 - (1 << 64)
 _FIRST = 0xBF58476D1CE4E5B9 - (1 << 64)
@@ -81,24 +83,26 @@ def _settings(module: nn.Module) -> str:
 def checksum(tensor: Tensor) -> int:
     """A number below 2**63 in magnitude that follows from the tensor's bytes and their order.
 
-    Each lane takes in every so many-th word of 64 bits, one after the other, as in FNV-1a (Fowler, Noll and
-    Vo) with the high bits brought down. Then the lanes are mixed with their positions and added up. In
-    integers: the same on every device. Other bytes give the same number with odds of about one in 2**60.
+    Each lane takes in every so many-th word of 32 bits, one after the other: a polynomial in an odd constant
+    whose high bits come down after each word, or signs that turn in pairs would cancel. Then the lanes are
+    mixed with their positions and added up. In integers: the same on every device. Other bytes give the same
+    number with odds of about one in 2**32 where they are all in one lane, in 2**60 otherwise.
     """
     if tensor.is_meta or not tensor.numel():
         return 0
     flat = tensor.detach().contiguous().reshape(-1).view(torch.uint8)
-    whole = flat.numel() // 8 * 8
-    words = flat[:whole].view(torch.int64)
-    lanes = torch.zeros(min(_LANES, words.numel()) + 1, dtype=torch.int64, device=flat.device)
+    whole = flat.numel() // 4 * 4
+    words = flat[:whole].view(torch.int32)
+    width = min(_LANES, max(words.numel() // _DEPTH, _FEW_LANES))
+    lanes = torch.zeros(min(width, words.numel()) + 1, dtype=torch.int32, device=flat.device)
     lanes[-1:].view(torch.uint8)[: flat.numel() - whole] = flat[whole:]
     shifted = torch.empty_like(lanes)
-    for start in range(0, words.numel(), _LANES):
-        block = words[start : start + _LANES]
+    for start in range(0, words.numel(), width):
+        block = words[start : start + width]
         lane, spare = lanes[: block.numel()], shifted[: block.numel()]
-        lane.bitwise_xor_(block).mul_(_FIRST)
-        lane.bitwise_xor_(torch.bitwise_right_shift(lane, 32, out=spare))
-    return int(_mixed(lanes).sum())
+        torch.add(block, lane, alpha=_STEP, out=lane)
+        lane.add_(torch.bitwise_right_shift(lane, 15, out=spare))
+    return int(_mixed(lanes.to(torch.int64)).sum())
 
 
 def _mixed(lanes: Tensor) -> Tensor:

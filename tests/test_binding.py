@@ -158,3 +158,19 @@ def test_checksums_tell_order_sign_and_single_elements(dtype: torch.dtype) -> No
     found = [checksum(one) for one in (tensor, *others)]
     assert len(set(found)) == len(found)
     assert checksum(tensor.clone()) == checksum(tensor)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.float16])
+def test_checksums_tell_words_of_one_lane_apart(dtype: torch.dtype) -> None:
+    tensor = torch.arange(1, 2**17 + 2).to(dtype)
+    half, words = len(tensor) // 2, len(tensor) * dtype.itemsize // 4
+    # As many elements as a lane is apart from the next word that it takes in.
+    apart = words // 16 * 4 // dtype.itemsize
+    pairs = [[0, apart], [1, 1 + 2 * apart], [7, 7 + apart, 7 + 2 * apart, 7 + 3 * apart]]
+    others = [tensor.index_fill(0, torch.tensor(turned), -1) for turned in pairs]
+    others += [tensor.index_copy(0, torch.tensor(turned), -tensor[torch.tensor(turned)]) for turned in pairs]
+    others += [-tensor, tensor.roll(apart), tensor.roll(1), tensor.flip(0), torch.zeros_like(tensor)]
+    others.append(torch.cat([tensor[half:], tensor[:half]]))
+    others.append(torch.where(torch.arange(len(tensor)) % 2 == 1, -tensor, tensor))
+    found = [checksum(one) for one in (tensor, *others)]
+    assert len(set(found)) == len(found)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from itertools import combinations, product
 
@@ -143,6 +144,16 @@ def test_a_masked_weight_behaves_as_its_product_with_the_mask(extents: tuple[int
     assert torch.equal(held.maybe_nonzero.expand(SHAPE), plain.maybe_nonzero.expand(SHAPE))
     assert torch.equal(held.known_nonzero.expand(SHAPE), plain.known_nonzero.expand(SHAPE))
     assert held.is_all_known()
+    rows, columns = torch.tensor([2, 0]), torch.tensor([1])
+    picked = held.picked(SHAPE, {1: rows, 2: columns})
+    assert torch.equal(picked, plain.value.index_select(1, rows).index_select(2, columns))
+
+
+@pytest.mark.parametrize("extents", EXTENTS)
+def test_picked_constants_of_a_compressed_tensor_are_those_of_the_full_one(extents: tuple[int, ...]) -> None:
+    raw = torch.arange(24.0)[: math.prod(extents)].reshape(extents)
+    rows = torch.tensor([1, 1, 3])
+    assert torch.equal(constant(raw).picked(SHAPE, {2: rows}), raw.expand(SHAPE)[:, :, rows])
 
 
 def test_a_mask_clears_even_what_a_product_would_make_nan() -> None:

@@ -13,7 +13,7 @@ along it. A convolution's activation is then (1, C, 1, 1): cost follows channels
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from functools import lru_cache
 
 import torch
@@ -51,6 +51,17 @@ class Fact:
         return self.memo(
             "value", lambda: torch.where(self._mask, self.raw, torch.zeros((), dtype=self.raw.dtype))
         )
+
+    def picked(self, shape: Shape, picks: Mapping[int, Tensor]) -> Tensor:
+        """The constants of a tensor of `shape` at the indices that `picks` has for some dimensions.
+
+        Of a large masked weight no more is copied than that.
+        """
+        raw, mask = self.raw.expand(shape), self._mask
+        for dim, indices in picks.items():
+            raw = raw.index_select(dim, indices)
+            mask = mask if mask.shape[dim] == 1 else mask.index_select(dim, indices)
+        return raw if self.mask is None else torch.where(mask, raw, torch.zeros((), dtype=raw.dtype))
 
     @property
     def _mask(self) -> Tensor:

@@ -217,12 +217,12 @@ def _into_bias(
     site: Site, shape: Contraction, debt: Debt, account: Account, dropped: Tensor, kept: KeepSets
 ) -> Iterable[Edit]:
     constants = torch.where(dropped, debt.value, torch.zeros((), dtype=debt.value.dtype))
-    delta = row_sums(shape, site.fact(shape.weight), constants) * account.sign
+    rows = kept[(site.op.result.index, shape.result_axis)]
+    delta = row_sums(shape, site.fact(shape.weight), constants, rows) * account.sign
     why = f"{int(dropped.sum())} constant channels into {account.words}"
     if account.path is None:
         yield AddToParameter(account.name, Frozen(delta), why)
     else:
-        rows = kept[(site.op.result.index, shape.result_axis)]
         yield NewBias(account.path, Frozen(delta[rows]), why)
 
 

@@ -104,20 +104,26 @@ def pattern(shape: Contraction, weight: Fact) -> Tensor:
     )
 
 
-def row_sums(shape: Contraction, weight: Fact, value: Tensor) -> Tensor:
+def row_sums(shape: Contraction, weight: Fact, value: Tensor, rows: Tensor | None = None) -> Tensor:
     """What data that is `value` (extent of the channels) at every position adds to each row, in double
     precision.
+
+    `rows` are those that are asked about, all if None; of the others it says 0.
     """
-    kernels = weight.value.expand(shape.weight.shape)
-    value = wide(value).reshape(shape.groups, -1, 1)
     if shape.groups > 1:
-        return torch.bmm(_by_group(shape, wide(kernels), "sum"), value).reshape(-1)
-    found = []
+        kernels = _by_group(shape, wide(weight.value.expand(shape.weight.shape)), "sum")
+        return torch.bmm(kernels, wide(value).reshape(shape.groups, -1, 1)).reshape(-1)
+    columns = value.nonzero().reshape(-1)
+    wanted = torch.arange(shape.rows) if rows is None else rows.nonzero().reshape(-1)
+    data = wide(value[columns])
+    total = torch.zeros(shape.rows, dtype=wide(weight.raw[:0]).dtype)
+    width = len(columns) * prod(shape.weight.shape[2:])
     # They get twice as wide.
-    for piece in pieces(shape.rows, 4 * kernels.numel()):
-        some = wide(kernels.narrow(shape.row_dim, piece.start, piece.stop - piece.start))
-        found.append(torch.bmm(_by_group(shape, some, "sum"), value).reshape(-1))
-    return torch.cat(found)
+    for piece in pieces(len(wanted), 2 * len(wanted) * width):
+        picks = {shape.row_dim: wanted[piece], shape.column_dim: columns}
+        kernels = _by_group(shape, wide(weight.picked(shape.weight.shape, picks)), "sum")
+        total[wanted[piece]] = kernels[0] @ data
+    return total
 
 
 def _by_group(shape: Contraction, tensor: Tensor, how: str) -> Tensor:
@@ -166,7 +172,10 @@ def contraction_known(op: Op, facts: Facts) -> tuple[Fact, ...]:
         # Known reads go through known weights only.
         if not weight.is_all_known() and bool((settled & (value != 0)).any()):
             return nothing_known(op, facts)
-        total = row_sums(shape, weight, usable) if bool(usable.any()) else torch.zeros(shape.rows).double()
+        asked = ~reached & _full(any_over(reads, [2]).squeeze(2), shape.groups, shape.rows)
+        total = torch.zeros(shape.rows).double()
+        if bool(usable.any()) and bool(asked.any()):
+            total = row_sums(shape, weight, usable, asked)
     bias = None if shape.bias is None else facts[op.operands.index(shape.bias)]
     if bias is not None:
         total = total + wide(bias.value.expand(shape.rows))
