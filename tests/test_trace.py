@@ -520,3 +520,14 @@ def test_the_batch_of_the_example_is_in_the_shapes_and_in_no_argument() -> None:
 )
 def test_the_graph_of_a_model_computes_what_the_model_does(model: nn.Module, x: Any) -> None:
     assert_runs_like(model, x)
+
+
+def test_a_trace_that_cannot_be_made_functional_is_refused_like_one_that_cannot_be_made() -> None:
+    class Drawing(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            # Its name is no name in Python, and source is written when the trace is made functional.
+            drawn: Tensor = getattr(torch.ops.aten.random_, "from")(x, 1, None)
+            return drawn
+
+    with pytest.raises(ExportError, match=r"torch\.export cannot trace the model"):
+        traced(Drawing())

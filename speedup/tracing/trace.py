@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import re
 import traceback
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from types import MappingProxyType
 
 import torch
@@ -66,7 +67,7 @@ def trace(model: nn.Module, example: Example) -> Trace:
     program = _export(_Flat(clone, example, Tracking(record)), example, clone)
     writes = None if has_calls_to_lower(program.graph) else written_back(program.graph)
     if writes is None:
-        with quiet(), lean():
+        with _exporting(clone):
             program = program.run_decompositions({})
         writes = written_back(program.graph) or {}
     graph = freeze(program, clone, record, _state_names(program), writes)
@@ -111,11 +112,18 @@ def _clone(model: nn.Module) -> nn.Module:
 
 
 def _export(flat: _Flat, example: Example, clone: nn.Module) -> ExportedProgram:
+    with _exporting(clone):
+        # A tensor that shares storage with another input would be traced with unknown sizes.
+        inputs = tuple(t.detach().clone().requires_grad_(t.requires_grad) for t in example.tensors)
+        return torch.export.export(flat, inputs, strict=False)
+
+
+@contextmanager
+def _exporting(clone: nn.Module) -> Iterator[None]:
+    """Let torch.export work on `clone` without leaving traces; what it raises becomes an `ExportError`."""
     try:
         with isolated(), quiet(), lean(), unfused(), torch.no_grad():
-            # A tensor that shares storage with another input would be traced with unknown sizes.
-            inputs = tuple(t.detach().clone().requires_grad_(t.requires_grad) for t in example.tensors)
-            return torch.export.export(flat, inputs, strict=False)
+            yield
     except Exception as error:
         raise export_error(error, clone, "torch.export cannot trace the model") from error
 
