@@ -49,7 +49,7 @@ def spread(runs: Iterable[float]) -> Spread:
     return {"median": median(found), "low": low, "high": high, "runs": len(found)}
 
 
-def rounds_for(call: Callable[[], object], seconds: float, most: int = 30, least: int = 3) -> int:
+def rounds_for(call: Callable[[], object], seconds: float, most: int = 100, least: int = 5) -> int:
     """How many rounds of a call fit into about `seconds`."""
     with torch.inference_mode():
         call()
