@@ -9,36 +9,49 @@ from __future__ import annotations
 import gc
 import resource
 import time
+import timeit
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from statistics import median, quantiles
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import torch
-from torch.utils.benchmark import Timer
+from torch.utils.benchmark import timer as torch_clock
 
 T = TypeVar("T")
 Spread = dict[str, float]
 
+# Seconds.
+_SHORTEST = 0.01
+
+
+class Repeats(NamedTuple):
+    """How often a call is timed: in `rounds` measurements of `number` consecutive runs each."""
+
+    rounds: int
+    number: int = 1
+
 
 def interleaved(
-    calls: Mapping[str, Callable[[], object]], *, rounds: int, threads: int, number: int = 1
+    calls: Mapping[str, Callable[[], object]], repeats: Repeats, *, threads: int
 ) -> dict[str, Spread]:
     """Seconds per call, by name: median, quartiles, and how many rounds.
 
-    A round times `number` consecutive runs of each call in turn, by `torch.utils.benchmark`, which waits
-    for a GPU and sets the threads; the first round warms up and does not count.
+    In each round every call has its turn: it runs once to warm up and is then timed by `timeit`, on the clock
+    of `torch.utils.benchmark`, which waits for a GPU. (Its `Timer` would warm up twice, every time.)
     """
-    timers = {
-        name: Timer("call()", globals={"call": call}, num_threads=threads) for name, call in calls.items()
-    }
+    timers = {name: timeit.Timer(call, timer=torch_clock) for name, call in calls.items()}
     seconds: dict[str, list[float]] = {name: [] for name in calls}
-    with torch.inference_mode():
-        for timer in timers.values():
-            timer.timeit(1)
-        for _ in range(rounds):
-            for name, timer in timers.items():
-                seconds[name].append(timer.timeit(number).median)
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        with torch.inference_mode():
+            for _ in range(repeats.rounds):
+                for name, timer in timers.items():
+                    timer.timeit(1)
+                    seconds[name].append(timer.timeit(repeats.number) / repeats.number)
+    finally:
+        torch.set_num_threads(before)
     return {name: spread(runs) for name, runs in seconds.items()}
 
 
@@ -49,13 +62,13 @@ def spread(runs: Iterable[float]) -> Spread:
     return {"median": median(found), "low": low, "high": high, "runs": len(found)}
 
 
-def rounds_for(call: Callable[[], object], seconds: float, most: int = 100, least: int = 5) -> int:
-    """How many rounds of a call fit into about `seconds`."""
+def repeats_within(seconds: float, call: Callable[[], object], *, least: int = 5, most: int = 100) -> Repeats:
+    """As many measurements of a call as take about `seconds`, none shorter than the clock is good for."""
     with torch.inference_mode():
         call()
-        start = time.perf_counter()
-        call()
-    return max(least, min(most, int(seconds / max(time.perf_counter() - start, 1e-6))))
+        once = max(timeit.Timer(call, timer=torch_clock).timeit(1), 1e-6)
+    number = max(1, round(_SHORTEST / once))
+    return Repeats(max(least, min(most, int(seconds / (once * (number + 1))))), number)
 
 
 def timed(call: Callable[[], T]) -> tuple[T, dict[str, float]]:

@@ -5,14 +5,13 @@ Section `consecutive`, and `consecutive_cuda` where a GPU is at hand.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import nn
 
 from benchmarks.architectures import SEED
-from benchmarks.clock import interleaved
+from benchmarks.clock import Repeats, interleaved
 from benchmarks.settings import Settings
 from benchmarks.store import Row
 from benchmarks.subjects import Subject, exactness, subject
@@ -21,7 +20,8 @@ from speedup import apply_masks, materialize, plan_speedup
 COUNTS = (1, 2, 4, 8, 16, 32)
 # The published table of the MNIST net goes on to 400.
 MNIST_COUNTS = (1, 2, 4, 40, 400)
-_ROUNDS = {1: 5, 2: 3, 4: 2}
+# Of few runs more rounds; long ones are their own mean.
+_ROUNDS, _FEW = {1: 15, 2: 9, 4: 5, 8: 3}, 2
 
 
 def run(settings: Settings) -> None:
@@ -54,17 +54,12 @@ def _row(name: str, device: str, settings: Settings) -> Row:
 
 
 def _latency(masked: nn.Module, small: nn.Module, x: Any, times: int, settings: Settings) -> dict[str, Any]:
-    calls = {"masked": _repeated(masked, x, times), "small": _repeated(small, x, times)}
-    rounds = 2 if settings.smoke else _ROUNDS.get(times, 1 if times < 100 else 2)
-    return interleaved(calls, rounds=rounds, threads=settings.threads)
-
-
-def _repeated(model: nn.Module, x: Any, times: int) -> Callable[[], None]:
-    def call() -> None:
-        for _ in range(times):
-            model(x)
-
-    return call
+    calls = {"masked": lambda: masked(x), "small": lambda: small(x)}
+    repeats = Repeats(2 if settings.smoke else _ROUNDS.get(times, _FEW), times)
+    runs = interleaved(calls, repeats, threads=settings.threads)
+    return {
+        name: {**run, **{k: run[k] * times for k in ("median", "low", "high")}} for name, run in runs.items()
+    }
 
 
 def _error(one: Subject) -> float:

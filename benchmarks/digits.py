@@ -13,7 +13,7 @@ import torch
 from attrs import frozen
 from torch import Tensor, nn
 
-from benchmarks.clock import interleaved
+from benchmarks.clock import Repeats, interleaved
 from benchmarks.settings import Settings
 from benchmarks.store import Row
 from speedup import apply_masks, materialize, plan_speedup
@@ -119,5 +119,5 @@ def _row(model: nn.Module, sparsity: float, training: Images, test: Images, sett
         "predictions": len(test.y),
         "predictions_that_differ": int((expected.argmax(1) != found.argmax(1)).sum()),
         "largest_difference": float((expected - found).abs().max()),
-        "latency": interleaved(calls, rounds=3 if settings.smoke else 21, threads=settings.threads),
+        "latency": interleaved(calls, Repeats(3 if settings.smoke else 31), threads=settings.threads),
     }

@@ -13,14 +13,14 @@ import torch
 from torch import nn
 
 from benchmarks.architectures import BERT, SEED, VISION
-from benchmarks.clock import best_of, forget_peak, interleaved, peak, rounds_for, timed
+from benchmarks.clock import best_of, forget_peak, interleaved, peak, repeats_within, timed
 from benchmarks.insight import analysis_of, macs
 from benchmarks.settings import Settings
 from benchmarks.store import Row
 from benchmarks.subjects import Subject, exactness, subject
 from speedup import apply_masks, materialize, plan_speedup
 
-_SECONDS = 6.0
+_SECONDS = 9.0
 
 
 def run(settings: Settings) -> None:
@@ -105,8 +105,8 @@ def _export(one: Subject, x: Any) -> object:
 def _latencies(one: Subject, small: nn.Module, x: Any, settings: Settings) -> dict[str, Any]:
     models = {"masked": apply_masks(one.model, one.masks), "small": small, "by_hand": hand_built(small)}
     calls = {name: (lambda model=model: one.call(model, x)) for name, model in models.items()}
-    rounds = rounds_for(calls["masked"], 0.1 if settings.smoke else _SECONDS / 3)
-    return interleaved(calls, rounds=rounds, threads=settings.threads)
+    seconds = 0.1 if settings.smoke else _SECONDS / len(calls)
+    return interleaved(calls, repeats_within(seconds, calls["masked"]), threads=settings.threads)
 
 
 def _error(one: Subject) -> float:

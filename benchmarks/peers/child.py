@@ -18,7 +18,7 @@ import torch
 from torch import nn
 
 from benchmarks import architectures
-from benchmarks.clock import forget_peak, interleaved, peak, rounds_for
+from benchmarks.clock import forget_peak, interleaved, peak, repeats_within
 
 _SECONDS = 6.0
 
@@ -119,9 +119,8 @@ def _deviation(converted: nn.Module, job: dict[str, Any]) -> dict[str, Any]:
 def _latency(small: nn.Module, job: dict[str, Any]) -> dict[str, float]:
     x = _narrow(job["inputs"][0])
     run = {"small": lambda: call(small, x)}
-    return interleaved(
-        run, rounds=rounds_for(run["small"], job.get("seconds", _SECONDS)), threads=job["threads"]
-    )["small"]
+    repeats = repeats_within(job.get("seconds", _SECONDS), run["small"])
+    return interleaved(run, repeats, threads=job["threads"])["small"]
 
 
 if __name__ == "__main__":
