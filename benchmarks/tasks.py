@@ -27,7 +27,8 @@ def main(
 ) -> None:
     torch.set_num_threads(threads)
     results = [_checked(name) for name in names or TASKS]
-    Console().print(table(results, threads))
+    title = f"Half of every convolution's filters masked, in float64; {threads} thread(s)"
+    Console().print(table(results, title))
     print_faults(results)
     if json_file is not None:
         json_file.write_text(json.dumps([record(result) for result in results], indent=1) + "\n")
