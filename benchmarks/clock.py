@@ -7,6 +7,7 @@ a warm-up; what is reported is the median with the quartiles.
 from __future__ import annotations
 
 import gc
+import random
 import resource
 import time
 import timeit
@@ -38,8 +39,10 @@ def interleaved(
     """Seconds per call, by name: median, quartiles, and how many rounds.
 
     In each round every call has its turn: it runs once to warm up and is then timed by `timeit`, on the clock
-    of `torch.utils.benchmark`, which waits for a GPU. (Its `Timer` would warm up twice, every time.)
+    of `torch.utils.benchmark`, which waits for a GPU. (Its `Timer` would warm up twice, every time.) Every
+    round has an order of its own, as a call is some percent slower where it follows a larger model.
     """
+    shuffled = random.Random(0)
     timers = {name: timeit.Timer(call, timer=torch_clock) for name, call in calls.items()}
     seconds: dict[str, list[float]] = {name: [] for name in calls}
     before = torch.get_num_threads()
@@ -47,9 +50,9 @@ def interleaved(
     try:
         with torch.inference_mode():
             for _ in range(repeats.rounds):
-                for name, timer in timers.items():
-                    timer.timeit(1)
-                    seconds[name].append(timer.timeit(repeats.number) / repeats.number)
+                for name in shuffled.sample(list(timers), len(timers)):
+                    timers[name].timeit(1)
+                    seconds[name].append(timers[name].timeit(repeats.number) / repeats.number)
     finally:
         torch.set_num_threads(before)
     return {name: spread(runs) for name, runs in seconds.items()}
