@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from speedup.forwards.rewritten import rewritten_functions_of
 from speedup.spec.graph import Shape
 
-# At most so many lanes that they stay in the cache and that torch does not yet share them out to threads, which
-# on a busy machine would wait for one another at every step; and words for each.
+# At most so many lanes that they stay in the cache and that torch does not yet share them out to threads,
+# which on a busy machine would wait for one another at every step. And words for each lane.
 _LANES, _FEW_LANES, _DEPTH = 1 << 15, 1 << 12, 16
 # The odd constant of Fibonacci hashing (Knuth 1973) for 32 bits, as a signed integer.
 _STEP = 0x9E3779B1 - (1 << 32)
