@@ -104,17 +104,17 @@ def pattern(shape: Contraction, weight: Fact) -> Tensor:
     )
 
 
-def row_sums(shape: Contraction, weight: Fact, value: Tensor, rows: Tensor | None = None) -> Tensor:
+def row_sums(shape: Contraction, weight: Fact, value: Tensor, rows: Tensor) -> Tensor:
     """What data that is `value` (extent of the channels) at every position adds to each row, in double
     precision.
 
-    `rows` are those that are asked about, all if None; of the others it says 0.
+    `rows` are those that are asked about; what it says of the others means nothing.
     """
     if shape.groups > 1:
         kernels = _by_group(shape, wide(weight.value.expand(shape.weight.shape)), "sum")
         return torch.bmm(kernels, wide(value).reshape(shape.groups, -1, 1)).reshape(-1)
     columns = value.nonzero().reshape(-1)
-    wanted = torch.arange(shape.rows) if rows is None else rows.nonzero().reshape(-1)
+    wanted = rows.nonzero().reshape(-1)
     data = wide(value[columns])
     total = torch.zeros(shape.rows, dtype=wide(weight.raw[:0]).dtype)
     width = len(columns) * prod(shape.weight.shape[2:])

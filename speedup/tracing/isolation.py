@@ -1,4 +1,4 @@
-"""Running a model without leaving traces: random state restored, internal messages kept quiet."""
+"""Running a model without leaving traces or making in vain: random state restored, messages kept quiet."""
 
 from __future__ import annotations
 
