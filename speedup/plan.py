@@ -61,7 +61,8 @@ class Expected:
 class Subject:
     """What a plan was made for; none of it is part of the plan's value.
 
-    A plan that was read back has no `model`. `free` names the tensors on whose numbers the plan does not
+    It holds for the calls `example` and `others`, and for `found`, calls of other sizes that planning looked
+    for. A plan that was read back has no `model`. `free` names the tensors on whose numbers the plan does not
     depend: with others in their place it holds all the same. `islands` are the modules that were traced,
     with their calls, if the model could not be as a whole;
     `computed` are the types that the forward computes in. `is_rehearsed` says that planning has already
@@ -72,6 +73,8 @@ class Subject:
     model: nn.Module | None = None
     masks: Masks
     example: Example
+    others: tuple[Example, ...] = ()
+    found: tuple[Example, ...] = ()
     stamps: tuple[Stamp, ...]
     free: frozenset[str] = frozenset()
     islands: Islands | None = None
@@ -79,6 +82,11 @@ class Subject:
     is_rehearsed: bool = False
     rules: Rules | None = None
     keep: tuple[str, ...] = ()
+
+    @property
+    def calls(self) -> tuple[Example, ...]:
+        """All calls that were traced, the example first."""
+        return (self.example, *self.others, *self.found)
 
     def planned_model(self) -> nn.Module:
         """The model.
@@ -118,6 +126,15 @@ class Plan:
     def unknown_operators(self) -> tuple[str, ...]:
         """Operators without a rule: all that they touch is kept."""
         return self.report.unknown_operators
+
+    @property
+    def assumptions(self) -> tuple[str, ...]:
+        """What the plan relies on about sizes, a line each: what planning could not find out by itself.
+
+        Empty for most models: the plan then holds for all sizes that the model takes. Pass calls of the
+        sizes in question as `others`.
+        """
+        return self.report.assumptions
 
     @property
     def parameters_before(self) -> int:

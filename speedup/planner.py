@@ -24,7 +24,7 @@ from speedup.planning.summary import report_of
 from speedup.rules import STANDARD, Rules
 from speedup.spec.edits import AddToParameter, Edit, MergeColumns, NewBias, RewriteForward
 from speedup.spec.graph import Graph, Origin
-from speedup.spec.inputs import Example, example_from
+from speedup.spec.inputs import Example, example_from, further_calls
 from speedup.stamps import Stamp, TensorStamp, stamps_of
 from speedup.tracing.islands import survey
 from speedup.tracing.plannable import require_plannable
@@ -36,6 +36,7 @@ def plan_speedup(
     x: Any,
     masks: MaskSource | None = None,
     *,
+    others: Sequence[Any] = (),
     kwargs: Mapping[str, Any] | None = None,
     rules: Rules = STANDARD,
     keep: Sequence[str] = (),
@@ -49,9 +50,13 @@ def plan_speedup(
         model: any module. Of one that `torch.export` cannot trace as a whole, the largest modules that
             it can trace are planned, see `Plan.report`.
         x: example input: a tensor, a tuple or list of arguments, or a dict of keyword arguments.
-            Its shapes and dtypes matter; the plan holds for any batch size.
+            Its dtypes and the way it is called matter; the plan holds for any batch size, and for any
+            length and resolution that the model takes. Where the forward goes other ways at other sizes,
+            these are looked for and planned with; `Plan.assumptions` says what could not be found out.
         masks: keep-masks (1 keep, 0 drop) as `{module: {"weight": m}}`, `{parameter: m}`, or the
             path of a file with either. None: zeros already in the weights count.
+        others: further calls of the model, each as `x`: with other arguments, at other sizes, with a cache,
+            for another task. The one plan holds for all of them.
         kwargs: further keyword arguments of the forward.
         rules: operator rules; extend with `STANDARD | {my_operator: my_rule}`.
         keep: paths of modules that must not change.
@@ -66,7 +71,8 @@ def plan_speedup(
         ExportError: no part of the model can be traced; the message names the module.
     """
     with torch.inference_mode(mode=False), torch.no_grad():
-        return _plan(model, example_from(x, kwargs), masks, rules, keep, align)
+        calls = (example_from(x, kwargs), *further_calls(others))
+        return _plan(model, calls, masks, rules, keep, align)
 
 
 def realigned(plan: Plan, align: Align | None) -> Plan:
@@ -83,13 +89,18 @@ def realigned(plan: Plan, align: Align | None) -> Plan:
         )
     with torch.inference_mode(mode=False), torch.no_grad():
         return _plan(
-            subject.planned_model(), subject.example, subject.masks, subject.rules, subject.keep, align
+            subject.planned_model(),
+            (subject.example, *subject.others),
+            subject.masks,
+            subject.rules,
+            subject.keep,
+            align,
         )
 
 
 def _plan(
     model: nn.Module,
-    example: Example,
+    calls: tuple[Example, ...],
     masks: MaskSource | None,
     rules: Rules,
     keep: Sequence[str],
@@ -101,7 +112,7 @@ def _plan(
     resolved = resolve_masks(model, masks)
     _check_modules(model, keep)
     stamps = stamps_of(model)
-    found = survey(model, example)
+    found = survey(model, calls)
     traced = found.trace
     _check_finite(traced.graph, traced.tensors)
     facts = constants.analyse(traced.graph, traced.tensors, resolved, rules)
@@ -114,7 +125,7 @@ def _plan(
         expected = expected_trace(analysis, edits)
         numbers = frozenset(e.path for e in solved_attributes(analysis))
         changed = numbers | frozenset(e.path for e in edits if isinstance(e, RewriteForward))
-        failing = rehearse(model, example, found.islands, edits, expected, changed)
+        failing = rehearse(model, (*calls, *found.found), found.islands, edits, expected, changed)
         if not failing:
             break
         # Where new numbers do not work out, the source may still be told the sizes; else it stays as it is.
@@ -131,7 +142,9 @@ def _plan(
         subject=Subject(
             model=model,
             masks=resolved,
-            example=example,
+            example=calls[0],
+            others=calls[1:],
+            found=found.found,
             stamps=stamps,
             free=_free(stamps, traced, resolved, writer, edits, keep, rules, align),
             islands=found.islands,

@@ -64,7 +64,7 @@ def _verified(plan: Plan, small: nn.Module, level: str) -> Verification:
 
 def _check_structure(plan: Plan, small: nn.Module) -> None:
     try:
-        graph = retrace(small, plan.subject.example, plan.subject.islands).graph
+        graph = retrace(small, plan.subject.calls, plan.subject.islands).graph
         difference = first_difference(plan.expected, actual_trace(graph, plan.expected.opaque))
     except ExportError as error:
         raise StructureError(f"the small model cannot be traced: {error}") from error

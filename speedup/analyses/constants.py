@@ -7,15 +7,20 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
+from speedup.analyses.steadiness import steady_facts
 from speedup.engine.lattice import Fact, constant, fact, unknown
 from speedup.errors import RuleError
 from speedup.rules import Rules, rule_for
+from speedup.rules.extents import Extents
 from speedup.rules.rule import evaluate, full_values, nothing_known
 from speedup.spec.graph import Graph, Op
 
 
 def analyse(
-    graph: Graph, tensors: Mapping[str, Tensor], masks: Mapping[str, Tensor], rules: Rules
+    graph: Graph,
+    tensors: Mapping[str, Tensor],
+    masks: Mapping[str, Tensor],
+    rules: Rules,
 ) -> tuple[Fact, ...]:
     """The fact of every value, by index. `masks` are keep-masks by the name of a state value.
 
@@ -25,10 +30,10 @@ def analyse(
     facts: list[Fact] = [unknown(v.ndim, v.dtype) for v in graph.values]
     for value in graph.state:
         facts[value.index] = _state(tensors[value.name], masks.get(value.name))
+    extents = Extents(graph, rules)
     for op in graph.ops:
-        for result, found in zip(
-            op.results, _transfer(op, [facts[v.index] for v in op.operands], rules), strict=True
-        ):
+        given = steady_facts(op, [facts[v.index] for v in op.operands], rules, extents)
+        for result, found in zip(op.results, _transfer(op, given, rules), strict=True):
             facts[result.index] = found
     return tuple(facts)
 

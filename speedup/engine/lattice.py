@@ -234,3 +234,14 @@ def uniform_along(tensor: Tensor, dims: Iterable[int]) -> bool:
     for dim in chosen:
         first = first.narrow(dim, 0, 1)
     return bool((tensor == first).all())
+
+
+def uniform(one: Fact, dims: Iterable[int]) -> Fact:
+    """What is known all along `dims`: Known where one constant stands at every index of them."""
+    chosen = [d for d in dims if max(one.known.shape[d], one.value.shape[d]) != 1]
+    if one.is_unknown or not chosen:
+        return one
+    first = one.value
+    for dim in chosen:
+        first = first.narrow(dim, 0, 1)
+    return fact(*broadcast(all_over(one.known & (one.value == first), chosen), first))

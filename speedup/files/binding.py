@@ -63,6 +63,8 @@ def bound(plan: Plan, model: nn.Module) -> Plan:
         model=model,
         masks=_placed(plan.subject.masks, model),
         example=plan.subject.example.to(device),
+        others=tuple(call.to(device) for call in plan.subject.others),
+        found=tuple(call.to(device) for call in plan.subject.found),
         islands=None if islands is None else _islands_on(islands, device),
         stamps=stamps,
         is_rehearsed=False,

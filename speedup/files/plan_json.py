@@ -42,7 +42,9 @@ from speedup.spec.tensor_text import (
 from speedup.stamps import ModuleStamp, Stamp, TensorStamp
 
 FORMAT = "speedup.plan"
-VERSION = 1
+VERSION = 2
+# Plans of these versions are read as well.
+_READ = (1, VERSION)
 # Dictionaries this far out have a line for each entry.
 _OUTER = 3
 
@@ -90,12 +92,25 @@ def _parsed(text: str | bytes) -> dict[str, Any]:
             f'the text is no plan: it does not say "format": "{FORMAT}". Pass what Plan.to_json wrote.'
         )
     version = body.get("version")
-    if type(version) is not int or version != VERSION:
+    if type(version) is not int or version not in _READ:
         raise PlanFormatError(
             f"the plan is written in version {version!r} of the format, and this release of speedup reads "
-            f"version {VERSION}. Use the release that wrote it, or plan again."
+            f"versions {' and '.join(map(str, _READ))}. Use the release that wrote it, or plan again."
         )
-    return {key: value for key, value in body.items() if key not in ("format", "version")}
+    content = {key: value for key, value in body.items() if key not in ("format", "version")}
+    return content if version == VERSION else _from_version_1(content)
+
+
+def _from_version_1(content: dict[str, Any]) -> dict[str, Any]:
+    """Version 1 knew one call of a model, and no assumptions."""
+    subject, report = content.get("subject"), content.get("report")
+    if not isinstance(subject, dict) or not isinstance(report, dict):
+        return content
+    return {
+        **content,
+        "subject": {**subject, "others": [], "found": []},
+        "report": {**report, "assumptions": []},
+    }
 
 
 def _refused(word: str) -> Any:

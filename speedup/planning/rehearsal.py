@@ -21,7 +21,7 @@ from speedup.tracing.islands import Islands, retrace
 
 def rehearse(
     model: nn.Module,
-    example: Example,
+    calls: Sequence[Example],
     islands: Islands | None,
     edits: Sequence[Edit],
     expected: Expected,
@@ -34,7 +34,7 @@ def rehearse(
     if not changed:
         return frozenset()
     try:
-        graph = retrace(hollow_copy(model, edits), example, islands).graph
+        graph = retrace(hollow_copy(model, edits), calls, islands).graph
         difference = first_difference(expected, actual_trace(graph, expected.opaque))
     except (ExportError, SpeedupError):
         return changed

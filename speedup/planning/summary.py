@@ -59,6 +59,7 @@ def report_of(
         alignment=alignment,
         links=reading.links,
         junctions=reading.junctions,
+        assumptions=found.assumptions,
     )
 
 
@@ -157,7 +158,8 @@ def _holder(name: str) -> str:
 
 
 def _macs(ops: Sequence[Op], analysis: Analysis, sizes: Sizes) -> int:
-    return sum(rule_for(op.target, analysis.rules).macs(op, sizes) for op in ops)
+    counted = (op for op in ops if analysis.graph.is_counted(op))
+    return sum(rule_for(op.target, analysis.rules).macs(op, sizes) for op in counted)
 
 
 def _description(ops: Sequence[Op], values: Sequence[Value], sizes: Sizes) -> str:

@@ -30,7 +30,8 @@ def blockers_of(analysis: Analysis, found: Iterable[Withheld]) -> tuple[Blocker,
         axis = one.axis
         if axis.name not in (MAKES, READS, UNITS) or not axis.weights:
             continue
-        work = rule_for(axis.op.target, analysis.rules).macs(axis.op, analysis.sizes) * axis.share
+        macs = rule_for(axis.op.target, analysis.rules).macs(axis.op, analysis.sizes)
+        work = macs * axis.share if analysis.graph.is_counted(axis.op) else 0.0
         for hold in one.holds:
             cause = constraint_of(hold.steps)
             own = held.setdefault((cause.words, cause.operator, cause.path), _Held())

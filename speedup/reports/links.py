@@ -35,7 +35,7 @@ def links_of(graph: Graph, layers: Collection[str], rules: Rules) -> Links:
     found: dict[tuple[str, str], None] = {}
     junctions: list[Junction] = []
     used: Counter[str] = Counter()
-    for op in graph.ops:
+    for op in filter(graph.is_counted, graph.ops):
         weighted = [v.index in weights for v in op.operands if v.index in weights or not v.is_state]
         if weighted and all(weighted):
             weights.update(result.index for result in op.results)

@@ -29,6 +29,8 @@ class Withheld:
 
     axis: Axis
     holds: tuple[Hold, ...]
+    # Whether the call that it was found in is the example's.
+    is_counted: bool = True
 
 
 def withheld(analysis: Analysis, outside: str) -> tuple[Withheld, ...]:
@@ -39,7 +41,8 @@ def withheld(analysis: Analysis, outside: str) -> tuple[Withheld, ...]:
         for axis in axes_of(op, analysis):
             left = analysis.kept[axis.dim] & ~axis.needed()
             if bool(left.any()):
-                found.append(Withheld(axis, holds.of_indices(axis.dim, left)))
+                held = holds.of_indices(axis.dim, left)
+                found.append(Withheld(axis, held, analysis.graph.is_counted(op)))
     return tuple(found)
 
 
@@ -53,7 +56,10 @@ def blocked_channels(found: Iterable[Withheld]) -> tuple[Blocked, ...]:
         for holds in alike.values():
             count = sum(int(hold.indices.sum()) for hold in holds)
             reason = said([hold.steps for hold in holds])
-            blocked.append(Blocked(one.axis.path, count, holds[0].indices.numel(), reason))
+            told = Blocked(one.axis.path, count, holds[0].indices.numel(), reason)
+            # Another call of a layer tells the same again.
+            if one.is_counted or told not in blocked:
+                blocked.append(told)
     return tuple(blocked)
 
 

@@ -21,10 +21,9 @@ from torch import Tensor
 
 from speedup.engine.constraints import Carrier, Constraint, Dim, Pinned, carrier_of
 from speedup.engine.keepsets import KeepSets
-from speedup.engine.lattice import wide
+from speedup.engine.lattice import along, wide
 from speedup.rules.contraction import (
     Contraction,
-    channel_state,
     contraction_couple,
     contraction_known,
     contraction_live,
@@ -41,7 +40,7 @@ from speedup.spec.edits import AddToParameter, Edit, Frozen, MergeColumns, NewBi
 from speedup.spec.graph import Op, Origin, Value
 
 
-@frozen(eq=False)
+@frozen
 class Account:
     """Where a new constant contribution to every result position can be booked."""
 
@@ -55,19 +54,33 @@ class Account:
 class Debt:
     """Constant channels of the data that count if dropped: which, how large, and who can pay.
 
-    `by_bias`, `by_carrier` and `unpaid` are disjoint bool vectors over the data's channels.
+    `profiles` are the channels' constants over positions, in all calls that share the weight one after the
+    other; `value` those at the first position. `by_bias`, `by_carrier` and `unpaid` are disjoint bool
+    vectors over the data's channels. Of the ops that share the weight the one that `is_first` pays.
     """
 
-    value: Tensor
+    profiles: Tensor
     by_bias: Tensor
     by_carrier: Tensor
     unpaid: Tensor
     families: tuple[Tensor, ...]
     account: Account | None
+    is_first: bool
+
+    @property
+    def value(self) -> Tensor:
+        return self.profiles[:, 0]
+
+    @property
+    def magnitude(self) -> Tensor:
+        return wide(self.profiles).abs().amax(1)
 
 
-def _batch_norm_after(site: Site) -> Value | None:
-    """The running mean of the BatchNorm that alone reads the op's result, if it can be shifted."""
+def _batch_norm_after(site: Site, together: tuple[int, ...]) -> Value | None:
+    """The running mean of the BatchNorm that alone reads the op's result, if it can be shifted.
+
+    The BatchNorm has to run as often as the op does, which is `together` with others.
+    """
     result = site.op.result
     readers = site.graph.readers[result.index]
     if len(readers) != 1 or result in site.graph.outputs:
@@ -76,24 +89,39 @@ def _batch_norm_after(site: Site) -> Value | None:
     if reader.target._schema.name != "aten::batch_norm" or reader["training"]:
         return None
     mean = reader.arguments.get("running_mean")
-    own = (
-        isinstance(mean, Value)
-        and mean.origin is Origin.BUFFER
-        and site.graph.readers[mean.index] == (reader.index,)
-    )
-    return mean if own and reader.operands[0] is result and mean not in site.graph.outputs else None
+    if not isinstance(mean, Value) or mean.origin is not Origin.BUFFER or reader.operands[0] is not result:
+        return None
+    return mean if len(site.graph.counterparts(mean, reader)) == len(together) else None
 
 
-def account_of(site: Site, shape: Contraction) -> Account | None:
+def _together(site: Site, shape: Contraction) -> tuple[int, ...]:
+    """The ops that have the weight and the bias in common, this one among them: one in each call at most."""
+    by_weight, by_bias = site.counterparts(shape.weight), site.counterparts(shape.bias)
+    found = by_weight or by_bias
+    if by_weight and by_bias and by_weight != by_bias:
+        return ()
+    # What other calls make of a weight that is computed cannot be told.
+    return found or ((site.op.index,) if len(site.graph.starts) == 1 else ())
+
+
+def _account_of(site: Site, together: tuple[int, ...]) -> Account | None:
     """The cheapest place that can take a constant, None when there is none."""
-    if shape.bias is not None and site.is_own(shape.bias):
+    shape = describe(site.op)
+    if shape.bias is not None and site.counterparts(shape.bias):
         return Account(shape.bias.name, 1.0, None, f"bias of {site.op.owner.path or 'the forward'}")
-    mean = _batch_norm_after(site)
+    mean = _batch_norm_after(site, together)
     if mean is not None:
         return Account(mean.name, -1.0, None, f"running mean {mean.name}")
-    if shape.bias is None and site.may_add_bias and site.is_own(shape.weight):
+    if shape.bias is None and site.may_add_bias and site.counterparts(shape.weight):
         return Account("", 1.0, site.op.owner.path, f"new bias of {site.op.owner.path}")
     return None
+
+
+def account_of(site: Site) -> Account | None:
+    """The cheapest place, of all ops that share the weight, that can take a constant; None if there is none."""
+    together = _together(site, describe(site.op))
+    accounts = {_account_of(site.at(op), together) for op in together}
+    return accounts.pop() if len(accounts) == 1 else None
 
 
 def debt_of(site: Site) -> Debt | None:
@@ -101,29 +129,74 @@ def debt_of(site: Site) -> Debt | None:
     return site.once("debt", lambda: _debt(site))
 
 
+@frozen(eq=False)
+class _Read:
+    """What one op reads of its data, channel by channel: whether it is known and counts, and its profile."""
+
+    columns: Tensor
+    known: Tensor
+    profiles: Tensor
+
+    @classmethod
+    def of(cls, site: Site) -> _Read:
+        shape = describe(site.op)
+        data = site.fact(shape.data)
+        columns = read_columns(shape, site.fact(shape.weight), site.live(site.op.result))
+        known = ~along(~data.known, shape.axis, shape.data.shape[shape.axis])
+        return cls(columns, known, _profiles(shape, data.value))
+
+    @property
+    def counts(self) -> Tensor:
+        return self.known & (self.profiles != 0).any(1) & self.columns
+
+
 def _debt(site: Site) -> Debt | None:
     shape = describe(site.op)
-    data, weight = site.fact(shape.data), site.fact(shape.weight)
-    if data.is_unknown or shape.is_depthwise:
+    if site.fact(shape.data).is_unknown or shape.is_depthwise:
         return None
-    known, uniform, value = channel_state(shape, data)
-    counts = (
-        known & _anywhere_nonzero(shape, data.value) & read_columns(shape, weight, site.live(site.op.result))
-    )
+    together = _together(site, shape)
+    sites = [site.at(op) for op in together or (site.op.index,)]
+    reads = [_Read.of(one) for one in sites]
+    counts, profiles = _joined(reads)
     if not bool(counts.any()):
         return None
-    usable = weight.is_all_known()
-    account = account_of(site, shape) if usable and not shape.border else None
+    usable = bool(together) and site.fact(shape.weight).is_all_known()
+    borders = any(describe(one.op).border for one in sites)
+    account = account_of(site) if usable and not borders else None
+    uniform = (profiles == profiles[:, :1]).all(1)
     by_bias = counts & uniform if account is not None else torch.zeros_like(counts)
     rest = counts & ~by_bias
     families: tuple[Tensor, ...] = ()
     by_carrier = torch.zeros_like(counts)
     # A carrier's factors are real numbers.
-    carries = usable and not value.is_complex()
-    if carries and bool(rest.any()) and site.is_own(shape.weight):
+    carries = usable and not profiles.is_complex()
+    if carries and bool(rest.any()) and site.counterparts(shape.weight):
         by_carrier = rest
-        families = tuple(_families(shape, data.value, rest))
-    return Debt(value, by_bias, by_carrier, rest & ~by_carrier, families, account)
+        families = tuple(_families(shape, profiles, rest))
+    payers = (one.op.index for one in sites if not one.fact(describe(one.op).data).is_unknown)
+    is_first = next(payers) == site.op.index
+    return Debt(profiles, by_bias, by_carrier, rest & ~by_carrier, families, account, is_first)
+
+
+def _joined(reads: list[_Read]) -> tuple[Tensor, Tensor]:
+    """Of ops that share a weight: which channels count, and their profiles one after the other.
+
+    What one op does not read may be any constant there; it is taken for what another reads.
+    """
+    counts, profiles = reads[0].counts, reads[0].profiles
+    if len(reads) == 1:
+        return counts, profiles
+    first, seen = profiles[:, :1], reads[0].columns
+    for one in reads[1:]:
+        first = torch.where(seen[:, None], first, one.profiles[:, :1])
+        seen = seen | one.columns
+    for one in reads[1:]:
+        counts = counts | one.counts
+    # What one of them needs is kept anyway.
+    for one in reads:
+        counts = counts & (one.known | ~one.columns)
+    parts = [torch.where(one.columns[:, None], one.profiles, first) for one in reads]
+    return counts, torch.cat(parts, 1)
 
 
 def _profiles(shape: Contraction, value: Tensor) -> Tensor:
@@ -133,17 +206,8 @@ def _profiles(shape: Contraction, value: Tensor) -> Tensor:
     return value.expand(wanted).movedim(shape.axis, 0).unsqueeze(-1).flatten(1)
 
 
-def _anywhere_nonzero(shape: Contraction, value: Tensor) -> Tensor:
-    return (_profiles(shape, value) != 0).any(1)
-
-
-def _magnitude(shape: Contraction, value: Tensor) -> Tensor:
-    return wide(_profiles(shape, value)).abs().amax(1)
-
-
-def _families(shape: Contraction, value: Tensor, members: Tensor) -> Iterable[Tensor]:
+def _families(shape: Contraction, profiles: Tensor, members: Tensor) -> Iterable[Tensor]:
     """Split `members` into channels of one conv group that are multiples of one another."""
-    profiles = _profiles(shape, value)
     peak = profiles.abs().argmax(1, keepdim=True)
     normal = profiles / profiles.gather(1, peak)
     width = members.numel() // shape.groups
@@ -173,8 +237,7 @@ def couple(site: Site) -> Iterable[Constraint]:
     if debt.families:
         cause = site.because("a padded constant needs one channel to carry it")
         rows = (site.op.result.index, shape.result_axis)
-        magnitude = _magnitude(shape, site.fact(shape.data).value)
-        yield Carrier(dim, debt.families, magnitude, rows, shape.groups, cause)
+        yield Carrier(dim, debt.families, debt.magnitude, rows, shape.groups, cause)
 
 
 def pay(site: Site, kept: KeepSets) -> Iterable[Edit]:
@@ -182,14 +245,15 @@ def pay(site: Site, kept: KeepSets) -> Iterable[Edit]:
     shape = describe(site.op)
     columns = kept[(shape.data.index, shape.axis)]
     debt = None if bool(columns.all()) else debt_of(site)
-    if debt is not None:
+    if debt is not None and debt.is_first:
         dropped = debt.by_bias & ~columns
         if debt.account is not None and bool(dropped.any()):
             yield from _into_bias(site, shape, debt, debt.account, dropped, kept)
         for family in debt.families:
             if bool((family & ~columns).any()):
-                yield from _into_carrier(site, shape, family, columns, kept)
-    if shape.groups > 1 and not shape.is_depthwise:
+                yield from _into_carrier(shape, debt, family, columns)
+    is_first = site.counterparts(shape.weight)[:1] in ((), (site.op.index,))
+    if shape.groups > 1 and not shape.is_depthwise and is_first:
         yield from _slice_groups(shape, kept, site.op)
 
 
@@ -204,7 +268,7 @@ def taken_over(site: Site, kept: KeepSets) -> Iterable[tuple[Dim, Tensor, str]]:
     if debt.account is not None:
         yield dim, debt.by_bias & ~columns, debt.account.words
     for family in debt.families:
-        into = carrier_of(family, columns, _magnitude(shape, site.fact(shape.data).value))
+        into = carrier_of(family, columns, debt.magnitude)
         if into is not None:
             yield (
                 dim,
@@ -226,13 +290,9 @@ def _into_bias(
         yield NewBias(account.path, Frozen(delta[rows]), why)
 
 
-def _into_carrier(
-    site: Site, shape: Contraction, family: Tensor, columns: Tensor, kept: KeepSets
-) -> Iterable[Edit]:
-    value = site.fact(shape.data).value
-    profiles = _profiles(shape, value).double()
-    magnitude = _magnitude(shape, value)
-    into = carrier_of(family, columns, magnitude)
+def _into_carrier(shape: Contraction, debt: Debt, family: Tensor, columns: Tensor) -> Iterable[Edit]:
+    profiles = debt.profiles.double()
+    into = carrier_of(family, columns, debt.magnitude)
     if into is None:
         return
     peak = int(profiles[into].abs().argmax())
@@ -277,6 +337,7 @@ CONTRACTION = Rule(
     takes_over=taken_over,
     widths=contraction_widths,
     macs=contraction_macs,
+    is_local=True,
     reads_sizes=True,
 )
 

@@ -245,7 +245,8 @@ def _couple_groups(site: Site, shape: Contraction) -> Iterable[Constraint]:
     cause = site.because("groups of a convolution must have equal counts of channels")
     bias = [] if shape.bias is None else [(shape.bias, 0)]
     yield from equal(cause, rows, *bias)
-    if not site.is_own(weight):
+    together = site.counterparts(weight)
+    if not together:
         shared = site.because("a grouped weight that something else reads too stays whole")
         yield from pinned(weight, range(weight.ndim), shared)
         yield Pinned((columns[0].index, columns[1]), shared)
@@ -256,6 +257,12 @@ def _couple_groups(site: Site, shape: Contraction) -> Iterable[Constraint]:
     yield from pinned(weight, [1], cause)
     changeable = isinstance(site.op.arguments["groups"], Derived)
     dims = ((columns[0].index, columns[1]), (rows[0].index, rows[1]))
+    if site.op.index != together[0]:
+        # Each group of the weight has one set of columns, whichever call it is.
+        first = describe(site.graph.ops[together[0]])
+        result_of_first = site.graph.ops[together[0]].result
+        yield from equal(cause, columns, (first.data, first.axis))
+        yield from equal(cause, rows, (result_of_first, first.result_axis))
     yield Balanced(dims, shape.groups, cause, fixed=not changeable)
 
 

@@ -147,9 +147,24 @@ LAYER_NORM = Rule(
 
 def _is_foldable(site: Site) -> bool:
     """Whether weight and epsilon are the module's own, so that they can take constants over."""
-    weight = site.operand("weight")
     own = getattr(site.op.owner.type, "forward", None) is nn.RMSNorm.forward
-    return own and site.is_own(weight) and len(_last(site.op)) == 1
+    together = site.counterparts(site.operand("weight"))
+    if not own or not together or len(_last(site.op)) != 1:
+        return False
+    return all(_drops_alike(site, site.at(other)) for other in together)
+
+
+def _drops_alike(site: Site, other: Site) -> bool:
+    """Whether the same features, if any, are the same constants in two calls."""
+    one, two = (_constants(each) for each in (site, other))
+    return all(torch.equal(a, b) for a, b in zip(one, two, strict=True))
+
+
+def _constants(site: Site) -> tuple[Tensor, Tensor]:
+    """Which features are constant, and the constants."""
+    constant, data = _constant(site), site.op.operands[0]
+    value = site.fact(data).value[(slice(0, 1),) * (data.ndim - 1)].reshape(-1).expand(data.shape[-1])
+    return constant, torch.where(constant, value, torch.zeros((), dtype=value.dtype))
 
 
 def rms_norm_known(op: Op, facts: Facts) -> tuple[Fact, ...]:
@@ -188,7 +203,7 @@ def _features(site: Site) -> tuple[int, int]:
 def rms_norm_pay(site: Site, kept: KeepSets) -> Iterable[Edit]:
     """Scale the weight by sqrt(N / k) and set the epsilon that goes with it."""
     weight = site.operand("weight")
-    if weight is None or _statistics_hold(site, kept):
+    if weight is None or site.counterparts(weight)[:1] != (site.op.index,) or _statistics_hold(site, kept):
         return
     total, left = weight.shape[0], kept.count(_features(site))
     value = site.fact(weight).value.expand(weight.shape).double()

@@ -14,7 +14,17 @@ from attrs import evolve
 from torch import Tensor
 
 from speedup.engine.constraints import Cause, Constraint, Copied, Counted, Dim, Equal, Mapped, Pinned
-from speedup.engine.lattice import Fact, fact, indicator, uniform_along, unknown
+from speedup.engine.lattice import (
+    Fact,
+    all_over,
+    broadcast,
+    fact,
+    indicator,
+    uniform,
+    uniform_along,
+    unknown,
+    vector,
+)
 from speedup.engine.layout import Block, Move, pull, push
 from speedup.rules.copies import copied
 from speedup.rules.moves import (
@@ -71,6 +81,7 @@ from speedup.rules.stated import (
     split_sizes,
     unflattened,
 )
+from speedup.spec.expressions import Derived
 from speedup.spec.graph import Op, Value
 
 
@@ -270,11 +281,36 @@ def _pads_a_unit(op: Op) -> bool:
     return any(before == 1 and after != 1 for before, after in changed)
 
 
+def _padded_known(op: Op, facts: Facts, moves: Moves) -> tuple[Fact, ...]:
+    """Where amounts follow the input's size, there may be some at another size even if there are none now.
+
+    Such a dimension is given a border, which is what readers have to reckon with; how wide it is does not
+    count for those that take borders at all.
+    """
+    if _pads_a_unit(op):
+        return nothing_known(op, facts)
+    (found,) = layout_known(op, facts, moves)
+    if not op.follows_sizes("pad"):
+        return (found,)
+    if op.get("mode", "constant") != "constant":
+        return (uniform(found, range(found.ndim)),)
+    amounts, ndim = op.arguments["pad"], op.result.ndim
+    known, value = found.known, found.value
+    for number in range(len(amounts) // 2):
+        axis = ndim - 1 - number
+        pair = amounts[2 * number : 2 * number + 2]
+        if any(isinstance(n, Derived) for n in pair) and op.operands[0].shape[axis] == op.result.shape[axis]:
+            border = torch.arange(op.result.shape[axis]) == op.result.shape[axis] - 1
+            edge = vector(border, axis, ndim) & all_over(known, [axis])
+            known, value = known | edge, torch.where(edge, _fill(op), value)
+    return (fact(*broadcast(known, value)),)
+
+
 def _pad_rule() -> Rule:
     rule = layout_rule(pad)
     return evolve(
         rule,
-        known=lambda op, facts: nothing_known(op, facts) if _pads_a_unit(op) else rule.known(op, facts),
+        known=lambda op, facts: _padded_known(op, facts, pad),
         live=lambda op, facts, live: (everything_read if _pads_a_unit(op) else rule.live)(op, facts, live),
     )
 

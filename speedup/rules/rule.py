@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Literal, Protocol, TypeVar, cast
 
 import torch
-from attrs import field, frozen
+from attrs import evolve, field, frozen
 from torch import Tensor
 
 from speedup.engine.constraints import Cause, Constraint, Dim, Equal, Pinned
@@ -70,12 +70,19 @@ class Site:
 
     def is_own(self, value: Value | None) -> bool:
         """Whether `value` is a parameter or buffer that only this op reads, and reads once."""
-        return (
-            value is not None
-            and value.origin in (Origin.PARAMETER, Origin.BUFFER)
-            and self.graph.readers[value.index] == (self.op.index,)
-            and value not in self.graph.outputs
-        )
+        return self.counterparts(value) == (self.op.index,)
+
+    def counterparts(self, value: Value | None) -> tuple[int, ...]:
+        """The ops that read the parameter or buffer `value`, this one among them, if in each of the graph's
+        calls there is one at most, and it reads it as this one does. Empty when there are others.
+        """
+        if value is None or value.origin not in (Origin.PARAMETER, Origin.BUFFER):
+            return ()
+        return self.graph.counterparts(value, self.op)
+
+    def at(self, op: int) -> Site:
+        """The same for op number `op`, a counterpart of this one."""
+        return self if op == self.op.index else evolve(self, op=self.graph.ops[op], memo={})
 
 
 @frozen
@@ -187,6 +194,8 @@ class Rule:
             vector over it, and where they go, in words.
         widths: the channels that `align` is asked about.
         macs: multiply-accumulates at given sizes.
+        is_local: an element of a result follows from operand elements at its own place, or `known` asks that
+            they are uniform; else what is known along extents that follow the inputs has to be uniform.
         reads_sizes: `known` looks at numbers derived from sizes itself; else they make all Unknown.
     """
 
@@ -203,6 +212,7 @@ class Rule:
     takes_over: TakesOver = nothing_taken_over
     widths: Callable[[Site], Iterable[Channels]] = no_widths
     macs: Callable[[Op, Sizes], int] = no_macs
+    is_local: bool = False
     reads_sizes: bool = False
 
 

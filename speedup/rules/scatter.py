@@ -9,7 +9,7 @@ from attrs import frozen
 from torch import Tensor
 
 from speedup.engine.constraints import Constraint
-from speedup.engine.lattice import Fact, all_over, any_over, broadcast, fact, fold_to, indicator
+from speedup.engine.lattice import Fact, any_over, broadcast, fact, fold_to, indicator, uniform
 from speedup.rules.rule import (
     Facts,
     Lives,
@@ -64,16 +64,6 @@ def _agreed(contents: Sequence[Fact], only_zero: bool) -> tuple[Tensor, Tensor]:
     return (known & (value == 0) if only_zero else known), value
 
 
-def _flattened(found: Fact, dims: Iterable[int]) -> Fact | None:
-    """`found` made uniform along `dims`: Known where all along them is one constant."""
-    if found.is_unknown:
-        return None
-    dims, first = tuple(dims), found.value
-    for dim in dims:
-        first = first.narrow(dim, 0, 1)
-    return fact(*broadcast(all_over(found.known & (found.value == first), dims), first))
-
-
 def picked_known(op: Op, facts: Facts) -> tuple[Fact, ...]:
     """What is the same constant at every position stays it wherever it goes."""
     axis = _axis(op)
@@ -84,8 +74,8 @@ def picked_known(op: Op, facts: Facts) -> tuple[Fact, ...]:
     for name in _DATA:
         position, given = op.position(name), op.get(name)
         if position is not None and facts[position].ndim == op.result.ndim:
-            found = _flattened(facts[position], dims)
-            if found is None:
+            found = uniform(facts[position], dims)
+            if found.is_unknown:
                 return nothing_known(op, facts)
             contents.append(found)
         elif position is not None:
@@ -170,9 +160,11 @@ def index_put_couple(site: Site) -> Iterable[Constraint]:
 def index_put_known(op: Op, facts: Facts) -> tuple[Fact, ...]:
     placing, position = _placing(op), op.position("values")
     pairs = _pairs(op, placing)
-    data = _flattened(facts[0], placing.taken)
-    placed = None if position is None else _flattened(facts[position], (d for d, t in pairs if t is None))
-    if data is None or placed is None:
+    data = uniform(facts[0], placing.taken)
+    if position is None or data.is_unknown:
+        return nothing_known(op, facts)
+    placed = uniform(facts[position], (d for d, t in pairs if t is None))
+    if placed.is_unknown:
         return nothing_known(op, facts)
     own = {target: d for d, target in pairs}
     shapes = [

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Mapping
 from types import MappingProxyType
 from typing import Any, assert_never
 
-from attrs import frozen
+from attrs import field, frozen
 
 
 @frozen
@@ -47,6 +47,14 @@ Root = SizeOf | AttributeOf
 Expression = Root | Arithmetic | int | float
 Lookup = Callable[[Root], int]
 
+# Functions of Python's math module, of numbers to one number.
+MATH = tuple(
+    """
+    log log2 log10 log1p sqrt isqrt cbrt exp exp2 expm1 sin cos tan tanh atan2 hypot gcd lcm fmod copysign
+    remainder comb perm factorial fabs
+    """.split()
+)
+
 FUNCTIONS: Mapping[str, Callable[..., Any]] = MappingProxyType(
     {
         "add": operator.add,
@@ -60,6 +68,9 @@ FUNCTIONS: Mapping[str, Callable[..., Any]] = MappingProxyType(
         "abs": abs,
         "floor": math.floor,
         "ceil": math.ceil,
+        "trunc": math.trunc,
+        "round": round,
+        **{name: getattr(math, name) for name in MATH},
         "eq": operator.eq,
         "ne": operator.ne,
         "lt": operator.lt,
@@ -117,10 +128,36 @@ class Derived:
 
 @frozen
 class Guard:
-    """A comparison of sizes or attributes that the forward branched on, and its outcome in the trace."""
+    """A comparison of sizes or attributes that the forward branched on, and its outcome in the trace.
+
+    `where` is the line that made it, as `file.py:12`; `key` tells it from others of the same trace, and is
+    the same in a trace of other sizes.
+    """
 
     expression: Arithmetic
     outcome: bool
+    where: str = field(default="", eq=False)
+    key: Any = field(default=None, eq=False, repr=False)
+
+    @property
+    def number(self) -> bool:
+        return self.outcome
+
+
+@frozen
+class Use:
+    """A use that the forward made of a number out of the trace's sight: `how` it did, as `range()`.
+
+    `number` is what the expression was in the trace; `where` and `key` are as a guard's. To tell what
+    the use amounts to takes at least so many `others` numbers in its place.
+    """
+
+    expression: Expression
+    number: Any
+    how: str
+    others: int = 1
+    where: str = field(default="", eq=False)
+    key: Any = field(default=None, eq=False, repr=False)
 
 
 # An argument is a Value, a Derived number, a plain Python constant, or a tuple of arguments.

@@ -10,6 +10,7 @@ code will compute once the tensors are smaller.
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Iterator, Mapping
 from enum import Enum
 from pathlib import Path
@@ -19,7 +20,7 @@ import attrs
 import torch
 from attrs import frozen
 
-from speedup.spec.expressions import Argument, Guard, Root, concrete, derived_in, sizes_in
+from speedup.spec.expressions import Argument, Guard, Root, Use, concrete, derived_in, sizes_in
 
 Shape = tuple[int, ...]
 
@@ -172,8 +173,12 @@ def call_arguments(op: Op, arguments: Mapping[str, Any]) -> tuple[list[Any], dic
 
 @frozen
 class Graph:
-    """A traced forward. `guards` are comparisons that must keep their outcome; `escaped` are sizes
-    and attributes that left the trace's sight and so may not change.
+    """One or several traced calls. `guards` are comparisons that must keep their outcome; `escaped` are
+    sizes and attributes that left the trace's sight and so may not change; `uses` are the numbers that the
+    forward used out of sight, as the count of a loop.
+
+    The ops of each call follow one another, the first of each at one of `starts`; the calls share nothing
+    but the model's state. The first `counted` ops are those whose work is counted; None: all.
     """
 
     values: tuple[Value, ...]
@@ -182,6 +187,9 @@ class Graph:
     outputs: tuple[Value, ...]
     guards: tuple[Guard, ...] = ()
     escaped: tuple[Root, ...] = ()
+    uses: tuple[Use, ...] = attrs.field(default=(), repr=False)
+    starts: tuple[int, ...] = (0,)
+    counted: int | None = None
     readers: tuple[tuple[int, ...], ...] = attrs.field(init=False, eq=False, repr=False)
     producer: tuple[int | None, ...] = attrs.field(init=False, eq=False, repr=False)
 
@@ -200,3 +208,31 @@ class Graph:
     def state(self) -> tuple[Value, ...]:
         """The parameters, buffers and constants that the forward reads."""
         return tuple(v for v in self.values if v.is_state)
+
+    def call_of(self, op: int) -> int:
+        """The number of the call that op number `op` belongs to."""
+        return bisect_right(self.starts, op) - 1
+
+    def is_counted(self, op: Op) -> bool:
+        """Whether the work of `op` is part of what the model costs for the example."""
+        return self.counted is None or op.index < self.counted
+
+    def counterparts(self, value: Value, op: Op) -> tuple[int, ...]:
+        """The ops that read `value` as `op` does, one in each call that reads it, `op` among them.
+
+        Empty when `value` is returned, or something else reads it, in whichever call.
+        """
+        readers = self.readers[value.index]
+        if value in self.outputs:
+            return ()
+        if len(readers) == 1 or len(self.starts) == 1:
+            return readers if readers == (op.index,) else ()
+        if op.index not in readers or len({self.call_of(r) for r in readers}) != len(readers):
+            return ()
+        places = {(self.ops[r].target, _place_of(value, self.ops[r])) for r in readers}
+        return readers if len(places) == 1 else ()
+
+
+def _place_of(value: Value, op: Op) -> str:
+    """The argument of `op` that holds `value`."""
+    return next(name for name, argument in op.arguments.items() if value in values_in(argument))

@@ -129,6 +129,26 @@ def example_from(x: Any, kwargs: Mapping[str, Any] | None = None) -> Example:
     return Example(tensors, tuple(leaves), spec)
 
 
+def further_calls(others: Any) -> tuple[Example, ...]:
+    """Read a sequence of calls, each as `example_from` does.
+
+    Raises:
+        InputError: it is no sequence of calls; says which one is none.
+    """
+    if isinstance(others, Tensor | Mapping | str) or not isinstance(others, Sequence):
+        raise InputError(
+            f"others is {type(others).__name__}; pass a list of calls, each a tensor, a tuple of arguments or "
+            "a dict of keyword arguments"
+        )
+    calls = []
+    for number, other in enumerate(others):
+        try:
+            calls.append(example_from(other))
+        except InputError as error:
+            raise InputError(f"others[{number}]: {error}") from error
+    return tuple(calls)
+
+
 def tensors_of(output: Any) -> tuple[Tensor, ...]:
     """The tensors of a forward's output in a fixed order, from tuples, dicts, dataclasses and objects."""
     return tuple(leaf for _, leaf in leaves_of(output) if isinstance(leaf, Tensor))

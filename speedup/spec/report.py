@@ -183,7 +183,7 @@ class Report:
 
     A model that cannot be traced as a whole is planned in `islands`; each kind of call of these counts
     once in `macs`. Modules that belong to none are `outside`. `links` are (source, reader) pairs of paths of
-    layers and names of junctions.
+    layers and names of junctions. `assumptions` are what the plan relies on about sizes, a line each.
     """
 
     layers: tuple[Layer, ...]
@@ -199,3 +199,4 @@ class Report:
     members: tuple[Member, ...] = ()
     links: tuple[tuple[str, str], ...] = ()
     junctions: tuple[Junction, ...] = ()
+    assumptions: tuple[str, ...] = ()

@@ -263,5 +263,5 @@ def freeze(
     freezer = _Freezer(model, record, state, writes)
     for node in program.graph.nodes:
         freezer.step(node)
-    ops, guards, escaped = attach_sizes(tuple(freezer.ops), tuple(freezer.calls), freezer.roots, record)
-    return Graph(tuple(freezer.values), ops, tuple(freezer.inputs), tuple(freezer.outputs), guards, escaped)
+    ops, *sizes = attach_sizes(tuple(freezer.ops), tuple(freezer.calls), freezer.roots, record)
+    return Graph(tuple(freezer.values), ops, tuple(freezer.inputs), tuple(freezer.outputs), *sizes)

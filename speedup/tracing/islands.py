@@ -1,4 +1,4 @@
-"""Models that cannot be exported as a whole: the largest modules of them that can, each on its own.
+"""What is traced of a model: all of it in each of its calls, or the largest modules of it that can be.
 
 Control flow that depends on data (detectors, generation loops, routing) makes `torch.export` give
 up. One real forward then shows what every module is called with. From the model downwards, each
@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from types import CodeType, MappingProxyType
 
 import torch
@@ -24,7 +25,8 @@ from speedup.spec.inputs import Example
 from speedup.spec.paths import joined
 from speedup.spec.report import Inside, Outside
 from speedup.tracing.calls import Call, CallKind, record_calls
-from speedup.tracing.merging import Part, merged, same_program
+from speedup.tracing.exploring import explored, is_same_trace
+from speedup.tracing.merging import Part, merged
 from speedup.tracing.trace import Trace, canonical_names, trace
 
 # Export takes a second or so; what is called in so many ways is better descended into.
@@ -50,67 +52,119 @@ class Islands:
 
 @frozen(eq=False)
 class Survey:
-    """The trace of a model, and what it covers if that is not the whole model."""
+    """The trace of a model, and what it covers.
+
+    `found` are calls, besides those given, that the planner looked for: of other sizes, where the forward
+    goes another way. `assumptions` are what it could not find out about sizes, in words. If the model
+    could not be traced as a whole, `islands` are what was.
+    """
 
     trace: Trace
+    found: tuple[Example, ...] = ()
+    assumptions: tuple[str, ...] = ()
     islands: Islands | None = None
     inside: tuple[Inside, ...] = ()
     outside: tuple[Outside, ...] = ()
 
 
-def survey(model: nn.Module, example: Example) -> Survey:
-    """Trace `model` as a whole if that is possible, else its islands.
+def survey(model: nn.Module, calls: Sequence[Example]) -> Survey:
+    """Trace `model` as a whole in all `calls` if that is possible, else its islands.
 
     Raises:
         ExportError: neither the model nor any module in it can be traced, or the model does not
-            run on the example.
+            run on an example.
     """
     try:
-        return Survey(trace(model, example))
+        traced = [(call, trace(model, call)) for call in calls]
     except ExportError as error:
-        search = _Search(model, record_calls(model, example), error)
-    found = search.islands()
-    if not found:
+        return _survey_of_islands(model, calls, error)
+    more = explored(traced, partial(trace, model), partial(_takes, model))
+    found = tuple(call for call, _ in more.calls)
+    traces = [one for _, one in (*traced, *more.calls)]
+    return Survey(_joined(model, traces), found, more.assumptions)
+
+
+def _takes(model: nn.Module, call: Example) -> bool:
+    """Whether the model runs in a call that cannot be traced; not asked where there is no data to run on."""
+    if any(t.is_meta for t in (*call.tensors, *model.parameters())):
+        return False
+    try:
+        record_calls(model, call)
+    except ExportError:
+        return False
+    return True
+
+
+def _joined(model: nn.Module, traces: Sequence[Trace]) -> Trace:
+    """The trace of all calls; work is counted in the first."""
+    if len(traces) == 1:
+        return traces[0]
+    return _merged(model, [("", number, traced) for number, traced in enumerate(traces)], counted=1)
+
+
+def _survey_of_islands(model: nn.Module, calls: Sequence[Example], error: ExportError) -> Survey:
+    search = _Search(model, [record_calls(model, call) for call in calls], error)
+    chosen = search.islands()
+    if not chosen:
         raise search.error
+    assumptions: list[str] = []
+    for path, own in chosen.items():
+        module = model.get_submodule(path)
+        more = explored(own, partial(trace, module), partial(_takes, module))
+        own += more.calls
+        assumptions += (f"{line} in {path}" if path else line for line in more.assumptions)
     islands = Islands(
-        tuple(Island(path, tuple(call for call, _ in own)) for path, own in found.items()),
-        search.read_outside(found),
+        tuple(Island(path, tuple(call for call, _ in own)) for path, own in chosen.items()),
+        search.read_outside(chosen),
         search.named_outside(),
     )
-    merged_trace = _merged(model, islands, {path: [t for _, t in own] for path, own in found.items()})
-    inside = tuple(Inside(p, type(search.modules[p]).__name__, len(own)) for p, own in found.items())
-    return Survey(merged_trace, islands, inside, tuple(search.outside(found)))
+    merged_trace = _of_islands(model, islands, {path: [t for _, t in own] for path, own in chosen.items()})
+    inside = tuple(Inside(p, type(search.modules[p]).__name__, len(own)) for p, own in chosen.items())
+    return Survey(
+        merged_trace, (), tuple(dict.fromkeys(assumptions)), islands, inside, tuple(search.outside(chosen))
+    )
 
 
-def retrace(model: nn.Module, example: Example, islands: Islands | None) -> Trace:
+def retrace(model: nn.Module, calls: Sequence[Example], islands: Islands | None) -> Trace:
     """The trace of a smaller copy of a surveyed model: of the same modules in the same calls.
 
     Raises:
         ExportError: what could be traced in the surveyed model no longer can.
     """
     if islands is None:
-        return trace(model, example)
+        return _joined(model, [trace(model, call) for call in calls])
     traces = {
         island.path: [trace(model.get_submodule(island.path), call) for call in island.calls]
         for island in islands.islands
     }
-    return _merged(model, islands, traces)
+    return _of_islands(model, islands, traces)
 
 
-def _merged(model: nn.Module, islands: Islands, traces: Mapping[str, Sequence[Trace]]) -> Trace:
+def _of_islands(model: nn.Module, islands: Islands, traces: Mapping[str, Sequence[Trace]]) -> Trace:
+    parts = [(path, number, one) for path, own in traces.items() for number, one in enumerate(own)]
+    return _merged(model, parts, islands.read_outside, islands.named_outside)
+
+
+def _merged(
+    model: nn.Module,
+    traces: Iterable[tuple[str, int, Trace]],
+    read_outside: Iterable[str] = (),
+    named_outside: frozenset[str] = frozenset(),
+    counted: int | None = None,
+) -> Trace:
+    """One trace of those of modules, each with the module's path and the number of its call."""
     canonical = canonical_names(model)
     parts: list[Part] = []
     tensors: dict[str, Tensor] = {}
-    for path, own in traces.items():
-        for number, traced in enumerate(own):
-            names = {v.name: _name(v, path, number, canonical) for v in traced.graph.state}
-            parts.append(Part(path, traced.graph, names))
-            tensors.update({names[name]: tensor for name, tensor in traced.tensors.items()})
-    return Trace(merged(parts, islands.read_outside, islands.named_outside), MappingProxyType(tensors))
+    for path, number, traced in traces:
+        names = {v.name: _name(v, path, number, canonical) for v in traced.graph.state}
+        parts.append(Part(path, traced.graph, names))
+        tensors.update({names[name]: tensor for name, tensor in traced.tensors.items()})
+    return Trace(merged(parts, read_outside, named_outside, counted), MappingProxyType(tensors))
 
 
 def _name(value: Value, path: str, number: int, canonical: Mapping[str, str]) -> str:
-    """The name in the model of state of call `number` of an island."""
+    """The name in the model of state of call `number` of a module."""
     name = joined(path, value.name)
     # Different calls lift different constants under the same name.
     return f"{name}@{number}" if value.origin is Origin.CONSTANT else canonical[name]
@@ -119,16 +173,14 @@ def _name(value: Value, path: str, number: int, canonical: Mapping[str, str]) ->
 class _Search:
     """Descends the call tree of a model until every call is inside an island or refused."""
 
-    def __init__(self, model: nn.Module, root: Call, error: ExportError) -> None:
+    def __init__(self, model: nn.Module, roots: Sequence[Call], error: ExportError) -> None:
         self.model = model
         self.modules = dict(model.named_modules())
         self.error = error
-        self._root = root
-        self._refused = {root.path: _reason(error)}
+        self._roots = roots
+        self._refused = {"": _reason(error)}
         self._examples = {
-            (call.path, call.structure, call.shapes): call.example
-            for call in root.all_calls()
-            if call.example
+            (call.path, call.structure, call.shapes): call.example for call in self._all_calls() if call.example
         }
         self._traces: dict[CallKind, Trace | ExportError] = {}
 
@@ -145,9 +197,12 @@ class _Search:
                 return {path: self._different(calls) for path, calls in exposed.items()}
             self._refused.update(refused)
 
+    def _all_calls(self) -> Iterator[Call]:
+        return (call for root in self._roots for call in root.all_calls())
+
     def _reached(self) -> Iterator[Call]:
         """The calls that are made outside of all islands, in order: the refused ones and what they call."""
-        pending = [self._root]
+        pending = list(reversed(self._roots))
         while pending:
             call = pending.pop()
             yield call
@@ -191,7 +246,7 @@ class _Search:
         kept: list[tuple[Example, Trace]] = []
         for call in _representatives(calls):
             traced = self._trace(call)
-            if isinstance(traced, Trace) and not any(_is_same(traced, other) for _, other in kept):
+            if isinstance(traced, Trace) and not any(is_same_trace(traced, other) for _, other in kept):
                 kept.append((self._example(call), traced))
         return kept
 
@@ -224,7 +279,7 @@ class _Search:
 
     def outside(self, islands: Iterable[str]) -> Iterator[Outside]:
         """The refused modules that hold parameters, and those never called."""
-        called = {id(self.modules[call.path]) for call in self._root.all_calls()}
+        called = {id(self.modules[call.path]) for call in self._all_calls()}
         idle: list[str] = []
         for path, module in self._outer_modules(islands):
             if next(module.parameters(), None) is None or any(path.startswith(f"{i}.") for i in idle):
@@ -261,14 +316,6 @@ def _reason(error: ExportError) -> str:
     cause = error.__cause__
     lines = str(cause or error).strip().splitlines() or ["no message"]
     return lines[0] if cause is None else f"{type(cause).__name__}: {lines[0]}"
-
-
-def _is_same(one: Trace, other: Trace) -> bool:
-    """Whether the traces differ in sizes only, constants included."""
-    constants = [v.name for v in one.graph.state if v.origin is Origin.CONSTANT]
-    return same_program(one.graph, other.graph) and all(
-        torch.equal(one.tensors[name], other.tensors[name]) for name in constants
-    )
 
 
 def _representatives(calls: Iterable[Call]) -> list[Call]:

@@ -22,6 +22,7 @@ from speedup.spec.expressions import (
     Guard,
     Root,
     SizeOf,
+    Use,
     attributes_in,
     derived_in,
 )
@@ -45,8 +46,11 @@ def merged(
     parts: Iterable[Part],
     read_elsewhere: Iterable[str] = (),
     named_elsewhere: frozenset[str] = frozenset(),
+    counted: int | None = None,
 ) -> Graph:
-    """The graph that computes all `parts`, one after the other.
+    """The graph that computes all `parts`, one after the other, each a call.
+
+    Work is counted in the first `counted` of them; None: in all.
 
     State named in `read_elsewhere` counts as an output: code outside of all parts reads it. Integers
     that modules keep under one of the names `named_elsewhere` may be read there and count as escaped.
@@ -64,6 +68,9 @@ def merged(
         tuple(outputs),
         tuple(merger.guards),
         tuple(merger.escaped),
+        tuple(merger.uses),
+        tuple(merger.starts),
+        None if counted is None or counted >= len(merger.starts) else merger.starts[counted],
     )
 
 
@@ -85,10 +92,13 @@ class _Merger:
         self.outputs: list[Value] = []
         self.guards: list[Guard] = []
         self.escaped: list[Root] = []
+        self.uses: list[Use] = []
+        self.starts: list[int] = []
         self.state: dict[str, Value] = {}
 
     def add(self, part: Part) -> None:
         graph, first = part.graph, len(self.ops)
+        self.starts.append(first)
         place = _Place(part.path, tuple(self._value(value, part.names) for value in graph.values))
         self.ops.extend(
             evolve(
@@ -102,7 +112,8 @@ class _Merger:
         )
         self.inputs.extend(place.values(graph.inputs))
         self.outputs.extend(place.values(graph.outputs))
-        self.guards.extend(Guard(place.arithmetic(g.expression), g.outcome) for g in graph.guards)
+        self.guards.extend(evolve(g, expression=place.arithmetic(g.expression)) for g in graph.guards)
+        self.uses.extend(evolve(u, expression=place.expression(u.expression)) for u in graph.uses)
         self.escaped.extend(place.root(root) for root in graph.escaped)
 
     def _value(self, value: Value, names: Mapping[str, str]) -> Value:
@@ -162,7 +173,8 @@ class _Place:
 def same_program(one: Graph, other: Graph) -> bool:
     """Whether two graphs of a module differ in nothing but extents of their inputs and what follows them.
 
-    An extent of 1 broadcasts, so where one graph has it the other must have it too.
+    An extent of 1 broadcasts, so where one graph has it the other must have it too. Comparisons that came
+    out otherwise and led to the same operators make no difference.
     """
     return _outline(one) == _outline(other)
 
@@ -173,8 +185,7 @@ def _outline(graph: Graph) -> tuple[object, ...]:
         [(op.target, op.owner, _plain(tuple(op.arguments.items()))) for op in graph.ops],
         [tuple(r.index for r in op.results) for op in graph.ops],
         [tuple(v.index for v in ends) for ends in (graph.inputs, graph.outputs)],
-        graph.guards,
-        graph.escaped,
+        frozenset(graph.escaped),
     )
 
 

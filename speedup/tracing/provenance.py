@@ -11,7 +11,10 @@ tracked number into an untracked one (`float(n)`, `len(x)`) marks its roots as e
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from types import CodeType, FrameType
 from typing import Any, cast
 
 import torch
@@ -22,24 +25,75 @@ from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree as pytree
 
 from speedup.spec.callsites import Running, running_frames
-from speedup.spec.expressions import FUNCTIONS, Arithmetic, Expression, Guard, Root, SizeOf, roots_in
+from speedup.spec.expressions import (
+    FUNCTIONS,
+    Arithmetic,
+    Expression,
+    Guard,
+    Root,
+    SizeOf,
+    Use,
+    evaluate_expression,
+    roots_in,
+    sizes_in,
+)
 from speedup.tracing.adapting import ADAPTING
 from speedup.tracing.attributes import replace_integers
+from speedup.tracing.sinks import caller, calls_cached, hides_numbers, place, users_frame, watched
 
 META_KEY = "speedup"
+
+
+# What hidden code makes of a size may be the same for a few: so many others are asked for.
+_OF_HIDDEN = 3
 
 
 class Record:
     """What one trace saw of numbers and calls; filled during that trace only."""
 
     def __init__(self) -> None:
-        self.guards: list[tuple[Arithmetic, bool]] = []
+        self.guards: list[Guard] = []
+        self.uses: list[Use] = []
         self.escaped: list[Root] = []
         self.calls: dict[tuple[Running, ...], int] = {}
+        self._hidden: dict[CodeType, str] = {}
+        self._seen: Counter[Any] = Counter()
 
     def frozen_guards(self) -> tuple[Guard, ...]:
         """The guards without repetitions."""
-        return tuple(dict.fromkeys(Guard(e, o) for e, o in self.guards))
+        return tuple(dict.fromkeys(self.guards))
+
+    def frozen_uses(self) -> tuple[Use, ...]:
+        """The uses without repetitions."""
+        return tuple(dict.fromkeys(self.uses))
+
+    def guard(self, expression: Arithmetic, outcome: bool, frame: FrameType | None) -> None:
+        """Note a comparison that the user's code in `frame` made."""
+        where, key = self._place(frame)
+        self.guards.append(Guard(expression, outcome, where, key))
+
+    def use(
+        self, expression: Expression, number: Any, how: str, frame: FrameType | None, others: int = 1
+    ) -> None:
+        """Note that the user's code in `frame` used a number out of sight."""
+        if next(sizes_in(expression), None) is not None and frame is not None:
+            where, key = self._place(frame)
+            self.uses.append(Use(expression, number, how, others, where, key))
+
+    def read(self, sizes: Sequence[int], root: int, frame: FrameType | None) -> None:
+        """Note that code reads the sizes of a tensor: if it may hide what it does with them, as used."""
+        if frame is None:
+            return
+        how = self._hidden.get(frame.f_code)
+        if how is None:
+            how = self._hidden[frame.f_code] = hides_numbers(frame)
+        for dim, size in enumerate(sizes) if how else ():
+            self.use(SizeOf(root, dim), size, how, frame, _OF_HIDDEN)
+
+    def _place(self, frame: FrameType | None) -> tuple[str, Any]:
+        where, key = place(frame)
+        self._seen[key] += 1
+        return where, (key, self._seen[key])
 
 
 class _Tracked:
@@ -83,7 +137,7 @@ def _arithmetic(name: str, reflected: bool = False) -> Callable[..., Any]:
         if not all(_is_number(o) for o in others):
             if any(isinstance(o, str | list | tuple) for o in others):
                 # So many items in a list, and as many turns of a loop over it.
-                escape(self)
+                escape(self, "a repeated list")
             return NotImplemented
         operands = (*others, self) if reflected else (self, *others)
         number = function(*(_plain(o) for o in operands))
@@ -103,18 +157,27 @@ def _comparison(name: str) -> Callable[[Any, Any], Any]:
         outcome = function(_plain(self), _plain(other))
         expression = Arithmetic(name, (_expression(self), _expression(other)))
         # torch.nn checks its input against its own hyper-parameters, which change along.
-        caller = sys._getframe(1).f_globals.get("__name__", "")
-        if expression.operands[0] != expression.operands[1] and not caller.startswith("torch.nn.modules."):
-            self.record.guards.append((expression, outcome))
+        frame = sys._getframe(1)
+        module = frame.f_globals.get("__name__", "")
+        if expression.operands[0] != expression.operands[1] and not module.startswith("torch.nn.modules."):
+            self.record.guard(expression, outcome, users_frame(frame))
         return outcome
 
     return method
 
 
-def escape(item: Any) -> None:
-    """Mark the roots of a number that leaves the trace's sight as escaped: they may not change."""
+def escape(item: Any, how: str = "") -> None:
+    """Mark the roots of a number that leaves the trace's sight as escaped: they may not change.
+
+    `how` says by which use, where Python code may go another way by it.
+    """
     if isinstance(item, _Tracked):
         item.record.escaped.extend(roots_in(item.expression))
+        if how:
+            item.record.use(item.expression, _plain(item), how, caller(1))
+
+
+_SPOKEN = {"str": "text", "repr": "text", "format": "text"}
 
 
 def _escaping(name: str) -> Callable[..., Any]:
@@ -125,7 +188,7 @@ def _escaping(name: str) -> Callable[..., Any]:
         if plain is None:
             return NotImplemented
         for operand in operands:
-            escape(operand)
+            escape(operand, _SPOKEN.get(name, f"{name}()"))
         return plain(*map(_plain, operands[1:]))
 
     return method
@@ -133,21 +196,39 @@ def _escaping(name: str) -> Callable[..., Any]:
 
 def _truth(self: Any) -> bool:
     outcome = bool(_plain(self))
-    self.record.guards.append((Arithmetic("ne", (self.expression, 0)), outcome))
+    self.record.guard(Arithmetic("ne", (self.expression, 0)), outcome, caller(1))
     return outcome
+
+
+def _hash(self: Any) -> int:
+    """The number's hash, so that it is found in tables; but caches of functions must not find it.
+
+    What a cache keeps for the plain number, or for one of another trace, has lost sight of this one.
+    """
+    frame = users_frame(sys._getframe(1))
+    if frame is not None and calls_cached(frame):
+        return hash((id(self.record), self.expression))
+    if frame is sys._getframe(1):
+        escape(self, "a lookup")
+    return hash(_plain(self))
+
+
+def _rounded(self: Any, digits: int | None = None) -> Any:
+    return _arithmetic("round")(self) if digits is None else _escaping("round")(self, digits)
 
 
 _METHODS: dict[str, Callable[..., Any]] = {
     **{f"__{n}__": _arithmetic(n) for n in ("add", "sub", "mul", "floordiv", "truediv", "mod", "pow")},
     **{f"__r{n}__": _arithmetic(n, True) for n in ("add", "sub", "mul", "floordiv", "truediv", "mod", "pow")},
-    **{f"__{n}__": _arithmetic(n) for n in ("neg", "abs", "floor", "ceil")},
+    **{f"__{n}__": _arithmetic(n) for n in ("neg", "abs", "floor", "ceil", "trunc")},
     **{
         f"__{r}{n}__": _escaping(r + n)
         for r in ("", "r")
         for n in ("lshift", "rshift", "and", "or", "xor", "divmod")
     },
     "__bool__": _truth,
-    **{f"__{n}__": _escaping(n) for n in ("str", "repr", "format", "round", "int", "float", "trunc")},
+    **{f"__{n}__": _escaping(n) for n in ("str", "repr", "format", "int", "float")},
+    "__round__": _rounded,
     **{f"__{n}__": _comparison(n) for n in ("eq", "ne", "lt", "le", "gt", "ge")},
 }
 
@@ -156,7 +237,7 @@ TrackedInt: Any = type(
     (_Tracked, int),
     {
         **_METHODS,
-        "__hash__": int.__hash__,
+        "__hash__": _hash,
         "__deepcopy__": lambda self, memo: int.__int__(self),
         "__reduce__": lambda self: (int, (int.__int__(self),)),
     },
@@ -166,11 +247,32 @@ TrackedFloat: Any = type(
     (_Tracked, float),
     {
         **_METHODS,
-        "__hash__": float.__hash__,
+        "__hash__": _hash,
         "__deepcopy__": lambda self, memo: float.__float__(self),
         "__reduce__": lambda self: (float, (float.__float__(self),)),
     },
 )
+
+
+@contextmanager
+def followed(record: Record) -> Iterator[None]:
+    """Follow tracked numbers of `record` into Python's own functions, until the end."""
+
+    def count(arguments: tuple[Any, ...], how: str) -> None:
+        frame = caller(2)
+        for argument in arguments:
+            if isinstance(argument, _Tracked):
+                record.escaped.extend(roots_in(argument.expression))
+                record.use(argument.expression, _plain(argument), how, frame)
+
+    def compute(name: str, arguments: tuple[Any, ...]) -> Any:
+        number = FUNCTIONS[name](*map(_plain, arguments))
+        if not all(_is_number(a) for a in arguments) or type(number) not in (int, float):
+            return number
+        return tracked(number, Arithmetic(name, tuple(_expression(a) for a in arguments)), record)
+
+    with watched(lambda item: isinstance(item, _Tracked), count, compute):
+        yield
 
 
 def _flat_numbers(arguments: Any) -> Iterator[Any]:
@@ -192,6 +294,19 @@ def _node_of(tensor: Any) -> Node | None:
 
 # Python code of torch's own that checks sizes against each other out of the trace's sight.
 _RIGID = (torch.nn.functional.multi_head_attention_forward,)
+# Calls that make as many tensors as their arguments say: how many, from the dimension's extent.
+_PARTS: Mapping[str, Callable[[SizeOf, Any], Expression]] = {
+    "unbind": lambda size, _: size,
+    "__iter__": lambda size, _: size,
+    "split": lambda size, length: _quotient(size, length),
+    "chunk": lambda size, count: _quotient(size, _quotient(size, count)),
+}
+
+
+def _quotient(number: Expression, divisor: Expression) -> Expression:
+    return Arithmetic("ceil", (Arithmetic("truediv", (number, divisor)),))
+
+
 _SHAPE = torch.Tensor.shape.__get__  # type: ignore[attr-defined]
 
 
@@ -215,12 +330,13 @@ class Tracking(TorchFunctionMode):
         """Run `func`; track the sizes it returns, annotate the nodes it creates."""
         kwargs = kwargs or {}
         if func == _SHAPE:
-            return self._shape(args[0], func(*args))
+            return self._read(args[0], func(*args))
         if func in (torch.Tensor.size, torch.Tensor.numel, torch.numel, torch.Tensor.__len__):
             return self._size(func, args, kwargs)
         mode = get_proxy_mode()
         if mode is None:
             return func(*args, **kwargs)
+        self._count_parts(func, args, kwargs)
         nodes = mode.tracer.graph.nodes
         last = next(iter(reversed(nodes)), None)
         notes = self._notes(func, args, kwargs)
@@ -259,6 +375,34 @@ class Tracking(TorchFunctionMode):
             self._roots += 1
         return cast(int, notes["root"])
 
+    def _count_parts(
+        self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> None:
+        """Note that as many tensors come of a call as a dimension is long, or fits parts of one length."""
+        parts = _PARTS.get(getattr(func, "__name__", ""))
+        if parts is None or not args or not isinstance(args[0], torch.Tensor) or not args[0].ndim:
+            return
+        given = (*args[1:], *kwargs.values())
+        place = {"split": 1, "chunk": 1}.get(getattr(func, "__name__", ""), 0)
+        length = _plain(given[0]) if place and given else None
+        if place and type(length) is not int:
+            return
+        dim = kwargs.get("dim", args[place + 1] if len(args) > place + 1 else 0)
+        root = self._root(args[0])
+        if root is not None and type(_plain(dim)) is int:
+            axis = _plain(dim) % args[0].ndim
+            expression = parts(SizeOf(root, axis), length)
+            frame = users_frame(sys._getframe(2))
+            number = evaluate_expression(expression, lambda size: args[0].shape[axis])
+            self.record.use(expression, number, "as many tensors", frame)
+
+    def _read(self, tensor: Any, shape: torch.Size) -> torch.Size:
+        """The sizes that a forward reads, tracked."""
+        root = self._root(tensor)
+        if root is not None:
+            self.record.read(tuple(shape), root, users_frame(sys._getframe(2)))
+        return self._shape(tensor, shape)
+
     def _shape(self, tensor: Any, shape: torch.Size) -> torch.Size:
         root = self._root(tensor)
         if root is None:
@@ -266,14 +410,19 @@ class Tracking(TorchFunctionMode):
         return torch.Size([tracked(int(n), SizeOf(root, d), self.record) for d, n in enumerate(shape)])
 
     def _size(self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        tensor, shape = args[0], self._shape(args[0], torch.Size(args[0].shape))
+        tensor = args[0]
+        root = self._root(tensor)
+        frame = users_frame(sys._getframe(2))
+        if root is not None:
+            self.record.read(tuple(tensor.shape), root, frame)
+        shape = self._shape(tensor, torch.Size(tensor.shape))
         if func == torch.Tensor.size:
             dim = kwargs.get("dim", args[1] if len(args) > 1 else None)
             return shape if dim is None else shape[dim]
         if func == torch.Tensor.__len__:
-            root = self._root(tensor)
             if root is not None:
                 self.record.escaped.append(SizeOf(root, 0))
+                self.record.use(SizeOf(root, 0), tensor.shape[0], "len()", frame)
             return func(*args, **kwargs)
         total: Any = 1
         for extent in shape:

@@ -7,6 +7,7 @@ can hold a size. A tracked number that is found nowhere has escaped: its roots m
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from itertools import groupby
 from types import MappingProxyType
@@ -22,7 +23,9 @@ from speedup.spec.expressions import (
     Guard,
     Root,
     SizeOf,
+    Use,
     roots_in,
+    sizes_in,
 )
 from speedup.spec.graph import Op
 from speedup.tracing.provenance import Record
@@ -43,13 +46,15 @@ class Call:
 
 def attach_sizes(
     ops: tuple[Op, ...], calls: tuple[Call, ...], roots: Mapping[int, int], record: Record
-) -> tuple[tuple[Op, ...], tuple[Guard, ...], tuple[Root, ...]]:
-    """The ops with derived numbers in their arguments, the guards, and the escaped roots.
+) -> tuple[tuple[Op, ...], tuple[Guard, ...], tuple[Root, ...], tuple[Use, ...]]:
+    """The ops with derived numbers in their arguments, the guards, the escaped roots, and the uses.
 
     `roots` maps the ids that a trace gave to tensors whose sizes were read to value indices.
     """
     changed: dict[int, Op] = {}
     escaped: list[Root] = list(record.escaped)
+    uses: list[Use] = list(record.frozen_uses())
+    seen: Counter[Any] = Counter()
     for numbers, group in groupby(calls, key=lambda call: call.numbers):
         tracked = {e for _, e in numbers if e is not None}
         found: set[Expression] = set()
@@ -57,17 +62,36 @@ def attach_sizes(
             op, matched = _match(ops[call.op], numbers, roots)
             changed[call.op] = op
             found |= matched
-        for expression in tracked - found:
+        for expression in sorted(tracked - found, key=str):
             escaped.extend(roots_in(expression))
+            uses.extend(_unfound(ops[call.op], expression, numbers, seen))
     guards = tuple(
-        Guard(expression, guard.outcome)
+        evolve(guard, expression=expression)
         for guard in record.frozen_guards()
         if isinstance(expression := _rooted(guard.expression, roots), Arithmetic)
     )
     known = tuple(
         dict.fromkeys(r for s in escaped if isinstance(r := _rooted(s, roots), SizeOf | AttributeOf))
     )
-    return tuple(changed.get(op.index, op) for op in ops), guards, known
+    used = tuple(
+        evolve(use, expression=expression)
+        for use in dict.fromkeys(uses)
+        if (expression := _rooted(use.expression, roots)) is not None
+    )
+    return tuple(changed.get(op.index, op) for op in ops), guards, known, used
+
+
+def _unfound(
+    op: Op, expression: Expression, numbers: tuple[Number, ...], seen: Counter[Any]
+) -> Iterator[Use]:
+    """That the numbers of an expression went into a call and cannot be found in what came of it."""
+    if next(sizes_in(expression), None) is not None:
+        place = next(n for n, (_, e) in enumerate(numbers) if e == expression)
+        key = (op.calls[:1], place)
+        seen[key] += 1
+        yield Use(
+            expression, numbers[place][0], f"an argument of {op.name}", where=op.where, key=(key, seen[key])
+        )
 
 
 def _rooted(expression: Expression, roots: Mapping[int, int]) -> Expression | None:
@@ -98,7 +122,12 @@ def _numbers(argument: Any) -> Iterator[Any]:
 def _given(op: Op) -> dict[str, Any]:
     """The arguments that do not simply repeat the schema's default."""
     defaults = {p.name: p.default_value for p in op.target._schema.arguments}
-    return {n: a for n, a in op.arguments.items() if a != defaults[n] or not list(_numbers(a))}
+    return {n: a for n, a in op.arguments.items() if a != _held(defaults[n]) or not list(_numbers(a))}
+
+
+def _held(default: Any) -> Any:
+    """A default of a schema as an op holds it."""
+    return tuple(default) if isinstance(default, list) else default
 
 
 def _match(op: Op, numbers: tuple[Number, ...], roots: Mapping[int, int]) -> tuple[Op, set[Expression]]:

@@ -25,7 +25,7 @@ from speedup.tracing.aliasing import written_back
 from speedup.tracing.copying import copy_module, share_module
 from speedup.tracing.freeze import freeze, has_calls_to_lower
 from speedup.tracing.isolation import isolated, lean, quiet, unfused
-from speedup.tracing.provenance import Record, Tracking, escape, track_attributes
+from speedup.tracing.provenance import Record, Tracking, escape, followed, track_attributes
 
 
 @frozen(eq=False)
@@ -47,7 +47,7 @@ class _Flat(nn.Module):
 
     def forward(self, *tensors: Tensor) -> tuple[Tensor, ...]:
         args, kwargs = self._example.call(tensors)
-        with self._tracking:
+        with self._tracking, followed(self._tracking.record):
             output = self.model(*args, **kwargs)
         for _, leaf in leaves_of(output):
             escape(leaf)

@@ -1,0 +1,119 @@
+"""What of a fact holds at every size, and not only at the example's.
+
+Along a dimension whose extent may follow the inputs, an index is only the same place at every size
+while it is counted from the front. Where an op counts from the back, by a number derived from sizes, or
+together with another dimension, only what is the same all along such a dimension says anything.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+import torch
+from attrs import evolve
+from torch import Tensor
+
+from speedup.engine.lattice import Fact, any_over, uniform, uniform_along
+from speedup.rules import Rules, rule_for
+from speedup.rules.extents import Extents, numbers_follow
+from speedup.spec.expressions import concrete
+from speedup.spec.graph import Op, Value
+
+_SIZES = frozenset({"size", "shape", "sizes"})
+_BOUNDS = ("start", "end", "index")
+_TURNS = frozenset({"flip", "roll", "fliplr", "flipud", "rot90"})
+_JOINS = frozenset({"cat", "concat", "concatenate"})
+
+
+def steady_facts(op: Op, facts: Sequence[Fact], rules: Rules, extents: Extents) -> Sequence[Fact]:
+    """What the rule of `op` may be told of its operands."""
+    if all(f.is_unknown for f in facts):
+        return facts
+    rule = rule_for(op.target, rules)
+    if rule.is_local:
+        return facts
+    chosen = [unsteady_dims(op, value, rules, extents) for value in op.operands]
+    if op.name in _JOINS:
+        return _joined(op, facts, extents)
+    return [_along(one, dims) if dims else one for one, dims in zip(facts, chosen, strict=True)]
+
+
+def _along(one: Fact, dims: Sequence[int]) -> Fact:
+    open_ = [d for d in dims if not (uniform_along(one.known, [d]) and uniform_along(one.value, [d]))]
+    return uniform(one, open_) if open_ else one
+
+
+def steady_reads(op: Op, reads: Sequence[Tensor], rules: Rules, extents: Extents) -> Sequence[Tensor]:
+    """Which elements the op reads at some size, where it reads `reads` at the example's."""
+    rule = rule_for(op.target, rules)
+    if rule.is_local or all(read.numel() == 1 for read in reads):
+        return reads
+    found = []
+    for value, read in zip(op.operands, reads, strict=True):
+        dims = unsteady_dims(op, value, rules, extents) if read.numel() > 1 else ()
+        found.append(any_over(read, dims) if dims else read)
+    return found
+
+
+def unsteady_dims(op: Op, value: Value, rules: Rules, extents: Extents) -> tuple[int, ...]:
+    """The dimensions of the operand `value` along which the op's indices are other places at other sizes."""
+    rule = rule_for(op.target, rules)
+    varying = [d for d in range(value.ndim) if value.shape[d] != 1 and extents.varies(value, d)]
+    if rule.moves is None:
+        return () if value.is_state else tuple(varying)
+    if op.name in _TURNS and not any(numbers_follow(extents, op, n) for n in op.arguments):
+        return tuple(d for d in varying if d in _axes(op, value))
+    others = [n for n in op.arguments if n not in _SIZES]
+    if any(numbers_follow(extents, op, n) for n in others):
+        return tuple(d for d in range(value.ndim) if d in _axes(op, value))
+    counted = [op.get(n) for n in _BOUNDS]
+    if any(isinstance(n, int) and n < 0 for n in counted):
+        return tuple(d for d in varying if d in _axes(op, value))
+    return tuple(_tied(op, value, varying, rules)) if len(varying) and op.name not in _JOINS else ()
+
+
+def _axes(op: Op, value: Value) -> frozenset[int]:
+    """The dimensions along which the op moves anything; all where it does not say."""
+    given = op.get("dims", op.get("dim"))
+    if op.name in ("pad", "constant_pad_nd"):
+        # Its own rule knows of borders; what is cut off is another part at other sizes.
+        cut = [number // 2 for number, amount in enumerate(op["pad"]) if amount < 0]
+        return frozenset(value.ndim - 1 - number for number in cut)
+    if isinstance(given, int):
+        return frozenset({given % value.ndim}) if value.ndim else frozenset()
+    if isinstance(given, tuple) and given:
+        return frozenset(d % value.ndim for d in given)
+    return frozenset(range(value.ndim))
+
+
+def _tied(op: Op, value: Value, varying: Sequence[int], rules: Rules) -> Iterable[int]:
+    """Varying dimensions that a reshape counts together with others, or takes apart."""
+    moves = rule_for(op.target, rules).moves
+    assert moves is not None
+    shapes = [v.shape for v in op.operands], [r.shape for r in op.results]
+    for move in moves({n: concrete(a) for n, a in op.arguments.items()}, *shapes):
+        if op.operands[move.operand] is value:
+            for block in move.blocks:
+                wide = [d for d in block.source if value.shape[d] != 1]
+                made = [d for d in block.target if op.results[move.result].shape[d] != 1]
+                if block.index is None and (len(wide) > 1 or len(made) > 1):
+                    yield from (d for d in wide if d in varying)
+
+
+def _joined(op: Op, facts: Sequence[Fact], extents: Extents) -> Sequence[Fact]:
+    """What stands behind something of varying length has no place of its own."""
+    axis = op["dim"] % op.result.ndim
+    ranked = [n for n, v in enumerate(op.operands) if v.ndim == op.result.ndim]
+    first = next((p for p, n in enumerate(ranked) if extents.varies(op.operands[n], axis)), None)
+    if first is None:
+        return facts
+    tail = ranked[first:]
+    flat = [uniform(facts[n], [axis]) for n in tail]
+    known, value = flat[0].known, flat[0].value
+    for other in flat[1:]:
+        known, value = torch.broadcast_tensors(known & other.known & (value == other.value), value)  # type: ignore[no-untyped-call]
+    found = list(facts)
+    for n, one in zip(tail, flat, strict=True):
+        # Where they agree it does not matter whose element it is.
+        found[n] = evolve(one, known=one.known & known, cache={}) if len(tail) > 1 else one
+    return found

@@ -1,0 +1,265 @@
+"""Which extents may follow the model's inputs: the batch, lengths, resolutions, and what comes of them.
+
+A plan holds at every size that the model takes, so what was seen along such a dimension at the
+example's size may only be used if it holds at any other.
+"""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import partial
+from typing import Any
+
+from attrs import field, frozen
+
+from speedup.engine.constraints import Dim
+from speedup.rules import Rules, rule_for
+from speedup.rules.contraction import describe
+from speedup.spec.expressions import (
+    Derived,
+    Root,
+    SizeOf,
+    concrete,
+    derived_in,
+    evaluate_expression,
+    sizes_in,
+)
+from speedup.spec.graph import Graph, Op, Origin, Shape, Value
+from speedup.spec.resizing import resized
+
+_PRODUCTS = ("linear", "conv")
+_STATED = ("size", "shape", "sizes")
+
+
+@frozen(eq=False)
+class Extents:
+    """Of a graph, which dimensions may have another extent when the inputs do.
+
+    What the operators' kinds leave open is asked of the operators themselves, run on tensors without data
+    at other sizes of the inputs. Where that does not work out either, the answer is that they may.
+    """
+
+    graph: Graph
+    rules: Rules
+    _known: dict[Dim, bool] = field(factory=dict, init=False, repr=False)
+    _tried: dict[str, Mapping[Dim, bool]] = field(factory=dict, init=False, repr=False)
+
+    def varies(self, value: Value, dim: int) -> bool:
+        """Whether dimension `dim` of `value` may have another extent in another call."""
+        return self.may_vary(value, dim) and self._on_trial.get((value.index, dim), True)
+
+    def may_vary(self, value: Value, dim: int) -> bool:
+        """The same, from the operators' kinds alone: quicker, and oftener in doubt."""
+        key = (value.index, dim)
+        if key not in self._known:
+            # Producers come first, so that the depth of recursion is one op.
+            self._fill(value)
+        return self._known[key]
+
+    @property
+    def _on_trial(self) -> Mapping[Dim, bool]:
+        """Whether an extent was another at other sizes of the inputs, for all that could be worked out."""
+        if "all" not in self._tried:
+            self._tried["all"] = dict(_trials(self.graph))
+        return self._tried["all"]
+
+    def follow_input(self, expression: Any) -> bool:
+        """Whether a number that is derived from sizes may be another in another call."""
+        return any(self.may_vary(self.graph.values[s.value], s.dim) for s in sizes_in(expression))
+
+    def _fill(self, value: Value) -> None:
+        pending = [value]
+        while pending:
+            one = pending[-1]
+            if (one.index, 0) in self._known or not one.ndim:
+                pending.pop()
+                continue
+            producer = self.graph.producer[one.index]
+            op = None if producer is None else self.graph.ops[producer]
+            left = [] if op is None else [v for v in self._sources(op) if self._is_open(v)]
+            if left:
+                pending.extend(left)
+                continue
+            pending.pop()
+            for dim in range(one.ndim):
+                self._known[one.index, dim] = (
+                    one.origin is Origin.INPUT if op is None else self._follows(op, one, dim)
+                )
+
+    def _is_open(self, value: Value) -> bool:
+        return bool(value.ndim) and (value.index, 0) not in self._known
+
+    def _sources(self, op: Op) -> Iterable[Value]:
+        """The values whose extents may decide those of the op's results."""
+        yield from op.operands
+        for argument in op.arguments.values():
+            yield from (self.graph.values[size.value] for size in _sizes_of(argument))
+
+    def _any(self, values: Iterable[Value]) -> bool:
+        return any(self._known[v.index, d] for v in values for d in range(v.ndim))
+
+    def _follows(self, op: Op, result: Value, dim: int) -> bool:
+        stated = self._stated(op, result, dim)
+        if stated is not None:
+            return stated
+        if op.name.startswith(_PRODUCTS) and op.operands[1].ndim > 1:
+            shape = describe(op)
+            if dim == shape.result_axis:
+                return self._known[shape.weight.index, shape.row_dim]
+            return self._known[shape.data.index, dim] if dim < shape.data.ndim else True
+        moves = rule_for(op.target, self.rules).moves
+        if moves is not None:
+            return self._moved(op, result, dim)
+        if op.name == "embedding":
+            table, index = op.operands[:2]
+            return self._known[table.index, 1] if dim == result.ndim - 1 else self._known[index.index, dim]
+        return self._aligned(op, result, dim)
+
+    def _stated(self, op: Op, result: Value, dim: int) -> bool | None:
+        """What a size that the call states for the dimension says; None where it states none."""
+        name = next((n for n in _STATED if n in op.arguments), None)
+        sizes = None if name is None else op.arguments[name]
+        if not isinstance(sizes, tuple) or len(sizes) != result.ndim:
+            return None
+        size = sizes[dim]
+        if isinstance(size, Derived):
+            return any(self._known[s.value, s.dim] for s in sizes_in(size.expression))
+        return None if isinstance(size, Value) or size == -1 else False
+
+    def _moved(self, op: Op, result: Value, dim: int) -> bool:
+        moves = rule_for(op.target, self.rules).moves
+        assert moves is not None
+        if any(self._known[s.value, s.dim] for a in op.arguments.values() for s in _sizes_of(a)):
+            return True
+        found = moves(
+            {n: concrete(a) for n, a in op.arguments.items()},
+            [v.shape for v in op.operands],
+            [r.shape for r in op.results],
+        )
+        blocks = [
+            (op.operands[move.operand], block)
+            for move in found
+            if op.results[move.result] is result
+            for block in move.blocks
+            if dim in block.target
+        ]
+        return any(self._known[source.index, d] for source, block in blocks for d in block.source)
+
+    def _aligned(self, op: Op, result: Value, dim: int) -> bool:
+        """Of an operator of another kind: dimensions of one extent at one place, else any."""
+        if not op.operands:
+            return any(self._known[s.value, s.dim] for a in op.arguments.values() for s in _sizes_of(a))
+        ranked = [v for v in op.operands if v.ndim == result.ndim]
+        alike = [v for v in ranked if v.shape[dim] == result.shape[dim]]
+        if alike and max(v.ndim for v in op.operands) == result.ndim:
+            lower = [v for v in op.operands if v.ndim < result.ndim and not v.is_state]
+            own = any(self._known[v.index, dim] for v in ranked)
+            return own or any(
+                self._known[v.index, dim - result.ndim + v.ndim] for v in lower if dim >= result.ndim - v.ndim
+            )
+        return self._any(op.operands)
+
+
+def _sizes_of(argument: Any) -> Iterable[SizeOf]:
+    for derived in derived_in(argument):
+        yield from sizes_in(derived.expression)
+
+
+def numbers_follow(extents: Extents, op: Op, argument: str) -> bool:
+    """Whether an argument of `op` holds a number that may be another in another call."""
+    return any(extents.follow_input(d.expression) for d in derived_in(op.arguments[argument]))
+
+
+def _trials(graph: Graph) -> Iterator[tuple[Dim, bool]]:
+    """By dimension whether its extent was another at other sizes of the inputs, one or a few at a time.
+
+    Sizes at which the ops do not run are none that the model takes, unless it may take another way there.
+    """
+    for call in range(len(graph.starts)):
+        end = graph.starts[call + 1] if call + 1 < len(graph.starts) else len(graph.ops)
+        results = [r for op in graph.ops[graph.starts[call] : end] for r in op.results]
+        inputs = [n for n, v in enumerate(graph.inputs) if _is_read_in(call, v, graph)]
+        trial = _Trial(graph, [r.index for r in results])
+        changed: set[Dim] = set()
+        unsure: set[Dim] = set()
+        for unit in _units([(n, graph.inputs[n].shape) for n in inputs]):
+            found = trial.of(unit)
+            for value in results if found is not None else ():
+                for dim, extent in enumerate(value.shape):
+                    if value.index not in found:
+                        unsure.add((value.index, dim))
+                    elif found[value.index][dim] != extent:
+                        changed.add((value.index, dim))
+        for dim in ((value.index, d) for value in results for d in range(value.ndim)):
+            if dim in changed or dim not in unsure:
+                yield dim, dim in changed
+
+
+def _is_read_in(call: int, value: Value, graph: Graph) -> bool:
+    return any(graph.call_of(reader) == call for reader in graph.readers[value.index])
+
+
+Place = tuple[int, int]
+_STEPS: Sequence[Callable[[int], int]] = (
+    lambda n: 2 * n,
+    lambda n: n + 1,
+    lambda n: 3 * n,
+    *(partial(operator.add, more) for more in (2, 4, 8, 16, 32)),
+)
+
+
+def _units(shapes: Sequence[tuple[int, Shape]]) -> Iterator[Mapping[Place, int]]:
+    """Dimensions of inputs that have one extent, first dimensions apart, and each alone, with that extent."""
+    groups: dict[tuple[bool, int], dict[Place, int]] = {}
+    for number, shape in shapes:
+        for dim, extent in enumerate(shape):
+            groups.setdefault((dim == 0, extent), {})[number, dim] = extent
+    for group in groups.values():
+        yield group
+        if len(group) > 1:
+            yield from ({place: extent} for place, extent in group.items())
+
+
+@frozen(eq=False)
+class _Trial:
+    """What the values `wanted` of one call would measure at other sizes of its inputs."""
+
+    graph: Graph
+    wanted: Sequence[int]
+
+    def of(self, unit: Mapping[Place, int]) -> Mapping[int, Shape] | None:
+        """The shapes at another extent of `unit`, one at which most of the ops run.
+
+        None where they all run at no other extent, and would not be others either.
+        """
+        best: Mapping[int, Shape] = {}
+        is_same_way = len(resized(self.graph, [v.shape for v in self.graph.inputs], self.wanted)) == len(
+            self.wanted
+        )
+        for step in _STEPS:
+            shapes = [
+                tuple(step(n) if (number, dim) in unit else n for dim, n in enumerate(value.shape))
+                for number, value in enumerate(self.graph.inputs)
+            ]
+            found = resized(self.graph, shapes, self.wanted)
+            if len(found) == len(self.wanted):
+                return found
+            is_same_way = is_same_way and self._goes_on(shapes, found)
+            if len(found) > len(best):
+                best = found
+        return None if is_same_way else best
+
+    def _goes_on(self, shapes: Sequence[Shape], found: Mapping[int, Shape]) -> bool:
+        """Whether the forward makes the same of sizes as in the trace, up to where the ops do not run."""
+        known = {v.index: shape for v, shape in zip(self.graph.inputs, shapes, strict=True)} | dict(found)
+        for question in (*self.graph.guards, *self.graph.uses):
+            if all(size.value in known for size in sizes_in(question.expression)):
+                number = evaluate_expression(question.expression, partial(_looked_up, known))
+                if number != question.number:
+                    return False
+        return True
+
+
+def _looked_up(shapes: Mapping[int, Shape], root: Root) -> Any:
+    return shapes[root.value][root.dim] if isinstance(root, SizeOf) else root.number

@@ -1,0 +1,84 @@
+"""What the values of a graph would measure in a call with inputs of other sizes.
+
+The ops are run on tensors without data, with the numbers that the forward derives from sizes derived
+anew. It holds as long as the forward takes the same way.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from speedup.spec.expressions import Root, SizeOf, carried, derived_in, sizes_in
+from speedup.spec.graph import Graph, Op, Shape, Value, call_arguments
+from speedup.spec.operators import functional
+
+_Meta = Mapping[int, Tensor]
+
+
+def resized(graph: Graph, shapes: Sequence[Shape], wanted: Iterable[int]) -> Mapping[int, Shape]:
+    """The shapes of the values `wanted`, by index, if the inputs have these `shapes`.
+
+    Those that come after an op that does not run at these sizes are missing.
+    """
+    chosen = frozenset(wanted)
+    tensors: dict[int, Tensor] = {
+        value.index: _empty(shape, value) for value, shape in zip(graph.inputs, shapes, strict=True)
+    }
+    tensors.update({value.index: _empty(value.shape, value) for value in graph.state})
+    for number in _needed(graph, chosen):
+        op = graph.ops[number]
+        try:
+            results = _run(op, tensors)
+        except Exception:  # operators raise anything where sizes do not fit
+            break
+        tensors.update({r.index: t for r, t in zip(op.results, results, strict=False)})
+    return {index: tuple(tensors[index].shape) for index in chosen if index in tensors}
+
+
+def _empty(shape: Shape, value: Value) -> Tensor:
+    return torch.empty(shape, dtype=value.dtype, device="meta")
+
+
+def _needed(graph: Graph, wanted: frozenset[int]) -> Sequence[int]:
+    """The ops that the values come from, or whose sizes these are computed with, in order."""
+    found: set[int] = set()
+    pending = list(wanted)
+    while pending:
+        producer = graph.producer[pending.pop()]
+        if producer is not None and producer not in found:
+            found.add(producer)
+            op = graph.ops[producer]
+            pending.extend(v.index for v in op.operands)
+            for derived in derived_in(tuple(op.arguments.values())):
+                pending.extend(size.value for size in sizes_in(derived.expression))
+    return sorted(found)
+
+
+def _run(op: Op, tensors: _Meta) -> Sequence[Any]:
+    def lookup(root: Root) -> Any:
+        return tensors[root.value].shape[root.dim] if isinstance(root, SizeOf) else root.number
+
+    def fill(argument: Any) -> Any:
+        if isinstance(argument, Value):
+            return tensors[argument.index]
+        if isinstance(argument, tuple):
+            return [fill(part) for part in argument]
+        return carried(argument, lookup)
+
+    target = functional(op.target)
+    filled = {name: fill(argument) for name, argument in op.arguments.items()}
+    for parameter in target._schema.arguments:
+        if str(parameter.type) in ("Scalar", "Optional[Scalar]", "float", "Optional[float]") and isinstance(
+            filled.get(parameter.name), Tensor
+        ):
+            # A number that a tensor holds decides no size.
+            filled[parameter.name] = 1.0
+    if "device" in filled:
+        filled["device"] = torch.device("meta")
+    positional, keywords = call_arguments(op, filled)
+    results = target(*positional, **keywords)
+    return results if isinstance(results, list | tuple) else [results]

@@ -1,0 +1,242 @@
+"""Where Python takes a number out of a trace's sight: calls into C, lookups, code that cannot be followed.
+
+A tracked number is an int, so C code takes it for one: `range(n)` counts and `items[n]` looks up without
+asking it anything. Functions that can be replaced are, while a model is traced, by ones that ask. Of code
+that reads a size and does something else with it, only its source tells.
+"""
+
+from __future__ import annotations
+
+import ast
+import builtins
+import inspect
+import linecache
+import math
+import operator
+import sys
+import textwrap
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from functools import _lru_cache_wrapper, lru_cache
+from types import BuiltinFunctionType, CodeType, FrameType, FunctionType, ModuleType
+from typing import Any
+
+import torch
+from torch import nn
+
+from speedup.spec.expressions import MATH
+
+_LIBRARY = torch.__file__.removesuffix("__init__.py")
+_OWN = __file__.removesuffix("sinks.py")
+_RANGE = range
+_DEPTH = 3
+_CONTAINERS = (list, tuple, dict, str, nn.ModuleList, nn.ModuleDict, nn.Sequential, nn.ParameterList)
+
+
+def users_frame(frame: FrameType | None) -> FrameType | None:
+    """The innermost frame from `frame` outwards that runs neither code of torch nor of the tracer."""
+    while frame is not None and frame.f_code.co_filename.startswith((_LIBRARY, _OWN, "<")):
+        frame = frame.f_back
+    return frame
+
+
+class _RangeType(type):
+    """Lets the function in the place of `range` pass for the class."""
+
+    def __instancecheck__(cls, instance: object) -> bool:
+        return isinstance(instance, _RANGE)
+
+    def __subclasscheck__(cls, subclass: type) -> bool:
+        return issubclass(subclass, _RANGE)
+
+
+@contextmanager
+def watched(
+    is_tracked: Callable[[Any], bool],
+    count: Callable[[tuple[Any, ...], str], None],
+    compute: Callable[[str, tuple[Any, ...]], Any],
+) -> Iterator[None]:
+    """Replace the functions that would take tracked numbers out of sight, until the end.
+
+    `count(arguments, how)` is told of numbers that go where they cannot be followed; `compute(name,
+    arguments)` is asked for what a function of the math module gives.
+    """
+
+    def counted(*arguments: Any) -> range:
+        if any(map(is_tracked, arguments)):
+            count(arguments, "range()")
+            arguments = tuple(operator_index(a) for a in arguments)
+        return _RANGE(*arguments)
+
+    class Range(metaclass=_RangeType):
+        def __new__(cls, *arguments: Any) -> range:  # type: ignore[misc]
+            return counted(*arguments)
+
+    def followed(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*arguments: Any) -> Any:
+            return compute(name, arguments) if any(map(is_tracked, arguments)) else function(*arguments)
+
+        return call
+
+    operator_index = operator.index
+
+    def index(number: Any) -> int:
+        if is_tracked(number):
+            count((number,), "an index")
+        return int.__int__(number) if is_tracked(number) else operator_index(number)
+
+    kept = {name: getattr(math, name) for name in MATH}
+    builtins.range = Range  # type: ignore[assignment, misc]
+    operator.index = index
+    for name, function in kept.items():
+        setattr(math, name, followed(name, function))
+    try:
+        yield
+    finally:
+        builtins.range = _RANGE  # type: ignore[misc]
+        operator.index = operator_index
+        for name, function in kept.items():
+            setattr(math, name, function)
+
+
+def calls_cached(frame: FrameType) -> bool:
+    """Whether `frame` is calling a function with an `lru_cache`, which looks its arguments up."""
+    node = _evaluating(frame.f_code, frame.f_lasti)
+    if not isinstance(node, ast.Call):
+        return False
+    return isinstance(_named(node.func, frame.f_locals, frame.f_globals), _lru_cache_wrapper)
+
+
+@lru_cache(maxsize=1024)
+def _evaluating(code: CodeType, offset: int) -> ast.expr | None:
+    """The expression that the code evaluates at `offset`."""
+    line, end_line, column, end_column = list(code.co_positions())[offset // 2]
+    if line is None or end_line is None or column is None or end_column is None:
+        return None
+    lines = [text.encode() for text in linecache.getlines(code.co_filename)[line - 1 : end_line]]
+    if not lines:
+        return None
+    lines[-1] = lines[-1][:end_column]
+    lines[0] = lines[0][column:]
+    try:
+        return ast.parse(f"({b''.join(lines).decode()})", mode="eval").body
+    except (SyntaxError, ValueError):
+        return None
+
+
+def _named(node: ast.expr, local: Mapping[str, Any], outer: Mapping[str, Any]) -> Any:
+    """What a name, or an attribute of what a name stands for, is; None where that would run code."""
+    if isinstance(node, ast.Name):
+        return local.get(node.id, outer.get(node.id))
+    if isinstance(node, ast.Attribute):
+        holder = _named(node.value, local, outer)
+        if isinstance(holder, nn.Module) and node.attr in holder._modules:
+            return holder._modules[node.attr]
+        return None if holder is None else inspect.getattr_static(holder, node.attr, None)
+    return None
+
+
+def hides_numbers(frame: FrameType) -> str:
+    """How the code of `frame`, which reads a size, may use it out of sight; empty where it does not."""
+    return _hidden_use(frame.f_code, frame.f_globals, dict(frame.f_locals), _DEPTH)
+
+
+def _hidden_use(code: CodeType, outer: Mapping[str, Any], local: Mapping[str, Any], depth: int) -> str:
+    tree = _function(code)
+    if tree is None:
+        return ""
+    for node in ast.walk(tree):
+        match node:
+            case ast.Call(func=ast.Attribute(attr="numel", value=shape)) if _is_shape(shape):
+                return "numel() of a shape"
+            case ast.Call(func=function):
+                found = _of_callee(_named(function, local, outer), local, depth)
+                if found:
+                    return found
+            case ast.Subscript(value=base, slice=index, ctx=ast.Load()) if not isinstance(
+                index, ast.Constant
+            ):
+                if isinstance(_named(base, local, outer), _CONTAINERS) and _is_computed(index):
+                    return "a lookup"
+    return ""
+
+
+def _is_shape(node: ast.expr) -> bool:
+    """Whether an expression is the shape of a tensor, or a part of it."""
+    match node:
+        case ast.Subscript(value=whole):
+            return _is_shape(whole)
+        case ast.Attribute(attr="shape") | ast.Call(func=ast.Attribute(attr="size")):
+            return True
+    return False
+
+
+def _is_computed(index: ast.expr) -> bool:
+    return any(isinstance(node, ast.Name | ast.Attribute) for node in ast.walk(index))
+
+
+def _of_callee(callee: Any, local: Mapping[str, Any], depth: int) -> str:
+    """How a function that is called may use a number out of sight."""
+    if isinstance(callee, BuiltinFunctionType):
+        home = callee.__self__ if isinstance(callee.__self__, ModuleType) else None
+        return f"{callee.__name__}()" if home is not None and home.__name__ in ("math", "operator") else ""
+    if type(callee).__module__.partition(".")[0] == "numpy" or (
+        getattr(callee, "__module__", None) or ""
+    ).startswith("numpy"):
+        return "numpy"
+    if isinstance(callee, staticmethod | classmethod):
+        callee = callee.__func__
+    if not isinstance(callee, FunctionType) or not depth:
+        return ""
+    if callee.__code__.co_filename.startswith((_LIBRARY, _OWN)):
+        return ""
+    owner = {"self": local["self"]} if "self" in local else {}
+    return _hidden_use(callee.__code__, callee.__globals__, owner, depth - 1)
+
+
+@lru_cache(maxsize=1024)
+def _function(code: CodeType) -> ast.AST | None:
+    """The source of the function with this code, parsed."""
+    lines = linecache.getlines(code.co_filename)
+    try:
+        return ast.parse(textwrap.dedent("".join(inspect.getblock(lines[code.co_firstlineno - 1 :]))))
+    except (SyntaxError, ValueError, IndexError):
+        return _lambda(code, "".join(lines))
+
+
+def _lambda(code: CodeType, text: str) -> ast.AST | None:
+    """The innermost lambda of the file `text` that the code is in."""
+    tree = _parsed(text)
+    places = [(line, column) for line, _, column, _ in code.co_positions() if line and column]
+    if tree is None or not places:
+        return None
+    first, last = min(places), max(places)
+    around = [
+        node
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Lambda)
+        and (node.body.lineno, node.body.col_offset) <= first
+        and last <= (node.end_lineno or node.lineno, node.end_col_offset or 0)
+    ]
+    return max(around, key=lambda node: (node.lineno, node.col_offset), default=None)
+
+
+@lru_cache(maxsize=16)
+def _parsed(text: str) -> ast.AST | None:
+    try:
+        return ast.parse(text)
+    except (SyntaxError, ValueError):
+        return None
+
+
+def place(frame: FrameType | None) -> tuple[str, Any]:
+    """The line that `frame` is at, as `file.py:12`, and a key for it that other traces share."""
+    if frame is None:
+        return "", None
+    code = frame.f_code
+    return f"{code.co_filename.rsplit('/', 1)[-1]}:{frame.f_lineno}", (code, frame.f_lasti)
+
+
+def caller(depth: int) -> FrameType | None:
+    """The user's frame that led to the caller's caller number `depth`."""
+    return users_frame(sys._getframe(depth + 1))
