@@ -80,6 +80,11 @@ class Subject:
     rules: Rules | None = None
     keep: tuple[str, ...] = ()
 
+    @property
+    def calls(self) -> tuple[Example, ...]:
+        """The calls that the model was shown."""
+        return (self.example,)
+
     def planned_model(self) -> nn.Module:
         """The model.
 
