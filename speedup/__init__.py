@@ -51,11 +51,12 @@ from speedup.pruners import make_masks, masks_from_torch_pruning
 from speedup.reports.figure import plan_figure
 from speedup.rules import STANDARD
 from speedup.rules.rule import Rule
-from speedup.verify import Verification, verify
+from speedup.verify import Drawn, Verification, verify
 
 __all__ = [
     "STANDARD",
     "ArchitectureError",
+    "Drawn",
     "EquivalenceError",
     "ExportError",
     "FileWriteError",

@@ -31,11 +31,13 @@ def materialize(plan: Plan, model: nn.Module | None = None, *, verify: Level = "
             that goes is masked). Source that the plan holds is only run where it is `model`'s own with other
             numbers in it.
         verify: "full" re-exports the small model, compares it with the plan, and runs it
-            against the masked model on fresh inputs at two batch sizes; "structure" only
-            compares the traces; "none" checks nothing.
+            against the masked model on inputs like the example at two batch sizes, as far as the
+            masked model takes them, see `verify`; "structure" only compares the traces; "none" checks
+            nothing.
 
     Raises:
-        InputError: `verify` is none of these.
+        InputError: `verify` is none of these, or the masked model does not run on its example.
+        ModelError: the weights of `model` are not in it, see `plan_speedup`.
         UnboundPlanError: the plan was read back, and `model` is missing.
         StaleModelError: the model changed since planning. Its kinds are for another `model`:
             `ArchitectureError` says where it is unlike the planned one, `OtherWeightsError` that the plan

@@ -48,7 +48,9 @@ def plan_speedup(
 
     Args:
         model: any module. Of one that `torch.export` cannot trace as a whole, the largest modules that
-            it can trace are planned, see `Plan.report`.
+            it can trace are planned, see `Plan.report`. Its weights must be in it: a model is refused whose
+            weights hooks bring before each forward (offloaded by accelerate) or that is partitioned
+            (DeepSpeed's ZeRO-3). On the meta device, without such hooks, it has none and is planned.
         x: example input: a tensor, a tuple or list of arguments, or a dict of keyword arguments.
             Its dtypes and the way it is called matter; the plan holds for any batch size, and for any
             length and resolution that the model takes. Where the forward goes other ways at other sizes,

@@ -18,6 +18,7 @@ from speedup.spec.inputs import Example
 from speedup.stamps import Stamp, changes, other_architecture, other_contents, stamps_of
 from speedup.tracing.attributes import attribute_of
 from speedup.tracing.islands import Island, Islands
+from speedup.tracing.plannable import require_weights
 
 _FEW = 3
 
@@ -43,10 +44,12 @@ def bound(plan: Plan, model: nn.Module) -> Plan:
     """The same plan for another model of the planned architecture.
 
     Raises:
+        ModelError: the model's weights are not in it, see `plan_speedup`.
         ArchitectureError: names, shapes, types or classes differ, or attributes that the plan sets.
         OtherWeightsError: the weights differ, and the plan depends on them.
         ForeignSourceError: the plan rewrites forwards to something that `model` does not hold.
     """
+    require_weights(model)
     stamps = stamps_of(model)
     require_architecture(plan, model, stamps)
     other = other_contents(plan.subject.stamps, stamps, plan.subject.free)

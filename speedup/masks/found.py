@@ -18,6 +18,7 @@ from speedup.masks.fitting import free_mask
 from speedup.masks.names import flattened
 from speedup.masks.problems import RefusedError, error_of
 from speedup.spec.paths import joined
+from speedup.tracing.plannable import require_weights
 
 # Targets of NNI that are activations: `_input_0`, `_output_0`.
 _ACTIVATIONS = ("_input_", "_output_")
@@ -37,7 +38,9 @@ def masks_from_zeros(model: nn.Module) -> dict[str, Tensor]:
 
     Raises:
         MaskTargetError: a parameter is uninitialised.
+        ModelError: the weights are kept elsewhere, offloaded or partitioned.
     """
+    require_weights(model)
     masks: dict[str, Tensor] = {}
     for name, parameter in model.named_parameters():
         if nn.parameter.is_lazy(parameter):
@@ -59,7 +62,11 @@ def masks_from_prune(model: nn.Module) -> dict[str, Tensor]:
     Returns:
         Name -> mask of the parameter's shape, on its device. The name is the one from before the pruning
         ("conv.weight"), good for the model both as it is and after `prune.remove`.
+
+    Raises:
+        ModelError: the weights are kept elsewhere, offloaded or partitioned.
     """
+    require_weights(model)
     masks: dict[str, Tensor] = {}
     for path, module in model.named_modules():
         buffers = dict(module.named_buffers(recurse=False))

@@ -12,6 +12,7 @@ from speedup.masks.attention import Attention, HeadRun, attention_in
 from speedup.masks.fitting import mask_along
 from speedup.masks.names import Names
 from speedup.masks.problems import RefusedError, error_of
+from speedup.tracing.plannable import require_shapes
 
 
 def masks_from_heads(
@@ -38,7 +39,9 @@ def masks_from_heads(
         MaskTargetError: there is no attention module at a path, or several; its heads are not stated; or
             they do not divide its projections.
         MaskValueError: there is no head of that number.
+        ModelError: parameters are partitioned, so that their shapes are unknown.
     """
+    require_shapes(model)
     names = Names.of(model)
     parameters = dict(model.named_parameters(remove_duplicate=False))
     masks: dict[str, Tensor] = {}

@@ -15,6 +15,7 @@ from speedup.masks.names import Names, flattened, parameter_name
 from speedup.masks.problems import MaskProblem, RefusedError, error_of
 from speedup.masks.value import Masks
 from speedup.tracing.copying import ModuleT, copy_module
+from speedup.tracing.plannable import require_weights
 
 MaskSource = Mapping[str, object] | str | os.PathLike[str] | Masks
 
@@ -120,8 +121,10 @@ def apply_masks(model: ModuleT, masks: MaskSource | None) -> ModuleT:
 
     It is a deep copy of `model` in which each masked parameter is zero where its mask says so, and nothing
     else differs: classes, hooks, flags, ties, dtypes, devices and `requires_grad` are kept. `model` is not
-    written. Raises what `resolve_masks` raises, and `SpeedupError` if some part of `model` cannot be copied.
+    written. Raises what `resolve_masks` raises, `ModelError` if the weights are kept elsewhere (offloaded or
+    partitioned), and `SpeedupError` if some part of `model` cannot be copied.
     """
+    require_weights(model)
     parameters = dict(model.named_parameters())
     replacements = {}
     for name, mask in resolve_masks(model, masks).items():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from typing import Any
 
 import torch
@@ -59,9 +60,12 @@ class Comparison:
         to see how much its outputs vary.
 
         Raises:
-            OutputError: the error is larger than rounding explains.
+            OutputError: the error is larger than rounding explains, or the small model does not run.
         """
-        found = self._run(self.small, tensors)
+        try:
+            found = self._run(self.small, tensors)
+        except Exception as fault:
+            raise self._raised(tensors, fault) from fault
         if _form(found) != _form(reference):
             if self._may_change_form(tensors, reference):
                 return 0.0
@@ -96,17 +100,62 @@ class Comparison:
 
     def _may_change_form(self, tensors: Sequence[Tensor], reference: Leaves) -> bool:
         """Whether how much the masked model returns hangs on rounding, as a number of detections may."""
-        moved = (self.reference(_moved(tensors, far)) for far in (_ROUNDING, _FAR))
-        return any(_form(leaves) != _form(reference) for leaves in moved)
+        nearby = (self._nearby(tensors, far) for far in (_ROUNDING, _FAR))
+        return any(leaves is not None and _form(leaves) != _form(reference) for leaves in nearby)
 
     def _noise(self, tensors: Sequence[Tensor], number: int) -> float:
         """How far rounding moves an output of the masked model, with a margin."""
         leaves = self.reference(tensors)
         before: Tensor = leaves[number][1]
-        noise = _difference(before, self.reference(_moved(tensors, _ROUNDING)), number)
+        nearby = self._nearby(tensors, _ROUNDING)
+        noise = 0.0 if nearby is None else _difference(before, nearby, number)
         eps = torch.finfo(before.dtype).eps if before.is_floating_point() else 0.0
         size = float(before.double().nan_to_num(0, 0, 0).abs().max()) if before.numel() else 0.0
         return _NOISE_FACTOR * (noise + eps * size)
+
+    def _nearby(self, tensors: Sequence[Tensor], far: float) -> Leaves | None:
+        """What the masked model returns on inputs that are off by `far` units of rounding.
+
+        None where it takes none such, as at both ends of a range that it insists on.
+        """
+        for units in (far, -far):
+            try:
+                return self.reference(_moved(tensors, units))
+            except Exception:
+                continue
+        return None
+
+    def _raised(self, tensors: Sequence[Tensor], error: Exception) -> OutputError:
+        module = ".".join(part for part in (self.path, self._raising(tensors)) if part)
+        return OutputError(
+            f"{self._name} raises an error on an input that the masked one takes, in module {module!r}: "
+            f"{type(error).__name__}: {first_line(error)}. The small model was not handed out; plan again "
+            f"with keep=[{module!r}]."
+        )
+
+    def _raising(self, tensors: Sequence[Tensor]) -> str:
+        """The innermost module that the small model is in when it raises an error."""
+        watched, entered = scratch(self.small), [""]
+
+        def enter(name: str) -> Any:
+            return lambda module, args: entered.append(name)
+
+        def leave(name: str) -> Any:
+            def hook(module: nn.Module, args: Any, output: Any) -> None:
+                # Those that are still in there raised errors that were caught.
+                while entered.pop() != name:
+                    pass
+
+            return hook
+
+        for name, module in watched.named_modules():
+            module.register_forward_pre_hook(enter(name), prepend=True)
+            module.register_forward_hook(leave(name))
+        args, kwargs = self.example.call([t.clone() for t in tensors])
+        with torch.no_grad(), suppress(Exception):
+            torch.manual_seed(_SEED)
+            watched(*args, **kwargs)
+        return entered[-1]
 
     def _output_error(self, tensors: Sequence[Tensor], place: str, error: float, limit: float) -> OutputError:
         inner = self._first_differing(tensors, limit)
@@ -155,6 +204,11 @@ class Comparison:
 def _form(leaves: Leaves) -> Leaves:
     """Everything about an output but its tensors' values."""
     return [(n, (tuple(v.shape), v.dtype) if isinstance(v, Tensor) else v) for n, v in leaves]
+
+
+def first_line(error: Exception) -> str:
+    """What an error says, in one line and without a full stop."""
+    return str(error).strip().partition("\n")[0].removesuffix(".")
 
 
 def _moved(tensors: Sequence[Tensor], far: float) -> list[Tensor]:

@@ -204,7 +204,9 @@ def _holds_images(argument: Any) -> bool:
 def fresh_inputs(example: Example, batch: int | None, generator: torch.Generator) -> tuple[Tensor, ...]:
     """New tensors like the example's: floats of its mean and spread, other values drawn from its own.
 
-    `batch` replaces the first extent of every input that has one; None keeps all shapes.
+    Integers in a row that are in order (offsets, lengths, segments) stay so: out of order, they may make an
+    operator read memory that nobody wrote. `batch` replaces the first extent of every input that has one;
+    None keeps all shapes.
     """
     return tuple(_fresh(t, batch, generator) for t in example.tensors)
 
@@ -214,5 +216,17 @@ def _fresh(tensor: Tensor, batch: int | None, generator: torch.Generator) -> Ten
     if tensor.is_floating_point() or tensor.is_complex():
         return drawn(sketch_of(tensor), shape, generator).to(tensor)
     flat = tensor.reshape(-1).cpu()
+    if not flat.numel():
+        return tensor.new_zeros(shape)
     chosen = torch.randint(flat.numel(), (shape.numel(),), generator=generator)
-    return flat[chosen].reshape(shape).to(tensor.device)
+    values = _in_order(flat[chosen], flat) if tensor.ndim == 1 else flat[chosen]
+    return values.reshape(shape).to(tensor.device)
+
+
+def _in_order(values: Tensor, like: Tensor) -> Tensor:
+    """The values sorted as those of `like` are, up or down, if they are."""
+    numbers = like.long()
+    for descending in (False, True):
+        if torch.equal(numbers, numbers.sort(descending=descending).values):
+            return values.long().sort(descending=descending).values.to(values.dtype)
+    return values

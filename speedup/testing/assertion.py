@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from typing import Any
 
 import torch
@@ -14,9 +15,10 @@ from speedup.masks import MaskSource, apply_masks
 from speedup.materialize import materialize
 from speedup.plan import Plan
 from speedup.planner import plan_speedup
+from speedup.planning.draws import draws, first_taken
 from speedup.reports.table import report_table
 from speedup.rules import STANDARD, Rules
-from speedup.spec.inputs import batch_size, example_from, fresh_inputs
+from speedup.spec.inputs import batch_size, example_from
 from speedup.testing.blame import first_differing
 from speedup.testing.masks import MaskSpec, mask_argument
 from speedup.testing.oracle import Yardstick, masked_copy
@@ -45,9 +47,10 @@ def assert_equivalent(
     """Assert that the small model of `model` and `masks` is the masked one, and return its plan.
 
     The model is planned and materialized without the library's own verification, and both are compared in
-    eval mode: on `x`, on random inputs like it at other batch sizes (those that the masked model takes), and
-    on `others`. Planning must leave the model and the global state as they are; the small model must have
-    the same modules, flags and dtypes, no larger tensors, and work with a reloaded state.
+    eval mode: on `x`, on inputs like it at other batch sizes (those that the masked model takes, as varied as
+    it takes them), and on `others`. Planning must leave the model and the global state as they are; the
+    small model must have the same modules, flags and dtypes, no larger tensors, and work with a reloaded
+    state.
 
     Args:
         model: any module, in any mode. It is not changed.
@@ -77,15 +80,16 @@ def assert_equivalent(
     return plan
 
 
-def _like(yardstick: Yardstick, batch_sizes: Sequence[int]) -> Iterator[Sequence[Tensor]]:
-    """The example's own tensors, then random ones at the batch sizes that the masked model takes."""
+def _like(yardstick: Yardstick, batch_sizes: Sequence[int]) -> list[Sequence[Tensor]]:
+    """The example's own tensors, then the most varied at the batch sizes that the masked model takes."""
     example = yardstick.example
-    yield example.tensors
-    own = batch_size(example)
-    for size in batch_sizes if own is not None else ():
-        tensors = fresh_inputs(example, size, torch.Generator().manual_seed(_SEED + size))
-        if size == own or yardstick.takes(tensors):
-            yield tensors
+    taken: list[Sequence[Tensor]] = [example.tensors]
+    for size in batch_sizes if batch_size(example) is not None else ():
+        drawn = draws(example, size, torch.Generator().manual_seed(_SEED + size))
+        with suppress(Exception):
+            draw, _ = first_taken(drawn, yardstick.expected)
+            taken.append(draw.tensors)
+    return taken
 
 
 def _calls(others: Sequence[Any]) -> Iterator[Sequence[Tensor]]:

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 
 import torch
 from attrs import frozen
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
-from speedup.spec.inputs import Example, example_from, fresh_inputs, leaves_of
+from speedup.planning.comparison import first_line
+from speedup.planning.draws import draws
+from speedup.spec.inputs import Example, batch_size, example_from, leaves_of
 from speedup.testing.masks import MaskSpec, write_masks
 from speedup.tracing.copying import copy_module
 from speedup.tracing.isolation import isolated
@@ -73,17 +76,17 @@ class Yardstick:
     example: Example
     tolerance: float | None = None
 
-    def takes(self, tensors: Sequence[Tensor]) -> bool:
-        """Whether the masked model can be called with these tensors."""
-        try:
-            output_of(self.masked, self.example, tensors)
-        except Exception:
-            return False
-        return True
+    def expected(self, tensors: Sequence[Tensor]) -> object:
+        """What the masked model returns; it raises its own errors where it cannot be called with these."""
+        return output_of(self.masked, self.example, tensors)
 
     def deviation(self, small: nn.Module, tensors: tuple[Tensor, ...]) -> str | None:
         """Where and how `small` differs on `tensors`, in words; None where it does not."""
-        expected, got = (output_of(model, self.example, tensors) for model in (self.masked, small))
+        expected = self.expected(tensors)
+        try:
+            got = output_of(small, self.example, tensors)
+        except Exception as error:
+            return f"it raises {type(error).__name__}, where the masked model runs: {first_line(error)}"
         wanted, found = dict(leaves_of(expected)), dict(leaves_of(got))
         if wanted.keys() != found.keys() or _structure(expected) != _structure(got):
             return f"the outputs differ in structure: masked {_structure(expected)}, small {_structure(got)}"
@@ -113,10 +116,17 @@ class Yardstick:
             return 0.0
         size = float(want.abs().nan_to_num(0, 0, 0).max())
         rounding = _ROUNDINGS * torch.finfo(want.dtype).eps * max(1.0, size)
-        varied = fresh_inputs(self.example, tensors[0].shape[0] if tensors[0].ndim else None, _generator())
-        other = self._elsewhere(place, want, lambda: output_of(self.masked, self.example, varied))
+        other = self._varied(place, want, batch_size(self.example.replaced(tensors)))
         variation = size if other is None else distance(want, other)
         return rounding + tolerance * min(size, variation)
+
+    def _varied(self, place: str, want: Tensor, size: int | None) -> Tensor | None:
+        """The same part of the output for inputs drawn anew; None where the model takes none."""
+        for draw in draws(self.example, size, _generator()):
+            other = self._elsewhere(place, want, partial(self.expected, draw.tensors))
+            if other is not None and draw.is_varied:
+                return other
+        return None
 
     def _sensitivity(self, place: str, want: Tensor, tensors: tuple[Tensor, ...]) -> float:
         """How far rounding errors in the state, a hundred times as large as real ones, move the output.

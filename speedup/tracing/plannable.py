@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import torch
-from torch import fx, nn
+from torch import Tensor, fx, nn
 
 from speedup.errors import ModelError
 
 
 def require_plannable(model: Any) -> None:
-    """Raise unless `model` is a module in Python whose parameters exist.
+    """Raise unless `model` is a module in Python whose parameters exist, and are where it has them.
 
     Raises:
         ModelError: says what to pass instead, or what to do first.
@@ -28,6 +29,72 @@ def require_plannable(model: Any) -> None:
     lazy += [name for name, b in model.named_buffers() if nn.parameter.is_lazy(b)]
     if lazy:
         raise ModelError(f"parameter {lazy[0]!r} is uninitialised; run the model once before planning it")
+    require_weights(model)
+
+
+def require_weights(model: nn.Module) -> None:
+    """Raise if the forward computes with other weights than the model's parameters hold.
+
+    So it is where a library keeps them elsewhere and brings them before each forward: masks and cuts in the
+    parameters would go unheeded. Parameters on the meta device that nobody brings are fine.
+
+    Raises:
+        ModelError: names the first such module or parameter, and says what to do.
+    """
+    for path, module in model.named_modules():
+        hook = next((hook for hook in _hooks(module) if _brings_weights(hook, module)), None)
+        if hook is not None:
+            where = f"module {path!r}" if path else "the model itself"
+            raise ModelError(
+                f"the weights of {where} are offloaded: they are not in its parameters, and a hook of "
+                f"accelerate ({type(hook).__name__}) brings them before each forward. Load the model whole, "
+                "without offloading (no device_map that does); or, once its weights are loaded, take the "
+                "hooks off: accelerate.hooks.remove_hook_from_module(model, recurse=True). Without the "
+                'memory for that, plan on a model made under torch.device("meta") or init_empty_weights(), '
+                "which has no hooks."
+            )
+    require_shapes(model)
+
+
+def require_shapes(model: nn.Module) -> None:
+    """Raise if parameters are partitioned, so that not even their shapes are those of the model.
+
+    Raises:
+        ModelError: names the first such parameter, and says what to do.
+    """
+    for name, parameter in model.named_parameters():
+        if _is_partitioned(parameter):
+            raise ModelError(
+                f"parameter {name!r} is partitioned by DeepSpeed (ZeRO-3), so that this process holds a part "
+                "of it only. Load the model whole, without deepspeed.zero.Init, for instance from a "
+                "checkpoint that was consolidated by zero_to_fp32.py."
+            )
+
+
+def _hooks(module: nn.Module) -> Iterator[Any]:
+    """The hooks that accelerate hung on a module; it is not imported, for who uses it has done so."""
+    pending = [vars(module).get("_hf_hook")]
+    while pending:
+        hook = pending.pop(0)
+        if hook is not None:
+            yield hook
+            pending.extend(getattr(hook, "hooks", ()))
+
+
+def _brings_weights(hook: Any, module: nn.Module) -> bool:
+    """Whether the hook offloads tensors that the module has, and not only moves inputs."""
+    if getattr(hook, "offload", False) is not True:
+        return False
+    inner = getattr(hook, "place_submodules", False) is True
+    tensors: list[Tensor] = [*module.parameters(recurse=inner)]
+    if getattr(hook, "offload_buffers", False) is True:
+        tensors += [*module.buffers(recurse=inner)]
+    return bool(tensors)
+
+
+def _is_partitioned(parameter: nn.Parameter) -> bool:
+    """Whether DeepSpeed has taken the numbers out of it, until they are gathered."""
+    return hasattr(parameter, "ds_id") and not parameter.numel() and getattr(parameter, "ds_numel", 1) != 0
 
 
 def _is_exported(model: fx.GraphModule) -> bool:
