@@ -33,6 +33,19 @@ def test_plan_of_a_torchvision_model_holds_for_images_of_every_size(name: str) -
     check_every_size(TORCHVISION_CASES[name])
 
 
+_FROM_THE_LAST_SIZE = {
+    f"{kind}: {name}": evolve(case, sizes=case.sizes[::-1])
+    for kind, cases in (("sequences", TOKEN_CASES), ("images", IMAGE_CASES))
+    for name, case in cases.items()
+}
+
+
+@pytest.mark.zoo
+@pytest.mark.parametrize("name", _FROM_THE_LAST_SIZE)
+def test_plan_from_another_size_holds_for_every_size(name: str) -> None:
+    check_every_size(_FROM_THE_LAST_SIZE[name])
+
+
 _WHOLE = {
     "recurrence": evolve(TOKEN_CASES["recurrence, example of one token"], recipe=MaskedRows()),
     "layer of longer inputs": evolve(TOKEN_CASES["layer of longer inputs"], recipe=MaskedRows()),
