@@ -8,14 +8,23 @@ from collections.abc import Iterable, Sequence
 from attrs import asdict
 from rich.table import Table
 
-from tests.support.measure import Exactness
+from tests.support.measure import AtSize, Exactness
 
 TOLERANCE = 1e-9
 
 
 def record(result: Exactness) -> dict[str, object]:
-    """`result` as JSON takes it: an error that is not finite becomes null."""
-    return {**asdict(result), "error": result.error if math.isfinite(result.error) else None}
+    """`result` as JSON takes it: an error that is not finite becomes null.
+
+    An error by size is null too where the size is refused, and "inf" where only the small model fails.
+    """
+    sizes = [{"size": at.size, "error": _finite_or_text(at.error)} for at in result.sizes]
+    error = result.error if math.isfinite(result.error) else None
+    return {**asdict(result), "error": error, "sizes": sizes}
+
+
+def _finite_or_text(error: float | None) -> float | str | None:
+    return error if error is None or math.isfinite(error) else str(error)
 
 
 def table(results: Sequence[Exactness], title: str) -> Table:
@@ -25,6 +34,30 @@ def table(results: Sequence[Exactness], title: str) -> Table:
     for result in results:
         table.add_row(result.name, *_cells(result), style=None if result.is_exact(TOLERANCE) else "red")
     return table
+
+
+def size_table(results: Sequence[Exactness], title: str) -> Table:
+    """Errors by height and width: at the size that a model was planned at, then a column for each other."""
+    others = sorted({at.size for result in results for at in result.sizes[1:]})
+    table = Table(title=f"{title}: relative error by height and width")
+    for heading in ("model", "planned at", "error there", *map(str, others), "untouched"):
+        table.add_column(heading, justify="left" if heading == "model" else "right")
+    for result in results:
+        first, *rest = result.sizes or (AtSize(0, math.nan),)
+        found = {at.size: _at_size(at) for at in rest}
+        table.add_row(
+            result.name,
+            str(first.size or "-"),
+            _at_size(first) if first.size else "failed",
+            *(found.get(size, "-") for size in others),
+            "no" if result.touched else "yes",
+            style=None if result.is_exact(TOLERANCE) else "red",
+        )
+    return table
+
+
+def _at_size(at: AtSize) -> str:
+    return "refused" if at.error is None else f"{at.error:.1e}"
 
 
 def _cells(result: Exactness) -> Iterable[str]:

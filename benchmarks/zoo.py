@@ -4,6 +4,10 @@
 classifier of at most that many parameters, with half of every convolution's filters masked; with `--library
 timm` a model of each family, or of transformers each of its tiny models, with random rows of every layer
 masked. All are in float64 and in a lively state; it exits with 1 if one is inexact or was touched.
+
+With `--sizes` torchvision's classifiers have half of all rows masked, those of linear layers too. Each is
+planned at one resolution and compared at that and at two others, one of them odd; the table has a column for
+every size. Models that are made for one resolution refuse the others.
 """
 
 from __future__ import annotations
@@ -22,8 +26,9 @@ import torch
 import typer
 from rich.console import Console
 
-from benchmarks.verdicts import TOLERANCE, print_faults, record, table, verdict
+from benchmarks.verdicts import TOLERANCE, print_faults, record, size_table, table, verdict
 from tests.support import timm_models, transformers_models, vision
+from tests.support.masking import Recipe, random_row_masks
 from tests.support.measure import Exactness
 from tests.support.zoo import check_classifier, check_timm, check_transformers
 
@@ -50,22 +55,30 @@ def main(
     ] = None,
     library: Annotated[Library, typer.Option(help="Whose models.")] = Library.TORCHVISION,
     max_params: Annotated[float, typer.Option(help="Leave out larger classifiers of torchvision.")] = 100e6,
-    seed: Annotated[int, typer.Option(help="Of weights and masks in timm and transformers.")] = 7,
+    seed: Annotated[int, typer.Option(help="Of random weights and rows.")] = 7,
     json_file: Annotated[Path | None, typer.Option("--json", help="Write the results there too.")] = None,
     verify: Annotated[
         bool, typer.Option(help="Make each model a second time, as the library checks it.")
     ] = False,
+    sizes: Annotated[bool, typer.Option("--sizes", help="Compare classifiers at other resolutions.")] = False,
     threads: Annotated[int, typer.Option(help="Threads torch may use.")] = 1,
 ) -> None:
+    if sizes and library is not Library.TORCHVISION:
+        raise typer.BadParameter("--sizes is for torchvision's classifiers")
     torch.set_num_threads(threads)
     known, check = _models(library, max_params, seed)
-    check = partial(check, also_verified=verify)
+    check, masked = partial(check, also_verified=verify), _MASKED[library]
+    if sizes:
+        # R1 leaves attention and its kin alone, which look at sizes most.
+        recipe = partial(random_row_masks, fraction=0.5, seed=seed)
+        check, masked = partial(_checked_at_sizes, recipe=recipe, also_verified=verify), "Half of all rows"
     results: list[Exactness] = []
     for name in names or known:
         results.append(_checked(name, check))
         if json_file is not None:
             json_file.write_text(json.dumps([record(result) for result in results], indent=1) + "\n")
-    Console().print(table(results, f"{_MASKED[library]} in float64; {threads} thread(s)"))
+    title = f"{masked} in float64; {threads} thread(s)"
+    Console().print(size_table(results, title) if sizes else table(results, title))
     print_faults(results)
     raise typer.Exit(0 if all(result.is_exact(TOLERANCE) for result in results) else 1)
 
@@ -79,6 +92,11 @@ def _models(library: Library, max_params: float, seed: int) -> tuple[Sequence[st
             return timm_models.families(), partial(check_timm, seed=seed)
         case Library.TRANSFORMERS:
             return transformers_models.classes(), partial(check_transformers, seed=seed)
+
+
+def _checked_at_sizes(name: str, *, recipe: Recipe, also_verified: bool) -> Exactness:
+    sizes = vision.further_resolutions(name)
+    return check_classifier(name, recipe=recipe, also_verified=also_verified, sizes=sizes)
 
 
 def _checked(name: str, check: Check) -> Exactness:

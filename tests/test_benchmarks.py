@@ -22,8 +22,11 @@ from benchmarks.recipes import agreeing
 from benchmarks.settings import Settings
 from benchmarks.store import Store
 from benchmarks.tables import TABLES, conditions
+from benchmarks.verdicts import record, size_table
 from speedup import materialize, plan_speedup
 from tests.support import vision
+from tests.support.masked_model import normal
+from tests.support.measure import AtSize, check_exact
 
 SECTIONS = {"limit": limit.run, "phases": phases.run, "consecutive": consecutive.run, "latency": latency.run}
 
@@ -149,3 +152,31 @@ def test_agreeing_masks_leave_nothing_that_stays_masked() -> None:
     plan = plan_speedup(model, x, masks)
     masked = sum(int((mask == 0).sum()) for own in masks.values() for mask in own.values())
     assert plan.parameters_before - plan.parameters_after == masked
+
+
+class _AtLeastEight(nn.Module):
+    """Refuses small images."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(nn.Conv2d(3, 6, 3), nn.ReLU(), nn.Conv2d(6, 4, 1))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        assert x.shape[-1] >= 8
+        return self.layers(x)
+
+
+def test_errors_are_told_size_by_size() -> None:
+    mask = torch.ones(6, 1, 1, 1)
+    mask[:2] = 0
+    sizes = {size: normal(3, size, size) for size in (8, 5, 9)}
+    result = check_exact(
+        _AtLeastEight().double().eval(), {"layers.0": {"weight": mask}}, sizes[8], name="net", sizes=sizes
+    )
+    result.require_exact()
+    assert [at.size for at in result.sizes] == [8, 5, 9]
+    assert result.sizes[1] == AtSize(5, None)
+    assert all(at.error is not None and at.error < 1e-9 for at in (result.sizes[0], result.sizes[2]))
+    headings = [column.header for column in size_table([result], "title").columns]
+    assert headings == ["model", "planned at", "error there", "5", "9", "untouched"]
+    assert json.loads(json.dumps(record(result)))["sizes"][1] == {"size": 5, "error": None}

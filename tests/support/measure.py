@@ -6,6 +6,7 @@ import math
 import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import torch
@@ -29,12 +30,21 @@ _CONSTANT_BELOW = 1e-6
 
 
 @frozen
+class AtSize:
+    """How the small model did on inputs of one size; `error` is None where the masked model refuses it."""
+
+    size: int
+    error: float | None
+
+
+@frozen
 class Exactness:
     """What came of planning and materializing one model.
 
     `error` is the largest `relative_error` met, `nan` if it never came to a comparison; `touched` names
     what planning or materializing changed in the model; `failure` is the traceback or the broken promise,
-    if any. Zeros stand for what was not reached. Times are in seconds.
+    if any. Zeros stand for what was not reached. Times are in seconds. `sizes` holds what each of the sizes
+    that were asked for on their own added to it; their errors count for `error`.
     """
 
     name: str
@@ -47,6 +57,7 @@ class Exactness:
     macs_after: int = 0
     plan_seconds: float = 0.0
     materialize_seconds: float = 0.0
+    sizes: tuple[AtSize, ...] = ()
 
     @property
     def parameters_kept(self) -> float:
@@ -78,6 +89,7 @@ def check_exact(
     *,
     name: str = "",
     other_inputs: Sequence[MakeInputs] = (),
+    sizes: Mapping[int, MakeInputs] = MappingProxyType({}),
     batch_sizes: Sequence[int] = _BATCH_SIZES,
     also_verified: bool = False,
 ) -> Exactness:
@@ -85,20 +97,26 @@ def check_exact(
 
     The plan is made from `make_inputs(2, ...)`, so the batch sizes compared are not the traced one.
     `other_inputs` make inputs of other sizes, such as resolutions, that the model takes too; they are
-    compared at the first of `batch_sizes` only. Both are compared in eval mode.
+    compared at the first of `batch_sizes` only. So are `sizes`, which the model may refuse, and which are
+    told one by one. Both models are compared in eval mode.
 
     The library's own verification is off, so that it cannot be what passes; with `also_verified` the plan
     is materialized a second time with it. Nothing is raised: whatever goes wrong is in the result, see
     `Exactness.require_exact`.
     """
+    from speedup import apply_masks
+
     before = snapshot(model)
     result = Exactness(name or type(model).__name__)
     try:
         result, small = _compacted(result, model, masks, make_inputs, also_verified)
         calls = [(make_inputs, batch) for batch in batch_sizes]
         calls += [(make, batch_sizes[0]) for make in other_inputs]
-        error = _largest_error(model, masks, small, calls)
-        result = evolve(result, error=error)
+        masked = apply_masks(model, masks).eval()
+        error = _largest_error(masked, small.eval(), calls)
+        at_sizes = tuple(_at_size(size, masked, small, make, batch_sizes[0]) for size, make in sizes.items())
+        errors = [error, *(one.error for one in at_sizes if one.error is not None)]
+        result = evolve(result, error=max(errors), sizes=at_sizes)
     except Exception:
         result = evolve(result, failure=traceback.format_exc())
     return evolve(result, touched=differences(before, snapshot(model)))
@@ -157,18 +175,25 @@ def _compacted(
     return measured, small
 
 
-def _largest_error(
-    model: nn.Module, masks: Masks | None, small: nn.Module, calls: Sequence[tuple[MakeInputs, int]]
-) -> float:
-    from speedup import apply_masks
+def _largest_error(masked: nn.Module, small: nn.Module, calls: Sequence[tuple[MakeInputs, int]]) -> float:
+    return max(relative_error(masked, small, _inputs(make, batch)) for make, batch in calls)
 
-    masked = apply_masks(model, masks).eval()
-    small.eval()
-    errors = [
-        relative_error(masked, small, [make(batch, 100 * batch + call) for call in range(_CALLS)])
-        for make, batch in calls
-    ]
-    return max(errors)
+
+def _at_size(size: int, masked: nn.Module, small: nn.Module, make: MakeInputs, batch: int) -> AtSize:
+    """The error at a size, infinite where only the small model fails."""
+    inputs = _inputs(make, batch)
+    try:
+        _outputs(masked, inputs[0])
+    except Exception:
+        return AtSize(size, None)
+    try:
+        return AtSize(size, relative_error(masked, small, inputs))
+    except Exception:
+        return AtSize(size, math.inf)
+
+
+def _inputs(make: MakeInputs, batch: int) -> list[Inputs]:
+    return [make(batch, 100 * batch + call) for call in range(_CALLS)]
 
 
 def _require_counts(plan: Plan, model: nn.Module, small: nn.Module) -> None:

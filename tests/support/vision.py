@@ -100,6 +100,14 @@ def other_resolution(name: str) -> int | None:
     return 112 if name in _DEEPEST else 80
 
 
+def further_resolutions(name: str) -> tuple[int, int]:
+    """An odd size and a larger one to try `name` at, which a model made for one size refuses.
+
+    At some odd sizes the deepest random networks move by 1e-9 when the last digits of their input change.
+    """
+    return (145 if name in _DEEPEST else 97), 160
+
+
 def images(batch: int, size: int, seed: int, dtype: torch.dtype = torch.float32) -> Tensor:
     """Random images (batch, 3, size, size): fine noise on coarse patches, each image of its own brightness.
 

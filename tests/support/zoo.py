@@ -6,6 +6,7 @@ of timm and transformers random rows of every layer.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import partial
 
 import torch
@@ -35,8 +36,14 @@ def lively_classifier(
     return model, recipe(model)
 
 
-def check_classifier(name: str, *, recipe: Recipe = l1_half_masks, also_verified: bool = False) -> Exactness:
-    """Plan, materialize and compare `name` in float64 at its resolution and, where it takes one, another."""
+def check_classifier(
+    name: str, *, recipe: Recipe = l1_half_masks, also_verified: bool = False, sizes: Sequence[int] = ()
+) -> Exactness:
+    """Plan, materialize and compare `name` in float64 at its resolution and, where it takes one, another.
+
+    With `sizes` it is compared at its resolution and these, which it may refuse, and the result tells all
+    one by one, the resolution first.
+    """
     model, masks = lively_classifier(name, dtype=torch.float64, recipe=recipe)
     size, other = vision.resolution(name), vision.other_resolution(name)
     return check_exact(
@@ -44,7 +51,8 @@ def check_classifier(name: str, *, recipe: Recipe = l1_half_masks, also_verified
         masks,
         partial(_images, size),
         name=name,
-        other_inputs=[] if other is None else [partial(_images, other)],
+        other_inputs=[] if other is None or sizes else [partial(_images, other)],
+        sizes={at: partial(_images, at) for at in ((size, *sizes) if sizes else ())},
         also_verified=also_verified,
     )
 

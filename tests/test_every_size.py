@@ -1,0 +1,198 @@
+"""One plan holds at every size that a model takes, though its forward branches on sizes or counts by them."""
+
+from __future__ import annotations
+
+import functools
+from functools import partial
+
+import pytest
+import torch
+from attrs import evolve
+from torch import Tensor, nn
+
+from speedup import apply_masks, materialize, plan_speedup
+from tests.support import sized_tokens, vision
+from tests.support.sized import MaskedRows, Sized, check_every_size, errors_by_size
+from tests.support.sized_images import IMAGE_CASES, TORCHVISION_CASES
+from tests.support.sized_tokens import TOKEN_CASES
+
+
+@pytest.mark.parametrize("name", TOKEN_CASES)
+def test_plan_holds_for_sequences_of_every_length(name: str) -> None:
+    check_every_size(TOKEN_CASES[name])
+
+
+@pytest.mark.parametrize("name", IMAGE_CASES)
+def test_plan_holds_for_images_of_every_size(name: str) -> None:
+    check_every_size(IMAGE_CASES[name])
+
+
+@pytest.mark.skipif(not vision.available(), reason="torchvision is not installed")
+@pytest.mark.parametrize("name", TORCHVISION_CASES)
+def test_plan_of_a_torchvision_model_holds_for_images_of_every_size(name: str) -> None:
+    check_every_size(TORCHVISION_CASES[name])
+
+
+_FROM_THE_LAST_SIZE = {
+    f"{kind}: {name}": evolve(case, sizes=case.sizes[::-1])
+    for kind, cases in (("sequences", TOKEN_CASES), ("images", IMAGE_CASES))
+    for name, case in cases.items()
+}
+
+
+@pytest.mark.zoo
+@pytest.mark.parametrize("name", _FROM_THE_LAST_SIZE)
+def test_plan_from_another_size_holds_for_every_size(name: str) -> None:
+    check_every_size(_FROM_THE_LAST_SIZE[name])
+
+
+_WHOLE = {
+    "recurrence": evolve(TOKEN_CASES["recurrence, example of one token"], recipe=MaskedRows()),
+    "layer of longer inputs": evolve(TOKEN_CASES["layer of longer inputs"], recipe=MaskedRows()),
+    "odd and even": evolve(TOKEN_CASES["odd and even"], recipe=MaskedRows()),
+    "as deep as long": evolve(TOKEN_CASES["as deep as long"], recipe=MaskedRows()),
+    "two roads": evolve(IMAGE_CASES["two roads"], recipe=MaskedRows()),
+    "norm": evolve(IMAGE_CASES["norm of larger batches, example of one"], recipe=MaskedRows()),
+}
+
+
+@pytest.mark.parametrize("name", _WHOLE)
+def test_what_only_other_sizes_use_stays_where_nothing_is_masked(name: str) -> None:
+    case = _WHOLE[name]
+    masked = case.masked()
+    plan = plan_speedup(masked.model, case.example(), {})
+    assert errors_by_size(case, masked.model, materialize(plan).eval()) == {}
+    assert plan.parameters_after == plan.parameters_before
+
+
+# Rows of `q` masked with their biases: features that are zero at every size.
+_ZEROS = {"gone": {"wide": (2, 7), "q": (1, 4)}}
+
+
+@pytest.mark.parametrize("name", ["log-n scaling", "float", "at most six", "remainder", "shape in a tensor"])
+def test_zeros_go_whatever_they_are_multiplied_by(name: str) -> None:
+    def scaled(y: Tensor, x: Tensor) -> Tensor:
+        return y * function(torch.ones(1, dtype=y.dtype), x)
+
+    function = sized_tokens.FUNCTIONS[name]
+    case = evolve(TOKEN_CASES[name], make=partial(sized_tokens.Function, scaled), recipe=MaskedRows(**_ZEROS))
+    assert _small(case).q.out_features == 6
+    check_every_size(case)
+
+
+def test_zeros_go_where_all_sizes_have_zeros() -> None:
+    case = evolve(TOKEN_CASES["layer of longer inputs"], recipe=MaskedRows(**_ZEROS))
+    small = _small(evolve(case, make=partial(sized_tokens.Function, lambda y, x: torch.relu(y))))
+    assert (small.q.out_features, small.o.in_features) == (6, 6)
+    # Both what is behind the branch and what goes past it read the features.
+    masks = MaskedRows({}, {**_ZEROS["gone"], "p": (1, 4)})
+    assert _small(evolve(case, recipe=masks)).o.in_features == 6
+    check_every_size(evolve(case, recipe=masks))
+
+
+def test_constants_go_that_are_the_same_at_every_size() -> None:
+    case = evolve(TOKEN_CASES["early return"], make=partial(sized_tokens.Function, _sigmoid_of_the_last))
+    small = _small(case)
+    assert (small.q.out_features, small.o.in_features) == (6, 6)
+    check_every_size(case)
+
+
+def _sigmoid_of_the_last(y: Tensor, x: Tensor) -> Tensor:
+    return torch.sigmoid(y[:, x.shape[1] - 1])
+
+
+def test_layers_of_every_branch_lose_what_is_masked() -> None:
+    recipe = MaskedRows({}, {"wide": (2, 7), "p": (1, 4), "small": (0,), "large": (0,)})
+    small = _small(evolve(IMAGE_CASES["two roads"], recipe=recipe))
+    shapes = [tuple(layer.weight.shape[:2]) for layer in (small.wide, small.p, small.small, small.large)]
+    assert shapes == [(8, 3), (4, 8), (5, 4), (5, 4)]
+    assert small.o.in_channels == 5
+
+
+@functools.lru_cache
+def _split(length: int, heads: int) -> tuple[int, int]:
+    """einops computes sizes behind such a cache."""
+    return heads, length // heads
+
+
+class Attention(nn.Module):
+    """Splits its features into heads by cached arithmetic."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.heads = 4
+        self.q, self.k, self.v, self.out = (nn.Linear(32, 32) for _ in range(4))
+
+    def forward(self, x: Tensor) -> Tensor:
+        b, n, _ = x.shape
+        q, k, v = (
+            layer(x).reshape(b, n, *_split(x.shape[2], self.heads)).transpose(1, 2)
+            for layer in (self.q, self.k, self.v)
+        )
+        return self.out(((q @ k.transpose(-1, -2)).softmax(-1) @ v).transpose(1, 2).flatten(2))
+
+
+class AttentionBySize(Attention):
+    """The same by the size of what is split, which may shrink."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        b, n, _ = x.shape
+        q, k, v = (layer(x) for layer in (self.q, self.k, self.v))
+        q, k, v = (t.reshape(b, n, *_split(t.shape[2], self.heads)).transpose(1, 2) for t in (q, k, v))
+        return self.out(((q @ k.transpose(-1, -2)).softmax(-1) @ v).transpose(1, 2).flatten(2))
+
+
+@pytest.mark.parametrize("warm", [False, True], ids=["cold", "warm"])
+def test_cached_arithmetic_on_sizes_holds_nothing_back(warm: bool) -> None:
+    model, x = AttentionBySize().double().eval(), torch.randn(1, 5, 32, dtype=torch.float64)
+    _split.cache_clear()
+    if warm:
+        model(x)
+    keep = torch.ones(4, 8)
+    keep[1] = 0
+    masks = {name: {"weight": keep.reshape(-1, 1), "bias": keep.reshape(-1)} for name in "qkv"}
+    plans = [plan_speedup(model, x, masks) for _ in range(2)]
+    assert plans[0] == plans[1]
+    assert plans[0].parameters_after < plans[0].parameters_before
+    small, longer = materialize(plans[0]), torch.randn(3, 7, 32, dtype=torch.float64)
+    torch.testing.assert_close(small(longer), apply_masks(model, masks)(longer), rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize("kind", [Attention, AttentionBySize])
+def test_model_that_was_planned_computes_the_same_as_before(kind: type[nn.Module]) -> None:
+    model, x = kind().double().eval(), torch.randn(2, 5, 32, dtype=torch.float64)
+    before = model(x)
+    plan_speedup(model, x, {"q": {"weight": torch.ones(32, 1)}})
+    assert torch.equal(model(x), before)
+    assert all(type(size) is int for size in _split(32, 4))
+
+
+@pytest.mark.parametrize(
+    "name", ["cached arithmetic", "odd and even", "remembered positions", "log-n scaling"]
+)
+def test_planning_twice_gives_equal_plans(name: str) -> None:
+    case = TOKEN_CASES[name]
+    masked = case.masked()
+    plans = [plan_speedup(masked.model, case.example(), masked.masks) for _ in range(2)]
+    assert plans[0] == plans[1]
+
+
+@pytest.mark.parametrize("name", ["odd and even", "reduction tree", "try"])
+def test_assumptions_are_lines(name: str) -> None:
+    case = TOKEN_CASES[name]
+    masked = case.masked()
+    assumptions = plan_speedup(masked.model, case.example(), masked.masks).assumptions
+    assert isinstance(assumptions, tuple)
+    assert all(isinstance(line, str) and line.strip() and "\n" not in line for line in assumptions)
+
+
+def test_model_that_does_not_look_at_sizes_needs_no_assumption() -> None:
+    model = nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.ReLU(), nn.Conv2d(8, 4, 3)).eval()
+    mask = torch.ones(8, 1, 1, 1)
+    mask[2:4] = 0
+    assert plan_speedup(model, torch.randn(2, 3, 8, 8), {"0": {"weight": mask}}).assumptions == ()
+
+
+def _small(case: Sized) -> nn.Module:
+    masked = case.masked()
+    return materialize(plan_speedup(masked.model, case.example(), masked.masks), verify="none")
