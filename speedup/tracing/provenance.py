@@ -44,7 +44,7 @@ from speedup.tracing.sinks import caller, calls_cached, hides_numbers, place, us
 META_KEY = "speedup"
 
 
-# What hidden code makes of a size may be the same for a few: so many others are asked for.
+# What is made of a number out of sight may be the same for a few: so many others are asked for.
 _OF_HIDDEN = 3
 
 
@@ -88,6 +88,7 @@ class Record:
         if how is None:
             how = self._hidden[frame.f_code] = hides_numbers(frame)
         for dim, size in enumerate(sizes) if how else ():
+            self.escaped.append(SizeOf(root, dim))
             self.use(SizeOf(root, dim), size, how, frame, _OF_HIDDEN)
 
     def _place(self, frame: FrameType | None) -> tuple[str, Any]:
@@ -174,7 +175,11 @@ def escape(item: Any, how: str = "") -> None:
     if isinstance(item, _Tracked):
         item.record.escaped.extend(roots_in(item.expression))
         if how:
-            item.record.use(item.expression, _plain(item), how, caller(1))
+            expression, number = item.expression, _plain(item)
+            if how == "int()":
+                # Different numbers give one.
+                expression, number = Arithmetic("trunc", (expression,)), int(number)
+            item.record.use(expression, number, how, caller(1))
 
 
 _SPOKEN = {"str": "text", "repr": "text", "format": "text"}
@@ -208,9 +213,21 @@ def _hash(self: Any) -> int:
     frame = users_frame(sys._getframe(1))
     if frame is not None and calls_cached(frame):
         return hash((id(self.record), self.expression))
-    if frame is sys._getframe(1):
-        escape(self, "a lookup")
+    if frame is not None and frame is sys._getframe(1):
+        self.record.escaped.extend(roots_in(self.expression))
+        self.record.use(self.expression, _plain(self), "a lookup", frame, _OF_HIDDEN)
     return hash(_plain(self))
+
+
+def _asked(name: str) -> Callable[..., Any]:
+    """A method of plain numbers that says something about one."""
+
+    def method(self: Any, *arguments: Any, **options: Any) -> Any:
+        self.record.escaped.extend(roots_in(self.expression))
+        self.record.use(self.expression, _plain(self), f"{name}()", caller(0), _OF_HIDDEN)
+        return getattr(_plain(self), name)(*map(_plain, arguments), **options)
+
+    return method
 
 
 def _rounded(self: Any, digits: int | None = None) -> Any:
@@ -237,6 +254,7 @@ TrackedInt: Any = type(
     (_Tracked, int),
     {
         **_METHODS,
+        **{name: _asked(name) for name in ("bit_length", "bit_count", "to_bytes", "as_integer_ratio")},
         "__hash__": _hash,
         "__deepcopy__": lambda self, memo: int.__int__(self),
         "__reduce__": lambda self: (int, (int.__int__(self),)),
@@ -247,6 +265,7 @@ TrackedFloat: Any = type(
     (_Tracked, float),
     {
         **_METHODS,
+        **{name: _asked(name) for name in ("is_integer", "hex", "as_integer_ratio")},
         "__hash__": _hash,
         "__deepcopy__": lambda self, memo: float.__float__(self),
         "__reduce__": lambda self: (float, (float.__float__(self),)),
@@ -263,7 +282,7 @@ def followed(record: Record) -> Iterator[None]:
         for argument in arguments:
             if isinstance(argument, _Tracked):
                 record.escaped.extend(roots_in(argument.expression))
-                record.use(argument.expression, _plain(argument), how, frame)
+                record.use(argument.expression, _plain(argument), how, frame, _OF_HIDDEN)
 
     def compute(name: str, arguments: tuple[Any, ...]) -> Any:
         number = FUNCTIONS[name](*map(_plain, arguments))
@@ -333,6 +352,8 @@ class Tracking(TorchFunctionMode):
             return self._read(args[0], func(*args))
         if func in (torch.Tensor.size, torch.Tensor.numel, torch.numel, torch.Tensor.__len__):
             return self._size(func, args, kwargs)
+        if func is torch.Tensor.stride:
+            self._hide(args[0], "stride()")
         mode = get_proxy_mode()
         if mode is None:
             return func(*args, **kwargs)
@@ -395,6 +416,13 @@ class Tracking(TorchFunctionMode):
             frame = users_frame(sys._getframe(2))
             number = evaluate_expression(expression, lambda size: args[0].shape[axis])
             self.record.use(expression, number, "as many tensors", frame)
+
+    def _hide(self, tensor: Any, how: str) -> None:
+        """Note that something that follows from all sizes of a tensor is used."""
+        root, frame = self._root(tensor), users_frame(sys._getframe(2))
+        for dim, size in enumerate(tensor.shape) if root is not None and frame is not None else ():
+            self.record.escaped.append(SizeOf(cast(int, root), dim))
+            self.record.use(SizeOf(cast(int, root), dim), size, how, frame)
 
     def _read(self, tensor: Any, shape: torch.Size) -> torch.Size:
         """The sizes that a forward reads, tracked."""
