@@ -19,7 +19,7 @@ import attrs
 import torch
 from attrs import frozen
 
-from speedup.spec.expressions import Argument, Guard, Root, concrete, derived_in, sizes_in
+from speedup.spec.expressions import Argument, Guard, Root, Settled, concrete, derived_in, sizes_in
 
 Shape = tuple[int, ...]
 
@@ -39,13 +39,18 @@ STATE = frozenset({Origin.PARAMETER, Origin.BUFFER, Origin.CONSTANT})
 
 @frozen
 class Value:
-    """One tensor of the trace. `name` is its name in the model when it is state."""
+    """One tensor of the trace. `name` is its name in the model when it is state.
+
+    `is_number` says that Python holds it as a number, which the forward read from a tensor (`x.item()`) or
+    computed from such numbers. It counts as a tensor without dimensions, of the widest type of its kind.
+    """
 
     index: int
     shape: Shape
     dtype: torch.dtype
     origin: Origin
     name: str = ""
+    is_number: bool = False
 
     @property
     def ndim(self) -> int:
@@ -64,6 +69,17 @@ def values_in(argument: Argument) -> Iterator[Value]:
     elif isinstance(argument, tuple):
         for item in argument:
             yield from values_in(item)
+
+
+def read_in(argument: Argument) -> Iterator[Value]:
+    """Every value that the running forward puts into `argument`: also those known as one number."""
+    if isinstance(argument, Settled):
+        yield argument.value
+    elif isinstance(argument, tuple):
+        for item in argument:
+            yield from read_in(item)
+    else:
+        yield from values_in(argument)
 
 
 @frozen
@@ -173,7 +189,8 @@ def call_arguments(op: Op, arguments: Mapping[str, Any]) -> tuple[list[Any], dic
 @frozen
 class Graph:
     """A traced forward. `guards` are comparisons that must keep their outcome; `escaped` are sizes
-    and attributes that left the trace's sight and so may not change.
+    and attributes that left the trace's sight and so may not change; `written` is state that each call
+    leaves changed for the next one.
     """
 
     values: tuple[Value, ...]
@@ -182,6 +199,7 @@ class Graph:
     outputs: tuple[Value, ...]
     guards: tuple[Guard, ...] = ()
     escaped: tuple[Root, ...] = ()
+    written: tuple[Value, ...] = ()
     readers: tuple[tuple[int, ...], ...] = attrs.field(init=False, eq=False, repr=False)
     producer: tuple[int | None, ...] = attrs.field(init=False, eq=False, repr=False)
 
