@@ -25,6 +25,7 @@ from speedup.tracing.aliasing import written_back
 from speedup.tracing.copying import copy_module, share_module
 from speedup.tracing.freeze import freeze, has_calls_to_lower
 from speedup.tracing.isolation import isolated, lean, quiet, unfused
+from speedup.tracing.numbers import number_type
 from speedup.tracing.provenance import Record, Tracking, escape, track_attributes
 
 
@@ -49,9 +50,12 @@ class _Flat(nn.Module):
         args, kwargs = self._example.call(tensors)
         with self._tracking:
             output = self.model(*args, **kwargs)
-        for _, leaf in leaves_of(output):
+        leaves = [leaf for _, leaf in leaves_of(output)]
+        for leaf in leaves:
             escape(leaf)
-        return tensors_of(output)
+        # Numbers that were read from tensors have to come out right as well.
+        numbers = (torch.scalar_tensor(leaf) for leaf in leaves if number_type(leaf) is not None)
+        return (*tensors_of(output), *numbers)
 
 
 def trace(model: nn.Module, example: Example) -> Trace:
