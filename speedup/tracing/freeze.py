@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from operator import getitem
 from pathlib import Path
 from types import FunctionType, MappingProxyType
@@ -21,7 +21,7 @@ from speedup.spec.callsites import frame_of
 from speedup.spec.graph import Frame, Graph, Op, Origin, Owner, Value
 from speedup.spec.operators import functional, operator_of
 from speedup.tracing.adapting import adapted
-from speedup.tracing.aliasing import scatter_of, viewed_by, written_by
+from speedup.tracing.aliasing import scatter_of, storage_of, viewed_by, written_by
 from speedup.tracing.numbers import ARITHMETIC, as_type, computing_type, is_arithmetic, is_check, number_type
 from speedup.tracing.provenance import META_KEY, Record
 from speedup.tracing.sizes import Call, attach_sizes
@@ -78,6 +78,8 @@ class _Freezer:
         self.roots: dict[int, int] = {}
         self.calls: list[Call] = []
         self.by_tensor: dict[int, Value] = {}
+        self.placed: dict[Node, Value] = {}
+        self.written: list[tuple[Value, Value]] = []
         self.types: dict[str, type] = {"": type(model)}
         self.types.update({name: type(m) for name, m in model.named_modules(remove_duplicate=False)})
         self.tensors = dict(model.named_parameters(remove_duplicate=False))
@@ -133,7 +135,7 @@ class _Freezer:
             known = self.value(fake, origin, self.canonical.get(id(tensor), name))
             if tensor is not None:
                 self.by_tensor[id(tensor)] = known
-        self.current[node] = known
+        self.current[node] = self.placed[node] = known
 
     def argument(self, item: Any) -> Any:
         if isinstance(item, Node):
@@ -147,6 +149,16 @@ class _Freezer:
         if isinstance(item, list | tuple):
             return tuple(self.argument(i) for i in item)
         return item
+
+    def written_by(self, program: ExportedProgram, assigned: Iterable[str]) -> tuple[Value, ...]:
+        """The state of the model that the program writes, or whose place it gives to another tensor."""
+        signature = program.graph_signature
+        names = {*signature.buffers_to_mutate.values(), *signature.parameters_to_mutate.values()}
+        nodes = {s.arg.name for s in signature.input_specs if s.target in names and hasattr(s.arg, "name")}
+        found = [value for node, value in self.placed.items() if node.name in nodes]
+        found += [state for state, _ in self.written]
+        found += [v for n in assigned if (v := self.by_tensor.get(id(self.tensors[n]))) is not None]
+        return tuple(dict.fromkeys(found))
 
     def owner(self, node: Node) -> Owner:
         stack = node.meta.get("nn_module_stack") or {}
@@ -191,6 +203,9 @@ class _Freezer:
         written = written_by(node)
         if written is not None and results:
             self.current[written] = results[0]
+            state = self.placed.get(storage_of(written))
+            if state is not None:
+                self.written.append((state, results[0]))
         for view in views:
             self.write_back(view, node)
 
@@ -336,5 +351,8 @@ def freeze(
     for node in program.graph.nodes:
         freezer.step(node)
     ops, guards, escaped = attach_sizes(tuple(freezer.ops), tuple(freezer.calls), freezer.roots, record)
-    ends = tuple(freezer.inputs), tuple(freezer.outputs)
-    return Graph(tuple(freezer.values), ops, *ends, guards, escaped)
+    # What is written into state is as good as returned: the next call reads it.
+    ends = tuple(freezer.inputs), (*freezer.outputs, *(result for _, result in freezer.written))
+    return Graph(
+        tuple(freezer.values), ops, *ends, guards, escaped, freezer.written_by(program, record.assigned)
+    )

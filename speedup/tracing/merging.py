@@ -64,6 +64,7 @@ def merged(
         tuple(outputs),
         tuple(merger.guards),
         tuple(merger.escaped),
+        tuple(dict.fromkeys(merger.written)),
     )
 
 
@@ -85,6 +86,7 @@ class _Merger:
         self.outputs: list[Value] = []
         self.guards: list[Guard] = []
         self.escaped: list[Root] = []
+        self.written: list[Value] = []
         self.state: dict[str, Value] = {}
 
     def add(self, part: Part) -> None:
@@ -102,6 +104,7 @@ class _Merger:
         )
         self.inputs.extend(place.values(graph.inputs))
         self.outputs.extend(place.values(graph.outputs))
+        self.written.extend(place.values(graph.written))
         self.guards.extend(Guard(place.arithmetic(g.expression), g.outcome) for g in graph.guards)
         self.escaped.extend(place.root(root) for root in graph.escaped)
 

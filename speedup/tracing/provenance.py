@@ -31,11 +31,15 @@ META_KEY = "speedup"
 
 
 class Record:
-    """What one trace saw of numbers and calls; filled during that trace only."""
+    """What one trace saw of numbers and calls; filled during that trace only.
+
+    `assigned` names buffers that the forward puts another tensor in the place of.
+    """
 
     def __init__(self) -> None:
         self.guards: list[tuple[Arithmetic, bool]] = []
         self.escaped: list[Root] = []
+        self.assigned: dict[str, None] = {}
         self.calls: dict[tuple[Running, ...], int] = {}
 
     def frozen_guards(self) -> tuple[Guard, ...]:

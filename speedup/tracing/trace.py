@@ -48,14 +48,21 @@ class _Flat(nn.Module):
 
     def forward(self, *tensors: Tensor) -> tuple[Tensor, ...]:
         args, kwargs = self._example.call(tensors)
+        before = _buffers(self.model)
         with self._tracking:
             output = self.model(*args, **kwargs)
+        assigned = {n: t for n, t in _buffers(self.model).items() if n in before and t is not before[n]}
+        self._tracking.record.assigned.update(dict.fromkeys(assigned))
         leaves = [leaf for _, leaf in leaves_of(output)]
         for leaf in leaves:
             escape(leaf)
         # Numbers that were read from tensors have to come out right as well.
         numbers = (torch.scalar_tensor(leaf) for leaf in leaves if number_type(leaf) is not None)
-        return (*tensors_of(output), *numbers)
+        return (*tensors_of(output), *numbers, *assigned.values())
+
+
+def _buffers(model: nn.Module) -> Mapping[str, Tensor]:
+    return dict(model.named_buffers(remove_duplicate=False))
 
 
 def trace(model: nn.Module, example: Example) -> Trace:
