@@ -39,6 +39,7 @@ from speedup.spec.expressions import (
 )
 from speedup.tracing.adapting import ADAPTING
 from speedup.tracing.attributes import replace_integers
+from speedup.tracing.numbers import number_type
 from speedup.tracing.sinks import caller, calls_cached, hides_numbers, place, users_frame, watched
 
 META_KEY = "speedup"
@@ -49,12 +50,16 @@ _OF_HIDDEN = 3
 
 
 class Record:
-    """What one trace saw of numbers and calls; filled during that trace only."""
+    """What one trace saw of numbers and calls; filled during that trace only.
+
+    `assigned` names buffers that the forward puts another tensor in the place of.
+    """
 
     def __init__(self) -> None:
         self.guards: list[Guard] = []
         self.uses: list[Use] = []
         self.escaped: list[Root] = []
+        self.assigned: dict[str, None] = {}
         self.calls: dict[tuple[Running, ...], int] = {}
         self._hidden: dict[CodeType, str] = {}
         self._seen: Counter[Any] = Counter()
@@ -129,6 +134,16 @@ def tracked(number: float, expression: Expression, record: Record) -> Any:
     return result
 
 
+def _read_back(number: Any) -> Any:
+    """A tracked number as one that the forward reads from a tensor, so that both kinds go together.
+
+    None where the trace would lose sight of it.
+    """
+    dtype = torch.int64 if isinstance(number, int) else torch.float64
+    found = torch.scalar_tensor(number, dtype=dtype).item()
+    return None if number_type(found) is None else found
+
+
 def _arithmetic(name: str, reflected: bool = False) -> Callable[..., Any]:
     function = FUNCTIONS[name]
 
@@ -136,6 +151,10 @@ def _arithmetic(name: str, reflected: bool = False) -> Callable[..., Any]:
         if len(others) > 1:
             return _escaping(name)(self, *others)
         if not all(_is_number(o) for o in others):
+            if any(number_type(o) is not None for o in others):
+                own = _read_back(self)
+                operands = (*others, own) if reflected else (own, *others)
+                return NotImplemented if own is None else function(*operands)
             if any(isinstance(o, str | list | tuple) for o in others):
                 # So many items in a list, and as many turns of a loop over it.
                 escape(self, "a repeated list")
@@ -153,6 +172,9 @@ def _comparison(name: str) -> Callable[[Any, Any], Any]:
     function = FUNCTIONS[name]
 
     def method(self: Any, other: Any) -> Any:
+        if number_type(other) is not None:
+            own = _read_back(self)
+            return NotImplemented if own is None else function(own, other)
         if not _is_number(other):
             return NotImplemented
         outcome = function(_plain(self), _plain(other))
@@ -197,6 +219,12 @@ def _escaping(name: str) -> Callable[..., Any]:
         return plain(*map(_plain, operands[1:]))
 
     return method
+
+
+def _as_float(self: Any) -> Any:
+    """What `torch.sym_float` makes of a tracked number, also where it meets a number read from a tensor."""
+    own = _read_back(self) if get_proxy_mode() is not None else None
+    return float(self) if own is None else torch.sym_float(own)  # type: ignore[no-untyped-call]
 
 
 def _truth(self: Any) -> bool:
@@ -246,6 +274,7 @@ _METHODS: dict[str, Callable[..., Any]] = {
     "__bool__": _truth,
     **{f"__{n}__": _escaping(n) for n in ("str", "repr", "format", "int", "float")},
     "__round__": _rounded,
+    "__sym_float__": _as_float,
     **{f"__{n}__": _comparison(n) for n in ("eq", "ne", "lt", "le", "gt", "ge")},
 }
 
