@@ -147,12 +147,12 @@ def _escaping(name: str) -> Callable[..., Any]:
     """A method that works on plain numbers: what comes of them is out of sight."""
 
     def method(*operands: Any) -> Any:
-        plain = getattr(plain(operands[0]), f"__{name}__", None)
-        if plain is None:
+        function = getattr(plain(operands[0]), f"__{name}__", None)
+        if function is None:
             return NotImplemented
         for operand in operands:
             escape(operand, _SPOKEN.get(name, f"{name}()"))
-        return plain(*map(plain, operands[1:]))
+        return function(*map(plain, operands[1:]))
 
     return method
 
