@@ -32,15 +32,20 @@ def steady_facts(op: Op, facts: Sequence[Fact], rules: Rules, extents: Extents) 
     rule = rule_of(op, rules)
     if rule.is_local:
         return facts
-    chosen = [unsteady_dims(op, value, rules, extents) for value in op.operands]
     if op.name in _JOINS:
         return _joined(op, facts, extents)
-    return [_along(one, dims) if dims else one for one, dims in zip(facts, chosen, strict=True)]
+    return [
+        uniform(one, unsteady_dims(op, value, _spread(one), rules, extents))
+        for one, value in zip(facts, op.operands, strict=True)
+    ]
 
 
-def _along(one: Fact, dims: Sequence[int]) -> Fact:
-    open_ = [d for d in dims if not (uniform_along(one.known, [d]) and uniform_along(one.value, [d]))]
-    return uniform(one, open_) if open_ else one
+def _spread(one: Fact) -> tuple[int, ...]:
+    """The dimensions along which a fact says different things."""
+    if one.is_unknown:
+        return ()
+    wide = [d for d in range(one.ndim) if max(one.known.shape[d], one.raw.shape[d]) != 1]
+    return tuple(d for d in wide if not (uniform_along(one.known, [d]) and uniform_along(one.value, [d])))
 
 
 def steady_reads(op: Op, reads: Sequence[Tensor], rules: Rules, extents: Extents) -> Sequence[Tensor]:
@@ -50,17 +55,28 @@ def steady_reads(op: Op, reads: Sequence[Tensor], rules: Rules, extents: Extents
         return reads
     found = []
     for value, read in zip(op.operands, reads, strict=True):
-        dims = unsteady_dims(op, value, rules, extents) if read.numel() > 1 else ()
-        found.append(any_over(read, dims) if dims else read)
+        spread = [d for d, n in enumerate(read.shape) if n != 1]
+        found.append(any_over(read, unsteady_dims(op, value, spread, rules, extents)))
     return found
 
 
-def unsteady_dims(op: Op, value: Value, rules: Rules, extents: Extents) -> tuple[int, ...]:
-    """The dimensions of the operand `value` along which the op's indices are other places at other sizes."""
+def unsteady_dims(
+    op: Op, value: Value, among: Sequence[int], rules: Rules, extents: Extents
+) -> tuple[int, ...]:
+    """Those `among` the dimensions of an operand along which its indices are other places at other sizes."""
     rule = rule_of(op, rules)
-    varying = [d for d in range(value.ndim) if value.shape[d] != 1 and extents.varies(value, d)]
+    if not among or (rule.moves is None and value.is_state):
+        return ()
+    found = _unsteady(op, value, [d for d in among if extents.varies(value, d)], rules, extents)
+    return tuple(d for d in found if d in among)
+
+
+def _unsteady(
+    op: Op, value: Value, varying: Sequence[int], rules: Rules, extents: Extents
+) -> Sequence[int]:
+    rule = rule_of(op, rules)
     if rule.moves is None:
-        return () if value.is_state else tuple(varying)
+        return varying
     if op.name in _TURNS and not any(numbers_follow(extents, op, n) for n in op.arguments):
         return tuple(d for d in varying if d in _axes(op, value))
     others = [n for n in op.arguments if n not in _SIZES]

@@ -93,7 +93,7 @@ class Comparison:
 
     def _run(self, model: nn.Module, tensors: Sequence[Tensor]) -> Leaves:
         """The leaves of one forward's output; every run starts from the same state."""
-        args, kwargs = self.example.call([t.clone() for t in tensors])
+        args, kwargs = self.example.fresh().call([t.clone() for t in tensors])
         with torch.no_grad():
             torch.manual_seed(_SEED)
             return [(n, _real(leaf)) for n, leaf in leaves_of(scratch(model)(*args, **kwargs))]
@@ -151,7 +151,7 @@ class Comparison:
         for name, module in watched.named_modules():
             module.register_forward_pre_hook(enter(name), prepend=True)
             module.register_forward_hook(leave(name))
-        args, kwargs = self.example.call([t.clone() for t in tensors])
+        args, kwargs = self.example.fresh().call([t.clone() for t in tensors])
         with torch.no_grad(), suppress(Exception):
             torch.manual_seed(_SEED)
             watched(*args, **kwargs)
@@ -195,7 +195,7 @@ class Comparison:
 
         for name, module in watched.named_modules():
             module.register_forward_hook(watch(name))
-        args, kwargs = self.example.call([t.clone() for t in tensors])
+        args, kwargs = self.example.fresh().call([t.clone() for t in tensors])
         with torch.no_grad():
             watched(*args, **kwargs)
         return seen

@@ -43,7 +43,6 @@ class Extents:
     graph: Graph
     rules: Rules
     _known: dict[Dim, bool] = field(factory=dict, init=False, repr=False)
-    _tried: dict[str, Mapping[Dim, bool]] = field(factory=dict, init=False, repr=False)
 
     def varies(self, value: Value, dim: int) -> bool:
         """Whether dimension `dim` of `value` may have another extent in another call."""
@@ -60,9 +59,7 @@ class Extents:
     @property
     def _on_trial(self) -> Mapping[Dim, bool]:
         """Whether an extent was another at other sizes of the inputs, for all that could be worked out."""
-        if "all" not in self._tried:
-            self._tried["all"] = dict(_trials(self.graph))
-        return self._tried["all"]
+        return self.graph.once("extents on trial", lambda: dict(_trials(self.graph)))
 
     def follow_input(self, expression: Any) -> bool:
         """Whether a number that is derived from sizes may be another in another call."""

@@ -11,10 +11,10 @@ code will compute once the tensors are smaller.
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from enum import Enum
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar, cast
 
 import attrs
 import torch
@@ -23,6 +23,7 @@ from attrs import frozen
 from speedup.spec.expressions import Argument, Guard, Root, Settled, Use, concrete, derived_in, sizes_in
 
 Shape = tuple[int, ...]
+T = TypeVar("T")
 
 
 class Origin(Enum):
@@ -210,6 +211,13 @@ class Graph:
     counted: int | None = None
     readers: tuple[tuple[int, ...], ...] = attrs.field(init=False, eq=False, repr=False)
     producer: tuple[int | None, ...] = attrs.field(init=False, eq=False, repr=False)
+    _memo: dict[str, Any] = attrs.field(init=False, eq=False, repr=False, factory=dict)
+
+    def once(self, key: str, compute: Callable[[], T]) -> T:
+        """What `compute` gives, computed once per graph; it depends on nothing else."""
+        if key not in self._memo:
+            self._memo[key] = compute()
+        return cast(T, self._memo[key])
 
     def __attrs_post_init__(self) -> None:
         readers: list[list[int]] = [[] for _ in self.values]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -26,6 +27,12 @@ class Sketch:
     spread: float
 
 
+# Objects that nobody can write to.
+_PLAIN = (
+    bool | int | float | complex | str | bytes | torch.dtype | torch.device | torch.memory_format | None
+)
+
+
 @frozen(eq=False)
 class Example:
     """One call of a model: its tensors, and how to rebuild the call around other tensors.
@@ -43,6 +50,18 @@ class Example:
         leaves = [next(supply) if isinstance(leaf, Tensor | Sketch) else leaf for leaf in self._leaves]
         args, kwargs = pytree.tree_unflatten(leaves, self._spec)
         return tuple(args), dict(kwargs)
+
+    def fresh(self) -> Example:
+        """The same call with copies of its objects that are neither tensors nor plain, such as caches: what
+        is called may write to them.
+        """
+        if all(isinstance(leaf, Tensor | Sketch | _PLAIN) for leaf in self._leaves):
+            return self
+        memo: dict[int, Any] = {}
+        leaves = [
+            leaf if isinstance(leaf, Tensor | Sketch | _PLAIN) else _copied(leaf, memo) for leaf in self._leaves
+        ]
+        return attrs.evolve(self, leaves=tuple(leaves))
 
     def replaced(self, tensors: Sequence[Tensor]) -> Example:
         """The same call with `tensors` for the example's."""
@@ -62,6 +81,13 @@ class Example:
         """The call's arguments as they were given, with sketches where tensors are not at hand."""
         args, kwargs = pytree.tree_unflatten(list(self._leaves), self._spec)
         return tuple(args), dict(kwargs)
+
+
+def _copied(leaf: Any, memo: dict[int, Any]) -> Any:
+    try:
+        return copy.deepcopy(leaf, memo)
+    except Exception:  # objects may refuse in any way
+        return leaf
 
 
 def drawn_example(args: Sequence[Any], kwargs: Mapping[str, Any]) -> Example:

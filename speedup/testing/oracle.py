@@ -48,7 +48,7 @@ def run(model: nn.Module, inputs: Sequence[Tensor]) -> object:
 
 def output_of(model: nn.Module, example: Example, tensors: Sequence[Tensor]) -> object:
     """The model's output for a call like `example`; the inputs are copied, as a model may write to them."""
-    args, kwargs = example.call([given.clone() for given in tensors])
+    args, kwargs = example.fresh().call([given.clone() for given in tensors])
     with isolated(), torch.no_grad():
         torch.manual_seed(0)
         return model(*args, **kwargs)

@@ -70,7 +70,7 @@ def record_calls(model: nn.Module, example: Example) -> Call:
     # Buffers are the copy's own, as a forward may write to them.
     clone = copy_module(model, {id(p): p.detach() for p in model.parameters()}).eval()
     recorder = _Recorder(clone)
-    args, kwargs = example.call([t.clone() for t in example.tensors])
+    args, kwargs = example.fresh().call([t.clone() for t in example.tensors])
     try:
         with isolated(), quiet(), unfused(), torch.no_grad(), recorder:
             torch.manual_seed(_SEED)

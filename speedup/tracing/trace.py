@@ -73,7 +73,7 @@ def trace(model: nn.Module, example: Example) -> Trace:
     Raises:
         ExportError: `torch.export` cannot trace the model as a whole.
     """
-    record = Record()
+    record, example = Record(), example.fresh()
     clone = _clone(model).eval()
     _adopt_attention(clone)
     track_attributes(clone, record)
