@@ -371,3 +371,14 @@ def test_small_model_trains_in_each_way_of_calling_it() -> None:
 def _nudge(model: nn.Module, name: str) -> None:
     with torch.no_grad():
         model.get_parameter(name).view(-1)[-1].add_(0.1)
+
+
+def test_calls_that_were_found_are_read_back_at_their_sizes() -> None:
+    masked = prepared(Resolutions(), {"first": (0, 2)}, make_inputs=IMAGES)
+    plan = planned(masked)
+    again = Plan.from_json(plan.to_json())
+    shapes = [[[tuple(t.shape) for t in call.tensors] for call in one.subject.found] for one in (plan, again)]
+    assert shapes[0] == shapes[1]
+    assert shapes[0] and shapes[0] != [[tuple(IMAGES(2, 0).shape)]]
+    materialize(again, masked.model)
+    assert Plan.from_json(again.to_json()).to_json() == plan.to_json()

@@ -59,9 +59,24 @@ class Example:
 
     @property
     def template(self) -> tuple[tuple[Any, ...], dict[str, Any]]:
-        """The call's arguments as they were given, with sketches where tensors are not at hand."""
-        args, kwargs = pytree.tree_unflatten(list(self._leaves), self._spec)
+        """The call's arguments as they were given, with sketches where tensors are not at hand.
+
+        Of a call at another size they have that size.
+        """
+        supply = iter(self.tensors)
+        leaves = [
+            _of_size(leaf, next(supply)) if isinstance(leaf, Tensor | Sketch) else leaf
+            for leaf in self._leaves
+        ]
+        args, kwargs = pytree.tree_unflatten(leaves, self._spec)
         return tuple(args), dict(kwargs)
+
+
+def _of_size(leaf: Tensor | Sketch, tensor: Tensor) -> Tensor | Sketch:
+    """What marks the place of a tensor, where it has the tensor's shape, else the same of that shape."""
+    if tuple(leaf.shape) == tuple(tensor.shape):
+        return leaf
+    return tensor if isinstance(leaf, Tensor) else attrs.evolve(leaf, shape=tuple(tensor.shape))
 
 
 def drawn_example(args: Sequence[Any], kwargs: Mapping[str, Any]) -> Example:
@@ -137,8 +152,8 @@ def further_calls(others: Any) -> tuple[Example, ...]:
     """
     if isinstance(others, Tensor | Mapping | str) or not isinstance(others, Sequence):
         raise InputError(
-            f"others is {type(others).__name__}; pass a list of calls, each a tensor, a tuple of arguments or "
-            "a dict of keyword arguments"
+            f"others is {type(others).__name__}; pass a list of calls, each a tensor, a tuple of arguments "
+            "or a dict of keyword arguments"
         )
     calls = []
     for number, other in enumerate(others):
