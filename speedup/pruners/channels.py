@@ -80,10 +80,11 @@ def channels_of(model: nn.Module, x: Any, rules: Rules = STANDARD, others: Seque
     """
     with torch.inference_mode(mode=False), torch.no_grad():
         require_plannable(model)
-        traced = survey(model, (example_from(x), *further_calls(others))).trace
+        traced = survey(model, (example_from(x), *further_calls(others)), explores=False).trace
         graph = traced.graph
         facts = constants.analyse(graph, traced.tensors, {}, rules)
         lives = liveness.analyse(graph, facts, rules)
+        graph = constants.settled(graph, facts)
         constraints = constraints_of(graph, sites_of(graph, facts, lives), rules)
         whole = boundary(graph)
         seeds: dict[Dim, Tensor | None] = {

@@ -15,13 +15,14 @@ import math
 import operator
 import sys
 import textwrap
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import _lru_cache_wrapper, lru_cache
 from types import BuiltinFunctionType, CodeType, FrameType, FunctionType, ModuleType
 from typing import Any
 
 import torch
+from attrs import frozen
 from torch import nn
 
 from speedup.spec.expressions import MATH
@@ -29,7 +30,8 @@ from speedup.spec.expressions import MATH
 _LIBRARY = torch.__file__.removesuffix("__init__.py")
 _OWN = __file__.removesuffix("sinks.py")
 _RANGE = range
-_DEPTH = 3
+_DEPTH, _MOST_HINTS = 3, 8
+_LOOKUP = "a lookup"
 _CONTAINERS = (list, tuple, dict, str, nn.ModuleList, nn.ModuleDict, nn.Sequential, nn.ParameterList)
 
 
@@ -86,7 +88,7 @@ def watched(
         return int.__int__(number) if is_tracked(number) else operator_index(number)
 
     kept = {name: getattr(math, name) for name in MATH}
-    builtins.range = Range  # type: ignore[assignment, misc]
+    builtins.range = Range  # type: ignore[misc]
     operator.index = index
     for name, function in kept.items():
         setattr(math, name, followed(name, function))
@@ -136,29 +138,162 @@ def _named(node: ast.expr, local: Mapping[str, Any], outer: Mapping[str, Any]) -
     return None
 
 
-def hides_numbers(frame: FrameType) -> str:
-    """How the code of `frame`, which reads a size, may use it out of sight; empty where it does not."""
-    return _hidden_use(frame.f_code, frame.f_globals, dict(frame.f_locals), _DEPTH)
+@frozen
+class Hidden:
+    """How code may use sizes out of sight, of which dimensions (None: any), and numbers that may matter."""
+
+    how: str
+    dims: frozenset[int] | None = None
+    hints: tuple[int, ...] = ()
+
+    @property
+    def is_lookup(self) -> bool:
+        """Whether the size only says which of several things is taken."""
+        return self.how == _LOOKUP
 
 
-def _hidden_use(code: CodeType, outer: Mapping[str, Any], local: Mapping[str, Any], depth: int) -> str:
-    tree = _function(code)
-    if tree is None:
-        return ""
+def hidden_use(frame: FrameType) -> Hidden | None:
+    """How the code of `frame`, which reads a size, may use it out of sight; None where it does not."""
+    how = _Reading(frame.f_globals, dict(frame.f_locals), _DEPTH).of(frame.f_code, ())
+    tree = _function(frame.f_code)
+    if not how or tree is None:
+        return None
+    return Hidden(how, _dims_read(tree), hints_of(frame))
+
+
+def hints_of(frame: FrameType) -> tuple[int, ...]:
+    """Numbers that stand in the code of `frame`, and the lengths and keys of what it looks up in."""
+    tree = _function(frame.f_code)
+    found: dict[int, None] = {}
+    dims = {id(node) for node in _dim_numbers(tree)} if tree is not None else ()
+    for node in ast.walk(tree) if tree is not None else ():
+        match node:
+            case ast.Constant() if id(node) in dims:
+                continue
+            case ast.Constant(value=int() as number) if type(number) is int:
+                found[number] = None
+            case ast.Tuple(elts=parts) | ast.List(elts=parts) | ast.Set(elts=parts):
+                found[len(parts)] = None
+            case ast.Subscript(value=base) | ast.Compare(comparators=[base]):
+                holder = _named(base, frame.f_locals, frame.f_globals)
+                if isinstance(holder, (*_CONTAINERS, set, frozenset)):
+                    found[len(holder)] = None
+                    keys = holder if isinstance(holder, dict | set | frozenset) else ()
+                    found.update(dict.fromkeys(k for k in keys if type(k) is int))
+    return tuple(n for n in found if n > 0)[:_MOST_HINTS]
+
+
+def _dim_numbers(tree: ast.AST) -> Iterator[ast.AST]:
+    """The numbers of dimensions in `x.shape[1]` and `x.size(1)`."""
     for node in ast.walk(tree):
+        match node:
+            case ast.Subscript(value=ast.Attribute(attr="shape"), slice=index):
+                yield from ast.walk(index)
+            case ast.Call(func=ast.Attribute(attr="size"), args=[index]):
+                yield from ast.walk(index)
+
+
+def _dims_read(tree: ast.AST) -> frozenset[int] | None:
+    """The dimensions whose sizes a function reads, each by its number; None where it reads whole shapes."""
+    whole, read = 0, set()
+    for node in ast.walk(tree):
+        match node:
+            case ast.Attribute(attr="shape"):
+                whole += 1
+            case ast.Call(func=ast.Attribute(attr="size"), args=[]) | ast.Call(func=ast.Name(id="len")):
+                return None
+            case ast.Call(func=ast.Attribute(attr="size"), args=[index]):
+                read.add(_constant(index))
+            case ast.Subscript(value=ast.Attribute(attr="shape"), slice=index):
+                whole -= 1
+                read.add(_constant(index))
+    return None if whole or None in read else frozenset(n for n in read if n is not None)
+
+
+def _constant(node: ast.expr) -> int | None:
+    try:
+        found = ast.literal_eval(node)
+    except ValueError:
+        return None
+    return found if type(found) is int else None
+
+
+@frozen(eq=False)
+class _Reading:
+    """Looks through source for what becomes of sizes; `outer` and `local` say what its names stand for."""
+
+    outer: Mapping[str, Any]
+    local: Mapping[str, Any]
+    depth: int
+
+    def of(self, code: CodeType, given: Collection[str]) -> str:
+        """How a function uses sizes out of sight; `given` are its parameters that hold any."""
+        tree = _function(code)
+        if tree is None:
+            return ""
+        sized = _sized_names(tree, given)
+        return next(filter(None, (self._of_node(node, sized) for node in ast.walk(tree))), "")
+
+    def _of_node(self, node: ast.AST, sized: Collection[str]) -> str:
         match node:
             case ast.Call(func=ast.Attribute(attr="numel", value=shape)) if _is_shape(shape):
                 return "numel() of a shape"
-            case ast.Call(func=function):
-                found = _of_callee(_named(function, local, outer), local, depth)
-                if found:
-                    return found
-            case ast.Subscript(value=base, slice=index, ctx=ast.Load()) if not isinstance(
-                index, ast.Constant
-            ):
-                if isinstance(_named(base, local, outer), _CONTAINERS) and _is_computed(index):
-                    return "a lookup"
-    return ""
+            case ast.Call(func=function, args=arguments, keywords=keywords):
+                holds = [_holds_size(a, sized) for a in (*arguments, *(k.value for k in keywords))]
+                return self._of_callee(function, holds) if any(holds) else ""
+            case ast.Subscript(value=base, slice=index, ctx=ast.Load()) if _holds_size(index, sized):
+                looked_up = isinstance(base, ast.Tuple | ast.List | ast.Dict | ast.Constant)
+                found = looked_up or isinstance(_named(base, self.local, self.outer), _CONTAINERS)
+                return _LOOKUP if found else ""
+        return ""
+
+    def _of_callee(self, function: ast.expr, holds: Sequence[bool]) -> str:
+        callee = _named(function, self.local, self.outer)
+        if isinstance(callee, BuiltinFunctionType):
+            home = callee.__self__ if isinstance(callee.__self__, ModuleType) else None
+            is_hidden = home is not None and home.__name__ in ("math", "operator")
+            return f"{callee.__name__}()" if is_hidden else ""
+        homes = (type(callee).__module__, getattr(callee, "__module__", None) or "")
+        if any(home.partition(".")[0] == "numpy" for home in homes):
+            return "numpy"
+        if isinstance(callee, staticmethod | classmethod):
+            callee = callee.__func__
+        if not isinstance(callee, FunctionType) or not self.depth:
+            return ""
+        if callee.__code__.co_filename.startswith((_LIBRARY, _OWN)):
+            return ""
+        owner = {"self": self.local["self"]} if "self" in self.local else {}
+        names = callee.__code__.co_varnames[: callee.__code__.co_argcount + callee.__code__.co_kwonlyargcount]
+        return _Reading(callee.__globals__, owner, self.depth - 1).of(callee.__code__, names)
+
+
+def _sized_names(tree: ast.AST, given: Collection[str]) -> Collection[str]:
+    """The names in a function that may hold what was computed from sizes."""
+    found = set(given)
+    while True:
+        before = len(found)
+        for node in ast.walk(tree):
+            match node:
+                case ast.Assign(targets=targets, value=value) if _holds_size(value, found):
+                    found.update(n.id for t in targets for n in ast.walk(t) if isinstance(n, ast.Name))
+                case ast.AugAssign(target=target, value=value) | ast.NamedExpr(target=target, value=value):
+                    if _holds_size(value, found):
+                        found.update(n.id for n in ast.walk(target) if isinstance(n, ast.Name))
+        if len(found) == before:
+            return found
+
+
+def _holds_size(node: ast.expr, sized: Collection[str]) -> bool:
+    """Whether an expression reads a shape, a length or a name that holds such a number."""
+    for inner in ast.walk(node):
+        match inner:
+            case ast.Name(id=name) if name in sized:
+                return True
+            case ast.Attribute(attr="shape"):
+                return True
+            case ast.Call(func=ast.Attribute(attr="size" | "numel")) | ast.Call(func=ast.Name(id="len")):
+                return True
+    return False
 
 
 def _is_shape(node: ast.expr) -> bool:
@@ -171,37 +306,16 @@ def _is_shape(node: ast.expr) -> bool:
     return False
 
 
-def _is_computed(index: ast.expr) -> bool:
-    return any(isinstance(node, ast.Name | ast.Attribute) for node in ast.walk(index))
-
-
-def _of_callee(callee: Any, local: Mapping[str, Any], depth: int) -> str:
-    """How a function that is called may use a number out of sight."""
-    if isinstance(callee, BuiltinFunctionType):
-        home = callee.__self__ if isinstance(callee.__self__, ModuleType) else None
-        return f"{callee.__name__}()" if home is not None and home.__name__ in ("math", "operator") else ""
-    if type(callee).__module__.partition(".")[0] == "numpy" or (
-        getattr(callee, "__module__", None) or ""
-    ).startswith("numpy"):
-        return "numpy"
-    if isinstance(callee, staticmethod | classmethod):
-        callee = callee.__func__
-    if not isinstance(callee, FunctionType) or not depth:
-        return ""
-    if callee.__code__.co_filename.startswith((_LIBRARY, _OWN)):
-        return ""
-    owner = {"self": local["self"]} if "self" in local else {}
-    return _hidden_use(callee.__code__, callee.__globals__, owner, depth - 1)
-
-
 @lru_cache(maxsize=1024)
 def _function(code: CodeType) -> ast.AST | None:
     """The source of the function with this code, parsed."""
     lines = linecache.getlines(code.co_filename)
+    if code.co_name == "<lambda>":
+        return _lambda(code, "".join(lines))
     try:
         return ast.parse(textwrap.dedent("".join(inspect.getblock(lines[code.co_firstlineno - 1 :]))))
     except (SyntaxError, ValueError, IndexError):
-        return _lambda(code, "".join(lines))
+        return None
 
 
 def _lambda(code: CodeType, text: str) -> ast.AST | None:
