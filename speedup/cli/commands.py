@@ -29,7 +29,7 @@ Calls = Annotated[
     list[str] | None,
     typer.Option(
         "--call",
-        help="A further call that the plan has to hold for; its inputs are written as for --input, with spaces "
+        help="A further call that the plan has to hold for, its inputs written as for --input, with spaces "
         "or semicolons between them; repeatable.",
     ),
 ]
@@ -56,7 +56,7 @@ def plan(
 
     Example: speedup plan torchvision.models:resnet18 --input 1x3x224x224 --masks masks.pth
 
-    For two calls: speedup plan net.py:make --input ids=1x16:int64:1000 --call "ids=1x1:int64:1000 past=1x4x9x8"
+    Two calls: speedup plan net.py:make --input ids=1x16:int64:1000 --call "ids=1x1:int64:1000 past=1x4x9x8"
     """
     with Steps(2).shown() as step:
         with step("reading the model"):
