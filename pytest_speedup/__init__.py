@@ -15,8 +15,9 @@ import pytest
 def equivalent() -> Callable[..., None]:
     """`equivalent(model, x)` asserts that small models are the masked ones, for masks of all kinds.
 
-    `examples` says how many masks are tried; other keywords are those of `assert_equivalent`. A failure
-    shows the smallest masks found, as Python source.
+    `examples` says how many masks are tried; other keywords are those of `assert_equivalent`, as `others`
+    for further calls that the plan has to hold for. A failure shows the smallest masks found, as Python
+    source.
     """
     from hypothesis import HealthCheck, Phase, given, settings
 

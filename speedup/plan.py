@@ -15,6 +15,7 @@ from torch import nn
 
 from speedup.errors import ReportFormatError, UnboundPlanError
 from speedup.masks import Masks
+from speedup.reports.calls import calls_line
 from speedup.reports.explaining import explanation
 from speedup.rules import Rules
 from speedup.spec.edits import Edit, RewriteForward
@@ -213,7 +214,7 @@ class Plan:
         return plan_of(text)
 
     def diff(self, other: Plan) -> PlanDiff:
-        """What differs from this plan to `other`: layers, edits, blockers. Print it."""
+        """What differs from this plan to `other`: layers, edits, blockers, assumptions. Print it."""
         from speedup.files.plan_diff import plan_diff
 
         return plan_diff(self, other)
@@ -253,10 +254,15 @@ class Plan:
 
         For a layer, index by index: the mask, constant or disuse that freed it and what its constants were
         folded into; or the need or operator that keeps it, with the constraints in between. A container is
-        summarised; "" is the model.
+        summarised; "" is the model, with the calls that it was planned for and what the plan relies on.
 
         Raises:
             UnknownModuleError: the plan knows no such module.
         """
         rewritten = (e for e in self.edits if isinstance(e, RewriteForward) and e.path == path)
-        return explanation(self.report, path, [call for edit in rewritten for call in edit.why])
+        text = explanation(self.report, path, [call for edit in rewritten for call in edit.why])
+        if path:
+            return text
+        subject = self.subject
+        calls = calls_line(subject.example, subject.others, subject.found)
+        return "\n".join((text, f"  {calls}", *(f"  relies on: {line}" for line in self.assumptions)))

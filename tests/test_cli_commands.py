@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -14,8 +16,9 @@ from safetensors.torch import save_file
 from torch import nn
 from typer.testing import CliRunner
 
-from speedup import Plan, apply_masks, load
+from speedup import Plan, apply_masks, load, load_plan
 from speedup.cli import app
+from speedup.cli.examples import call_of
 from tests.support.bad_commands import fill
 
 SHAPE = "1x3x8x8"
@@ -146,3 +149,62 @@ def test_the_package_can_be_run_as_a_module() -> None:
         cwd=Path(__file__).parents[1],
     )
     assert "compact" in done.stdout
+
+
+BRANCHING = "{folder}/nets.py:Branching --input x=1x3x8x8"
+
+
+def test_a_plan_is_made_for_further_calls(folder: Path) -> None:
+    line = f"plan {BRANCHING} --json --call x=1x3x9x9 --call x=1x3x8x8;gain=1x6x1x1"
+    plan = Plan.from_json(run(line, folder))
+    shapes = [[tuple(t.shape) for t in call.tensors] for call in plan.subject.others]
+    assert shapes == [[(1, 3, 9, 9)], [(1, 3, 8, 8), (1, 6, 1, 1)]]
+    assert "side" in [layer.path for layer in plan.layers]
+    alone = Plan.from_json(run(f"plan {BRANCHING} --json", folder))
+    assert alone.subject.others == ()
+
+
+def test_inputs_of_a_call_have_spaces_or_semicolons_between_them() -> None:
+    for text in ("ids=1x2:int64:9 past=1x4", "ids=1x2:int64:9;past=1x4", " ids=1x2:int64:9 ;  past=1x4 "):
+        call = call_of(text)
+        assert (call["ids"].shape, call["past"].shape) == ((1, 2), (1, 4))
+    assert [one.shape for one in call_of("1x2 3x4")] == [(1, 2), (3, 4)]
+    assert call_of("1x2").shape == (1, 2)
+
+
+def test_a_call_may_be_a_file_of_tensors(folder: Path) -> None:
+    torch.save({"x": torch.ones(1, 3, 8, 8), "gain": torch.ones(6, 1, 1)}, folder / "with gain.pt")
+    assert call_of(f"{folder}/with gain.pt").keys() == {"x", "gain"}
+    torch.save({"x": torch.ones(1, 3, 8, 8), "gain": torch.ones(6, 1, 1)}, folder / "gain.pt")
+    said = run(f"plan {BRANCHING} --call {{folder}}/gain.pt --explain=side", folder)
+    assert said.startswith("side: Conv2d(6, 6)")
+
+
+@pytest.mark.parametrize("command", ["compact", "report", "bench"])
+def test_every_command_that_plans_takes_calls(
+    command: str, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    module = importlib.import_module("speedup.cli.subject")
+    planned, seen = module.plan_speedup, []
+
+    def watched(*given: Any, **options: Any) -> Plan:
+        seen.append(options["others"])
+        made: Plan = planned(*given, **options)
+        return made
+
+    monkeypatch.setattr(module, "plan_speedup", watched)
+    options = {
+        "compact": "--out {folder}/small.safetensors",
+        "report": "--out {folder}/report.html",
+        "bench": "--align 1 --threads 1",
+    }
+    run(f"{command} {BRANCHING} --call x=1x3x8x8;gain=6x1x1 {options[command]}", folder)
+    ((call,),) = seen
+    assert call["gain"].shape == (6, 1, 1)
+    if command == "compact":
+        assert len(load_plan(folder / "small.safetensors").subject.others) == 1
+
+
+@pytest.mark.parametrize("command", ["plan", "compact", "report", "bench"])
+def test_help_tells_of_further_calls(command: str) -> None:
+    assert "--call" in CliRunner().invoke(app, [command, "--help"]).stdout

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable
 from functools import partial
 
 import pytest
@@ -196,3 +197,80 @@ def test_model_that_does_not_look_at_sizes_needs_no_assumption() -> None:
 def _small(case: Sized) -> nn.Module:
     masked = case.masked()
     return materialize(plan_speedup(masked.model, case.example(), masked.masks), verify="none")
+
+
+def _longer(x: Tensor, length: int) -> bool:
+    return x.shape[1] > length
+
+
+def _asks_twice(x: Tensor) -> Tensor:
+    """The second question of some inputs is another than that of others."""
+    if _longer(x, 8):
+        x = torch.tanh(x)
+        if _longer(x, 20):
+            x = torch.sigmoid(x)
+    if _longer(x, 3):
+        x = torch.relu(x)
+    return x
+
+
+class _Asking(nn.Module):
+    def __init__(self, *lengths: int) -> None:
+        super().__init__()
+        self.lengths = lengths
+
+    def forward(self, x: Tensor) -> Tensor:
+        if x.shape[1] > self.lengths[0]:
+            x = torch.tanh(x)
+            if x.shape[1] > self.lengths[1]:
+                x = torch.sigmoid(x)
+        return x
+
+
+class _Function(nn.Module):
+    def __init__(self, function: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.function = function
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.function(x)
+
+
+def _executed() -> Callable[[Tensor], Tensor]:
+    """The function of a source that is in no file, as of what is typed into Python."""
+    names: dict[str, Callable[[Tensor], Tensor]] = {}
+    source = (
+        "def asks(x):\n"
+        "    if x.shape[1] > 8:\n"
+        "        x = x.tanh()\n"
+        "        if x.shape[1] > 20:\n"
+        "            x = x.sigmoid()\n"
+        "    if x.shape[1] % 2 == 0:\n"
+        "        x = x.relu()\n"
+        "    return x\n"
+    )
+    exec(source, names)
+    return names["asks"]
+
+
+@pytest.mark.parametrize(
+    "middle",
+    [
+        _Function(_asks_twice),
+        nn.Sequential(_Asking(8, 20), _Asking(3, 12), _Asking(4, 7)),
+        _Function(_executed()),
+    ],
+    ids=["a function called twice", "modules in a row", "source in no file"],
+)
+def test_lines_that_are_come_to_in_several_ways_are_several_questions(middle: nn.Module) -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(6, 8), middle, nn.Linear(8, 3)).double().eval()
+    keep = torch.ones(8)
+    keep[:3] = 0
+    masks = {"0": {"weight": keep.reshape(-1, 1), "bias": keep}}
+    plan = plan_speedup(model, torch.randn(2, 5, 6, dtype=torch.float64), masks)
+    small, masked = materialize(plan), apply_masks(model, masks).eval()
+    assert plan.assumptions == ()
+    for length in (1, 2, 3, 4, 5, 6, 7, 8, 9, 12, 13, 20, 21, 22, 30):
+        x = torch.randn(2, length, 6, dtype=torch.float64)
+        torch.testing.assert_close(small(x), masked(x), rtol=1e-9, atol=1e-12, msg=f"length {length}")

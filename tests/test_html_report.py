@@ -7,6 +7,7 @@ import re
 from collections.abc import Iterator
 from html.parser import HTMLParser
 from pathlib import Path
+from xml.etree import ElementTree
 
 import pytest
 import torch
@@ -14,6 +15,7 @@ from torch import nn
 
 from speedup import plan_speedup
 from speedup.reports.page.document import html_report
+from speedup.reports.page.fragment import html_table
 from speedup.reports.page.tree import Branch, Leaf, leaves, opened, tree_of
 from speedup.spec.report import Alignment, Blocker, Junction, Misaligned, Report
 from tests.support.reports import HOSTILE, linear, reported, residual, small
@@ -99,8 +101,9 @@ def test_page_forbids_the_browser_to_load_anything(parsed: Parsed) -> None:
 
 
 def test_names_are_text_wherever_they_stand(parsed: Parsed) -> None:
-    # Path, reason of a layer, reason and place of a constraint, operator, island, what is outside: each once.
-    assert parsed.words.count(HOSTILE) >= 8
+    # Path, reason of a layer, reason and place of a constraint, operator, island, what is outside, line
+    # of an assumption: each once.
+    assert parsed.words.count(HOSTILE) >= 9
     assert len(parsed.named("script")) == 2
     assert f"block.{HOSTILE}" in [attributes.get("data-path") for attributes in parsed.named("details")]
     assert "alert(1)" not in parsed.scripts[-1]
@@ -220,9 +223,25 @@ def test_notebook_shows_a_table_with_the_same_rows_as_the_terminal() -> None:
         assert part in found.words
 
 
-def test_notebook_takes_no_name_for_markup() -> None:
-    from speedup.reports.page.fragment import html_table
+def test_page_and_notebook_list_what_the_plan_relies_on() -> None:
+    lines = ("x.shape[2] % 2 == 0 (at line 41 of merge.py); other sizes cannot be traced", "x.shape[3] < 9")
+    report = reported([linear("one")], assumptions=lines)
+    for text, heading in (
+        (page(report), "What the plan relies on"),
+        (html_table(report), "The plan relies on:"),
+    ):
+        assert heading in Parsed(text).words
+        assert [item.text for item in ElementTree.fromstring(_listed(text))] == list(lines)
+    for text in (page(reported([linear("one")])), html_table(reported([linear("one")]))):
+        assert "relies on" not in Parsed(text).words
 
+
+def _listed(text: str) -> str:
+    (found,) = re.findall(r"<ul>.*?</ul>", text)
+    return str(found)
+
+
+def test_notebook_takes_no_name_for_markup() -> None:
     found = Parsed(html_table(small()))
     assert found.open == found.wrong == []
     assert not found.named("script")

@@ -19,6 +19,8 @@ from speedup.measuring.latency import (
     measure_widths,
 )
 from speedup.measuring.timing import Timing, take_turns
+from speedup.planner import realigned
+from speedup.spec.edits import Slice
 from speedup.testing.snapshots import model_state
 
 _CONDITIONS = Conditions("cpu", "float32", 1, 2)
@@ -129,3 +131,29 @@ def test_layers_are_measured_from_what_they_keep_on_and_the_table_is_an_alignmen
     assert chosen.report.alignment is not None
     assert chosen.report.alignment.to == "WidthTable.best_width"
     assert "0" in str(found)
+
+
+def test_models_of_several_calls_are_measured_in_the_example_and_planned_again_for_all() -> None:
+    class Tasks(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.trunk, self.a, self.b = nn.Linear(8, 8), nn.Linear(8, 3), nn.Linear(8, 5)
+
+        def forward(self, x: torch.Tensor, task: str = "a") -> torch.Tensor:
+            x = torch.relu(self.trunk(x))
+            return self.a(x) if task == "a" else self.b(x)
+
+    keep = torch.ones(8)
+    keep[:3] = 0
+    masks = {"trunk": {"weight": keep[:, None], "bias": keep}}
+    model, x = Tasks().eval(), torch.randn(2, 8)
+    plan = plan_speedup(model, x, masks, others=[(x, "b")])
+    again = realigned(plan, 4)
+    assert [len(one.subject.others) for one in (plan, again)] == [1, 1]
+    assert realigned(again, None) == plan
+    assert [e.dim for e in plan.edits if isinstance(e, Slice) and e.name == "b.weight"] == [1]
+    table = latency_table(plan, aligns=(1, 4), threads=1, rounds=2, seconds=0.0)
+    assert [row.macs for row in table.rows] == [2 * (8 * 5 + 5 * 3), 2 * (8 * 8 + 8 * 3)]
+    other = latency_table(plan, (x, "b"), aligns=(1,), threads=1, rounds=2, seconds=0.0)
+    assert other.rows[0].parameters == table.rows[0].parameters
+    assert [one.path for one in measure_widths(plan, x, rounds=2, seconds=0.0).layers] == ["trunk"]

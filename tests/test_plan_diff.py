@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from attrs import evolve
 from torch import Tensor, nn
 
 from speedup import Plan, plan_speedup
@@ -85,3 +86,17 @@ def test_every_kind_of_edit_has_a_line(name: str) -> None:
     nothing = plan_speedup(model, CASES[name].example())
     diff: PlanDiff = nothing.diff(plan)
     assert sum(line.startswith("+ ") for line in str(diff).splitlines()) >= len(diff.edits_new) > 0
+
+
+def test_what_only_one_plan_relies_on_is_told() -> None:
+    first, second = relying("x.shape[1] > 3", "x.shape[1] % 2 == 0"), relying("x.shape[1] > 3", "y is 5")
+    diff = first.diff(second)
+    assert diff
+    assert (diff.assumptions_gone, diff.assumptions_new) == (("x.shape[1] % 2 == 0",), ("y is 5",))
+    assert str(diff).splitlines() == ["- relies on: x.shape[1] % 2 == 0", "+ relies on: y is 5"]
+    assert not first.diff(relying("x.shape[1] > 3", "x.shape[1] % 2 == 0"))
+
+
+def relying(*assumptions: str) -> Plan:
+    plan = planned(1)
+    return evolve(plan, report=evolve(plan.report, assumptions=assumptions))

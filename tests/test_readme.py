@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import re
+import runpy
 from collections.abc import Callable
 from pathlib import Path
 
@@ -115,6 +116,28 @@ def test_sources_of_masks_run_as_they_stand(tmp_path: Path, monkeypatch: pytest.
     masks = names["masks"]
     assert isinstance(masks, dict)
     assert int(masks["conv1.weight"].sum()) == 3
+
+
+def test_plan_of_several_calls_runs_as_it_stands(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    example = re.search(
+        r"^## Several calls, every size$.*?^```python\n(.*?)^```$.*?^```text\n(.*?)^```$",
+        README,
+        re.MULTILINE | re.DOTALL,
+    )
+    assert example is not None
+    (tmp_path / "example.py").write_text(example[1], encoding="utf-8")
+
+    names = runpy.run_path(str(tmp_path / "example.py"))
+
+    assert capsys.readouterr().out == example[2]
+    model, small = names["model"], names["small"]
+    assert isinstance(model, nn.Module) and isinstance(small, nn.Module)
+    assert small.get_submodule("up").out_features == 24
+    masked = speedup.apply_masks(model, names["masks"]).eval()
+    for past, length in ((0, 3), (0, 12), (2, 1), (8, 1), (8, 30)):
+        call = {"ids": torch.randint(100, (2, length)), "past": torch.randn(2, past, 16) if past else None}
+        for small_one, masked_one in zip(small(**call), masked(**call), strict=True):
+            torch.testing.assert_close(small_one, masked_one, rtol=1e-4, atol=1e-5)
 
 
 def test_every_error_named_exists():

@@ -226,9 +226,9 @@ FAULTS: dict[str, tuple[Callable[[Path], object], type[Exception], str]] = {
         r"tensor 'fc.bias' is of shape \(5,\), planned is \(4,\)",
     ),
     "of another version": (
-        lambda p: retold(p, "speedup.plan", '"version": 1', '"version": 2'),
+        lambda p: retold(p, "speedup.plan", '"version": 2', '"version": 3'),
         PlanFormatError,
-        "version 2 of the format",
+        "version 3 of the format",
     ),
     "with half a plan": (
         lambda p: retold(p, "speedup.plan", '"edits"', '"edits'),

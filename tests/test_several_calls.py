@@ -375,3 +375,39 @@ def test_small_model_trains_in_each_way_of_calling_it() -> None:
 def _nudge(model: nn.Module, name: str) -> None:
     with torch.no_grad():
         model.get_parameter(name).view(-1)[-1].add_(0.1)
+
+
+def test_calls_that_were_found_are_read_back_at_their_sizes() -> None:
+    masked = prepared(Resolutions(), {"first": (0, 2)}, make_inputs=IMAGES)
+    plan = planned(masked)
+    again = Plan.from_json(plan.to_json())
+    shapes = [[[tuple(t.shape) for t in call.tensors] for call in one.subject.found] for one in (plan, again)]
+    assert shapes[0] == shapes[1]
+    assert shapes[0] and shapes[0] != [[tuple(IMAGES(2, 0).shape)]]
+    materialize(again, masked.model)
+    assert Plan.from_json(again.to_json()).to_json() == plan.to_json()
+
+
+class Positions(nn.Module):
+    """Looks up its positions in a table that is shorter than the inputs that it has a layer more for."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.table = nn.Embedding(8, 6)
+        self.up, self.down = nn.Linear(6, 12), nn.Linear(12, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x + self.table(torch.arange(x.shape[1]))
+        if x.shape[1] > 10:
+            x = torch.tanh(x)
+        return self.down(torch.relu(self.up(x)))
+
+
+def test_a_size_that_can_be_traced_but_not_run_is_no_reason_to_refuse() -> None:
+    masked = prepared(Positions(), gone={"up": (0, 2)})
+    plan = planned(masked)
+    small = materialize(plan)
+    assert small.up.out_features == 10
+    found = verify(plan, small)
+    assert {one.call for one in found.drawn} == {0}
+    assert_same(masked, small, drawn(normal(8, 6)), drawn(normal(1, 6)))

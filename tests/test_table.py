@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 
 import pytest
+from attrs import evolve
 
 from speedup.reports.table import report_table
 from speedup.spec.report import Blocked, Inside, Layer, Outside, Report
@@ -178,3 +179,26 @@ def test_width_of_the_terminal_is_the_default(monkeypatch: pytest.MonkeyPatch) -
     for width in WIDTHS:
         monkeypatch.setenv("COLUMNS", str(width))
         assert report_table(SOME) == report_table(SOME, width)
+
+
+LINES = (
+    "x.shape[2] % 2 == 0 (at line 41 of merge.py); other sizes cannot be traced",
+    f"x.shape[1] is 5, used by {LONG} (at line 7 of a/rather/long/name/of/a/file.py); no more were tried",
+)
+
+
+@pytest.mark.parametrize("width", WIDTHS)
+def test_what_the_plan_relies_on_is_listed_line_by_line(width: int) -> None:
+    report = evolve(SOME, assumptions=LINES)
+    lines = report_table(report, width).splitlines()
+    assert max(map(len, lines)) <= width
+    listed = lines[lines.index("The plan relies on:") + 1 : -2]
+    assert [line[:4] for line in listed if line.startswith("  - ")] == ["  - "] * 2
+    assert all(line.startswith(("  - ", "    ")) for line in listed)
+    said = "".join(listed).replace("  - ", "")
+    assert re.sub(r"\s", "", said) == re.sub(r"\s", "", "".join(LINES))
+
+
+def test_a_plan_that_relies_on_nothing_does_not_speak_of_it() -> None:
+    assert "relies on" not in report_table(SOME, 120)
+    assert report_table(evolve(SOME, assumptions=()), 120) == report_table(SOME, 120)

@@ -6,8 +6,9 @@ import importlib
 import re
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -15,6 +16,7 @@ from hypothesis import HealthCheck, Phase, find, given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
+from speedup import InputError
 from speedup.testing import (
     Case,
     Input,
@@ -88,6 +90,94 @@ def test_masks_may_be_given_as_to_the_planner() -> None:
     mask[:2] = 0
     plan = assert_equivalent(two_layers(), (images(),), {"0": {"weight": mask}}, others=[images(1)])
     assert plan.layers[0].path == "0"
+
+
+class Tasks(nn.Module):
+    """Two last layers by task; large images are pooled."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.Conv2d(3, 6, 3, padding=1)
+        self.a, self.b = nn.Conv2d(6, 4, 1), nn.Conv2d(6, 2, 1)
+
+    def forward(self, x: Tensor, task: str = "a", gain: Tensor | None = None) -> Tensor:
+        x = torch.relu(self.first(x))
+        if x.shape[-1] > 10:
+            x = nn.functional.max_pool2d(x, 2)
+        x = self.a(x) if task == "a" else self.b(x)
+        return x if gain is None else x * gain
+
+
+ROWS = MaskSpec((Slices("first.weight", 0, (0, 1, 2)), Slices("first.bias", 0, (0, 1, 2))))
+
+
+@pytest.fixture
+def compared(monkeypatch: pytest.MonkeyPatch) -> list[tuple[object, ...]]:
+    """The shapes and the other arguments of all calls that are compared."""
+    kind = importlib.import_module("speedup.testing.oracle").Yardstick
+    deviation, seen = kind.deviation, []
+
+    def watched(self: Any, small: nn.Module, tensors: tuple[Tensor, ...]) -> str | None:
+        args, kwargs = self.example.call(tensors)
+        seen.append(tuple(tuple(a.shape) if isinstance(a, Tensor) else a for a in (*args, *kwargs.values())))
+        found: str | None = deviation(self, small, tensors)
+        return found
+
+    monkeypatch.setattr(kind, "deviation", watched)
+    return seen
+
+
+def test_others_are_planned_for_and_compared_at_other_batch_sizes(compared: list[tuple[object, ...]]) -> None:
+    others = [{"x": images(), "task": "b", "gain": images()[:, :2]}, (images(1), "b")]
+    plan = assert_equivalent(Tasks(), images(), ROWS, others=others)
+    assert len(plan.subject.others) == 2
+    assert {edit.name for edit in plan.edits if hasattr(edit, "name")} >= {"a.weight", "b.weight"}
+    expected = {(n, 3, 8, 8) for n in (1, 2, 3)}
+    assert {call[0] for call in compared if len(call) == 1 and call[0][-1] == 8} == expected
+    assert {call[0] for call in compared if call[1:] == ("b",)} >= {(1, 3, 8, 8), (3, 3, 8, 8)}
+    assert {call[2] for call in compared if len(call) == 3} >= {(2, 2, 8, 8), (3, 2, 8, 8)}
+
+
+def test_sizes_that_planning_looked_for_are_compared(compared: list[tuple[object, ...]]) -> None:
+    plan = assert_equivalent(Tasks(), images(), ROWS)
+    ((found,),) = [call.tensors for call in plan.subject.found]
+    assert (tuple(found.shape),) in compared
+
+
+def test_planning_is_not_told_of_unseen_inputs(compared: list[tuple[object, ...]]) -> None:
+    unseen = [torch.randn(2, 3, 13, 14), torch.randn(1, 3, 5, 5)]
+    plan = assert_equivalent(Tasks(), images(), ROWS, unseen=unseen, batch_sizes=())
+    assert plan.subject.others == ()
+    assert {tuple(one.shape) for one in unseen} <= {call[0] for call in compared}
+
+
+def test_unseen_inputs_come_with_the_keyword_arguments_of_the_example() -> None:
+    assert_equivalent(Tasks(), images(), ROWS, kwargs={"task": "b"}, unseen=[torch.randn(1, 3, 12, 12)])
+
+
+def test_a_fault_in_another_call_is_reported_with_what_reproduces_it(off_by_one: None) -> None:
+    others, masks = [(images(), "b")], MaskSpec((Slices("b.weight", 1, (0, 1)),))
+    model = Tasks()
+    with torch.no_grad():
+        # No channel is needed by the first task.
+        model.a.weight.zero_()
+    with pytest.raises(AssertionError) as caught:
+        assert_equivalent(model, images(), masks, others=others, unseen=[images(1)])
+    message = str(caught.value)
+    assert "To reproduce it with this model and input, others, unseen:" in message
+    assert "    assert_equivalent(model, x, masks, others=others, unseen=unseen)" in message
+
+
+def test_a_call_that_is_none_is_refused() -> None:
+    with pytest.raises(InputError, match="others"):
+        assert_equivalent(Tasks(), images(), ROWS, others=images())
+
+
+def test_the_fixture_passes_calls_on(
+    equivalent: Callable[..., None], compared: list[tuple[object, ...]]
+) -> None:
+    equivalent(Tasks(), images(), examples=3, others=[(images(), "b")], unseen=[torch.randn(1, 3, 9, 9)])
+    assert {call[-1] for call in compared} >= {"b", (1, 3, 9, 9)}
 
 
 def test_rounding_that_a_norm_of_constants_amplifies_is_no_deviation() -> None:

@@ -25,6 +25,8 @@ Examples:
 
     speedup plan net.py:make --input ids=1x16:int64:1000 --explain encoder.0
 
+    speedup plan net.py:make --input ids=1x16:int64:1000 --call "ids=1x1:int64:1000 past=1x4x9x8"
+
     speedup compact net.py:make --weights net.pt --masks masks.pth --input 1x3x32x32 --out small.safetensors
 
     speedup verify net.py:make small.safetensors --weights net.pt --masks masks.pth

@@ -25,6 +25,14 @@ Inputs = Annotated[
     list[str],
     typer.Option("--input", help=f"Example input, once per argument of the forward: {SYNTAX}; or a file."),
 ]
+Calls = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--call",
+        help="A further call that the plan has to hold for, its inputs written as for --input, with spaces "
+        "or semicolons between them; repeatable.",
+    ),
+]
 Weights = Annotated[Path | None, typer.Option("--weights", help="State dict to load: .pt or .safetensors.")]
 MaskFile = Annotated[str | None, typer.Option("--masks", help="Mask file; else zeros in the weights count.")]
 Keep = Annotated[list[str] | None, typer.Option("--keep", help="Module that must not change; repeatable.")]
@@ -35,6 +43,7 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, for other prog
 def plan(
     model: Model,
     inputs: Inputs,
+    calls: Calls = None,
     weights: Weights = None,
     masks: MaskFile = None,
     keep: Keep = None,
@@ -46,10 +55,12 @@ def plan(
     """Show what would shrink, what would not, and why. Nothing is built.
 
     Example: speedup plan torchvision.models:resnet18 --input 1x3x224x224 --masks masks.pth
+
+    Two calls: speedup plan net.py:make --input ids=1x16:int64:1000 --call "ids=1x1:int64:1000 past=1x4x9x8"
     """
     with Steps(2).shown() as step:
         with step("reading the model"):
-            subject = read_subject(model, inputs, weights, masks, keep, align)
+            subject = read_subject(model, inputs, calls, weights, masks, keep, align)
         with step("planning"):
             made = subject.plan()
     if out is not None:
@@ -64,6 +75,7 @@ def compact(
     model: Model,
     inputs: Inputs,
     out: Annotated[Path, typer.Option("--out", help="The .safetensors file to write.")],
+    calls: Calls = None,
     weights: Weights = None,
     masks: MaskFile = None,
     keep: Keep = None,
@@ -80,7 +92,7 @@ def compact(
 
     with Steps(4).shown() as step:
         with step("reading the model"):
-            subject = read_subject(model, inputs, weights, masks, keep, align)
+            subject = read_subject(model, inputs, calls, weights, masks, keep, align)
         with step("planning"):
             made = subject.plan()
         with step("building and verifying"):
@@ -125,6 +137,7 @@ def report(
     model: Model,
     inputs: Inputs,
     out: Annotated[Path, typer.Option("--out", help="The file to write: .html, .svg, .png or .pdf.")],
+    calls: Calls = None,
     weights: Weights = None,
     masks: MaskFile = None,
     keep: Keep = None,
@@ -136,7 +149,7 @@ def report(
     """
     with Steps(3).shown() as step:
         with step("reading the model"):
-            subject = read_subject(model, inputs, weights, masks, keep, align)
+            subject = read_subject(model, inputs, calls, weights, masks, keep, align)
         with step("planning"):
             made = subject.plan()
         with step("drawing"):
@@ -147,6 +160,7 @@ def report(
 def bench(
     model: Model,
     inputs: Inputs,
+    calls: Calls = None,
     weights: Weights = None,
     masks: MaskFile = None,
     keep: Keep = None,
@@ -166,7 +180,7 @@ def bench(
 
     with Steps(3).shown() as step:
         with step("reading the model"):
-            subject = read_subject(model, inputs, weights, masks, keep, None)
+            subject = read_subject(model, inputs, calls, weights, masks, keep, None)
         with step("planning"):
             made = subject.plan()
         with step("measuring"):

@@ -15,6 +15,8 @@ from speedup.errors import InputError, WeightsError
 
 SYNTAX = "1x3x224x224, 1x3x224x224:float16, ids=1x16:int64:1000 (a keyword argument, integers below 1000)"
 
+CALL_SYNTAX = '--call "1x3x97x97" or --call "ids=1x1:int64:1000 past=1x4x5x8"'
+
 _ITEM = re.compile(
     r"(?:(?P<name>[A-Za-z_]\w*)=)?(?P<shape>\d+(?:x\d+)*|scalar)(?::(?P<dtype>\w+)(?::(?P<below>\d+))?)?"
 )
@@ -59,6 +61,24 @@ def example_of(items: Sequence[str]) -> Any:
             "name all inputs (name=shape:dtype) or none: positional and keyword arguments are mixed"
         )
     return kwargs or (args[0] if len(args) == 1 else tuple(args))
+
+
+def call_of(text: str) -> Any:
+    """The further call of the model that a `--call` describes: its inputs, or a file of them.
+
+    The inputs are written as for `--input`, with spaces or semicolons between them.
+
+    Raises:
+        InputError: there are none, or one of them is wrong; says in which call.
+    """
+    text = text.strip()
+    items = [text] if text.endswith(_FILES) else text.replace(";", " ").split()
+    if not items:
+        raise InputError(f"a call has no inputs; write them like those of {CALL_SYNTAX}")
+    try:
+        return example_of(items)
+    except InputError as error:
+        raise InputError(f"call {text!r}: {error}") from error
 
 
 def _tensor(item: str, generator: torch.Generator) -> tuple[str | None, Tensor]:

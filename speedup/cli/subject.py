@@ -9,7 +9,7 @@ from typing import Any
 from attrs import frozen
 from torch import nn
 
-from speedup.cli.examples import example_of
+from speedup.cli.examples import call_of, example_of
 from speedup.cli.references import model_of
 from speedup.plan import Plan
 from speedup.planner import plan_speedup
@@ -17,27 +17,31 @@ from speedup.planner import plan_speedup
 
 @frozen(eq=False)
 class Subject:
-    """A model with its example input and the other arguments of its plan."""
+    """A model with its example input, further calls, and the other arguments of its plan."""
 
     model: nn.Module
     example: Any
+    others: tuple[Any, ...]
     masks: str | None
     keep: tuple[str, ...]
     align: int | None
 
     def plan(self) -> Plan:
         """The plan; raises what `plan_speedup` raises."""
-        return plan_speedup(self.model, self.example, self.masks, keep=self.keep, align=self.align)
+        return plan_speedup(
+            self.model, self.example, self.masks, others=self.others, keep=self.keep, align=self.align
+        )
 
 
 def read_subject(
     model: str,
     inputs: Sequence[str],
+    calls: Sequence[str] | None,
     weights: Path | None,
     masks: str | None,
     keep: Sequence[str] | None,
     align: int | None,
 ) -> Subject:
     """The subject that a command line names; inputs first, as reading them is quick."""
-    example = example_of(inputs)
-    return Subject(model_of(model, weights), example, masks, tuple(keep or ()), align)
+    example, others = example_of(inputs), tuple(call_of(text) for text in calls or ())
+    return Subject(model_of(model, weights), example, others, masks, tuple(keep or ()), align)

@@ -33,6 +33,7 @@ class PlanDiff:
 
     `layers` pairs what becomes of a module under the first and under the second plan, None where a plan
     does not know it. `parameters` and `macs` are the totals of the small models, first and second.
+    `assumptions_gone` and `assumptions_new` are what only the one or the other relies on.
     """
 
     layers: tuple[tuple[Layer | None, Layer | None], ...]
@@ -42,10 +43,13 @@ class PlanDiff:
     blocked_new: tuple[Blocked, ...]
     parameters: tuple[int, int]
     macs: tuple[int, int]
+    assumptions_gone: tuple[str, ...] = ()
+    assumptions_new: tuple[str, ...] = ()
 
     def __bool__(self) -> bool:
         """Whether anything differs."""
-        return any((self.layers, self.edits_gone, self.edits_new, self.blocked_gone, self.blocked_new))
+        edits, blocked = (self.edits_gone, self.edits_new), (self.blocked_gone, self.blocked_new)
+        return any((self.layers, *edits, *blocked, self.assumptions_gone, self.assumptions_new))
 
     def __str__(self) -> str:
         """A line per difference: `-` for what only the first plan has, `+` for the second, `~` for both."""
@@ -60,6 +64,8 @@ class PlanDiff:
             yield from (f"{sign} {described(edit)}" for edit in edits)
         for sign, blocked in (("-", self.blocked_gone), ("+", self.blocked_new)):
             yield from (f"{sign} {b.path}: {b.count} of {b.of} stay: {b.reason}" for b in blocked)
+        for sign, assumptions in (("-", self.assumptions_gone), ("+", self.assumptions_new)):
+            yield from (f"{sign} relies on: {line}" for line in assumptions)
         for name, (first, second) in (("parameters", self.parameters), ("MACs", self.macs)):
             if first != second:
                 yield f"~ {name} in all: {first:,} -> {second:,}"
@@ -79,6 +85,8 @@ def plan_diff(first: Plan, second: Plan) -> PlanDiff:
         blocked_new=_only_in_first(second.blocked, first.blocked),
         parameters=(first.parameters_after, second.parameters_after),
         macs=(first.macs_after, second.macs_after),
+        assumptions_gone=_only_in_first(first.assumptions, second.assumptions),
+        assumptions_new=_only_in_first(second.assumptions, first.assumptions),
     )
 
 

@@ -176,7 +176,7 @@ def constraints_of(graph: Graph, sites: Sequence[Site], rules: Rules) -> Iterabl
         yield from rule_of(site.op, rules).couple(site)
         if site.op.is_rigid:
             yield from _pinned_whole(site.op, site.because("the call it is part of insists on its sizes"))
-    escape = Cause(None, "the forward takes this size out of sight (float(), math.sqrt, len, ...)")
+    escape = Cause(None, "the forward takes this size out of sight (float(), len(), range(), ...)")
     for root in graph.escaped:
         if isinstance(root, SizeOf):
             yield Pinned((root.value, root.dim), escape)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -17,7 +17,7 @@ from speedup.rules import STANDARD, Rules
 from speedup.rules.contraction import Contraction, describe
 from speedup.rules.product import is_contraction
 from speedup.spec.graph import Graph, Op, Origin, Value
-from speedup.spec.inputs import example_from
+from speedup.spec.inputs import example_from, further_calls
 from speedup.tracing.islands import survey
 from speedup.tracing.plannable import require_plannable
 
@@ -72,15 +72,15 @@ class Channels:
         return {(name, dim[1]): ~kept[dim] & dropped[self.units.elements(dim)] for name, dim in self.masked}
 
 
-def channels_of(model: nn.Module, x: Any, rules: Rules = STANDARD) -> Channels:
-    """The channels of `model`, which is only read, as a forward on the example input `x` uses them.
+def channels_of(model: nn.Module, x: Any, rules: Rules = STANDARD, others: Sequence[Any] = ()) -> Channels:
+    """The channels of `model`, which is only read, as forwards on the inputs `x` and `others` use them.
 
     Raises:
         InputError, ModelError, ExportError: as for `plan_speedup`.
     """
     with torch.inference_mode(mode=False), torch.no_grad():
         require_plannable(model)
-        traced = survey(model, [example_from(x)], explores=False).trace
+        traced = survey(model, (example_from(x), *further_calls(others)), explores=False).trace
         graph = traced.graph
         facts = constants.analyse(graph, traced.tensors, {}, rules)
         lives = liveness.analyse(graph, facts, rules)

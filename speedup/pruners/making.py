@@ -28,6 +28,7 @@ def make_masks(
     scores: Scores,
     sparsity: float | Mapping[str, float],
     *,
+    others: Sequence[Any] = (),
     scope: Literal["layer", "global"] = "layer",
     dependent: bool = True,
     skip: Collection[str] = (),
@@ -45,7 +46,7 @@ def make_masks(
 
     Args:
         model: any module that `plan_speedup` takes, only read; scores work on a copy.
-        x: example input, as for `plan_speedup`.
+        x, others: example input and further calls, as for `plan_speedup`.
         scores: importance per output channel, such as `Norm()`.
         sparsity: the share of channels to mask, from 0 to 1; of all layers, or by the path of a layer or of
             a module around layers, where the longest path counts and other layers stay. Layers that go
@@ -67,7 +68,7 @@ def make_masks(
         InputError, ModelError, ExportError: as for `plan_speedup`.
     """
     _require_settings(sparsity, scope, round_to)
-    channels = channels_of(model, x, rules)
+    channels = channels_of(model, x, rules, others)
     for path in (*skip, *(sparsity if isinstance(sparsity, Mapping) else ())):
         _require_layer(path, channels.layers)
     found = _scored(model, channels.layers, scores)

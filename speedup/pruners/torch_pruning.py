@@ -20,7 +20,12 @@ Pruned = tuple[str, bool, Sequence[int]] | Sequence[Any]
 
 
 def masks_from_torch_pruning(
-    model: nn.Module, x: Any, history: Iterable[Pruned], *, rules: Rules = STANDARD
+    model: nn.Module,
+    x: Any,
+    history: Iterable[Pruned],
+    *,
+    others: Sequence[Any] = (),
+    rules: Rules = STANDARD,
 ) -> dict[str, Tensor]:
     """Masks of the channels in a pruning history of Torch-Pruning (`tp`, Fang et al., CVPR 2023).
 
@@ -30,7 +35,7 @@ def masks_from_torch_pruning(
 
     Args:
         model: the model as it was before pruning, only read.
-        x: example input, as for `plan_speedup`.
+        x, others: example input and further calls, as for `plan_speedup`.
         history: its entries in order.
         rules: operator rules, as for `plan_speedup`.
 
@@ -45,7 +50,7 @@ def masks_from_torch_pruning(
         MaskValueError: an index is out of range.
         InputError, ModelError, ExportError: as for `plan_speedup`.
     """
-    channels = channels_of(model, x, rules)
+    channels = channels_of(model, x, rules, others)
     units = channels.units
     dropped = torch.zeros(len(units.unit_of), dtype=torch.bool)
     for name, is_output, indices in history:

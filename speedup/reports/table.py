@@ -24,6 +24,7 @@ _MOST_ROWS = 200
 _NARROWEST_PATH = 16
 # Notes in a column narrower than this are better put below what they are about.
 _NARROWEST_NOTES = 24
+_ITEM = "  - "
 
 
 def report_table(report: Report, width: int | None = None, most: int = _MOST_ROWS) -> str:
@@ -50,11 +51,21 @@ def report_table(report: Report, width: int | None = None, most: int = _MOST_ROW
     if report.islands:
         console.print(f"Planned each on its own: {', '.join(one.path for one in report.islands)}")
         console.print(_reasons("What is not planned itself", outside_rows(report), width, most))
+    if report.assumptions:
+        console.print(_relied_on(report.assumptions, width))
     if report.alignment is not None:
         console.print(str(report.alignment))
     lines = totals(report, exact)
     console.print("\n".join(lines if max(map(len, lines)) <= width else totals(report, short)))
     return "\n".join(line.rstrip() for line in stream.getvalue().rstrip().splitlines())
+
+
+def _relied_on(assumptions: Sequence[str], width: int) -> str:
+    """A line for each assumption, or some where one is longer than the table is wide."""
+    listed = (
+        wrapped(line, width - len(_ITEM)).replace("\n", "\n" + " " * len(_ITEM)) for line in assumptions
+    )
+    return "\n".join(("The plan relies on:", *(f"{_ITEM}{line}" for line in listed)))
 
 
 class _Counts(Enum):

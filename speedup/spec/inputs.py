@@ -78,8 +78,16 @@ class Example:
 
     @property
     def template(self) -> tuple[tuple[Any, ...], dict[str, Any]]:
-        """The call's arguments as they were given, with sketches where tensors are not at hand."""
-        args, kwargs = pytree.tree_unflatten(list(self._leaves), self._spec)
+        """The call's arguments as they were given, with sketches where tensors are not at hand.
+
+        Of a call at another size they have that size.
+        """
+        supply = iter(self.tensors)
+        leaves = [
+            _of_size(leaf, next(supply)) if isinstance(leaf, Tensor | Sketch) else leaf
+            for leaf in self._leaves
+        ]
+        args, kwargs = pytree.tree_unflatten(leaves, self._spec)
         return tuple(args), dict(kwargs)
 
 
@@ -88,6 +96,13 @@ def _copied(leaf: Any, memo: dict[int, Any]) -> Any:
         return copy.deepcopy(leaf, memo)
     except Exception:  # objects may refuse in any way
         return leaf
+
+
+def _of_size(leaf: Tensor | Sketch, tensor: Tensor) -> Tensor | Sketch:
+    """What marks the place of a tensor, where it has the tensor's shape, else the same of that shape."""
+    if tuple(leaf.shape) == tuple(tensor.shape):
+        return leaf
+    return tensor if isinstance(leaf, Tensor) else attrs.evolve(leaf, shape=tuple(tensor.shape))
 
 
 def drawn_example(args: Sequence[Any], kwargs: Mapping[str, Any]) -> Example:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
+from functools import partial
 from typing import Any
 
 import torch
@@ -18,10 +19,10 @@ from speedup.planner import plan_speedup
 from speedup.planning.draws import draws, first_taken
 from speedup.reports.table import report_table
 from speedup.rules import STANDARD, Rules
-from speedup.spec.inputs import batch_size, example_from
+from speedup.spec.inputs import Example, batch_size, example_from
 from speedup.testing.blame import first_differing
 from speedup.testing.masks import MaskSpec, mask_argument
-from speedup.testing.oracle import Yardstick, masked_copy
+from speedup.testing.oracle import Yardstick, masked_copy, output_of
 from speedup.testing.snapshots import changes, changes_of_process, model_state, process_state
 from speedup.testing.source import expression, names_in
 from speedup.testing.structure import foreign_traits
@@ -38,6 +39,7 @@ def assert_equivalent(
     *,
     kwargs: Mapping[str, Any] | None = None,
     others: Sequence[Any] = (),
+    unseen: Sequence[Any] = (),
     batch_sizes: Sequence[int] = (1, 3),
     tolerance: float | None = None,
     keep: Sequence[str] = (),
@@ -47,17 +49,19 @@ def assert_equivalent(
     """Assert that the small model of `model` and `masks` is the masked one, and return its plan.
 
     The model is planned and materialized without the library's own verification, and both are compared in
-    eval mode: on `x`, on inputs like it at other batch sizes (those that the masked model takes, as varied as
-    it takes them), and on `others`. Planning must leave the model and the global state as they are; the
-    small model must have the same modules, flags and dtypes, no larger tensors, and work with a reloaded
-    state.
+    eval mode: on `x` and each of `others`, on inputs like these at other batch sizes (those that the masked
+    model takes, as varied as it takes them), at the sizes that planning looked for, and on `unseen`. Planning
+    must leave the model and the global state as they are; the small model must have the same modules, flags
+    and dtypes, no larger tensors, and work with a reloaded state.
 
     Args:
         model: any module, in any mode. It is not changed.
         x: example input, as in `plan_speedup`; so are `kwargs`, `keep`, `rules` and `align`.
         masks: masks as in `plan_speedup`, or what `masks_for` draws.
-        others: further inputs of the same structure, such as other resolutions.
-        batch_sizes: sizes of the first dimension to compare at, besides that of `x`.
+        others: further calls that the plan has to hold for, of any structure; passed to `plan_speedup`.
+        unseen: inputs of the structure of `x` to compare on of which planning is not told, such as other
+            resolutions.
+        batch_sizes: sizes of the first dimension to compare at, besides those of `x` and `others`.
         tolerance: largest error of an output relative to how it varies between inputs. None: by its dtype.
 
     Raises:
@@ -68,16 +72,35 @@ def assert_equivalent(
         model = masked_copy(model, masks)
     given = mask_argument(masks, model) if isinstance(masks, MaskSpec) else masks
     before, process_before = model_state(model), process_state()
-    plan = plan_speedup(model, x, given, kwargs=kwargs, keep=keep, rules=rules, align=align)
+    plan = plan_speedup(model, x, given, others=others, kwargs=kwargs, keep=keep, rules=rules, align=align)
     small = materialize(plan, verify="none")
-    trial = _Trial(model, small, plan, masks)
+    trial = _Trial(model, small, plan, masks, _named(others=others, unseen=unseen))
     trial.require_none("planning changed", changes(before, model_state(model)))
     trial.require_none("planning changed the process", changes_of_process(process_before, process_state()))
     trial.require_none("it is another build:", foreign_traits(small, model))
     masked = masked_copy(model, masks) if isinstance(masks, MaskSpec) else apply_masks(model, given)
-    yardstick = Yardstick(masked.eval(), example_from(x, kwargs), tolerance)
-    trial.require_same_outputs(yardstick, [*_like(yardstick, batch_sizes), *_calls(others)])
+    measured = partial(Yardstick, masked.eval(), tolerance=tolerance)
+    for call in (plan.subject.example, *plan.subject.others):
+        yardstick = measured(call)
+        trial.require_same_outputs(yardstick, _like(yardstick, batch_sizes))
+    for call in (*filter(partial(_runs, masked), plan.subject.found), *_calls(unseen, kwargs)):
+        trial.require_same_outputs(measured(call), [call.tensors])
+    trial.require_same_reloaded(measured(plan.subject.example))
     return plan
+
+
+def _named(**given: Sequence[Any]) -> tuple[str, ...]:
+    """The arguments that are not empty."""
+    return tuple(name for name, values in given.items() if len(values))
+
+
+def _runs(masked: nn.Module, call: Example) -> bool:
+    """Whether the masked model takes a call that planning made up."""
+    try:
+        output_of(masked, call, call.tensors)
+    except Exception:
+        return False
+    return True
 
 
 def _like(yardstick: Yardstick, batch_sizes: Sequence[int]) -> list[Sequence[Tensor]]:
@@ -92,19 +115,23 @@ def _like(yardstick: Yardstick, batch_sizes: Sequence[int]) -> list[Sequence[Ten
     return taken
 
 
-def _calls(others: Sequence[Any]) -> Iterator[Sequence[Tensor]]:
-    for other in others:
-        yield example_from(other).tensors
+def _calls(unseen: Sequence[Any], kwargs: Mapping[str, Any] | None) -> Iterator[Example]:
+    for inputs in unseen:
+        yield example_from(inputs, kwargs)
 
 
 @frozen(eq=False)
 class _Trial:
-    """A small model under test, and all that a message about it should say."""
+    """A small model under test, and all that a message about it should say.
+
+    `named` are the arguments besides model, input and masks that it takes to reproduce a failure.
+    """
 
     model: nn.Module
     small: nn.Module
     plan: Plan
     masks: object
+    named: tuple[str, ...] = ()
 
     def require_none(self, broken: str, faults: Iterable[str]) -> None:
         found = ", ".join(faults)
@@ -112,14 +139,20 @@ class _Trial:
             raise AssertionError(self._message(f"{broken} {found}"))
 
     def require_same_outputs(self, yardstick: Yardstick, inputs: Sequence[Sequence[Tensor]]) -> None:
-        """Compare on each of `inputs`, on the first also with the state in a second small model."""
+        """Compare on each of `inputs`."""
+        for tensors in inputs:
+            self._require_same(yardstick, self.small.eval(), tensors)
+
+    def require_same_reloaded(self, yardstick: Yardstick) -> None:
+        """Compare a second small model that was given the state of the first."""
         candidate = materialize(self.plan, verify="none")
         candidate.load_state_dict(self.small.state_dict())
-        for model, calls in ((self.small.eval(), inputs), (candidate.eval(), inputs[:1])):
-            for tensors in calls:
-                deviation = yardstick.deviation(model, tuple(tensors))
-                if deviation is not None:
-                    raise AssertionError(self._deviates(deviation, yardstick, model, tensors))
+        self._require_same(yardstick, candidate.eval(), yardstick.example.tensors)
+
+    def _require_same(self, yardstick: Yardstick, model: nn.Module, tensors: Sequence[Tensor]) -> None:
+        deviation = yardstick.deviation(model, tuple(tensors))
+        if deviation is not None:
+            raise AssertionError(self._deviates(deviation, yardstick, model, tensors))
 
     def _deviates(
         self, deviation: str, yardstick: Yardstick, model: nn.Module, tensors: Sequence[Tensor]
@@ -152,10 +185,11 @@ class _Trial:
             yield f"Masked were {', '.join(self.plan.subject.masks) or 'no parameters'}."
             return
         names = ", ".join(sorted({*names_in(self.masks), "assert_equivalent"}))
-        yield "To reproduce it with this model and input:"
+        yield f"To reproduce it with this model and {', '.join(('input', *self.named))}:"
         yield f"    from speedup.testing import {names}"
         yield from (f"    {line}" for line in f"masks = {expression(self.masks)}".splitlines())
-        yield "    assert_equivalent(model, x, masks)"
+        arguments = ("model", "x", "masks", *(f"{name}={name}" for name in self.named))
+        yield f"    assert_equivalent({', '.join(arguments)})"
 
 
 def _shapes(tensors: Sequence[Tensor]) -> str:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from types import CodeType, FrameType
 from typing import Any
+
+from torch import nn
 
 from speedup.spec.callsites import Running
 from speedup.spec.expressions import Arithmetic, Expression, Guard, Root, SizeOf, Use, sizes_in
@@ -18,7 +20,9 @@ class Record:
     `assigned` names buffers that the forward puts another tensor in the place of.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, model: nn.Module | None = None) -> None:
+        modules = () if model is None else model.named_modules()
+        self._paths: Mapping[int, str] = {id(vars(module)): path for path, module in modules}
         self.guards: list[Guard] = []
         self.uses: list[Use] = []
         self.escaped: list[Root] = []
@@ -71,6 +75,6 @@ class Record:
                 self.use(SizeOf(root, dim), size, hidden.how, frame, may_repeat=True, hints=hidden.hints)
 
     def _place(self, frame: FrameType | None) -> tuple[str, Any]:
-        where, key = place(frame)
+        where, key = place(frame, self._paths)
         self._seen[key] += 1
         return where, (key, self._seen[key])

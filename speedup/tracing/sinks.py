@@ -29,6 +29,10 @@ from speedup.spec.expressions import MATH
 
 _LIBRARY = torch.__file__.removesuffix("__init__.py")
 _OWN = __file__.removesuffix("sinks.py")
+# What traces the forward; frames outside of it are those of whoever plans.
+_TRACER = f"{_OWN}trace.py"
+_MODULE_CALL = nn.Module._wrapped_call_impl.__code__
+_GENERATED = ("<eval_with_key", "<frozen ", "<attrs generated", "<__array_function__")
 _RANGE = range
 _DEPTH, _MOST_HINTS = 3, 8
 _LOOKUP = "a lookup"
@@ -37,9 +41,18 @@ _CONTAINERS = (list, tuple, dict, str, nn.ModuleList, nn.ModuleDict, nn.Sequenti
 
 def users_frame(frame: FrameType | None) -> FrameType | None:
     """The innermost frame from `frame` outwards that runs neither code of torch nor of the tracer."""
-    while frame is not None and frame.f_code.co_filename.startswith((_LIBRARY, _OWN, "<")):
+    while frame is not None and not _is_users(frame):
         frame = frame.f_back
     return frame
+
+
+def _is_users(frame: FrameType) -> bool:
+    """Whether a frame runs code of the model; code that was typed in or executed has no file, but is some."""
+    file = frame.f_code.co_filename
+    if not file.startswith("<"):
+        return not file.startswith((_LIBRARY, _OWN))
+    home = frame.f_globals.get("__name__", "")
+    return not file.startswith(_GENERATED) and home.partition(".")[0] not in ("torch", "speedup")
 
 
 class _RangeType(type):
@@ -343,12 +356,24 @@ def _parsed(text: str) -> ast.AST | None:
         return None
 
 
-def place(frame: FrameType | None) -> tuple[str, Any]:
-    """The line that `frame` is at, as `file.py:12`, and a key for it that other traces share."""
+def place(frame: FrameType | None, paths: Mapping[int, str]) -> tuple[str, Any]:
+    """The line that `frame` is at, as `file.py:12`, and a key for it that other traces share.
+
+    The key says from where the line was come to: by which calls of functions, and of the modules whose
+    `paths` are given by the identity of what they hold.
+    """
     if frame is None:
         return "", None
-    code = frame.f_code
-    return f"{code.co_filename.rsplit('/', 1)[-1]}:{frame.f_lineno}", (code, frame.f_lasti)
+    where = f"{frame.f_code.co_filename.rsplit('/', 1)[-1]}:{frame.f_lineno}"
+    key: list[Any] = []
+    outer: FrameType | None = frame
+    while outer is not None and outer.f_code.co_filename != _TRACER:
+        if outer.f_code is _MODULE_CALL:
+            key.append(paths.get(id(vars(outer.f_locals["self"])), ""))
+        elif _is_users(outer):
+            key.append((outer.f_code, outer.f_lasti))
+        outer = outer.f_back
+    return where, tuple(key)
 
 
 def caller(depth: int) -> FrameType | None:

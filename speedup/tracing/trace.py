@@ -73,9 +73,10 @@ def trace(model: nn.Module, example: Example) -> Trace:
     Raises:
         ExportError: `torch.export` cannot trace the model as a whole.
     """
-    record, example = Record(), example.fresh()
+    example = example.fresh()
     clone = _clone(model).eval()
     _adopt_attention(clone)
+    record = Record(clone)
     track_attributes(clone, record)
     program = _export(_Flat(clone, example, Tracking(record)), example, clone)
     writes = None if has_calls_to_lower(program.graph) else written_back(program.graph)

@@ -300,3 +300,24 @@ def test_transformers_lose_hidden_channels_of_their_mlps_and_of_the_residual_str
     # Rows of heads are no channels that go one by one.
     assert "layers.layers.0.self_attn.in_proj_weight" not in masks
     torch.testing.assert_close(small(x), apply_masks(model, masks)(x), rtol=1e-4, atol=1e-5)
+
+
+def test_layers_that_only_another_call_uses_are_scored_too() -> None:
+    class Tasks(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.trunk, self.a, self.b, self.last = (nn.Linear(8, 8) for _ in range(4))
+
+        def forward(self, x: Tensor, task: str = "a") -> Tensor:
+            x = torch.relu(self.trunk(x))
+            return self.last(torch.relu(self.a(x) if task == "a" else self.b(x)))
+
+    model, x, other = Tasks().eval(), torch.randn(2, 8), [{"x": torch.randn(3, 8), "task": "b"}]
+    assert "b.weight" not in make_masks(model, x, Norm(), 0.5)
+    masks = make_masks(model, x, Norm(), 0.5, others=other)
+    assert {"trunk.weight", "a.weight", "b.weight"} <= masks.keys()
+    plan = plan_speedup(model, x, masks, others=other)
+    small = materialize(plan)
+    assert (small.a.out_features, small.b.out_features, small.trunk.out_features) == (4, 4, 4)
+    with pytest.raises(InputError, match="others"):
+        make_masks(model, x, Norm(), 0.5, others=x)

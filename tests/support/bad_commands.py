@@ -42,6 +42,21 @@ class Raising(nn.Module):
         raise ValueError("out of order")
 
 
+class Branching(nn.Module):
+    """With a gain it has one layer more."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.last = nn.Conv2d(3, 6, 3), nn.Conv2d(6, 4, 3)
+        self.side = nn.Conv2d(6, 6, 1)
+
+    def forward(self, x, gain=None):
+        x = torch.sigmoid(self.first(x))
+        if gain is not None:
+            x = x * gain + self.side(x)
+        return self.last(x)
+
+
 class Unstable(nn.Sequential):
     """What it computes changes from call to call."""
 
@@ -123,6 +138,30 @@ ALL = {
     "inputs from a list": BadCommand(
         "plan {folder}/nets.py:make --input {folder}/list.pt", ("keyword arguments",)
     ),
+    "a call of nothing": BadCommand(_NET + " --call ;", ("a call has no inputs", "--call")),
+    "a call that is none": BadCommand(_NET + " --call 1,3,9,9", ("call '1,3,9,9': input", "1x3x224x224")),
+    "a call of a type that is none": BadCommand(
+        _NET + " --call 1x3x9x9 --call 1x3x8x8;1x3:int3", ("call '1x3x8x8;1x3:int3'", "'int3'")
+    ),
+    "a call that names an input twice": BadCommand(
+        _NET + " --call x=1x3x8x8;x=1x3", ("call 'x=", "'x' is given twice")
+    ),
+    "a call named and not named": BadCommand(_NET + " --call 1x3x8x8;y=1x3", ("call ", "name all inputs")),
+    "a call from no file": BadCommand(_NET + " --call {folder}/none.pt", ("call ", "no such file")),
+    "a call from a list": BadCommand(_NET + " --call {folder}/list.pt", ("call ", "keyword arguments")),
+    "a call that the model does not take": BadCommand(_NET + " --call 1x5x8x8", ("Conv2d",)),
+    "a call of a report that is none": BadCommand(
+        "report {folder}/nets.py:make --input 1x3x8x8 --call what --out {folder}/report.html",
+        ("call 'what'",),
+    ),
+    "a call to compact that is none": BadCommand(
+        "compact {folder}/nets.py:make --input 1x3x8x8 --call what --out {folder}/s.safetensors",
+        ("call 'what'",),
+    ),
+    "a call to measure that is none": BadCommand(
+        "bench {folder}/nets.py:make --input 1x3x8x8 --call what", ("call 'what'",)
+    ),
+    "a call with nothing behind it": BadCommand(_NET + " --call", ("--call",)),
     "no input": BadCommand("plan {folder}/nets.py:make", ("--input",)),
     "weights missing": BadCommand(_NET + " --weights {folder}/none.pt", ("there is no such file",)),
     "weights cut off": BadCommand(_NET + " --weights {folder}/cut.pt", ("cut.pt", "cannot be read")),
@@ -161,4 +200,4 @@ ALL = {
     "a file without a plan": BadCommand("verify {folder}/nets.py:make {folder}/plain.safetensors", ("plan",)),
     "a small model cut off": BadCommand("verify {folder}/nets.py:make {folder}/cut.safetensors", ("cut",)),
 }
-USAGE = ("no input", "align to nothing")
+USAGE = ("no input", "align to nothing", "a call with nothing behind it")

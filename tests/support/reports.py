@@ -52,6 +52,7 @@ def small() -> Report:
         unknown_operators=(f"my::{HOSTILE}",),
         islands=(Inside(f"block.{HOSTILE}", "Net", 2),),
         outside=(Outside(f"top.{HOSTILE}", "Top", f"because of {HOSTILE}"),),
+        assumptions=(f"x.shape[2] == 8 (at line 3 of {HOSTILE}.py); other sizes cannot be traced",),
     )
 
 

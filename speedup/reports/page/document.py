@@ -10,7 +10,7 @@ from xml.etree.ElementTree import Element
 
 from speedup.reports.counts import change, exact, removed, short
 from speedup.reports.page.elements import element, written
-from speedup.reports.page.sections import what_is_aligned, what_is_apart, what_stays
+from speedup.reports.page.sections import what_is_aligned, what_is_apart, what_is_assumed, what_stays
 from speedup.reports.page.tree import Branch, Counts, Leaf, leaves, opened, tree_of
 from speedup.spec.report import Layer, Report
 
@@ -36,6 +36,7 @@ def html_report(report: Report, explain: Callable[[str], str], title: str) -> st
         *_graph(report, tree, numbers),
         *_layers(report, tree, numbers, explain),
         *what_stays(report),
+        *what_is_assumed(report),
         *what_is_aligned(report),
         *what_is_apart(report),
     )

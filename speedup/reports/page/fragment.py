@@ -12,7 +12,7 @@ _HEADINGS = ("module", "before -> after", "parameters (left)", "MACs (left)", "n
 
 
 def html_table(report: Report) -> str:
-    """The rows of the terminal's table: what shrinks, then what could go but stays, then totals."""
+    """What the terminal's table tells: what shrinks, what could go but stays, what is relied on, totals."""
     parts = [table(_HEADINGS, map(_cells, layer_rows(report, _MOST_ROWS)))]
     if rest := sum(not layer.is_changed for layer in report.layers):
         parts.append(element("p", f"{rest} other layers stay as they are"))
@@ -20,6 +20,9 @@ def html_table(report: Report) -> str:
         reasons = ((labelled(e.path, e.count), amount(e), e.texts[0]) for e in staying)
         listed = table(("module", "channels", "because"), reasons)
         parts.append(element("details", element("summary", "What could go but stays"), listed))
+    if report.assumptions:
+        parts.append(element("p", "The plan relies on:"))
+        parts.append(element("ul", *(element("li", line) for line in report.assumptions)))
     parts += [element("p", line) for line in totals(report, exact)]
     return written(element("div", *parts))
 

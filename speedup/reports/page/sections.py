@@ -48,6 +48,13 @@ def _blocker(blocker: Blocker) -> tuple[Content, ...]:
     return because, listed, f"{blocker.channels:,}", short(blocker.macs), short(blocker.parameters)
 
 
+def what_is_assumed(report: Report) -> Iterable[Element]:
+    """What the plan relies on about sizes."""
+    if report.assumptions:
+        yield element("h2", "What the plan relies on")
+        yield element("ul", *(element("li", line) for line in report.assumptions))
+
+
 def what_is_aligned(report: Report) -> Iterable[Element]:
     """What growing widths costs, and which were not reached."""
     if report.alignment is None:

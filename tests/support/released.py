@@ -1,0 +1,64 @@
+"""The models whose plans and small models releases have written: `tests/data/version_*` hold them.
+
+Never change these, and never write the files again: they stand for those that users keep.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from speedup import Plan, plan_speedup
+
+
+class Branching(nn.Module):
+    """Large images are pooled, a second input scales what is returned; some sizes cannot be traced."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.Conv2d(3, 8, 3, padding=1)
+        self.last = nn.Conv2d(8, 4, 1)
+
+    def forward(self, x: Tensor, gain: Tensor | None = None) -> Tensor:
+        if x.shape[-2] % 3 == 1 and x.sum() > 0:
+            x = x + 1
+        x = torch.relu(self.first(x))
+        if x.shape[-1] > 10:
+            x = torch.max_pool2d(x, 2)
+        x = self.last(x)
+        return x if gain is None else x * gain
+
+
+def model_of(version: int) -> nn.Module:
+    """The model of a version, with the weights that it was planned with."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        if version == 1:
+            return nn.Sequential(
+                nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.Flatten(), nn.Linear(8 * 6 * 6, 5)
+            )
+        return Branching()
+
+
+def masks_of(version: int) -> dict[str, Tensor]:
+    """The masks of a version."""
+    rows = torch.tensor([1, 0, 1, 1, 0, 1, 1, 1])
+    if version == 1:
+        return {"0.weight": rows.reshape(8, 1, 1, 1)}
+    return {"first.weight": rows.reshape(8, 1, 1, 1), "first.bias": rows}
+
+
+def calls_of(version: int) -> tuple[Any, ...]:
+    """The example of a version, then the others."""
+    x = torch.randn(2, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+    return (
+        (x,) if version == 1 else (x, {"x": x, "gain": torch.tensor([1.0, 2.0, 0.5, -1.0]).reshape(4, 1, 1)})
+    )
+
+
+def planned_today(version: int) -> Plan:
+    """The plan that this release makes for a version's model."""
+    x, *others = calls_of(version)
+    return plan_speedup(model_of(version), x, masks_of(version), others=others)

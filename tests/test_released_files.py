@@ -1,0 +1,134 @@
+"""Plans and small models that releases have written are read, and are what they were."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import jsonschema
+import pytest
+import torch
+from torch import Tensor, nn
+
+import speedup
+from speedup import Plan, PlanFormatError, apply_masks, load, load_plan, materialize, verify
+from tests.support.released import calls_of, masks_of, model_of, planned_today
+
+DATA = Path(__file__).parent / "data"
+VERSIONS = (1, 2)
+NEWEST = max(VERSIONS)
+each = pytest.mark.parametrize("version", VERSIONS)
+
+
+def text_of(version: int) -> str:
+    return (DATA / f"version_{version}" / "plan.json").read_text(encoding="utf-8")
+
+
+def file_of(version: int) -> Path:
+    return DATA / f"version_{version}" / "small.safetensors"
+
+
+def loaded(version: int) -> nn.Module:
+    return load(file_of(version), lambda: model_of(version)).eval()
+
+
+def images(*shape: int) -> Tensor:
+    return torch.randn(*(shape or (3, 3, 8, 8)), generator=torch.Generator().manual_seed(7))
+
+
+@each
+def test_plan_is_what_planning_gives_today(version: int) -> None:
+    plan, today = Plan.from_json(text_of(version)), planned_today(version)
+    assert plan.edits == today.edits
+    assert plan.layers == today.layers
+    assert plan.masks_digest == today.masks_digest
+    assert (plan.report.parameters, plan.report.macs) == (today.report.parameters, today.report.macs)
+
+
+def test_plan_of_one_call_is_equal_to_what_planning_gives_today() -> None:
+    assert Plan.from_json(text_of(1)) == planned_today(1)
+
+
+@each
+def test_plan_holds_the_calls_that_it_was_made_for(version: int) -> None:
+    subject, today = Plan.from_json(text_of(version)).subject, planned_today(version).subject
+    for had, made in ((subject.example, today.example), *zip(subject.others, today.others, strict=True)):
+        assert [t.shape for t in had.tensors] == [t.shape for t in made.tensors]
+    assert len(subject.others) == len(calls_of(version)) - 1
+
+
+def test_what_a_version_did_not_know_is_empty() -> None:
+    first, second = (Plan.from_json(text_of(version)) for version in VERSIONS)
+    assert (first.subject.others, first.subject.found, first.assumptions) == ((), (), ())
+    assert second.subject.others and second.subject.found and second.assumptions
+
+
+@each
+def test_plan_is_materialized_and_verified(version: int) -> None:
+    plan, model = Plan.from_json(text_of(version)), model_of(version)
+    small = materialize(plan, model)
+    assert verify(plan, small, model=model).level == "full"
+    x, masked = images(), apply_masks(model, masks_of(version)).eval()
+    torch.testing.assert_close(small.eval()(x), masked(x), rtol=1e-4, atol=1e-5)
+
+
+@each
+def test_small_model_is_the_materialized_one_to_the_last_bit(version: int) -> None:
+    small, again = materialize(Plan.from_json(text_of(version)), model_of(version)).eval(), loaded(version)
+    assert {n: t.shape for n, t in again.state_dict().items()} == {
+        n: t.shape for n, t in small.state_dict().items()
+    }
+    for name, tensor in again.state_dict().items():
+        assert torch.equal(tensor, small.state_dict()[name]), name
+    assert torch.equal(again(images()), small(images()))
+
+
+def test_small_model_of_several_calls_holds_for_all() -> None:
+    small, masked = loaded(2), apply_masks(model_of(2), masks_of(2)).eval()
+    for call in ({"x": images(1, 3, 9, 14)}, {"x": images(), "gain": torch.randn(4, 1, 1)}):
+        torch.testing.assert_close(small(**call), masked(**call), rtol=1e-4, atol=1e-5)
+
+
+@each
+def test_plan_in_a_file_is_the_plan_beside_it(version: int) -> None:
+    plan = load_plan(file_of(version))
+    assert plan == Plan.from_json(text_of(version))
+    verify(plan, loaded(version), model=model_of(version))
+
+
+@each
+def test_what_was_read_is_written_in_the_newest_version(version: int) -> None:
+    plan = Plan.from_json(text_of(version))
+    written = plan.to_json()
+    assert json.loads(written)["version"] == NEWEST
+    assert Plan.from_json(written) == plan
+    assert Plan.from_json(written).to_json() == written
+    schema = json.loads((Path(speedup.__file__).parent / "files" / "plan.schema.json").read_text("utf-8"))
+    jsonschema.validate(json.loads(written), schema)
+
+
+def test_newest_version_is_written_as_it_was() -> None:
+    assert Plan.from_json(text_of(NEWEST)).to_json() == text_of(NEWEST)
+
+
+@each
+@pytest.mark.parametrize("other", [0, 3, "2", 2.0, True, None])
+def test_plans_of_other_versions_are_refused(version: int, other: object) -> None:
+    body = json.loads(text_of(version)) | {"version": other}
+    with pytest.raises(
+        PlanFormatError, match=r"version .* of the format, .* reads versions 1 and 2"
+    ) as caught:
+        Plan.from_json(json.dumps(body))
+    assert f"version {other!r} of the format" in str(caught.value)
+
+
+@each
+@pytest.mark.parametrize("part", ["subject", "report"])
+def test_damaged_plans_are_refused(version: int, part: str) -> None:
+    body = json.loads(text_of(version))
+    for damaged in (None, [], {}, {**body[part], "more": 1}):
+        with pytest.raises(PlanFormatError):
+            Plan.from_json(json.dumps({**body, part: damaged}))
+    del body[part]
+    with pytest.raises(PlanFormatError):
+        Plan.from_json(json.dumps(body))
