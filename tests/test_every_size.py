@@ -274,3 +274,31 @@ def test_lines_that_are_come_to_in_several_ways_are_several_questions(middle: nn
     for length in (1, 2, 3, 4, 5, 6, 7, 8, 9, 12, 13, 20, 21, 22, 30):
         x = torch.randn(2, length, 6, dtype=torch.float64)
         torch.testing.assert_close(small(x), masked(x), rtol=1e-9, atol=1e-12, msg=f"length {length}")
+
+
+class OneThenOther(nn.Module):
+    """What the one comparison makes is only used where another comes out so too."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.last = nn.Linear(6, 8), nn.Linear(8, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.first(x)
+        side = y if x.shape[1] > 6 else 0
+        if x.shape[1] % 2 == 0:
+            y = y + side
+        return self.last(y)
+
+
+def test_comparisons_that_matter_together_are_seen_together() -> None:
+    torch.manual_seed(0)
+    model = OneThenOther().double().eval()
+    masks = {"first.weight": torch.tensor([1, 0, 1, 1, 0, 1, 1, 1.0])[:, None]}
+    plan = plan_speedup(model, torch.randn(2, 5, 6, dtype=torch.float64), masks)
+    small, masked = materialize(plan), apply_masks(model, masks)
+    assert plan.assumptions == ()
+    assert plan.parameters_after < plan.parameters_before
+    for length in (4, 5, 6, 7, 8, 9, 10, 12):
+        x = torch.randn(1, length, 6, dtype=torch.float64)
+        assert torch.allclose(small(x), masked(x), rtol=0, atol=1e-12)

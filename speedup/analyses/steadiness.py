@@ -71,9 +71,7 @@ def unsteady_dims(
     return tuple(d for d in found if d in among)
 
 
-def _unsteady(
-    op: Op, value: Value, varying: Sequence[int], rules: Rules, extents: Extents
-) -> Sequence[int]:
+def _unsteady(op: Op, value: Value, varying: Sequence[int], rules: Rules, extents: Extents) -> Sequence[int]:
     rule = rule_of(op, rules)
     if rule.moves is None:
         return varying

@@ -42,7 +42,12 @@ class Extents:
 
     graph: Graph
     rules: Rules
-    _known: dict[Dim, bool] = field(factory=dict, init=False, repr=False)
+    _known: dict[Dim, bool] = field(init=False, repr=False)
+
+    def __attrs_post_init__(self) -> None:
+        # What was found out for one analysis of the graph serves the next.
+        known = self.graph.once(f"extents {id(self.rules)}", dict[Dim, bool])
+        object.__setattr__(self, "_known", known)
 
     def varies(self, value: Value, dim: int) -> bool:
         """Whether dimension `dim` of `value` may have another extent in another call."""
@@ -79,10 +84,8 @@ class Extents:
                 pending.extend(left)
                 continue
             pending.pop()
-            for dim in range(one.ndim):
-                self._known[one.index, dim] = (
-                    one.origin is Origin.INPUT if op is None else self._follows(op, one, dim)
-                )
+            found = [one.origin is Origin.INPUT] * one.ndim if op is None else self._follows(op, one)
+            self._known.update(((one.index, dim), varies) for dim, varies in enumerate(found))
 
     def _is_open(self, value: Value) -> bool:
         return bool(value.ndim) and (value.index, 0) not in self._known
@@ -96,22 +99,28 @@ class Extents:
     def _any(self, values: Iterable[Value]) -> bool:
         return any(self._known[v.index, d] for v in values for d in range(v.ndim))
 
-    def _follows(self, op: Op, result: Value, dim: int) -> bool:
-        stated = self._stated(op, result, dim)
-        if stated is not None:
-            return stated
+    def _follows(self, op: Op, result: Value) -> list[bool]:
+        """For each dimension of a result of `op`, whether it may vary; what it comes from is known."""
+        stated = [self._stated(op, result, dim) for dim in range(result.ndim)]
+        if all(one is not None for one in stated):
+            return [bool(one) for one in stated]
+        found = self._derived(op, result)
+        return [found[dim] if one is None else one for dim, one in enumerate(stated)]
+
+    def _derived(self, op: Op, result: Value) -> list[bool]:
+        dims = range(result.ndim)
         if op.name.startswith(_PRODUCTS) and op.operands[1].ndim > 1:
             shape = describe(op)
-            if dim == shape.result_axis:
-                return self._known[shape.weight.index, shape.row_dim]
-            return self._known[shape.data.index, dim] if dim < shape.data.ndim else True
-        moves = rule_of(op, self.rules).moves
-        if moves is not None:
-            return self._moved(op, result, dim)
+            rows = self._known[shape.weight.index, shape.row_dim]
+            own = [self._known[shape.data.index, d] for d in range(shape.data.ndim)]
+            return [rows if d == shape.result_axis else d >= len(own) or own[d] for d in dims]
+        if rule_of(op, self.rules).moves is not None:
+            return self._moved(op, result)
         if op.name == "embedding":
             table, index = op.operands[:2]
-            return self._known[table.index, 1] if dim == result.ndim - 1 else self._known[index.index, dim]
-        return self._aligned(op, result, dim)
+            last = result.ndim - 1
+            return [self._known[table.index, 1] if d == last else self._known[index.index, d] for d in dims]
+        return [self._aligned(op, result, d) for d in dims]
 
     def _stated(self, op: Op, result: Value, dim: int) -> bool | None:
         """What a size that the call states for the dimension says; None where it states none."""
@@ -124,24 +133,26 @@ class Extents:
             return any(self._known[s.value, s.dim] for s in sizes_in(size.expression))
         return None if isinstance(size, Value) or size == -1 else False
 
-    def _moved(self, op: Op, result: Value, dim: int) -> bool:
+    def _moved(self, op: Op, result: Value) -> list[bool]:
         moves = rule_of(op, self.rules).moves
-        assert moves is not None
-        if any(self._known[s.value, s.dim] for a in op.arguments.values() for s in _sizes_of(a)):
-            return True
+        if moves is None or any(
+            self._known[s.value, s.dim] for a in op.arguments.values() for s in _sizes_of(a)
+        ):
+            return [True] * result.ndim
         found = moves(
             {n: concrete(a) for n, a in op.arguments.items()},
             [v.shape for v in op.operands],
             [r.shape for r in op.results],
         )
-        blocks = [
-            (op.operands[move.operand], block)
-            for move in found
-            if op.results[move.result] is result
-            for block in move.blocks
-            if dim in block.target
-        ]
-        return any(self._known[source.index, d] for source, block in blocks for d in block.source)
+        varies = [False] * result.ndim
+        for move in found:
+            if op.results[move.result] is result:
+                source = op.operands[move.operand]
+                for block in move.blocks:
+                    if any(self._known[source.index, d] for d in block.source):
+                        for dim in block.target:
+                            varies[dim] = True
+        return varies
 
     def _aligned(self, op: Op, result: Value, dim: int) -> bool:
         """Of an operator of another kind: dimensions of one extent at one place, else any."""

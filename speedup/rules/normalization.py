@@ -180,7 +180,7 @@ def group_norm_needs(op: Op, sizes: Sizes) -> Mapping[str, Any]:
 
 
 RULES: dict[str, Rule] = {
-    "batch_norm": Rule(couple=batch_norm_couple, known=batch_norm_known, live=batch_norm_live),
+    "batch_norm": Rule(couple=batch_norm_couple, known=batch_norm_known, live=batch_norm_live, is_local=True),
     "instance_norm": Rule(couple=instance_norm_couple, known=instance_norm_known, live=instance_norm_live),
     "group_norm": Rule(
         couple=group_norm_couple,

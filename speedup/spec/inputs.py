@@ -28,9 +28,7 @@ class Sketch:
 
 
 # Objects that nobody can write to.
-_PLAIN = (
-    bool | int | float | complex | str | bytes | torch.dtype | torch.device | torch.memory_format | None
-)
+_PLAIN = bool | int | float | complex | str | bytes | torch.dtype | torch.device | torch.memory_format | None
 
 
 @frozen(eq=False)
@@ -59,7 +57,8 @@ class Example:
             return self
         memo: dict[int, Any] = {}
         leaves = [
-            leaf if isinstance(leaf, Tensor | Sketch | _PLAIN) else _copied(leaf, memo) for leaf in self._leaves
+            leaf if isinstance(leaf, Tensor | Sketch | _PLAIN) else _copied(leaf, memo)
+            for leaf in self._leaves
         ]
         return attrs.evolve(self, leaves=tuple(leaves))
 

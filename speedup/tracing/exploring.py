@@ -8,7 +8,8 @@ no trace, as nobody can call it so. What can be neither traced nor refused is sa
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from itertools import chain, combinations, islice, zip_longest
 from math import prod
 from typing import Any
 
@@ -18,7 +19,7 @@ from attrs import define, field, frozen
 from speedup.errors import ExportError
 from speedup.rules import STANDARD
 from speedup.rules.extents import Extents
-from speedup.spec.expressions import Use, sizes_in
+from speedup.spec.expressions import Guard, Use, sizes_in
 from speedup.spec.graph import Graph, Origin, Shape
 from speedup.spec.inputs import Example
 from speedup.spec.resizing import resized
@@ -39,6 +40,8 @@ from speedup.tracing.trace import Trace
 # Traces that are made besides those of the given calls; sizes of these that a model may refuse for one
 # question; sizes that are tried on paper for one question, and in all.
 _MOST_TRACES, _MOST_REFUSALS, _MOST_TRIALS, _MOST_IN_ALL = 12, 3, 32, 128
+# Traces that are made to see comparisons come out otherwise together.
+_MOST_COMBINED = 6
 # A model that has refused so many sizes and taken none is taken to insist on its own.
 _INSISTS = 6
 
@@ -110,6 +113,8 @@ class _Explorer:
         # Questions to which another answer led to another program.
         self.telling: set[Key] = set()
         self.trials = self.refusals = 0
+        # By trace, how its comparisons came out.
+        self.outcomes: list[Mapping[Key, bool]] = []
 
     def run(self) -> Exploration:
         for example, trace in self.traced:
@@ -121,11 +126,14 @@ class _Explorer:
                 break
             if not self._answer(open_[0]):
                 settled.add(open_[0])
+        untried = self._combine()
         # What the model refuses needs no trace.
         settled.update(self.questions if self._insists() else ())
         open_ = [k for k in self.questions if not self._is_answered(k)]
         left = [k for k in open_ if k not in settled or k in self.untraced]
-        words = (self._words(k) for k in left)
+        words = [self._words(k) for k in left]
+        if untried:
+            words.append(_of_pairs(untried))
         return Exploration(tuple(self._different()), tuple(dict.fromkeys(words)))
 
     def _words(self, key: Key) -> str:
@@ -145,6 +153,7 @@ class _Explorer:
         ]
         wanted = (size.value for question in asked for size in sizes_in(question.expression))
         paper = _Paper(graph, frozenset(wanted))
+        self.outcomes.append({q.key: q.outcome for q in asked if isinstance(q, Guard)})
         for question in asked:
             key = (type(question), question.key)
             self.seen.setdefault(key, set()).add(question.number)
@@ -224,6 +233,72 @@ class _Explorer:
                 is_large = max(prod(shape) for shape in shapes) > LARGEST
                 yield (of_shapes if is_large else resized_example)(asked.example, shapes)
 
+    def _combine(self) -> Sequence[Pair]:
+        """Trace sizes at which comparisons of the example's trace come out otherwise together.
+
+        Each has been seen to come out otherwise by itself. Returns those pairs that can be met and were not.
+        """
+        open_ = self._reachable_pairs()
+        for _ in range(_MOST_COMBINED):
+            if not open_:
+                break
+            shapes = max(open_, key=lambda s: len(open_[s]))
+            pairs = open_[shapes]
+            if shapes not in self.tried:
+                self.tried[shapes] = ""
+                example = resized_example(self.traced[0][0], shapes)
+                try:
+                    trace = self.retrace(example)
+                except ExportError:
+                    trace = None
+                    if self.takes(example):
+                        return tuple(pairs)
+                if trace is not None:
+                    self.traced.append((example, trace))
+                    self._note(example, trace.graph)
+            left = {s: found - pairs for s, found in open_.items()}
+            open_ = {s: found for s, found in left.items() if found}
+        return tuple(dict.fromkeys(pair for found in open_.values() for pair in found))
+
+    def _reachable_pairs(self) -> dict[tuple[Shape, ...], frozenset[Pair]]:
+        """By sizes of the example's inputs, the pairs of its comparisons that would first be seen there."""
+        first = {
+            asked.question.key: asked
+            for asked in self.questions.values()
+            if isinstance(asked.question, Guard) and asked.example is self.traced[0][0]
+        }
+        both = {key for key in first if len({o[key] for o in self.outcomes if key in o}) > 1}
+        if len(both) < 2:
+            return {}
+        guards = {key: first[key] for key in first if key in both}
+        paper = next(iter(guards.values())).paper
+        flips = [
+            {key for key in both if key in outcome and outcome[key] != self.outcomes[0][key]}
+            for outcome in self.outcomes[1:]
+        ]
+        seen = {pair for one in flips for pair in _pairs(one, guards)}
+        found: dict[tuple[Shape, ...], frozenset[Pair]] = {}
+        near = (near_shapes(asked.example, asked.question, paper.graph) for asked in guards.values())
+        more = islice(chain.from_iterable(zip_longest(*near)), _MOST_TRIALS)
+        for shapes in dict.fromkeys((*paper.known, *self._crossed(), *filter(None, more))):
+            if max(prod(shape) for shape in shapes) <= LARGEST:
+                sizes = paper.sizes(shapes)
+                flipped = {key for key, asked in guards.items() if _comes_out_otherwise(asked, sizes)}
+                new = frozenset(_pairs(flipped, guards)) - seen
+                if new:
+                    found[shapes] = new
+        return found
+
+    def _crossed(self) -> Iterator[tuple[Shape, ...]]:
+        """Sizes that two of the calls differ in from the example, put together."""
+        base = shapes_of(self.traced[0][0])
+        others = [shapes for example, _ in self.traced[1:] if _is_like(shapes := shapes_of(example), base)]
+        for one, two in combinations(others, 2):
+            yield tuple(
+                tuple(b if b != a else c for a, b, c in zip(*extents, strict=True))
+                for extents in zip(base, one, two, strict=True)
+            )
+
     def _different(self) -> Iterator[Traced]:
         """The new traces that are not the program of another one."""
         kept = [trace for _, trace in self.traced[: self.first]]
@@ -231,6 +306,34 @@ class _Explorer:
             if not any(is_same_trace(trace, other) for other in kept):
                 kept.append(trace)
                 yield example, trace
+
+
+Pair = tuple[Guard, Guard]
+
+
+def _pairs(keys: Collection[Key], guards: Mapping[Key, _Asked]) -> Iterator[Pair]:
+    """The pairs of some comparisons, in the order of `guards`."""
+    chosen = [asked.question for key, asked in guards.items() if key in keys]
+    yield from combinations((guard for guard in chosen if isinstance(guard, Guard)), 2)
+
+
+def _comes_out_otherwise(asked: _Asked, shapes: Mapping[int, Shape]) -> bool:
+    found = {s: shapes[s.value][s.dim] for s in sizes_in(asked.question.expression) if s.value in shapes}
+    number = number_of(asked.question.expression, found.__getitem__)
+    return number is not None and number != asked.question.number
+
+
+def _is_like(one: Sequence[Shape], other: Sequence[Shape]) -> bool:
+    return [len(shape) for shape in one] == [len(shape) for shape in other]
+
+
+def _of_pairs(pairs: Sequence[Pair]) -> str:
+    """That comparisons may come out in combinations that no trace has seen, in words."""
+    one, other = pairs[0]
+    return (
+        f"{len(pairs)} combinations of comparisons of sizes do not matter, such as that at {one.where} "
+        f"with that at {other.where}; they were not tried"
+    )
 
 
 def is_same_trace(one: Trace, other: Trace) -> bool:
