@@ -37,6 +37,7 @@ def assert_equivalent(
     masks: MaskSpec | MaskSource | None = None,
     *,
     kwargs: Mapping[str, Any] | None = None,
+    calls: Sequence[Any] = (),
     others: Sequence[Any] = (),
     batch_sizes: Sequence[int] = (1, 3),
     tolerance: float | None = None,
@@ -47,17 +48,19 @@ def assert_equivalent(
     """Assert that the small model of `model` and `masks` is the masked one, and return its plan.
 
     The model is planned and materialized without the library's own verification, and both are compared in
-    eval mode: on `x`, on inputs like it at other batch sizes (those that the masked model takes, as varied as
-    it takes them), and on `others`. Planning must leave the model and the global state as they are; the
-    small model must have the same modules, flags and dtypes, no larger tensors, and work with a reloaded
-    state.
+    eval mode: on `x` and `calls`, on inputs like these at other batch sizes (those that the masked model
+    takes, as varied as it takes them), and on `others`, which the plan is not made from. Planning must leave
+    the model and the global state as they are; the small model must have the same modules, flags and dtypes,
+    no larger tensors, and work with a reloaded state.
 
     Args:
         model: any module, in any mode. It is not changed.
         x: example input, as in `plan_speedup`; so are `kwargs`, `keep`, `rules` and `align`.
         masks: masks as in `plan_speedup`, or what `masks_for` draws.
-        others: further inputs of the same structure, such as other resolutions.
-        batch_sizes: sizes of the first dimension to compare at, besides that of `x`.
+        calls: further calls that the plan is made for; the `others` of `plan_speedup`.
+        others: inputs to compare on that the plan must hold for without being made for them, such as other
+            lengths and resolutions: in the ways of `x` or one of `calls`.
+        batch_sizes: sizes of the first dimension to compare at, besides those of `x` and `calls`.
         tolerance: largest error of an output relative to how it varies between inputs. None: by its dtype.
 
     Raises:
@@ -68,15 +71,19 @@ def assert_equivalent(
         model = masked_copy(model, masks)
     given = mask_argument(masks, model) if isinstance(masks, MaskSpec) else masks
     before, process_before = model_state(model), process_state()
-    plan = plan_speedup(model, x, given, kwargs=kwargs, keep=keep, rules=rules, align=align)
+    plan = plan_speedup(model, x, given, others=calls, kwargs=kwargs, keep=keep, rules=rules, align=align)
     small = materialize(plan, verify="none")
     trial = _Trial(model, small, plan, masks)
     trial.require_none("planning changed", changes(before, model_state(model)))
     trial.require_none("planning changed the process", changes_of_process(process_before, process_state()))
     trial.require_none("it is another build:", foreign_traits(small, model))
     masked = masked_copy(model, masks) if isinstance(masks, MaskSpec) else apply_masks(model, given)
-    yardstick = Yardstick(masked.eval(), example_from(x, kwargs), tolerance)
-    trial.require_same_outputs(yardstick, [*_like(yardstick, batch_sizes), *_calls(others)])
+    masked = masked.eval()
+    for example in (example_from(x, kwargs), *map(example_from, calls)):
+        yardstick = Yardstick(masked, example, tolerance)
+        trial.require_same_outputs(yardstick, _like(yardstick, batch_sizes))
+    for example in map(example_from, others):
+        trial.require_same_output(trial.small, Yardstick(masked, example, tolerance), example.tensors)
     return plan
 
 
@@ -90,11 +97,6 @@ def _like(yardstick: Yardstick, batch_sizes: Sequence[int]) -> list[Sequence[Ten
             draw, _ = first_taken(drawn, yardstick.expected)
             taken.append(draw.tensors)
     return taken
-
-
-def _calls(others: Sequence[Any]) -> Iterator[Sequence[Tensor]]:
-    for other in others:
-        yield example_from(other).tensors
 
 
 @frozen(eq=False)
@@ -117,9 +119,12 @@ class _Trial:
         candidate.load_state_dict(self.small.state_dict())
         for model, calls in ((self.small.eval(), inputs), (candidate.eval(), inputs[:1])):
             for tensors in calls:
-                deviation = yardstick.deviation(model, tuple(tensors))
-                if deviation is not None:
-                    raise AssertionError(self._deviates(deviation, yardstick, model, tensors))
+                self.require_same_output(model, yardstick, tensors)
+
+    def require_same_output(self, model: nn.Module, yardstick: Yardstick, tensors: Sequence[Tensor]) -> None:
+        deviation = yardstick.deviation(model, tuple(tensors))
+        if deviation is not None:
+            raise AssertionError(self._deviates(deviation, yardstick, model, tensors))
 
     def _deviates(
         self, deviation: str, yardstick: Yardstick, model: nn.Module, tensors: Sequence[Tensor]
