@@ -338,15 +338,19 @@ def test_small_model_is_saved_with_its_calls(tmp_path: Path) -> None:
         verify(load_plan(path), again, model=masked.model)
 
 
-@pytest.mark.parametrize("name", ["heads.a.weight", "heads.b.weight", "hidden.b.bias"])
-def test_verification_compares_each_call(name: str) -> None:
+# A layer that became smaller cannot be compared itself; what reads it is.
+@pytest.mark.parametrize(
+    ("name", "named"),
+    [("heads.a.weight", "heads.a"), ("heads.b.weight", "heads.b"), ("hidden.b.bias", "heads.b")],
+)
+def test_verification_compares_each_call(name: str, named: str) -> None:
     masked = _tasks()
     plan = _plan_of_tasks(masked)
     small = materialize(plan, verify="none")
     found = verify(plan, small)
     assert found.structure and found.error is not None and found.error < 1e-9
     _nudge(small, name)
-    with pytest.raises(OutputError, match=name.rpartition(".")[0]):
+    with pytest.raises(OutputError, match=named):
         verify(plan, small)
 
 

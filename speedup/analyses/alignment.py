@@ -21,7 +21,7 @@ from attrs import evolve, field, frozen
 from speedup.engine.constraints import Aligned, Cause, Constraint
 from speedup.engine.keepsets import KeepSets, grown
 from speedup.errors import InputError
-from speedup.rules import Rules, rule_for
+from speedup.rules import Rules, rule_of
 from speedup.rules.rule import Channels, Site
 from speedup.spec.graph import Op
 
@@ -80,7 +80,7 @@ def named(align: Align) -> str:
 def channels_of(sites: Iterable[Site], rules: Rules) -> Iterable[tuple[Op, Channels]]:
     """Every width of the graph, with its op, in the order of the graph."""
     for site in sites:
-        for channels in rule_for(site.op.target, rules).widths(site):
+        for channels in rule_of(site.op, rules).widths(site):
             yield site.op, channels
 
 

@@ -12,7 +12,7 @@ from torch import Tensor
 from speedup.engine.constraints import Constraint, Dim
 from speedup.engine.keepsets import KeepSets
 from speedup.engine.lattice import Fact
-from speedup.rules import Rules, rule_for
+from speedup.rules import Rules, rule_of
 from speedup.rules.rule import Site
 from speedup.spec.expressions import AttributeOf, Root, carried
 from speedup.spec.graph import Graph, Op, Shape, Value
@@ -59,7 +59,7 @@ class Analysis:
     def arguments(self, op: Op) -> dict[str, Any]:
         """The arguments of `op` as the small model's forward will pass them."""
         site = self.sites[op.index]
-        needs = rule_for(op.target, self.rules).needs(site, self.sizes, self.kept)
+        needs = rule_of(op, self.rules).needs(site, self.sizes, self.kept)
         return {
             name: needs[name] if name in needs and name in site.settable else carried(argument, self.lookup)
             for name, argument in op.arguments.items()

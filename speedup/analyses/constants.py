@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 
 import torch
+from attrs import evolve
 from torch import Tensor
 
 from speedup.analyses.steadiness import steady_facts
 from speedup.engine.lattice import Fact, constant, fact, unknown
 from speedup.errors import RuleError
-from speedup.rules import Rules, rule_for
+from speedup.rules import Rules, rule_of
 from speedup.rules.extents import Extents
 from speedup.rules.rule import evaluate, full_values, nothing_known
-from speedup.spec.graph import Graph, Op
+from speedup.spec.expressions import Argument, Settled
+from speedup.spec.graph import Graph, Op, Value
 
 
 def analyse(
@@ -29,13 +32,40 @@ def analyse(
     """
     facts: list[Fact] = [unknown(v.ndim, v.dtype) for v in graph.values]
     for value in graph.state:
-        facts[value.index] = _state(tensors[value.name], masks.get(value.name))
+        # What one call writes, the next one reads.
+        if value not in graph.written:
+            facts[value.index] = _state(tensors[value.name], masks.get(value.name))
     extents = Extents(graph, rules)
     for op in graph.ops:
-        given = steady_facts(op, [facts[v.index] for v in op.operands], rules, extents)
-        for result, found in zip(op.results, _transfer(op, given, rules), strict=True):
+        seen = _settled_op(op, facts)
+        given = steady_facts(seen, [facts[v.index] for v in seen.operands], rules, extents)
+        for result, found in zip(op.results, _transfer(seen, given, rules), strict=True):
             facts[result.index] = found
     return tuple(facts)
+
+
+def settled(graph: Graph, facts: Sequence[Fact]) -> Graph:
+    """`graph` with numbers in the place of those that ops read from tensors and that are always the same.
+
+    Rules then see what a forward that states these numbers would show. What is computed stays the same.
+    """
+    ops = tuple(_settled_op(op, facts) for op in graph.ops)
+    is_same = all(one is other for one, other in zip(ops, graph.ops, strict=True))
+    return graph if is_same else evolve(graph, ops=ops)
+
+
+def _settled_op(op: Op, facts: Sequence[Fact]) -> Op:
+    if not any(v.is_number for v in op.operands) or any(r.is_number for r in op.results):
+        return op
+
+    def settle(argument: Argument) -> Argument:
+        if isinstance(argument, tuple):
+            return tuple(settle(a) for a in argument)
+        if isinstance(argument, Value) and argument.is_number and facts[argument.index].is_all_known():
+            return Settled(argument, facts[argument.index].value.item())
+        return argument
+
+    return evolve(op, arguments=MappingProxyType({n: settle(a) for n, a in op.arguments.items()}))
 
 
 def _state(tensor: Tensor, mask: Tensor | None) -> Fact:
@@ -47,7 +77,7 @@ def _state(tensor: Tensor, mask: Tensor | None) -> Fact:
 
 
 def _transfer(op: Op, facts: Sequence[Fact], rules: Rules) -> Sequence[Fact]:
-    rule = rule_for(op.target, rules)
+    rule = rule_of(op, rules)
     # A number that the forward derived from the input's size is another at another size;
     # layout and filling rules look at such numbers themselves.
     if op.follows_sizes() and rule.moves is None and not rule.reads_sizes:

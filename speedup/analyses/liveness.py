@@ -11,12 +11,13 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
+from speedup.analyses.constants import settled
 from speedup.analyses.steadiness import steady_reads
 from speedup.engine.lattice import Fact, indicator
 from speedup.errors import RuleError
-from speedup.rules import Rules, rule_for
+from speedup.rules import Rules, rule_of
 from speedup.rules.extents import Extents
-from speedup.spec.graph import Graph
+from speedup.spec.graph import Graph, read_in
 
 
 def analyse(graph: Graph, facts: Sequence[Fact], rules: Rules) -> tuple[Tensor, ...]:
@@ -29,15 +30,19 @@ def analyse(graph: Graph, facts: Sequence[Fact], rules: Rules) -> tuple[Tensor, 
     for value in graph.outputs:
         live[value.index] = indicator(True, value.ndim)
     extents = Extents(graph, rules)
-    for op in reversed(graph.ops):
+    for op in reversed(settled(graph, facts).ops):
         results = [live[r.index] for r in op.results]
         if op.results and not any(bool(one.any()) for one in results):
             continue
-        reads = rule_for(op.target, rules).live(op, [facts[v.index] for v in op.operands], results)
+        reads = rule_of(op, rules).live(op, [facts[v.index] for v in op.operands], results)
         if [r.ndim for r in reads] != [v.ndim for v in op.operands]:
             raise RuleError(f"the rule of {op.label} returned liveness of ranks {[r.ndim for r in reads]}")
         reads = steady_reads(op, reads, rules, extents)
         for operand, read in zip(op.operands, reads, strict=True):
             before = live[operand.index]
             live[operand.index] = read if before.numel() == 1 and not bool(before) else before | read
+        for number in read_in(tuple(op.arguments.values())):
+            if number.is_number:
+                # Known or not, the forward computes it anew.
+                live[number.index] = indicator(True, 0)
     return tuple(live)

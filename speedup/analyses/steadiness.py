@@ -14,7 +14,7 @@ from attrs import evolve
 from torch import Tensor
 
 from speedup.engine.lattice import Fact, any_over, uniform, uniform_along
-from speedup.rules import Rules, rule_for
+from speedup.rules import Rules, rule_of
 from speedup.rules.extents import Extents, numbers_follow
 from speedup.spec.expressions import concrete
 from speedup.spec.graph import Op, Value
@@ -29,7 +29,7 @@ def steady_facts(op: Op, facts: Sequence[Fact], rules: Rules, extents: Extents) 
     """What the rule of `op` may be told of its operands."""
     if all(f.is_unknown for f in facts):
         return facts
-    rule = rule_for(op.target, rules)
+    rule = rule_of(op, rules)
     if rule.is_local:
         return facts
     chosen = [unsteady_dims(op, value, rules, extents) for value in op.operands]
@@ -45,7 +45,7 @@ def _along(one: Fact, dims: Sequence[int]) -> Fact:
 
 def steady_reads(op: Op, reads: Sequence[Tensor], rules: Rules, extents: Extents) -> Sequence[Tensor]:
     """Which elements the op reads at some size, where it reads `reads` at the example's."""
-    rule = rule_for(op.target, rules)
+    rule = rule_of(op, rules)
     if rule.is_local or all(read.numel() == 1 for read in reads):
         return reads
     found = []
@@ -57,7 +57,7 @@ def steady_reads(op: Op, reads: Sequence[Tensor], rules: Rules, extents: Extents
 
 def unsteady_dims(op: Op, value: Value, rules: Rules, extents: Extents) -> tuple[int, ...]:
     """The dimensions of the operand `value` along which the op's indices are other places at other sizes."""
-    rule = rule_for(op.target, rules)
+    rule = rule_of(op, rules)
     varying = [d for d in range(value.ndim) if value.shape[d] != 1 and extents.varies(value, d)]
     if rule.moves is None:
         return () if value.is_state else tuple(varying)
@@ -88,7 +88,7 @@ def _axes(op: Op, value: Value) -> frozenset[int]:
 
 def _tied(op: Op, value: Value, varying: Sequence[int], rules: Rules) -> Iterable[int]:
     """Varying dimensions that a reshape counts together with others, or takes apart."""
-    moves = rule_for(op.target, rules).moves
+    moves = rule_of(op, rules).moves
     assert moves is not None
     shapes = [v.shape for v in op.operands], [r.shape for r in op.results]
     for move in moves({n: concrete(a) for n, a in op.arguments.items()}, *shapes):

@@ -19,7 +19,7 @@ from speedup.engine.constraints import Cause, Constraint, Pinned
 from speedup.engine.layout import Block, Move, box, restricted
 from speedup.forwards.rewriting import Writer
 from speedup.forwards.solving import Equation, components, related, solve
-from speedup.rules import rule_for
+from speedup.rules import rule_of
 from speedup.rules.copies import copied
 from speedup.rules.rule import Moves, all_pinned_as_stated
 from speedup.spec.expressions import (
@@ -69,7 +69,7 @@ def fitted(analysis: Analysis, writer: Writer, fallen_back: frozenset[int]) -> F
     for op in failing:
         if op.index in written:
             continue
-        rule, fallback = rule_for(op.target, analysis.rules), tuple[Constraint, ...]()
+        rule, fallback = rule_of(op, analysis.rules), tuple[Constraint, ...]()
         if rule.otherwise is not all_pinned_as_stated and op.index not in again:
             fallback = tuple(rule.otherwise(analysis.sites[op.index]))
             again.add(op.index)
@@ -92,7 +92,7 @@ def _reads(op: Op, attributes: Mapping[AttributeOf, Any]) -> bool:
 
 def _fits(op: Op, analysis: Analysis) -> bool:
     """Whether the op does what it has to on the smaller operands, as the forward calls it."""
-    rule = rule_for(op.target, analysis.rules)
+    rule = rule_of(op, analysis.rules)
     if not rule.holds(analysis.sites[op.index], analysis.sizes, analysis.kept):
         return False
     given = analysis.arguments(op)
@@ -104,7 +104,7 @@ def _fits(op: Op, analysis: Analysis) -> bool:
 
 def wanted_arguments(op: Op, analysis: Analysis) -> dict[str, Any]:
     """The arguments that the op must have on the smaller operands."""
-    needs = rule_for(op.target, analysis.rules).needs(analysis.sites[op.index], analysis.sizes, analysis.kept)
+    needs = rule_of(op, analysis.rules).needs(analysis.sites[op.index], analysis.sizes, analysis.kept)
     return {name: concrete(a) for name, a in op.arguments.items()} | dict(needs)
 
 
@@ -116,7 +116,7 @@ def _has_values(argument: Any) -> bool:
 
 def _restated(op: Op, analysis: Analysis) -> Restatement | None:
     """Another way to state the call that does what it has to."""
-    rule = rule_for(op.target, analysis.rules)
+    rule = rule_of(op, analysis.rules)
     wanted = wanted_arguments(op, analysis)
     site = analysis.sites[op.index]
     holds = rule.holds(site, analysis.sizes, analysis.kept)
@@ -190,7 +190,7 @@ def _paired(argument: Any, wanted: Any) -> Iterator[Equation]:
 
 def _misfits_of(op: Op, analysis: Analysis) -> Iterator[Pinned]:
     """Pins that keep what the op cannot do without as it is stated."""
-    rule = rule_for(op.target, analysis.rules)
+    rule = rule_of(op, analysis.rules)
     roots = [r for d in derived_in(tuple(op.arguments.values())) for r in roots_in(d.expression)]
     cause = Cause(op.index, "the forward states this size as a number that cannot follow")
     if rule.moves is None or not rule.holds(analysis.sites[op.index], analysis.sizes, analysis.kept):

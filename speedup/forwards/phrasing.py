@@ -14,7 +14,7 @@ from speedup.analyses.analysis import Analysis
 from speedup.analyses.batch import may_count_batch
 from speedup.forwards.source import Change, end_of, start_of
 from speedup.functional import partial_layer_norm
-from speedup.spec.expressions import Derived, SizeOf, roots_in
+from speedup.spec.expressions import Derived, Settled, SizeOf, roots_in
 from speedup.spec.graph import Op
 from speedup.spec.restatements import (
     Arguments,
@@ -171,6 +171,8 @@ def _parts(
 
 def _is_settled(argument: Any, analysis: Analysis) -> bool:
     """Whether a number may become a literal: it was one, or it only reads sizes that the plan sets."""
+    if isinstance(argument, Settled):
+        return False
     if not isinstance(argument, Derived):
         return True
     sizes = [r for r in roots_in(argument.expression) if isinstance(r, SizeOf)]

@@ -18,13 +18,14 @@ from torch import Tensor
 
 from speedup.analyses.alignment import Align, aligned, channels_of
 from speedup.analyses.analysis import Analysis
+from speedup.analyses.constants import settled
 from speedup.engine.constraints import Carrier, Cause, Constraint, Copied, Dim, Pinned
 from speedup.engine.keepsets import solve
 from speedup.engine.lattice import Fact, along
 from speedup.errors import FixpointError
 from speedup.forwards.fitting import Fit, fitted
 from speedup.forwards.rewriting import Writer
-from speedup.rules import Rules, rule_for
+from speedup.rules import Rules, rule_of
 from speedup.rules.rule import Site
 from speedup.spec.expressions import SizeOf
 from speedup.spec.graph import Graph, Op, Origin, Shape, Value
@@ -49,6 +50,7 @@ def couple(
         FixpointError: the iteration does not settle (a rule is at fault).
         InputError: `align` is none, or returns something other than an integer.
     """
+    graph = settled(graph, facts)
     seeds = _seeds(graph, facts, lives)
     extents = extents_of(graph)
     sites = sites_of(graph, facts, lives)
@@ -104,7 +106,7 @@ def _solved(problem: _Problem, constraints: Sequence[Constraint], align: Align |
         kept, alignments = aligned(kept, constraints, channels_of(sites, rules), align)
     resized: dict[int, Shape] = {}
     for site in sites:
-        resized.update(rule_for(site.op.target, rules).resize(site, kept))
+        resized.update(rule_of(site.op, rules).resize(site, kept))
     held = (*constraints, *alignments)
     return Analysis(problem.graph, problem.facts, sites, rules, kept, problem.seeds, held, resized)
 
@@ -171,7 +173,7 @@ def _copies(graph: Graph, constraints: Iterable[Constraint]) -> Iterable[Dim]:
 def constraints_of(graph: Graph, sites: Sequence[Site], rules: Rules) -> Iterable[Constraint]:
     """What the rules demand, and what the forward does with sizes out of sight."""
     for site in sites:
-        yield from rule_for(site.op.target, rules).couple(site)
+        yield from rule_of(site.op, rules).couple(site)
         if site.op.is_rigid:
             yield from _pinned_whole(site.op, site.because("the call it is part of insists on its sizes"))
     escape = Cause(None, "the forward takes this size out of sight (float(), math.sqrt, len, ...)")

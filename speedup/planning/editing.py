@@ -9,7 +9,7 @@ from torch import nn
 from speedup.analyses.analysis import Analysis
 from speedup.attention import MultiheadAttention
 from speedup.forwards.rewriting import Writer, rewritten_functions
-from speedup.rules import rule_for
+from speedup.rules import rule_of
 from speedup.spec.edits import AdoptAttention, Edit, RewriteForward, SetAttribute, Slice, SliceGroups
 from speedup.spec.graph import Origin
 from speedup.tracing.native import hyperparameters
@@ -40,7 +40,7 @@ def edits_of(analysis: Analysis, writer: Writer) -> Iterable[Edit]:
 def payments_of(analysis: Analysis) -> Iterable[Edit]:
     """What makes up for dropped constants, and the slices of grouped weights."""
     for site in analysis.sites:
-        yield from rule_for(site.op.target, analysis.rules).pay(site, analysis.kept)
+        yield from rule_of(site.op, analysis.rules).pay(site, analysis.kept)
 
 
 def _adoptions(analysis: Analysis, modules: Mapping[str, nn.Module]) -> Iterable[Edit]:

@@ -11,8 +11,8 @@ from attrs import frozen
 from speedup.analyses.analysis import Analysis
 from speedup.plan import Expected, ExpectedOp
 from speedup.spec.edits import Edit, NewBias
-from speedup.spec.expressions import concrete
-from speedup.spec.graph import Graph, Op, Shape, Value
+from speedup.spec.expressions import Argument, Settled, concrete
+from speedup.spec.graph import Graph, Op, Shape, Value, read_in
 
 
 def expected_trace(analysis: Analysis, edits: Sequence[Edit]) -> Expected:
@@ -47,10 +47,10 @@ def _described(
         given = dict(arguments(op))
         if op.owner.path in new_biases and "bias" in given and given["bias"] is None:
             given["bias"] = f"{op.owner.path}.bias"
-        operands = tuple(names[v.index] for v in op.operands)
+        operands = tuple(names[v.index] for v in read_in(tuple(op.arguments.values())))
         if isinstance(given.get("bias"), str):
             operands = (*operands, given["bias"])
-        plain = tuple((n, _plain(a)) for n, a in given.items() if n != "bias")
+        plain = tuple((n, _plain(_as_read(op.arguments[n], a))) for n, a in given.items() if n != "bias")
         ops.append(
             ExpectedOp(str(op.target), op.owner.path, operands, plain, tuple(sizes(r) for r in op.results))
         )
@@ -62,6 +62,15 @@ def _passes_on(op: Op, sizes: Callable[[Value], Shape]) -> bool:
     """Whether the op returns its operand: tracing writes down a slice of everything as an alias."""
     name = op.target._schema.name
     return name == "aten::alias" or (name == "aten::slice" and sizes(op.result) == sizes(op.operands[0]))
+
+
+def _as_read(argument: Argument, given: Any) -> Any:
+    """`given`, what `argument` becomes, with values in the place of numbers that the forward reads."""
+    if isinstance(argument, Settled):
+        return argument.value
+    if isinstance(argument, tuple) and isinstance(given, tuple) and len(argument) == len(given):
+        return tuple(_as_read(a, g) for a, g in zip(argument, given, strict=True))
+    return given
 
 
 def _plain(argument: Any) -> Any:

@@ -15,7 +15,7 @@ from speedup.planning.editing import payments_of
 from speedup.reports.blockers import blockers_of
 from speedup.reports.links import links_of
 from speedup.reports.reasons import blocked_channels, portions, withheld
-from speedup.rules import Rules, rule_for
+from speedup.rules import Rules, rule_of
 from speedup.rules.rule import UNKNOWN_OPERATOR, Sizes
 from speedup.spec.edits import AddToParameter, AdoptAttention, Edit, MergeColumns, NewBias, RewriteForward
 from speedup.spec.graph import Graph, Op, Origin, Shape, Value
@@ -99,7 +99,7 @@ def _misaligned(analysis: Analysis, plain: Analysis, align: Align) -> Iterable[M
 
 
 def _unknown(graph: Graph, rules: Rules) -> tuple[str, ...]:
-    names = (str(op.target) for op in graph.ops if rule_for(op.target, rules) is UNKNOWN_OPERATOR)
+    names = (str(op.target) for op in graph.ops if rule_of(op, rules) is UNKNOWN_OPERATOR)
     return tuple(dict.fromkeys(names))
 
 
@@ -159,7 +159,7 @@ def _holder(name: str) -> str:
 
 def _macs(ops: Sequence[Op], analysis: Analysis, sizes: Sizes) -> int:
     counted = (op for op in ops if analysis.graph.is_counted(op))
-    return sum(rule_for(op.target, analysis.rules).macs(op, sizes) for op in counted)
+    return sum(rule_of(op, analysis.rules).macs(op, sizes) for op in counted)
 
 
 def _description(ops: Sequence[Op], values: Sequence[Value], sizes: Sizes) -> str:

@@ -84,6 +84,7 @@ def channels_of(model: nn.Module, x: Any, rules: Rules = STANDARD) -> Channels:
         graph = traced.graph
         facts = constants.analyse(graph, traced.tensors, {}, rules)
         lives = liveness.analyse(graph, facts, rules)
+        graph = constants.settled(graph, facts)
         constraints = constraints_of(graph, sites_of(graph, facts, lives), rules)
         whole = boundary(graph)
         seeds: dict[Dim, Tensor | None] = {

@@ -10,7 +10,7 @@ from attrs import field, frozen
 from speedup.analyses.analysis import Analysis
 from speedup.reports.axes import MAKES, READS, UNITS
 from speedup.reports.reasons import Withheld, constraint_of
-from speedup.rules import rule_for
+from speedup.rules import rule_of
 from speedup.spec.report import Blocker
 
 
@@ -30,7 +30,7 @@ def blockers_of(analysis: Analysis, found: Iterable[Withheld]) -> tuple[Blocker,
         axis = one.axis
         if axis.name not in (MAKES, READS, UNITS) or not axis.weights:
             continue
-        macs = rule_for(axis.op.target, analysis.rules).macs(axis.op, analysis.sizes)
+        macs = rule_of(axis.op, analysis.rules).macs(axis.op, analysis.sizes)
         work = macs * axis.share if analysis.graph.is_counted(axis.op) else 0.0
         for hold in one.holds:
             cause = constraint_of(hold.steps)

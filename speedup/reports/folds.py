@@ -12,7 +12,7 @@ from torch import Tensor
 from speedup.analyses.analysis import Analysis
 from speedup.analyses.crossings import crossings
 from speedup.engine.constraints import Dim, Mapped
-from speedup.rules import rule_for
+from speedup.rules import rule_of
 from speedup.spec.report import Step
 
 # Past this many dimensions what becomes of a constant is no longer followed.
@@ -42,7 +42,7 @@ class Folds:
         taken: dict[int, list[Fold]] = {}
         for site in analysis.sites:
             op = site.op
-            for dim, indices, words in rule_for(op.target, analysis.rules).takes_over(site, analysis.kept):
+            for dim, indices, words in rule_of(op, analysis.rules).takes_over(site, analysis.kept):
                 if bool(indices.any()):
                     step = Step(f"folded into {words}", str(op.target), op.owner.path)
                     taken.setdefault(class_of(dim), []).append(Fold(indices, step))

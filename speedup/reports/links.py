@@ -7,7 +7,7 @@ from collections.abc import Collection
 
 from attrs import frozen
 
-from speedup.rules import Rules, rule_for
+from speedup.rules import Rules, rule_of
 from speedup.spec.graph import Graph, Op, Origin
 from speedup.spec.report import Junction
 
@@ -56,7 +56,7 @@ def links_of(graph: Graph, layers: Collection[str], rules: Rules) -> Links:
 
 
 def _multiplies(op: Op, rules: Rules) -> bool:
-    return bool(rule_for(op.target, rules).macs(op, lambda value: value.shape))
+    return bool(rule_of(op, rules).macs(op, lambda value: value.shape))
 
 
 def _name(op: Op, used: Counter[str], layers: Collection[str]) -> str:

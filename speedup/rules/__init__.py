@@ -28,7 +28,8 @@ from speedup.rules import (
     scatter,
     weaving,
 )
-from speedup.rules.rule import UNKNOWN_OPERATOR, Rule
+from speedup.rules.rule import OPEN_NUMBER, UNKNOWN_OPERATOR, Rule
+from speedup.spec.graph import Op, values_in
 from speedup.spec.operators import functional
 
 Operator = torch._ops.OpOverload | torch._ops.OpOverloadPacket
@@ -88,3 +89,28 @@ def rule_for(target: torch._ops.OpOverload, rules: Rules) -> Rule:
         if key in rules:
             return rules[key]
     return UNKNOWN_OPERATOR
+
+
+def rule_of(op: Op, rules: Rules) -> Rule:
+    """The rule of the operator that `op` calls, if that can read the op's arguments.
+
+    A rule looks at numbers among them as they are. Where the forward reads one from a tensor, it differs
+    from input to input, and only rules that take it for an operand apply.
+    """
+    rule = rule_for(op.target, rules)
+    return rule if rule.reads_numbers or not has_open_number(op) else OPEN_NUMBER
+
+
+def has_open_number(op: Op) -> bool:
+    """Whether a value stands where the operator takes a number and not a tensor."""
+    if not any(v.is_number for v in op.operands):
+        return False
+    return any(
+        not _takes_tensors(parameter.type)
+        and any(v.is_number for v in values_in(op.arguments.get(parameter.name)))
+        for parameter in op.target._schema.arguments
+    )
+
+
+def _takes_tensors(kind: torch._C.JitType) -> bool:
+    return "Tensor" in str(kind)

@@ -14,7 +14,7 @@ from typing import Any
 from attrs import field, frozen
 
 from speedup.engine.constraints import Dim
-from speedup.rules import Rules, rule_for
+from speedup.rules import Rules, rule_of
 from speedup.rules.contraction import describe
 from speedup.spec.expressions import (
     Derived,
@@ -108,7 +108,7 @@ class Extents:
             if dim == shape.result_axis:
                 return self._known[shape.weight.index, shape.row_dim]
             return self._known[shape.data.index, dim] if dim < shape.data.ndim else True
-        moves = rule_for(op.target, self.rules).moves
+        moves = rule_of(op, self.rules).moves
         if moves is not None:
             return self._moved(op, result, dim)
         if op.name == "embedding":
@@ -128,7 +128,7 @@ class Extents:
         return None if isinstance(size, Value) or size == -1 else False
 
     def _moved(self, op: Op, result: Value, dim: int) -> bool:
-        moves = rule_for(op.target, self.rules).moves
+        moves = rule_of(op, self.rules).moves
         assert moves is not None
         if any(self._known[s.value, s.dim] for a in op.arguments.values() for s in _sizes_of(a)):
             return True

@@ -163,6 +163,12 @@ def unread(op: Op, facts: Facts, live: Lives) -> tuple[Tensor, ...]:
     return tuple(indicator(False, v.ndim) for v in op.operands)
 
 
+def filled_live(op: Op, facts: Facts, live: Lives) -> tuple[Tensor, ...]:
+    """Of a tensor that shows what to fill nothing is read, but a number to fill it with is."""
+    is_read = any(bool(one.any()) for one in live)
+    return tuple(indicator(v.is_number and is_read, v.ndim) for v in op.operands)
+
+
 def sequence_couple(site: Site) -> Iterable[Constraint]:
     cause = site.because("a sequence of numbers depends on its length")
     for value in site.op.results:
@@ -208,11 +214,18 @@ def positions_couple(site: Site) -> Iterable[Constraint]:
 
 
 FILLED = Rule(
-    couple=filled_couple, known=filled_known, live=unread, needs=result_sizes("size"), reads_sizes=True
+    couple=filled_couple,
+    known=filled_known,
+    live=filled_live,
+    needs=result_sizes("size"),
+    reads_sizes=True,
+    reads_numbers=True,
 )
 UNFILLED = Rule(couple=filled_couple, live=unread, needs=result_sizes("size"))
 SEQUENCE = Rule(couple=sequence_couple, known=sequence_known, live=everything_read)
 CHECK = Rule(couple=nothing, live=unread)
+# A tensor of one element becomes a number of Python's, which may go anywhere.
+NUMBER = Rule(couple=nothing)
 
 _SEQUENCES = """
     arange linspace logspace eye scalar_tensor tril_indices triu_indices hann_window hamming_window
@@ -229,4 +242,5 @@ RULES: dict[str, Rule] = {
     **dict.fromkeys(
         ("_assert_tensor_metadata", "_assert_scalar", "_assert_async", "sym_constrain_range_for_size"), CHECK
     ),
+    **dict.fromkeys(("item", "_local_scalar_dense"), NUMBER),
 }

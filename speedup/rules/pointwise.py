@@ -190,22 +190,22 @@ def type_as_live(op: Op, facts: Facts, live: Lives) -> tuple[Tensor, ...]:
     return (live[0], indicator(False, op.operands[1].ndim))
 
 
-ELEMENTWISE = Rule(is_local=True, couple=couple, known=known, live=live)
+ELEMENTWISE = Rule(is_local=True, couple=couple, known=known, live=live, reads_numbers=True)
 _RANDOM = keeping("draws a random number for each element")
-PRODUCT = Rule(is_local=True, couple=couple, known=product_known, live=product_live)
+PRODUCT = Rule(is_local=True, couple=couple, known=product_known, live=product_live, reads_numbers=True)
 
 RULES: dict[str, Rule] = {
     **dict.fromkeys((*_UNARY, *_BINARY, "addcmul", "min.other", "max.other"), ELEMENTWISE),
     **{f"special_{name}": ELEMENTWISE for name in _SPECIAL},
     "mul": PRODUCT,
     "multiply": PRODUCT,
-    "where": Rule(is_local=True, couple=couple, known=known, live=where_live),
-    "masked_fill": Rule(is_local=True, couple=couple, known=masked_fill_known, live=masked_fill_live),
+    "where": Rule(is_local=True, couple=couple, known=known, live=where_live, reads_numbers=True),
+    "masked_fill": Rule(is_local=True, couple=couple, known=masked_fill_known, live=masked_fill_live, reads_numbers=True),
     **{name: Rule(is_local=True, couple=dropout_couple, known=dropout_known, live=live) for name in _DROPOUT},
     "prelu": Rule(is_local=True, couple=prelu_couple, known=prelu_known, live=prelu_live),
     "_prelu_kernel": ELEMENTWISE,
     **{
-        n: Rule(is_local=True, couple=couple, known=like_known, live=like_live)
+        n: Rule(is_local=True, couple=couple, known=like_known, live=like_live, reads_numbers=True)
         for n in ("zeros_like", "ones_like", "full_like", "fill", "zero")
     },
     "empty_like": Rule(is_local=True, couple=couple, live=like_live),

@@ -197,6 +197,8 @@ class Rule:
         is_local: an element of a result follows from operand elements at its own place, or `known` asks that
             they are uniform; else what is known along extents that follow the inputs has to be uniform.
         reads_sizes: `known` looks at numbers derived from sizes itself; else they make all Unknown.
+        reads_numbers: operands without dimensions may stand for number arguments; else an op that gets
+            a number which differs from input to input keeps everything it touches.
     """
 
     couple: Callable[[Site], Iterable[Constraint]] = all_pinned
@@ -214,9 +216,20 @@ class Rule:
     macs: Callable[[Op, Sizes], int] = no_macs
     is_local: bool = False
     reads_sizes: bool = False
+    reads_numbers: bool = False
 
 
 UNKNOWN_OPERATOR = Rule()
+
+
+def pinned_by_number(site: Site) -> Iterable[Constraint]:
+    """No dimension may shrink of an op that gets a number nobody knows."""
+    cause = site.because(reason_for(site.op, "gets a number that the forward reads from a tensor"))
+    for value in (*site.op.operands, *site.op.results):
+        yield from pinned(value, range(value.ndim), cause)
+
+
+OPEN_NUMBER = Rule(couple=pinned_by_number)
 
 
 def pinned(
@@ -241,12 +254,17 @@ def matched(cause: Cause, values: Sequence[Value], dims: Iterable[int]) -> Itera
 
 
 def evaluate(op: Op, tensors: Sequence[Tensor]) -> tuple[Tensor, ...]:
-    """Run the op on `tensors` in place of its operands, on the CPU and without side effects."""
+    """Run the op on `tensors` in place of its operands, on the CPU and without side effects.
+
+    Operands that are numbers are passed as such, unless the op is arithmetic of numbers.
+    """
     supply = iter(tensors)
+    is_arithmetic = any(r.is_number for r in op.results)
 
     def fill(argument: Any) -> Any:
         if isinstance(argument, Value):
-            return next(supply)
+            given = next(supply)
+            return given.item() if argument.is_number and not is_arithmetic else given
         if isinstance(argument, tuple):
             return [fill(a) for a in argument]
         return concrete(argument)
@@ -258,8 +276,17 @@ def evaluate(op: Op, tensors: Sequence[Tensor]) -> tuple[Tensor, ...]:
     positional, keywords = call_arguments(op, filled)
     if target._schema.is_mutable:
         positional = [p.clone() if isinstance(p, Tensor) else p for p in positional]
+    if is_arithmetic:
+        positional = [_widest(a) if isinstance(a, int | float) else a for a in positional]
     results = target(*positional, **keywords)
+    if not isinstance(results, Tensor) and is_arithmetic:
+        return (torch.tensor(results, dtype=op.result.dtype),)
     return tuple(results) if isinstance(results, list | tuple) else (results,)
+
+
+def _widest(number: float) -> Tensor:
+    """A Python number as a tensor that loses nothing of it."""
+    return torch.tensor(number, dtype=torch.float64 if isinstance(number, float) else None)
 
 
 def full_values(op: Op, facts: Facts) -> list[Tensor]:

@@ -160,13 +160,24 @@ class Use:
     key: Any = field(default=None, eq=False, repr=False)
 
 
-# An argument is a Value, a Derived number, a plain Python constant, or a tuple of arguments.
+@frozen
+class Settled:
+    """A number that the forward reads from a tensor and that is the same for every input.
+
+    `value` is the `Value` that the forward passes here.
+    """
+
+    value: Any
+    number: int | float | bool
+
+
+# An argument is a Value, a Derived or Settled number, a plain Python constant, or a tuple of arguments.
 Argument = Any
 
 
 def concrete(argument: Argument) -> Any:
-    """`argument` with every derived number replaced by what it was in the trace."""
-    if isinstance(argument, Derived):
+    """`argument` with every derived or settled number replaced by what it was in the trace."""
+    if isinstance(argument, Derived | Settled):
         return argument.number
     if isinstance(argument, tuple):
         return tuple(concrete(a) for a in argument)
@@ -177,6 +188,8 @@ def carried(argument: Argument, lookup: Lookup) -> Any:
     """`argument` as the same Python code computes it when sizes and attributes are what `lookup` says."""
     if isinstance(argument, Derived):
         return evaluate_expression(argument.expression, lookup)
+    if isinstance(argument, Settled):
+        return argument.number
     if isinstance(argument, tuple):
         return tuple(carried(a, lookup) for a in argument)
     return argument

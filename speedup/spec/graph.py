@@ -20,7 +20,7 @@ import attrs
 import torch
 from attrs import frozen
 
-from speedup.spec.expressions import Argument, Guard, Root, Use, concrete, derived_in, sizes_in
+from speedup.spec.expressions import Argument, Guard, Root, Settled, Use, concrete, derived_in, sizes_in
 
 Shape = tuple[int, ...]
 
@@ -40,13 +40,18 @@ STATE = frozenset({Origin.PARAMETER, Origin.BUFFER, Origin.CONSTANT})
 
 @frozen
 class Value:
-    """One tensor of the trace. `name` is its name in the model when it is state."""
+    """One tensor of the trace. `name` is its name in the model when it is state.
+
+    `is_number` says that Python holds it as a number, which the forward read from a tensor (`x.item()`) or
+    computed from such numbers. It counts as a tensor without dimensions, of the widest type of its kind.
+    """
 
     index: int
     shape: Shape
     dtype: torch.dtype
     origin: Origin
     name: str = ""
+    is_number: bool = False
 
     @property
     def ndim(self) -> int:
@@ -65,6 +70,17 @@ def values_in(argument: Argument) -> Iterator[Value]:
     elif isinstance(argument, tuple):
         for item in argument:
             yield from values_in(item)
+
+
+def read_in(argument: Argument) -> Iterator[Value]:
+    """Every value that the running forward puts into `argument`: also those known as one number."""
+    if isinstance(argument, Settled):
+        yield argument.value
+    elif isinstance(argument, tuple):
+        for item in argument:
+            yield from read_in(item)
+    else:
+        yield from values_in(argument)
 
 
 @frozen
@@ -178,7 +194,8 @@ class Graph:
     forward used out of sight, as the count of a loop.
 
     The ops of each call follow one another, the first of each at one of `starts`; the calls share nothing
-    but the model's state. The first `counted` ops are those whose work is counted; None: all.
+    but the model's state. The first `counted` ops are those whose work is counted; None: all. `written` is
+    state that each call leaves changed for the next one.
     """
 
     values: tuple[Value, ...]
@@ -188,6 +205,7 @@ class Graph:
     guards: tuple[Guard, ...] = ()
     escaped: tuple[Root, ...] = ()
     uses: tuple[Use, ...] = attrs.field(default=(), repr=False)
+    written: tuple[Value, ...] = ()
     starts: tuple[int, ...] = (0,)
     counted: int | None = None
     readers: tuple[tuple[int, ...], ...] = attrs.field(init=False, eq=False, repr=False)

@@ -159,8 +159,11 @@ def leaves_of(output: Any) -> Iterator[tuple[str, Any]]:
     return _walk(output, "", set())
 
 
+_LEAVES = (Tensor, str, int, float, bool, torch.SymInt, torch.SymFloat, torch.SymBool, type(None))
+
+
 def _walk(item: Any, place: str, seen: set[int]) -> Iterator[tuple[str, Any]]:
-    if isinstance(item, Tensor | str | int | float | bool | None):
+    if isinstance(item, _LEAVES):
         yield place, item
         return
     if isinstance(item, type) or id(item) in seen:

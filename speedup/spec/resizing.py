@@ -16,7 +16,8 @@ from speedup.spec.expressions import Root, SizeOf, carried, derived_in, sizes_in
 from speedup.spec.graph import Graph, Op, Shape, Value, call_arguments
 from speedup.spec.operators import functional
 
-_Meta = Mapping[int, Tensor]
+# Numbers that the forward reads from tensors stand for themselves; which they are decides no size.
+_Meta = Mapping[int, Tensor | float]
 
 
 def resized(graph: Graph, shapes: Sequence[Shape], wanted: Iterable[int]) -> Mapping[int, Shape]:
@@ -25,18 +26,25 @@ def resized(graph: Graph, shapes: Sequence[Shape], wanted: Iterable[int]) -> Map
     Those that come after an op that does not run at these sizes are missing.
     """
     chosen = frozenset(wanted)
-    tensors: dict[int, Tensor] = {
+    tensors: dict[int, Tensor | float] = {
         value.index: _empty(shape, value) for value, shape in zip(graph.inputs, shapes, strict=True)
     }
     tensors.update({value.index: _empty(value.shape, value) for value in graph.state})
     for number in _needed(graph, chosen):
         op = graph.ops[number]
+        if op.results and all(r.is_number for r in op.results):
+            tensors.update((r.index, 1.0 if r.dtype.is_floating_point else 1) for r in op.results)
+            continue
         try:
             results = _run(op, tensors)
         except Exception:  # operators raise anything where sizes do not fit
             break
         tensors.update({r.index: t for r, t in zip(op.results, results, strict=False)})
-    return {index: tuple(tensors[index].shape) for index in chosen if index in tensors}
+    return {index: _shape(tensors[index]) for index in chosen if index in tensors}
+
+
+def _shape(found: Tensor | float) -> Shape:
+    return tuple(found.shape) if isinstance(found, Tensor) else ()
 
 
 def _empty(shape: Shape, value: Value) -> Tensor:
@@ -60,7 +68,7 @@ def _needed(graph: Graph, wanted: frozenset[int]) -> Sequence[int]:
 
 def _run(op: Op, tensors: _Meta) -> Sequence[Any]:
     def lookup(root: Root) -> Any:
-        return tensors[root.value].shape[root.dim] if isinstance(root, SizeOf) else root.number
+        return _shape(tensors[root.value])[root.dim] if isinstance(root, SizeOf) else root.number
 
     def fill(argument: Any) -> Any:
         if isinstance(argument, Value):
@@ -71,12 +79,6 @@ def _run(op: Op, tensors: _Meta) -> Sequence[Any]:
 
     target = functional(op.target)
     filled = {name: fill(argument) for name, argument in op.arguments.items()}
-    for parameter in target._schema.arguments:
-        if str(parameter.type) in ("Scalar", "Optional[Scalar]", "float", "Optional[float]") and isinstance(
-            filled.get(parameter.name), Tensor
-        ):
-            # A number that a tensor holds decides no size.
-            filled[parameter.name] = 1.0
     if "device" in filled:
         filled["device"] = torch.device("meta")
     positional, keywords = call_arguments(op, filled)

@@ -50,6 +50,12 @@ def viewed_by(node: Node) -> Node | None:
     return node.args[0] if shares else None
 
 
+def storage_of(node: Node) -> Node:
+    """The node whose result owns the storage that `node`'s result lies in."""
+    viewed = viewed_by(node)
+    return node if viewed is None else storage_of(viewed)
+
+
 def scatter_of(view: Node) -> torch._ops.OpOverload | None:
     """The operator that puts a slice or selection back; None for the result of an in-place op."""
     target = operator_of(view)

@@ -111,6 +111,8 @@ class _Explorer:
         self.tried: dict[tuple[Shape, ...], str] = {_shapes(example): "" for example, _ in traced}
         self.questions: dict[Key, _Asked] = {}
         self.untraced: dict[Key, str] = {}
+        # Questions to which another answer led to another program.
+        self.telling: set[Key] = set()
         self.trials = self.refusals = 0
 
     def run(self) -> Exploration:
@@ -155,13 +157,12 @@ class _Explorer:
     def _wishes(self, key: Key) -> Iterator[Callable[[Any], bool]]:
         """What numbers are still to be seen in the place of a question's."""
         question, seen = self.questions[key].question, self.seen[key]
-        if isinstance(question, Use) and question.how in _COUNTS:
+        if isinstance(question, Use) and (question.how in _COUNTS or question.others > 1):
             if max(seen) <= question.number:
                 yield lambda number: number > question.number
             if min(seen) >= question.number and question.number > 0:
                 yield lambda number: number < question.number
-            return
-        if len(seen) < _others(question) + 1:
+        if len(seen) == 1 or (len(seen) <= _others(question) and key not in self.telling):
             yield lambda number: number not in seen
 
     def _answer(self, key: Key) -> bool:
@@ -191,6 +192,8 @@ class _Explorer:
                         self.tried[shapes] = "cannot be traced"
                         self.untraced.setdefault(key, "cannot be traced")
                     continue
+                if all(not is_same_trace(trace, other) for _, other in self.traced):
+                    self.telling.add(key)
                 self.traced.append((example, trace))
                 before = set(self.seen[key])
                 self._note(example, trace.graph)
@@ -225,7 +228,7 @@ class _Explorer:
                 yield example, trace
 
 
-# Uses that say how often something runs: one more and one less are other programs.
+# Uses that say how often something runs: more and less are other programs.
 _COUNTS = frozenset({"range()", "as many tensors", "len()", "a repeated list"})
 
 
@@ -236,7 +239,7 @@ def _others(question: Question) -> int:
         return 1
     if isinstance(expression, Arithmetic) and expression.function == "mod":
         modulus = expression.operands[1]
-        return min(int(modulus) - 1, 4) if isinstance(modulus, int) and modulus > 1 else 1
+        return max(question.others, min(int(modulus) - 1, 4)) if isinstance(modulus, int) and modulus > 1 else 1
     return question.others
 
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from operator import getitem
+from pathlib import Path
 from types import FunctionType, MappingProxyType
 from typing import Any
 
 import torch
+from attrs import frozen
 from torch import nn
 from torch.export import ExportedProgram
 from torch.fx import Graph as FxGraph
@@ -19,7 +21,8 @@ from speedup.spec.callsites import frame_of
 from speedup.spec.graph import Frame, Graph, Op, Origin, Owner, Value
 from speedup.spec.operators import functional, operator_of
 from speedup.tracing.adapting import adapted
-from speedup.tracing.aliasing import scatter_of, viewed_by, written_by
+from speedup.tracing.aliasing import scatter_of, storage_of, viewed_by, written_by
+from speedup.tracing.numbers import ARITHMETIC, as_type, computing_type, is_arithmetic, is_check, number_type
 from speedup.tracing.provenance import META_KEY, Record
 from speedup.tracing.sizes import Call, attach_sizes
 
@@ -41,9 +44,16 @@ def has_calls_to_lower(graph: FxGraph) -> bool:
 def _needs_lowering(node: Node) -> bool:
     target = operator_of(node)
     if target is None:
-        return isinstance(node.target, FunctionType)
+        return isinstance(node.target, FunctionType) and not is_arithmetic(node)
     keywords = (p.alias_info for p in target._schema.arguments if p.kwarg_only)
     return any(alias is not None and alias.is_write for alias in keywords)
+
+
+@frozen
+class _Untold:
+    """What a node returns where that is nothing a graph can hold, and which node it is, in words."""
+
+    words: str
 
 
 class _Freezer:
@@ -68,6 +78,8 @@ class _Freezer:
         self.roots: dict[int, int] = {}
         self.calls: list[Call] = []
         self.by_tensor: dict[int, Value] = {}
+        self.placed: dict[Node, Value] = {}
+        self.written: list[tuple[Value, Value]] = []
         self.types: dict[str, type] = {"": type(model)}
         self.types.update({name: type(m) for name, m in model.named_modules(remove_duplicate=False)})
         self.tensors = dict(model.named_parameters(remove_duplicate=False))
@@ -85,6 +97,28 @@ class _Freezer:
         self.values.append(made)
         return made
 
+    def number(self, dtype: torch.dtype) -> Value:
+        made = Value(len(self.values), (), dtype, Origin.RESULT, is_number=True)
+        self.values.append(made)
+        return made
+
+    def result(self, fake: Any, node: Node) -> Any:
+        """What an op returns: a value for a tensor and for a number that is only known at run time."""
+        dtype = number_type(fake)
+        if dtype is not None:
+            return self.number(dtype)
+        if isinstance(fake, torch.Tensor):
+            return self.value(fake, Origin.RESULT)
+        if fake is None and isinstance(node.meta.get("val"), list | tuple):
+            # A result that the operator leaves out.
+            return None
+        return fake if isinstance(fake, int | float) else _Untold(self.words(node))
+
+    def words(self, node: Node) -> str:
+        where = next((f"{Path(f.file).name}:{f.span[0]}" for f in self.calls_of(node)), "")
+        place = self.owner(node).path or "the model's forward"
+        return f"{node.target} in {place}" + (f" ({where})" if where else "")
+
     def placeholder(self, node: Node) -> None:
         fake = node.meta.get("val")
         if not isinstance(fake, torch.Tensor):
@@ -101,14 +135,30 @@ class _Freezer:
             known = self.value(fake, origin, self.canonical.get(id(tensor), name))
             if tensor is not None:
                 self.by_tensor[id(tensor)] = known
-        self.current[node] = known
+        self.current[node] = self.placed[node] = known
 
     def argument(self, item: Any) -> Any:
         if isinstance(item, Node):
-            return self.current[item]
+            found = self.current[item]
+            if isinstance(found, _Untold):
+                raise ExportError(
+                    f"the forward uses what {found.words} returns, which is neither a tensor nor a number; "
+                    "it cannot be planned"
+                )
+            return found
         if isinstance(item, list | tuple):
             return tuple(self.argument(i) for i in item)
         return item
+
+    def written_by(self, program: ExportedProgram, assigned: Iterable[str]) -> tuple[Value, ...]:
+        """The state of the model that the program writes, or whose place it gives to another tensor."""
+        signature = program.graph_signature
+        names = {*signature.buffers_to_mutate.values(), *signature.parameters_to_mutate.values()}
+        nodes = {s.arg.name for s in signature.input_specs if s.target in names and hasattr(s.arg, "name")}
+        found = [value for node, value in self.placed.items() if node.name in nodes]
+        found += [state for state, _ in self.written]
+        found += [v for n in assigned if (v := self.by_tensor.get(id(self.tensors[n]))) is not None]
+        return tuple(dict.fromkeys(found))
 
     def owner(self, node: Node) -> Owner:
         stack = node.meta.get("nn_module_stack") or {}
@@ -142,8 +192,8 @@ class _Freezer:
         fakes = node.meta.get("val")
         several = isinstance(fakes, list | tuple)
         found: list[Any] = list(fakes) if isinstance(fakes, list | tuple) else [fakes]
-        held = tuple(self.value(f, Origin.RESULT) if isinstance(f, torch.Tensor) else None for f in found)
-        results = tuple(value for value in held if value is not None)
+        held = tuple(self.result(f, node) for f in found)
+        results = tuple(value for value in held if isinstance(value, Value))
         views = self.written_back.get(node, ())
         op = self.op(node, functional(target) if views else target, arguments, results)
         if "adapting" in _notes(node):
@@ -153,8 +203,43 @@ class _Freezer:
         written = written_by(node)
         if written is not None and results:
             self.current[written] = results[0]
+            state = self.placed.get(storage_of(written))
+            if state is not None:
+                self.written.append((state, results[0]))
         for view in views:
             self.write_back(view, node)
+
+    def arithmetic(self, node: Node) -> None:
+        """Python arithmetic on numbers that were read from tensors."""
+        dtype = number_type(node.meta.get("val"))
+        operands = [self.argument(a) for a in node.args if a is not None]
+        target = ARITHMETIC[node.target]
+        names = [p.name for p in target._schema.arguments if not p.kwarg_only and not p.has_default_value()]
+        is_plain = all(isinstance(o, Value | int | float) for o in operands) and not node.kwargs
+        if dtype is None or not is_plain or len(operands) != len(names):
+            self.current[node] = _Untold(self.words(node))
+            return
+        computing = computing_type(operands, dtype)
+        given = dict(zip(names, (self.cast(o, computing, node) for o in operands), strict=True))
+        # Whatever gives a truth value compares, or computes with nothing else.
+        found = self.computed(node, target, given, dtype if dtype is torch.bool else computing)
+        self.current[node] = self.cast(found, dtype, node)
+
+    def cast(self, operand: Any, dtype: torch.dtype, node: Node) -> Any:
+        if not isinstance(operand, Value):
+            return as_type(operand, dtype)
+        if operand.dtype == dtype:
+            return operand
+        given = {"self": operand, "dtype": dtype}
+        return self.computed(node, torch.ops.aten._to_copy.default, given, dtype)
+
+    def computed(
+        self, node: Node, target: torch._ops.OpOverload, given: Mapping[str, Any], dtype: torch.dtype
+    ) -> Value:
+        arguments = {p.name: given.get(p.name, p.default_value) for p in target._schema.arguments}
+        result = self.number(dtype)
+        self.ops.append(self.op(node, target, arguments, (result,)))
+        return result
 
     def op(
         self,
@@ -188,8 +273,10 @@ class _Freezer:
     def higher_order(self, node: Node) -> None:
         """Inline a region that only sets a mode (`no_grad`, autocast) around a subgraph."""
         if node.target is getitem:
-            source, position = self.current[node.args[0]], node.args[1]  # type: ignore[index]
-            self.current[node] = source[position]
+            self.current[node] = self.argument(node.args[0])[node.args[1]]
+            return
+        if is_arithmetic(node):
+            self.arithmetic(node)
             return
         regions = [
             a for a in node.args if isinstance(a, Node) and isinstance(self.current.get(a), GraphModule)
@@ -221,7 +308,7 @@ class _Freezer:
         elif node.op == "get_attr":
             owner = node.graph.owning_module
             self.current[node] = getattr(owner, str(node.target))
-        elif node.op == "call_function":
+        elif node.op == "call_function" and not is_check(node):
             self.call(node)
         elif node.op == "output":
             self.outputs.extend(v for v in _flat(self.argument(node.args[0])) if isinstance(v, Value))
@@ -264,4 +351,7 @@ def freeze(
     for node in program.graph.nodes:
         freezer.step(node)
     ops, *sizes = attach_sizes(tuple(freezer.ops), tuple(freezer.calls), freezer.roots, record)
-    return Graph(tuple(freezer.values), ops, tuple(freezer.inputs), tuple(freezer.outputs), *sizes)
+    # What is written into state is as good as returned: the next call reads it.
+    ends = tuple(freezer.inputs), (*freezer.outputs, *(result for _, result in freezer.written))
+    written = freezer.written_by(program, record.assigned)
+    return Graph(tuple(freezer.values), ops, *ends, *sizes, written)

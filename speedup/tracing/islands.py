@@ -103,7 +103,7 @@ def _joined(model: nn.Module, traces: Sequence[Trace]) -> Trace:
 
 
 def _survey_of_islands(model: nn.Module, calls: Sequence[Example], error: ExportError) -> Survey:
-    search = _Search(model, [record_calls(model, call) for call in calls], error)
+    search = _Search(model, [_recorded(model, calls, number) for number in range(len(calls))], error)
     chosen = search.islands()
     if not chosen:
         raise search.error
@@ -123,6 +123,15 @@ def _survey_of_islands(model: nn.Module, calls: Sequence[Example], error: Export
     return Survey(
         merged_trace, (), tuple(dict.fromkeys(assumptions)), islands, inside, tuple(search.outside(chosen))
     )
+
+
+def _recorded(model: nn.Module, calls: Sequence[Example], number: int) -> Call:
+    try:
+        return record_calls(model, calls[number])
+    except ExportError as error:
+        if number == 0:
+            raise
+        raise ExportError(f"others[{number - 1}]: {error}") from error.__cause__
 
 
 def retrace(model: nn.Module, calls: Sequence[Example], islands: Islands | None) -> Trace:

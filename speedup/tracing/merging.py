@@ -69,6 +69,7 @@ def merged(
         tuple(merger.guards),
         tuple(merger.escaped),
         tuple(merger.uses),
+        tuple(dict.fromkeys(merger.written)),
         tuple(merger.starts),
         None if counted is None or counted >= len(merger.starts) else merger.starts[counted],
     )
@@ -94,6 +95,7 @@ class _Merger:
         self.escaped: list[Root] = []
         self.uses: list[Use] = []
         self.starts: list[int] = []
+        self.written: list[Value] = []
         self.state: dict[str, Value] = {}
 
     def add(self, part: Part) -> None:
@@ -114,6 +116,7 @@ class _Merger:
         self.outputs.extend(place.values(graph.outputs))
         self.guards.extend(evolve(g, expression=place.arithmetic(g.expression)) for g in graph.guards)
         self.uses.extend(evolve(u, expression=place.expression(u.expression)) for u in graph.uses)
+        self.written.extend(place.values(graph.written))
         self.escaped.extend(place.root(root) for root in graph.escaped)
 
     def _value(self, value: Value, names: Mapping[str, str]) -> Value:

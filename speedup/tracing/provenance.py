@@ -39,22 +39,27 @@ from speedup.spec.expressions import (
 )
 from speedup.tracing.adapting import ADAPTING
 from speedup.tracing.attributes import replace_integers
+from speedup.tracing.numbers import number_type
 from speedup.tracing.sinks import caller, calls_cached, hides_numbers, place, users_frame, watched
 
 META_KEY = "speedup"
 
 
-# What hidden code makes of a size may be the same for a few: so many others are asked for.
+# What is made of a number out of sight may be the same for a few: so many others are asked for.
 _OF_HIDDEN = 3
 
 
 class Record:
-    """What one trace saw of numbers and calls; filled during that trace only."""
+    """What one trace saw of numbers and calls; filled during that trace only.
+
+    `assigned` names buffers that the forward puts another tensor in the place of.
+    """
 
     def __init__(self) -> None:
         self.guards: list[Guard] = []
         self.uses: list[Use] = []
         self.escaped: list[Root] = []
+        self.assigned: dict[str, None] = {}
         self.calls: dict[tuple[Running, ...], int] = {}
         self._hidden: dict[CodeType, str] = {}
         self._seen: Counter[Any] = Counter()
@@ -88,6 +93,7 @@ class Record:
         if how is None:
             how = self._hidden[frame.f_code] = hides_numbers(frame)
         for dim, size in enumerate(sizes) if how else ():
+            self.escaped.append(SizeOf(root, dim))
             self.use(SizeOf(root, dim), size, how, frame, _OF_HIDDEN)
 
     def _place(self, frame: FrameType | None) -> tuple[str, Any]:
@@ -128,6 +134,16 @@ def tracked(number: float, expression: Expression, record: Record) -> Any:
     return result
 
 
+def _read_back(number: Any) -> Any:
+    """A tracked number as one that the forward reads from a tensor, so that both kinds go together.
+
+    None where the trace would lose sight of it.
+    """
+    dtype = torch.int64 if isinstance(number, int) else torch.float64
+    found = torch.scalar_tensor(number, dtype=dtype).item()
+    return None if number_type(found) is None else found
+
+
 def _arithmetic(name: str, reflected: bool = False) -> Callable[..., Any]:
     function = FUNCTIONS[name]
 
@@ -135,6 +151,10 @@ def _arithmetic(name: str, reflected: bool = False) -> Callable[..., Any]:
         if len(others) > 1:
             return _escaping(name)(self, *others)
         if not all(_is_number(o) for o in others):
+            if any(number_type(o) is not None for o in others):
+                own = _read_back(self)
+                operands = (*others, own) if reflected else (own, *others)
+                return NotImplemented if own is None else function(*operands)
             if any(isinstance(o, str | list | tuple) for o in others):
                 # So many items in a list, and as many turns of a loop over it.
                 escape(self, "a repeated list")
@@ -152,6 +172,9 @@ def _comparison(name: str) -> Callable[[Any, Any], Any]:
     function = FUNCTIONS[name]
 
     def method(self: Any, other: Any) -> Any:
+        if number_type(other) is not None:
+            own = _read_back(self)
+            return NotImplemented if own is None else function(own, other)
         if not _is_number(other):
             return NotImplemented
         outcome = function(_plain(self), _plain(other))
@@ -174,7 +197,11 @@ def escape(item: Any, how: str = "") -> None:
     if isinstance(item, _Tracked):
         item.record.escaped.extend(roots_in(item.expression))
         if how:
-            item.record.use(item.expression, _plain(item), how, caller(1))
+            expression, number = item.expression, _plain(item)
+            if how == "int()":
+                # Different numbers give one.
+                expression, number = Arithmetic("trunc", (expression,)), int(number)
+            item.record.use(expression, number, how, caller(1))
 
 
 _SPOKEN = {"str": "text", "repr": "text", "format": "text"}
@@ -194,6 +221,12 @@ def _escaping(name: str) -> Callable[..., Any]:
     return method
 
 
+def _as_float(self: Any) -> Any:
+    """What `torch.sym_float` makes of a tracked number, also where it meets a number read from a tensor."""
+    own = _read_back(self) if get_proxy_mode() is not None else None
+    return float(self) if own is None else torch.sym_float(own)  # type: ignore[no-untyped-call]
+
+
 def _truth(self: Any) -> bool:
     outcome = bool(_plain(self))
     self.record.guard(Arithmetic("ne", (self.expression, 0)), outcome, caller(1))
@@ -208,9 +241,21 @@ def _hash(self: Any) -> int:
     frame = users_frame(sys._getframe(1))
     if frame is not None and calls_cached(frame):
         return hash((id(self.record), self.expression))
-    if frame is sys._getframe(1):
-        escape(self, "a lookup")
+    if frame is not None and frame is sys._getframe(1):
+        self.record.escaped.extend(roots_in(self.expression))
+        self.record.use(self.expression, _plain(self), "a lookup", frame, _OF_HIDDEN)
     return hash(_plain(self))
+
+
+def _asked(name: str) -> Callable[..., Any]:
+    """A method of plain numbers that says something about one."""
+
+    def method(self: Any, *arguments: Any, **options: Any) -> Any:
+        self.record.escaped.extend(roots_in(self.expression))
+        self.record.use(self.expression, _plain(self), f"{name}()", caller(0), _OF_HIDDEN)
+        return getattr(_plain(self), name)(*map(_plain, arguments), **options)
+
+    return method
 
 
 def _rounded(self: Any, digits: int | None = None) -> Any:
@@ -229,6 +274,7 @@ _METHODS: dict[str, Callable[..., Any]] = {
     "__bool__": _truth,
     **{f"__{n}__": _escaping(n) for n in ("str", "repr", "format", "int", "float")},
     "__round__": _rounded,
+    "__sym_float__": _as_float,
     **{f"__{n}__": _comparison(n) for n in ("eq", "ne", "lt", "le", "gt", "ge")},
 }
 
@@ -237,6 +283,7 @@ TrackedInt: Any = type(
     (_Tracked, int),
     {
         **_METHODS,
+        **{name: _asked(name) for name in ("bit_length", "bit_count", "to_bytes", "as_integer_ratio")},
         "__hash__": _hash,
         "__deepcopy__": lambda self, memo: int.__int__(self),
         "__reduce__": lambda self: (int, (int.__int__(self),)),
@@ -247,6 +294,7 @@ TrackedFloat: Any = type(
     (_Tracked, float),
     {
         **_METHODS,
+        **{name: _asked(name) for name in ("is_integer", "hex", "as_integer_ratio")},
         "__hash__": _hash,
         "__deepcopy__": lambda self, memo: float.__float__(self),
         "__reduce__": lambda self: (float, (float.__float__(self),)),
@@ -263,7 +311,7 @@ def followed(record: Record) -> Iterator[None]:
         for argument in arguments:
             if isinstance(argument, _Tracked):
                 record.escaped.extend(roots_in(argument.expression))
-                record.use(argument.expression, _plain(argument), how, frame)
+                record.use(argument.expression, _plain(argument), how, frame, _OF_HIDDEN)
 
     def compute(name: str, arguments: tuple[Any, ...]) -> Any:
         number = FUNCTIONS[name](*map(_plain, arguments))
@@ -333,6 +381,8 @@ class Tracking(TorchFunctionMode):
             return self._read(args[0], func(*args))
         if func in (torch.Tensor.size, torch.Tensor.numel, torch.numel, torch.Tensor.__len__):
             return self._size(func, args, kwargs)
+        if func is torch.Tensor.stride:
+            self._hide(args[0], "stride()")
         mode = get_proxy_mode()
         if mode is None:
             return func(*args, **kwargs)
@@ -395,6 +445,13 @@ class Tracking(TorchFunctionMode):
             frame = users_frame(sys._getframe(2))
             number = evaluate_expression(expression, lambda size: args[0].shape[axis])
             self.record.use(expression, number, "as many tensors", frame)
+
+    def _hide(self, tensor: Any, how: str) -> None:
+        """Note that something that follows from all sizes of a tensor is used."""
+        root, frame = self._root(tensor), users_frame(sys._getframe(2))
+        for dim, size in enumerate(tensor.shape) if root is not None and frame is not None else ():
+            self.record.escaped.append(SizeOf(cast(int, root), dim))
+            self.record.use(SizeOf(cast(int, root), dim), size, how, frame)
 
     def _read(self, tensor: Any, shape: torch.Size) -> torch.Size:
         """The sizes that a forward reads, tracked."""

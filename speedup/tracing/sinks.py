@@ -15,13 +15,14 @@ import math
 import operator
 import sys
 import textwrap
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import _lru_cache_wrapper, lru_cache
 from types import BuiltinFunctionType, CodeType, FrameType, FunctionType, ModuleType
 from typing import Any
 
 import torch
+from attrs import frozen
 from torch import nn
 
 from speedup.spec.expressions import MATH
@@ -138,27 +139,85 @@ def _named(node: ast.expr, local: Mapping[str, Any], outer: Mapping[str, Any]) -
 
 def hides_numbers(frame: FrameType) -> str:
     """How the code of `frame`, which reads a size, may use it out of sight; empty where it does not."""
-    return _hidden_use(frame.f_code, frame.f_globals, dict(frame.f_locals), _DEPTH)
+    return _Reading(frame.f_globals, dict(frame.f_locals), _DEPTH).of(frame.f_code, ())
 
 
-def _hidden_use(code: CodeType, outer: Mapping[str, Any], local: Mapping[str, Any], depth: int) -> str:
-    tree = _function(code)
-    if tree is None:
-        return ""
-    for node in ast.walk(tree):
+@frozen(eq=False)
+class _Reading:
+    """Looks through source for what becomes of sizes; `outer` and `local` say what its names stand for."""
+
+    outer: Mapping[str, Any]
+    local: Mapping[str, Any]
+    depth: int
+
+    def of(self, code: CodeType, given: Collection[str]) -> str:
+        """How a function uses sizes out of sight; `given` are its parameters that hold any."""
+        tree = _function(code)
+        if tree is None:
+            return ""
+        sized = _sized_names(tree, given)
+        return next(filter(None, (self._of_node(node, sized) for node in ast.walk(tree))), "")
+
+    def _of_node(self, node: ast.AST, sized: Collection[str]) -> str:
         match node:
             case ast.Call(func=ast.Attribute(attr="numel", value=shape)) if _is_shape(shape):
                 return "numel() of a shape"
-            case ast.Call(func=function):
-                found = _of_callee(_named(function, local, outer), local, depth)
-                if found:
-                    return found
-            case ast.Subscript(value=base, slice=index, ctx=ast.Load()) if not isinstance(
-                index, ast.Constant
-            ):
-                if isinstance(_named(base, local, outer), _CONTAINERS) and _is_computed(index):
-                    return "a lookup"
-    return ""
+            case ast.Call(func=function, args=arguments, keywords=keywords):
+                holds = [_holds_size(a, sized) for a in (*arguments, *(k.value for k in keywords))]
+                return self._of_callee(function, holds) if any(holds) else ""
+            case ast.Subscript(value=base, slice=index, ctx=ast.Load()) if _holds_size(index, sized):
+                looked_up = isinstance(base, ast.Tuple | ast.List | ast.Dict | ast.Constant)
+                found = looked_up or isinstance(_named(base, self.local, self.outer), _CONTAINERS)
+                return "a lookup" if found else ""
+        return ""
+
+    def _of_callee(self, function: ast.expr, holds: Sequence[bool]) -> str:
+        callee = _named(function, self.local, self.outer)
+        if isinstance(callee, BuiltinFunctionType):
+            home = callee.__self__ if isinstance(callee.__self__, ModuleType) else None
+            is_hidden = home is not None and home.__name__ in ("math", "operator")
+            return f"{callee.__name__}()" if is_hidden else ""
+        homes = (type(callee).__module__, getattr(callee, "__module__", None) or "")
+        if any(home.partition(".")[0] == "numpy" for home in homes):
+            return "numpy"
+        if isinstance(callee, staticmethod | classmethod):
+            callee = callee.__func__
+        if not isinstance(callee, FunctionType) or not self.depth:
+            return ""
+        if callee.__code__.co_filename.startswith((_LIBRARY, _OWN)):
+            return ""
+        owner = {"self": self.local["self"]} if "self" in self.local else {}
+        names = callee.__code__.co_varnames[: callee.__code__.co_argcount + callee.__code__.co_kwonlyargcount]
+        return _Reading(callee.__globals__, owner, self.depth - 1).of(callee.__code__, names)
+
+
+def _sized_names(tree: ast.AST, given: Collection[str]) -> Collection[str]:
+    """The names in a function that may hold what was computed from sizes."""
+    found = set(given)
+    while True:
+        before = len(found)
+        for node in ast.walk(tree):
+            match node:
+                case ast.Assign(targets=targets, value=value) if _holds_size(value, found):
+                    found.update(n.id for t in targets for n in ast.walk(t) if isinstance(n, ast.Name))
+                case ast.AugAssign(target=target, value=value) | ast.NamedExpr(target=target, value=value):
+                    if _holds_size(value, found):
+                        found.update(n.id for n in ast.walk(target) if isinstance(n, ast.Name))
+        if len(found) == before:
+            return found
+
+
+def _holds_size(node: ast.expr, sized: Collection[str]) -> bool:
+    """Whether an expression reads a shape, a length or a name that holds such a number."""
+    for inner in ast.walk(node):
+        match inner:
+            case ast.Name(id=name) if name in sized:
+                return True
+            case ast.Attribute(attr="shape"):
+                return True
+            case ast.Call(func=ast.Attribute(attr="size" | "numel")) | ast.Call(func=ast.Name(id="len")):
+                return True
+    return False
 
 
 def _is_shape(node: ast.expr) -> bool:
@@ -169,29 +228,6 @@ def _is_shape(node: ast.expr) -> bool:
         case ast.Attribute(attr="shape") | ast.Call(func=ast.Attribute(attr="size")):
             return True
     return False
-
-
-def _is_computed(index: ast.expr) -> bool:
-    return any(isinstance(node, ast.Name | ast.Attribute) for node in ast.walk(index))
-
-
-def _of_callee(callee: Any, local: Mapping[str, Any], depth: int) -> str:
-    """How a function that is called may use a number out of sight."""
-    if isinstance(callee, BuiltinFunctionType):
-        home = callee.__self__ if isinstance(callee.__self__, ModuleType) else None
-        return f"{callee.__name__}()" if home is not None and home.__name__ in ("math", "operator") else ""
-    if type(callee).__module__.partition(".")[0] == "numpy" or (
-        getattr(callee, "__module__", None) or ""
-    ).startswith("numpy"):
-        return "numpy"
-    if isinstance(callee, staticmethod | classmethod):
-        callee = callee.__func__
-    if not isinstance(callee, FunctionType) or not depth:
-        return ""
-    if callee.__code__.co_filename.startswith((_LIBRARY, _OWN)):
-        return ""
-    owner = {"self": local["self"]} if "self" in local else {}
-    return _hidden_use(callee.__code__, callee.__globals__, owner, depth - 1)
 
 
 @lru_cache(maxsize=1024)

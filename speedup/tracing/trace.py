@@ -25,6 +25,7 @@ from speedup.tracing.aliasing import written_back
 from speedup.tracing.copying import copy_module, share_module
 from speedup.tracing.freeze import freeze, has_calls_to_lower
 from speedup.tracing.isolation import isolated, lean, quiet, unfused
+from speedup.tracing.numbers import number_type
 from speedup.tracing.provenance import Record, Tracking, escape, followed, track_attributes
 
 
@@ -47,11 +48,21 @@ class _Flat(nn.Module):
 
     def forward(self, *tensors: Tensor) -> tuple[Tensor, ...]:
         args, kwargs = self._example.call(tensors)
+        before = _buffers(self.model)
         with self._tracking, followed(self._tracking.record):
             output = self.model(*args, **kwargs)
-        for _, leaf in leaves_of(output):
+        assigned = {n: t for n, t in _buffers(self.model).items() if n in before and t is not before[n]}
+        self._tracking.record.assigned.update(dict.fromkeys(assigned))
+        leaves = [leaf for _, leaf in leaves_of(output)]
+        for leaf in leaves:
             escape(leaf)
-        return tensors_of(output)
+        # Numbers that were read from tensors have to come out right as well.
+        numbers = (torch.scalar_tensor(leaf) for leaf in leaves if number_type(leaf) is not None)
+        return (*tensors_of(output), *numbers, *assigned.values())
+
+
+def _buffers(model: nn.Module) -> Mapping[str, Tensor]:
+    return dict(model.named_buffers(remove_duplicate=False))
 
 
 def trace(model: nn.Module, example: Example) -> Trace:

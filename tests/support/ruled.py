@@ -6,12 +6,15 @@ from speedup.rules import STANDARD, Operator, rule_for
 from tests.support.example_calls import Overload, overloads_of
 
 _GPU = "has a kernel for GPUs only"
+_NUMBER = "returns a number of Python's; see test_numbers_from_tensors"
 _FOREIGN = "its library's operators need not be there"
 UNCALLABLE: dict[str, str] = {
     "aten.mm.dtype": _GPU,
     "aten.bmm.dtype": _GPU,
     "aten.addmm.dtype": _GPU,
     "aten.baddbmm.dtype": _GPU,
+    "aten.item.default": _NUMBER,
+    "aten._local_scalar_dense.default": _NUMBER,
     "torchvision::roi_align": _FOREIGN,
     "torchvision::roi_pool": _FOREIGN,
 }
