@@ -120,11 +120,10 @@ def networks(
     chosen: Family = pick(draw, *FAMILIES) if family is None else family
     front = pick(draw, *_FRONTS[chosen])(draw)
     opening, site = front.opening, Site(front.shape)
+    first: tuple[Spec, ...] = ()
     if sized and front.shape.space:
         block, shape = draw_sized(draw, site)
         first, site = (block,), Site(shape)
-    else:
-        first = ()
     blocks, shape = draw_blocks(draw, site, longest)
     head = _draw_head(draw, shape) if draw(st.booleans()) else ()
     if front.is_merged:

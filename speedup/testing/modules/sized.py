@@ -140,7 +140,7 @@ class Windows(nn.Module):
         lacking = (self.window - size % self.window) % self.window
         if not self.asked or lacking > 0:
             x = F.pad(x, (0, 0, 0, lacking) if self.dim == 1 else (0, lacking))
-        windows = x.unflatten(self.dim, (-1, self.window))
+        windows: Tensor = x.unflatten(self.dim, (-1, self.window))  # type: ignore[no-untyped-call]
         dim = 2 if self.dim == 1 else -1
         windows = windows + windows.mean(dim, keepdim=True)
         return windows.flatten(dim - 1, dim).narrow(self.dim, 0, size)
@@ -156,7 +156,8 @@ class EvenPool(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         if x.shape[self.dim] % 2:
             x = F.pad(x, (0, 0, 0, 1) if self.dim == 1 else (0, 1))
-        return x.unflatten(self.dim, (-1, 2)).mean(2 if self.dim == 1 else -1)
+        pairs: Tensor = x.unflatten(self.dim, (-1, 2))  # type: ignore[no-untyped-call]
+        return pairs.mean(2 if self.dim == 1 else -1)
 
 
 class ElasticPad(nn.Module):
