@@ -170,7 +170,7 @@ def _filled(one: tuple[Input | None, ...], call: Call) -> Call:
 
 def _takes(network: Network, call: Call) -> bool:
     """Whether the network runs in that call and something comes out, for each in the batch."""
-    return all(_makes_one_each(network, call, batch) for batch in (2, 3))
+    return all(_makes_one_each(network, call, batch) for batch in (2, 1, 3))
 
 
 def _makes_one_each(network: Network, call: Call, batch: int) -> bool:

@@ -56,7 +56,7 @@ def draw_sized(draw: st.DrawFn, site: Site) -> tuple[Spec, Shape]:
 
 def _draw_block(draw: st.DrawFn, site: Site) -> tuple[Spec, Shape]:
     shape = site.shape
-    if shape.space and draw(st.integers(0, 23)) == 23:
+    if shape.space and draw(st.integers(0, 15)) == 15:
         return draw_sized(draw, site)
     if not site.keep_space and draw(st.integers(0, 9)) == 9:
         transitions = [transition for transition in TRANSITIONS[shape.layout] if transition.fits(shape)]

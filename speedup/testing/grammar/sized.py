@@ -71,7 +71,8 @@ def sized(chain: Chain) -> tuple[Production, ...]:
         Production(either, _may_nest),
         Production(shortcut, _may_nest),
         Production(rounds, _may_nest),
-        Production(scan, lambda site: _has_tokens(site) and _may_nest(site)),
+        Production(scan, _may_nest_tokens),
+        Production(scan, _may_nest_tokens),
         Production(_windows),
         Production(_even_pool, _may_shrink),
         Production(_elastic, _has_pixels),
@@ -93,7 +94,7 @@ def _token(site: Site, last: dict[str, object]) -> tuple[Spec, ...]:
 
 
 def _size_scale(draw: st.DrawFn, site: Site) -> Spec:
-    added: dict[str, object] = pick(draw, {}, {}, {"added": True})
+    added: dict[str, object] = pick(draw, {}, {"added": True})
     return Spec.of(SizeScale, draw(st.sampled_from(sorted(ARITHMETIC))), _dim(site), **added)
 
 
@@ -136,6 +137,10 @@ def _dim(site: Site) -> int:
 
 def _may_nest(site: Site) -> bool:
     return site.depth > 0
+
+
+def _may_nest_tokens(site: Site) -> bool:
+    return _has_tokens(site) and _may_nest(site)
 
 
 def _has_tokens(site: Site) -> bool:
