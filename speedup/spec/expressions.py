@@ -148,14 +148,16 @@ class Guard:
 class Use:
     """A use that the forward made of a number out of the trace's sight: `how` it did, as `range()`.
 
-    `number` is what the expression was in the trace; `where` and `key` are as a guard's. To tell what
-    the use amounts to takes at least so many `others` numbers in its place.
+    `number` is what the expression was in the trace; `where` and `key` are as a guard's. `hints` are other
+    numbers that may matter there, such as the length of a list that is looked up in. Of a use that
+    `may_repeat`, different numbers may come to the same, so that it takes several to tell.
     """
 
     expression: Expression
     number: Any
     how: str
-    others: int = 1
+    may_repeat: bool = False
+    hints: tuple[int, ...] = ()
     where: str = field(default="", eq=False)
     key: Any = field(default=None, eq=False, repr=False)
 

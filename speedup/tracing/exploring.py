@@ -38,7 +38,8 @@ from speedup.tracing.trace import Trace
 
 # Traces that are made besides those of the given calls; sizes of these that a model may refuse for one
 # question; sizes that are tried on paper for one question, and in all.
-_MOST_TRACES, _MOST_REFUSALS, _MOST_TRIALS, _MOST_IN_ALL = 8, 3, 32, 128
+_MOST_TRACES, _MOST_REFUSALS, _MOST_TRIALS, _MOST_IN_ALL = 12, 3, 32, 128
+_MOST_TARGETS = 8
 # A model that has refused so many sizes and taken none is taken to insist on its own.
 _INSISTS = 6
 # Elements of an input that is made up to be traced.
@@ -157,11 +158,16 @@ class _Explorer:
     def _wishes(self, key: Key) -> Iterator[Callable[[Any], bool]]:
         """What numbers are still to be seen in the place of a question's."""
         question, seen = self.questions[key].question, self.seen[key]
-        if isinstance(question, Use) and (question.how in _COUNTS or question.others > 1):
+        if isinstance(question, Use) and _is_count(question):
             if max(seen) <= question.number:
                 yield lambda number: number > question.number
-            if min(seen) >= question.number and question.number > 0:
+            if min(seen) >= question.number > 0:
                 yield lambda number: number < question.number
+            if min(seen) > 0:
+                yield lambda number: number <= 0
+        for target in _targets(question):
+            if target not in seen:
+                yield lambda number, target=target: number == target  # type: ignore[misc]
         if len(seen) == 1 or (len(seen) <= _others(question) and key not in self.telling):
             yield lambda number: number not in seen
 
@@ -228,8 +234,24 @@ class _Explorer:
                 yield example, trace
 
 
-# Uses that say how often something runs: more and less are other programs.
+# Uses that say how often something runs: more, less and not at all are other programs.
 _COUNTS = frozenset({"range()", "as many tensors", "len()", "a repeated list"})
+
+
+def _is_count(use: Use) -> bool:
+    return use.how in _COUNTS
+
+
+def _targets(question: Question) -> tuple[int, ...]:
+    """Sizes that code which may do anything with a size is tried at."""
+    if not isinstance(question, Use) or not isinstance(question.expression, SizeOf):
+        return ()
+    if _is_count(question) or not question.may_repeat:
+        return ()
+    size, hints = question.number, question.hints
+    plain = (size + 1, size // 2, 2 * size, 1)
+    near = [n for hint in hints for n in (hint - 1, size - hint, size + hint)]
+    return tuple(n for n in dict.fromkeys((*plain, *hints, *near)) if n > 0 and n != size)[:_MOST_TARGETS]
 
 
 def _others(question: Question) -> int:
@@ -239,8 +261,9 @@ def _others(question: Question) -> int:
         return 1
     if isinstance(expression, Arithmetic) and expression.function == "mod":
         modulus = expression.operands[1]
-        return max(question.others, min(int(modulus) - 1, 4)) if isinstance(modulus, int) and modulus > 1 else 1
-    return question.others
+        if isinstance(modulus, int) and modulus > 1:
+            return max(3 if question.may_repeat else 1, min(modulus - 1, 4))
+    return 3 if question.may_repeat else 1
 
 
 def _unasked(wish: Callable[[Any], bool]) -> Any:
@@ -352,6 +375,8 @@ def _steps(extent: int, question: Question, graph: Graph) -> Iterator[int]:
         max(1, round(extent / size)) for size in _sizes_of(question, graph).values() if 0 < size <= extent
     }
     constants = sorted({int(c) for c in _constants(question.expression) if 0 < c < _LARGEST})
+    for target in _targets(question):
+        found.update(dict.fromkeys(target * ratio for ratio in sorted(ratios or {1})))
     if _others(question) > 1:
         found.update(dict.fromkeys((extent + 1, 2 * extent, extent // 2)))
     found.update(dict.fromkeys(extent + n for n in _NEAR))

@@ -40,13 +40,18 @@ from speedup.spec.expressions import (
 from speedup.tracing.adapting import ADAPTING
 from speedup.tracing.attributes import replace_integers
 from speedup.tracing.numbers import number_type
-from speedup.tracing.sinks import caller, calls_cached, hides_numbers, place, users_frame, watched
+from speedup.tracing.sinks import (
+    Hidden,
+    caller,
+    calls_cached,
+    hidden_use,
+    hints_of,
+    place,
+    users_frame,
+    watched,
+)
 
 META_KEY = "speedup"
-
-
-# What is made of a number out of sight may be the same for a few: so many others are asked for.
-_OF_HIDDEN = 3
 
 
 class Record:
@@ -61,7 +66,7 @@ class Record:
         self.escaped: list[Root] = []
         self.assigned: dict[str, None] = {}
         self.calls: dict[tuple[Running, ...], int] = {}
-        self._hidden: dict[CodeType, str] = {}
+        self._hidden: dict[CodeType, Hidden | None] = {}
         self._seen: Counter[Any] = Counter()
 
     def frozen_guards(self) -> tuple[Guard, ...]:
@@ -78,23 +83,31 @@ class Record:
         self.guards.append(Guard(expression, outcome, where, key))
 
     def use(
-        self, expression: Expression, number: Any, how: str, frame: FrameType | None, others: int = 1
+        self,
+        expression: Expression,
+        number: Any,
+        how: str,
+        frame: FrameType | None,
+        *,
+        may_repeat: bool = False,
+        hints: tuple[int, ...] = (),
     ) -> None:
         """Note that the user's code in `frame` used a number out of sight."""
         if next(sizes_in(expression), None) is not None and frame is not None:
             where, key = self._place(frame)
-            self.uses.append(Use(expression, number, how, others, where, key))
+            self.uses.append(Use(expression, number, how, may_repeat, hints, where, key))
 
     def read(self, sizes: Sequence[int], root: int, frame: FrameType | None) -> None:
         """Note that code reads the sizes of a tensor: if it may hide what it does with them, as used."""
         if frame is None:
             return
-        how = self._hidden.get(frame.f_code)
-        if how is None:
-            how = self._hidden[frame.f_code] = hides_numbers(frame)
-        for dim, size in enumerate(sizes) if how else ():
-            self.escaped.append(SizeOf(root, dim))
-            self.use(SizeOf(root, dim), size, how, frame, _OF_HIDDEN)
+        if frame.f_code not in self._hidden:
+            self._hidden[frame.f_code] = hidden_use(frame)
+        hidden = self._hidden[frame.f_code]
+        for dim, size in enumerate(sizes) if hidden is not None else ():
+            if hidden.dims is None or {dim, dim - len(sizes)} & hidden.dims:
+                self.escaped.append(SizeOf(root, dim))
+                self.use(SizeOf(root, dim), size, hidden.how, frame, may_repeat=True, hints=hidden.hints)
 
     def _place(self, frame: FrameType | None) -> tuple[str, Any]:
         where, key = place(frame)
@@ -243,7 +256,9 @@ def _hash(self: Any) -> int:
         return hash((id(self.record), self.expression))
     if frame is not None and frame is sys._getframe(1):
         self.record.escaped.extend(roots_in(self.expression))
-        self.record.use(self.expression, _plain(self), "a lookup", frame, _OF_HIDDEN)
+        self.record.use(
+            self.expression, _plain(self), "a lookup", frame, may_repeat=True, hints=hints_of(frame)
+        )
     return hash(_plain(self))
 
 
@@ -252,7 +267,7 @@ def _asked(name: str) -> Callable[..., Any]:
 
     def method(self: Any, *arguments: Any, **options: Any) -> Any:
         self.record.escaped.extend(roots_in(self.expression))
-        self.record.use(self.expression, _plain(self), f"{name}()", caller(0), _OF_HIDDEN)
+        self.record.use(self.expression, _plain(self), f"{name}()", caller(0), may_repeat=True)
         return getattr(_plain(self), name)(*map(_plain, arguments), **options)
 
     return method
@@ -311,7 +326,7 @@ def followed(record: Record) -> Iterator[None]:
         for argument in arguments:
             if isinstance(argument, _Tracked):
                 record.escaped.extend(roots_in(argument.expression))
-                record.use(argument.expression, _plain(argument), how, frame, _OF_HIDDEN)
+                record.use(argument.expression, _plain(argument), how, frame, may_repeat=True)
 
     def compute(name: str, arguments: tuple[Any, ...]) -> Any:
         number = FUNCTIONS[name](*map(_plain, arguments))

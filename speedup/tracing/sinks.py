@@ -30,7 +30,7 @@ from speedup.spec.expressions import MATH
 _LIBRARY = torch.__file__.removesuffix("__init__.py")
 _OWN = __file__.removesuffix("sinks.py")
 _RANGE = range
-_DEPTH = 3
+_DEPTH, _MOST_HINTS = 3, 8
 _CONTAINERS = (list, tuple, dict, str, nn.ModuleList, nn.ModuleDict, nn.Sequential, nn.ParameterList)
 
 
@@ -137,9 +137,80 @@ def _named(node: ast.expr, local: Mapping[str, Any], outer: Mapping[str, Any]) -
     return None
 
 
-def hides_numbers(frame: FrameType) -> str:
-    """How the code of `frame`, which reads a size, may use it out of sight; empty where it does not."""
-    return _Reading(frame.f_globals, dict(frame.f_locals), _DEPTH).of(frame.f_code, ())
+@frozen
+class Hidden:
+    """How code may use sizes out of sight, of which dimensions (None: any), and numbers that may matter."""
+
+    how: str
+    dims: frozenset[int] | None = None
+    hints: tuple[int, ...] = ()
+
+
+def hidden_use(frame: FrameType) -> Hidden | None:
+    """How the code of `frame`, which reads a size, may use it out of sight; None where it does not."""
+    how = _Reading(frame.f_globals, dict(frame.f_locals), _DEPTH).of(frame.f_code, ())
+    tree = _function(frame.f_code)
+    if not how or tree is None:
+        return None
+    return Hidden(how, _dims_read(tree), hints_of(frame))
+
+
+def hints_of(frame: FrameType) -> tuple[int, ...]:
+    """Numbers that stand in the code of `frame`, and the lengths and keys of what it looks up in."""
+    tree = _function(frame.f_code)
+    found: dict[int, None] = {}
+    dims = {id(node) for node in _dim_numbers(tree)} if tree is not None else ()
+    for node in ast.walk(tree) if tree is not None else ():
+        match node:
+            case ast.Constant() if id(node) in dims:
+                continue
+            case ast.Constant(value=int() as number) if type(number) is int:
+                found[number] = None
+            case ast.Tuple(elts=parts) | ast.List(elts=parts) | ast.Set(elts=parts):
+                found[len(parts)] = None
+            case ast.Subscript(value=base) | ast.Compare(comparators=[base]):
+                holder = _named(base, frame.f_locals, frame.f_globals)
+                if isinstance(holder, (*_CONTAINERS, set, frozenset)):
+                    found[len(holder)] = None
+                    keys = holder if isinstance(holder, dict | set | frozenset) else ()
+                    found.update(dict.fromkeys(k for k in keys if type(k) is int))
+    return tuple(n for n in found if n > 0)[:_MOST_HINTS]
+
+
+def _dim_numbers(tree: ast.AST) -> Iterator[ast.AST]:
+    """The numbers of dimensions in `x.shape[1]` and `x.size(1)`."""
+    for node in ast.walk(tree):
+        match node:
+            case ast.Subscript(value=ast.Attribute(attr="shape"), slice=index):
+                yield from ast.walk(index)
+            case ast.Call(func=ast.Attribute(attr="size"), args=[index]):
+                yield from ast.walk(index)
+
+
+def _dims_read(tree: ast.AST) -> frozenset[int] | None:
+    """The dimensions whose sizes a function reads, each by its number; None where it reads whole shapes."""
+    whole, read = 0, set()
+    for node in ast.walk(tree):
+        match node:
+            case ast.Attribute(attr="shape"):
+                whole += 1
+            case ast.Call(func=ast.Attribute(attr="size"), args=[]) | ast.Call(func=ast.Name(id="len")):
+                return None
+            case ast.Call(func=ast.Attribute(attr="size"), args=[index]):
+                read.add(_constant(index))
+        if isinstance(node, ast.Subscript) and isinstance(node.value, ast.Attribute):
+            if node.value.attr == "shape":
+                whole -= 1
+                read.add(_constant(node.slice))
+    return None if whole or None in read else frozenset(n for n in read if n is not None)
+
+
+def _constant(node: ast.expr) -> int | None:
+    try:
+        found = ast.literal_eval(node)
+    except ValueError:
+        return None
+    return found if type(found) is int else None
 
 
 @frozen(eq=False)
