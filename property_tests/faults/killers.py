@@ -11,10 +11,10 @@ _SMALL = f"{_NETWORKS}::test_small_model_equals_masked_model_and_given_model_is_
 # Laws of whole networks that Hypothesis draws.
 IMAGES, SEQUENCES, OTHERS, PAIRS = (f"{_SMALL}[{f}]" for f in ("image", "sequence", "other", "pair"))
 NETWORKS = (IMAGES, SEQUENCES, OTHERS, PAIRS)
-SIZED_SEQUENCES = (
-    "property_tests/test_sizes.py::"
-    "test_small_model_equals_masked_model_at_sizes_that_were_not_planned_for[sequence]"
+_SIZED = (
+    "property_tests/test_sizes.py::test_small_model_equals_masked_model_at_sizes_that_were_not_planned_for"
 )
+SIZED_SEQUENCES, SIZED_PAIRS = (f"{_SIZED}[{f}]" for f in ("sequence", "pair"))
 VALUES = f"{_NETWORKS}::test_plans_are_values_and_materializing_leaves_nothing_to_cut"
 ANALYSES = "property_tests/test_analyses.py"
 FIXPOINT = "property_tests/test_fixpoint.py"
@@ -145,5 +145,5 @@ EVERY = (
     *(GROUPS, FEATURES, RECURRENT, REPARAMETRIZED, SANDWICHES, STATED, HEADS, WIDTHS, ATTENTION),
     *(ATTRIBUTES, CONSTRAINTS, COPYING, COUPLING, CUSTOM_RULES, FITTING, FUNCTIONAL, ISLANDS, KEEPSETS),
     *(LAYOUT_BLOCKS, MATERIALIZE, MERGING, NATIVE, PLANNER, PHRASING, REHEARSAL, REWRITING),
-    *(REWRITTEN, SOLVING, TRACE, SIZED_SEQUENCES, EVERY_SIZE, SEVERAL, NUMBERS, DRAWS),
+    *(REWRITTEN, SOLVING, TRACE, SIZED_SEQUENCES, SIZED_PAIRS, EVERY_SIZE, SEVERAL, NUMBERS, DRAWS),
 )
