@@ -111,7 +111,7 @@ def test_networks_that_look_at_sizes_take_many_others_and_further_calls_are_draw
     drawn = [case for family in FAMILIES for case in survey(family)]
     sized = [case.network for case in drawn if looks_at_sizes(case.network.module)]
     assert 0.05 * len(drawn) < len(sized) < 0.5 * len(drawn)
-    assert sum(len(network.elsewhere) >= 5 for network in sized) > 0.5 * len(sized)
+    assert sum(len(network.elsewhere) >= 5 for network in sized) > 0.4 * len(sized)
     assert {len(case.network.calls) for case in drawn} == {0, 1}
     assert {type(one) for case in drawn for call in case.network.calls for one in call} == {Input, str}
 
@@ -132,7 +132,7 @@ def test_outputs_vary_with_the_input_for_most_networks_even_masked(family: Famil
     surveyed = sample(family, 60)
     lively = [case for case in surveyed if _varies(case, case.model())]
     lively_masked = [case for case in surveyed if _varies(case, masked_copy(case.model(), case.masks))]
-    assert len(lively) > 0.9 * len(surveyed)
+    assert len(lively) > 0.85 * len(surveyed)
     assert len(lively_masked) > 0.6 * len(surveyed)
 
 
