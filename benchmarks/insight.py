@@ -27,7 +27,7 @@ _PRODUCTS = ("linear", "conv", "addmm")
 def analysis_of(model: nn.Module, x: Any, masks: MaskSource | None) -> Analysis:
     """The analysis that a plan of `model` is made from."""
     with torch.no_grad():
-        traced = survey(model, example_from(x, None)).trace
+        traced = survey(model, [example_from(x, None)], explores=False).trace
         facts = constants.analyse(traced.graph, traced.tensors, resolve_masks(model, masks), STANDARD)
         lives = liveness.analyse(traced.graph, facts, STANDARD)
         writer = Writer(dict(model.named_modules(remove_duplicate=False)), ())

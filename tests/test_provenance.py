@@ -25,7 +25,8 @@ from speedup.spec.expressions import (
 )
 from speedup.spec.graph import Graph
 from speedup.spec.inputs import example_from
-from speedup.tracing.provenance import Record, TrackedFloat, TrackedInt, tracked
+from speedup.tracing.provenance import TrackedFloat, TrackedInt, tracked
+from speedup.tracing.record import Record
 from speedup.tracing.trace import trace
 from tests.support.soundness import graph_of
 
@@ -62,6 +63,8 @@ def eight(record: Record | None = None) -> Any:
         (lambda n: n + n, 16, Arithmetic("add", (SIZE, SIZE))),
         (lambda n: (n - 1) // 2, 3, Arithmetic("floordiv", (Arithmetic("sub", (SIZE, 1)), 2))),
         (lambda n: (n / 4) * 3, 6.0, Arithmetic("mul", (Arithmetic("truediv", (SIZE, 4)), 3))),
+        (lambda n: round(n / 3), 3, Arithmetic("round", (Arithmetic("truediv", (SIZE, 3)),))),
+        (lambda n: math.trunc(n / 3), 2, Arithmetic("trunc", (Arithmetic("truediv", (SIZE, 3)),))),
         (lambda n: sum((n, 1)), 9, Arithmetic("add", (Arithmetic("add", (0, SIZE)), 1))),
     ],
 )
@@ -90,17 +93,17 @@ def test_a_comparison_is_a_plain_bool_and_a_guard(
 ) -> None:
     record = Record()
     assert compare(eight(record)) is outcome
-    ((expression, seen),) = record.guards
-    assert expression.function == name
-    assert expression.operands[0] == SIZE
-    assert seen is outcome
+    (guard,) = record.guards
+    assert guard.expression.function == name
+    assert guard.expression.operands[0] == SIZE
+    assert guard.outcome is outcome
 
 
 @pytest.mark.parametrize(("choose", "chosen"), [(min, 5), (max, 8)])
 def test_min_and_max_compare_and_so_leave_a_guard(choose: Callable[..., Any], chosen: int) -> None:
     record = Record()
     assert choose(eight(record), 5) == chosen
-    assert {e.operands for e, _ in record.guards[:1]} <= {(SIZE, 5), (5, SIZE)}
+    assert {g.expression.operands for g in record.guards[:1]} <= {(SIZE, 5), (5, SIZE)}
     assert record.guards
 
 
@@ -124,8 +127,8 @@ def test_repeated_guards_are_frozen_once() -> None:
         (float, 8.0),
         (math.exp, math.exp(8)),
         (lambda n: int(n / 3), 2),
-        (lambda n: round(n / 3), 3),
-        (lambda n: math.trunc(n / 3), 2),
+        (lambda n: round(n / 3, 1), 2.7),
+        (lambda n: n.bit_length(), 4),
     ],
 )
 def test_what_leaves_the_trackers_sight_marks_its_sizes_as_escaped(
@@ -265,11 +268,39 @@ def test_a_remainder_that_is_branched_on_becomes_a_guard_of_the_graph() -> None:
 
 @pytest.mark.parametrize(
     "forward",
-    [lambda x: x / math.sqrt(x.shape[1]), lambda x: x * float(x.shape[1]), lambda x: x * int(x.shape[1] / 3)],
+    [
+        lambda x: x * float(x.shape[1]),
+        lambda x: x * int(x.shape[1] / 3),
+        lambda x: x * x.shape[1].bit_length(),
+    ],
 )
 def test_a_size_that_becomes_a_plain_float_escapes(forward: Callable[[Tensor], Any]) -> None:
     graph = graph_of(forward, X)
     assert graph.escaped == (SizeOf(graph.inputs[0].index, 1),)
+
+
+def test_all_sizes_of_a_shape_whose_elements_are_counted_escape() -> None:
+    graph = graph_of(lambda x: x * x.shape[1:].numel(), X)
+    assert graph.escaped == tuple(SizeOf(graph.inputs[0].index, dim) for dim in range(3))
+
+
+@pytest.mark.parametrize("function", [math.sqrt, math.log, math.exp, math.log2])
+def test_functions_of_the_math_module_are_followed_during_a_trace(function: Callable[..., Any]) -> None:
+    graph = graph_of(lambda x: x * getattr(math, function.__name__)(x.shape[1]), X)
+    (scale,) = derived(graph, "other")
+    assert scale == Derived(function(8), Arithmetic(function.__name__, (SizeOf(graph.inputs[0].index, 1),)))
+    assert getattr(math, function.__name__) is function
+
+
+def test_counts_and_lookups_by_a_size_are_uses() -> None:
+    table = [0.5] * 9
+    graph = graph_of(lambda x: sum(x * table[x.shape[1]] for _ in range(x.shape[1] // 4)), X)
+    size = SizeOf(graph.inputs[0].index, 1)
+    found = {(use.expression, use.number, use.how) for use in graph.uses}
+    assert (Arithmetic("floordiv", (size, 4)), 2, "range()") in found
+    assert (size, 8, "a lookup") in found
+    assert all(use.where.startswith("test_provenance.py:") for use in graph.uses)
+    assert isinstance(range(3), range)
 
 
 def test_the_length_of_a_tensor_escapes() -> None:

@@ -69,7 +69,7 @@ def unsteady_dims(op: Op, value: Value, rules: Rules, extents: Extents) -> tuple
     counted = [op.get(n) for n in _BOUNDS]
     if any(isinstance(n, int) and n < 0 for n in counted):
         return tuple(d for d in varying if d in _axes(op, value))
-    return tuple(_tied(op, value, varying, rules)) if len(varying) and op.name not in _JOINS else ()
+    return tuple(_tied(op, value, varying, rules)) if varying and op.name not in _JOINS else ()
 
 
 def _axes(op: Op, value: Value) -> frozenset[int]:

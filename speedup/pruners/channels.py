@@ -80,7 +80,7 @@ def channels_of(model: nn.Module, x: Any, rules: Rules = STANDARD) -> Channels:
     """
     with torch.inference_mode(mode=False), torch.no_grad():
         require_plannable(model)
-        traced = survey(model, example_from(x)).trace
+        traced = survey(model, [example_from(x)], explores=False).trace
         graph = traced.graph
         facts = constants.analyse(graph, traced.tensors, {}, rules)
         lives = liveness.analyse(graph, facts, rules)

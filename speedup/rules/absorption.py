@@ -118,7 +118,7 @@ def _account_of(site: Site, together: tuple[int, ...]) -> Account | None:
 
 
 def account_of(site: Site) -> Account | None:
-    """The cheapest place, of all ops that share the weight, that can take a constant; None if there is none."""
+    """The cheapest place, the same for all ops that share the weight, that can take a constant."""
     together = _together(site, describe(site.op))
     accounts = {_account_of(site.at(op), together) for op in together}
     return accounts.pop() if len(accounts) == 1 else None

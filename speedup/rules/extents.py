@@ -186,12 +186,13 @@ def _trials(graph: Graph) -> Iterator[tuple[Dim, bool]]:
         for unit in _units([(n, graph.inputs[n].shape) for n in inputs]):
             found = trial.of(unit)
             for value in results if found is not None else ():
-                for dim, extent in enumerate(value.shape):
-                    if value.index not in found:
-                        unsure.add((value.index, dim))
-                    elif found[value.index][dim] != extent:
-                        changed.add((value.index, dim))
-        for dim in ((value.index, d) for value in results for d in range(value.ndim)):
+                measured = (found or {}).get(value.index)
+                for axis, extent in enumerate(value.shape):
+                    if measured is None:
+                        unsure.add((value.index, axis))
+                    elif measured[axis] != extent:
+                        changed.add((value.index, axis))
+        for dim in ((value.index, axis) for value in results for axis in range(value.ndim)):
             if dim in changed or dim not in unsure:
                 yield dim, dim in changed
 
@@ -253,7 +254,7 @@ class _Trial:
     def _goes_on(self, shapes: Sequence[Shape], found: Mapping[int, Shape]) -> bool:
         """Whether the forward makes the same of sizes as in the trace, up to where the ops do not run."""
         known = {v.index: shape for v, shape in zip(self.graph.inputs, shapes, strict=True)} | dict(found)
-        for question in (*self.graph.guards, *self.graph.uses):
+        for question in self.graph.questions:
             if all(size.value in known for size in sizes_in(question.expression)):
                 number = evaluate_expression(question.expression, partial(_looked_up, known))
                 if number != question.number:

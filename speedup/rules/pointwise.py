@@ -200,7 +200,9 @@ RULES: dict[str, Rule] = {
     "mul": PRODUCT,
     "multiply": PRODUCT,
     "where": Rule(is_local=True, couple=couple, known=known, live=where_live, reads_numbers=True),
-    "masked_fill": Rule(is_local=True, couple=couple, known=masked_fill_known, live=masked_fill_live, reads_numbers=True),
+    "masked_fill": Rule(
+        is_local=True, couple=couple, known=masked_fill_known, live=masked_fill_live, reads_numbers=True
+    ),
     **{name: Rule(is_local=True, couple=dropout_couple, known=dropout_known, live=live) for name in _DROPOUT},
     "prelu": Rule(is_local=True, couple=prelu_couple, known=prelu_known, live=prelu_live),
     "_prelu_kernel": ELEMENTWISE,
@@ -210,6 +212,7 @@ RULES: dict[str, Rule] = {
     },
     "empty_like": Rule(is_local=True, couple=couple, live=like_live),
     **dict.fromkeys(
-        ("type_as", "to.other"), Rule(is_local=True, couple=type_as_couple, known=type_as_known, live=type_as_live)
+        ("type_as", "to.other"),
+        Rule(is_local=True, couple=type_as_couple, known=type_as_known, live=type_as_live),
     ),
 }

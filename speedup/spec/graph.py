@@ -227,6 +227,11 @@ class Graph:
         """The parameters, buffers and constants that the forward reads."""
         return tuple(v for v in self.values if v.is_state)
 
+    @property
+    def questions(self) -> tuple[Guard | Use, ...]:
+        """Where other numbers might lead the forward another way: comparisons, and uses out of sight."""
+        return (*self.guards, *self.uses)
+
     def call_of(self, op: int) -> int:
         """The number of the call that op number `op` belongs to."""
         return bisect_right(self.starts, op) - 1

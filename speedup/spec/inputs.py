@@ -137,8 +137,8 @@ def further_calls(others: Any) -> tuple[Example, ...]:
     """
     if isinstance(others, Tensor | Mapping | str) or not isinstance(others, Sequence):
         raise InputError(
-            f"others is {type(others).__name__}; pass a list of calls, each a tensor, a tuple of arguments or "
-            "a dict of keyword arguments"
+            f"others is {type(others).__name__}; pass a list of calls, each a tensor, a tuple of arguments "
+            "or a dict of keyword arguments"
         )
     calls = []
     for number, other in enumerate(others):

@@ -23,7 +23,8 @@ from speedup.spec.operators import functional, operator_of
 from speedup.tracing.adapting import adapted
 from speedup.tracing.aliasing import scatter_of, storage_of, viewed_by, written_by
 from speedup.tracing.numbers import ARITHMETIC, as_type, computing_type, is_arithmetic, is_check, number_type
-from speedup.tracing.provenance import META_KEY, Record
+from speedup.tracing.provenance import META_KEY
+from speedup.tracing.record import Record
 from speedup.tracing.sizes import Call, attach_sizes
 
 # Regions that run their subgraph as it is, under another mode.
@@ -350,8 +351,9 @@ def freeze(
     freezer = _Freezer(model, record, state, writes)
     for node in program.graph.nodes:
         freezer.step(node)
-    ops, *sizes = attach_sizes(tuple(freezer.ops), tuple(freezer.calls), freezer.roots, record)
+    attached = attach_sizes(tuple(freezer.ops), tuple(freezer.calls), freezer.roots, record)
+    ops, guards, escaped, uses = attached
     # What is written into state is as good as returned: the next call reads it.
     ends = tuple(freezer.inputs), (*freezer.outputs, *(result for _, result in freezer.written))
     written = freezer.written_by(program, record.assigned)
-    return Graph(tuple(freezer.values), ops, *ends, *sizes, written)
+    return Graph(tuple(freezer.values), ops, *ends, guards, escaped, uses, written)

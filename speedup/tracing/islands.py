@@ -15,7 +15,6 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from types import CodeType, MappingProxyType
 
-import torch
 from attrs import frozen
 from torch import Tensor, nn
 
@@ -67,8 +66,10 @@ class Survey:
     outside: tuple[Outside, ...] = ()
 
 
-def survey(model: nn.Module, calls: Sequence[Example]) -> Survey:
+def survey(model: nn.Module, calls: Sequence[Example], *, explores: bool = True) -> Survey:
     """Trace `model` as a whole in all `calls` if that is possible, else its islands.
+
+    `explores` says whether to look for calls of other sizes that go other ways.
 
     Raises:
         ExportError: neither the model nor any module in it can be traced, or the model does not
@@ -77,7 +78,9 @@ def survey(model: nn.Module, calls: Sequence[Example]) -> Survey:
     try:
         traced = [(call, trace(model, call)) for call in calls]
     except ExportError as error:
-        return _survey_of_islands(model, calls, error)
+        return _survey_of_islands(model, calls, error, explores)
+    if not explores:
+        return Survey(_joined(model, [one for _, one in traced]))
     more = explored(traced, partial(trace, model), partial(_takes, model))
     found = tuple(call for call, _ in more.calls)
     traces = [one for _, one in (*traced, *more.calls)]
@@ -102,16 +105,18 @@ def _joined(model: nn.Module, traces: Sequence[Trace]) -> Trace:
     return _merged(model, [("", number, traced) for number, traced in enumerate(traces)], counted=1)
 
 
-def _survey_of_islands(model: nn.Module, calls: Sequence[Example], error: ExportError) -> Survey:
+def _survey_of_islands(
+    model: nn.Module, calls: Sequence[Example], error: ExportError, explores: bool
+) -> Survey:
     search = _Search(model, [_recorded(model, calls, number) for number in range(len(calls))], error)
     chosen = search.islands()
     if not chosen:
         raise search.error
     assumptions: list[str] = []
-    for path, own in chosen.items():
+    for path, own in chosen.items() if explores else ():
         module = model.get_submodule(path)
         more = explored(own, partial(trace, module), partial(_takes, module))
-        own += more.calls
+        own.extend(more.calls)
         assumptions += (f"{line} in {path}" if path else line for line in more.assumptions)
     islands = Islands(
         tuple(Island(path, tuple(call for call, _ in own)) for path, own in chosen.items()),
@@ -189,7 +194,9 @@ class _Search:
         self._roots = roots
         self._refused = {"": _reason(error)}
         self._examples = {
-            (call.path, call.structure, call.shapes): call.example for call in self._all_calls() if call.example
+            (call.path, call.structure, call.shapes): call.example
+            for call in self._all_calls()
+            if call.example
         }
         self._traces: dict[CallKind, Trace | ExportError] = {}
 

@@ -31,6 +31,7 @@ _LIBRARY = torch.__file__.removesuffix("__init__.py")
 _OWN = __file__.removesuffix("sinks.py")
 _RANGE = range
 _DEPTH, _MOST_HINTS = 3, 8
+_LOOKUP = "a lookup"
 _CONTAINERS = (list, tuple, dict, str, nn.ModuleList, nn.ModuleDict, nn.Sequential, nn.ParameterList)
 
 
@@ -87,7 +88,7 @@ def watched(
         return int.__int__(number) if is_tracked(number) else operator_index(number)
 
     kept = {name: getattr(math, name) for name in MATH}
-    builtins.range = Range  # type: ignore[assignment, misc]
+    builtins.range = Range  # type: ignore[misc]
     operator.index = index
     for name, function in kept.items():
         setattr(math, name, followed(name, function))
@@ -145,6 +146,11 @@ class Hidden:
     dims: frozenset[int] | None = None
     hints: tuple[int, ...] = ()
 
+    @property
+    def is_lookup(self) -> bool:
+        """Whether the size only says which of several things is taken."""
+        return self.how == _LOOKUP
+
 
 def hidden_use(frame: FrameType) -> Hidden | None:
     """How the code of `frame`, which reads a size, may use it out of sight; None where it does not."""
@@ -198,10 +204,9 @@ def _dims_read(tree: ast.AST) -> frozenset[int] | None:
                 return None
             case ast.Call(func=ast.Attribute(attr="size"), args=[index]):
                 read.add(_constant(index))
-        if isinstance(node, ast.Subscript) and isinstance(node.value, ast.Attribute):
-            if node.value.attr == "shape":
+            case ast.Subscript(value=ast.Attribute(attr="shape"), slice=index):
                 whole -= 1
-                read.add(_constant(node.slice))
+                read.add(_constant(index))
     return None if whole or None in read else frozenset(n for n in read if n is not None)
 
 
@@ -239,7 +244,7 @@ class _Reading:
             case ast.Subscript(value=base, slice=index, ctx=ast.Load()) if _holds_size(index, sized):
                 looked_up = isinstance(base, ast.Tuple | ast.List | ast.Dict | ast.Constant)
                 found = looked_up or isinstance(_named(base, self.local, self.outer), _CONTAINERS)
-                return "a lookup" if found else ""
+                return _LOOKUP if found else ""
         return ""
 
     def _of_callee(self, function: ast.expr, holds: Sequence[bool]) -> str:
@@ -305,10 +310,12 @@ def _is_shape(node: ast.expr) -> bool:
 def _function(code: CodeType) -> ast.AST | None:
     """The source of the function with this code, parsed."""
     lines = linecache.getlines(code.co_filename)
+    if code.co_name == "<lambda>":
+        return _lambda(code, "".join(lines))
     try:
         return ast.parse(textwrap.dedent("".join(inspect.getblock(lines[code.co_firstlineno - 1 :]))))
     except (SyntaxError, ValueError, IndexError):
-        return _lambda(code, "".join(lines))
+        return None
 
 
 def _lambda(code: CodeType, text: str) -> ast.AST | None:

@@ -28,7 +28,7 @@ from speedup.spec.expressions import (
     sizes_in,
 )
 from speedup.spec.graph import Op
-from speedup.tracing.provenance import Record
+from speedup.tracing.record import Record
 
 # A number in one of these equals a size only by coincidence.
 _NEVER_SIZES = frozenset({"dim", "dim0", "dim1", "dims", "start_dim", "end_dim", "step", "stride"})

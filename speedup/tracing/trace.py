@@ -26,7 +26,9 @@ from speedup.tracing.copying import copy_module, share_module
 from speedup.tracing.freeze import freeze, has_calls_to_lower
 from speedup.tracing.isolation import isolated, lean, quiet, unfused
 from speedup.tracing.numbers import number_type
-from speedup.tracing.provenance import Record, Tracking, escape, followed, track_attributes
+from speedup.tracing.provenance import escape, followed
+from speedup.tracing.record import Record
+from speedup.tracing.tracking import Tracking, track_attributes
 
 
 @frozen(eq=False)

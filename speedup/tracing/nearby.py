@@ -1,0 +1,117 @@
+"""Calls at sizes near those of a call that was traced, the likeliest to answer a question first."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import torch
+from torch import Tensor
+
+from speedup.spec.expressions import sizes_in
+from speedup.spec.graph import Graph, Shape
+from speedup.spec.inputs import Example, batch_size
+from speedup.tracing.questions import Question, constants_in, others_of, targets_of
+
+# Elements of an input that is made up to be traced.
+LARGEST = 1 << 24
+_NEAR, _FURTHER = (1, -1), (2, -2, 3, 4, 5, 6, 7, 8)
+
+
+def shapes_of(example: Example) -> tuple[Shape, ...]:
+    """The shapes of a call's tensors."""
+    return tuple(tuple(t.shape) for t in example.tensors)
+
+
+def near_shapes(example: Example, question: Question, graph: Graph) -> Iterator[tuple[Shape, ...]]:
+    """Shapes of a call with other sizes, the nearest first: one size that inputs share, then single ones."""
+    shapes = shapes_of(example)
+    units = list(_units(example))
+    steps = {unit: list(_steps(extent, question, graph)) for unit, extent in units}
+    done = {shapes}
+    for rank in range(max(map(len, steps.values()), default=0)):
+        for unit, _ in units:
+            if rank < len(steps[unit]):
+                found = _changed(shapes, unit, steps[unit][rank])
+                if found not in done:
+                    done.add(found)
+                    yield found
+
+
+def _changed(shapes: Sequence[Shape], unit: frozenset[tuple[int, int]], extent: int) -> tuple[Shape, ...]:
+    return tuple(
+        tuple(extent if (number, dim) in unit else n for dim, n in enumerate(shape))
+        for number, shape in enumerate(shapes)
+    )
+
+
+def _units(example: Example) -> Iterator[tuple[frozenset[tuple[int, int]], int]]:
+    """Dimensions of the inputs that may change together, with their extent."""
+    shapes = shapes_of(example)
+    has_batch = batch_size(example) is not None
+    places: dict[int, list[tuple[int, int]]] = {}
+    for number, shape in enumerate(shapes):
+        for dim, extent in enumerate(shape):
+            if not (has_batch and dim == 0):
+                places.setdefault(extent, []).append((number, dim))
+    for extent, together in places.items():
+        yield frozenset(together), extent
+    for extent, together in places.items():
+        if len(together) > 1:
+            # Of several inputs, the same dimension of all goes together too.
+            for dim in dict.fromkeys(dim for _, dim in together):
+                yield frozenset(place for place in together if place[1] == dim), extent
+            for place in together:
+                yield frozenset({place}), extent
+    if has_batch:
+        batch = frozenset((number, 0) for number, shape in enumerate(shapes) if shape)
+        yield batch, next(shape[0] for shape in shapes if shape)
+
+
+def _steps(extent: int, question: Question, graph: Graph) -> Iterator[int]:
+    """Other extents in the place of one, the likeliest to answer the question first."""
+    found: dict[int, None] = {}
+    ratios = {max(1, round(extent / size)) for size in _numbers(question, graph) if 0 < size <= extent}
+    constants = sorted({int(c) for c in constants_in(question.expression) if 0 < c < LARGEST})
+    for target in targets_of(question):
+        found.update(dict.fromkeys(target * ratio for ratio in sorted(ratios or {1})))
+    if others_of(question) > 1:
+        found.update(dict.fromkeys((extent + 1, 2 * extent, extent // 2)))
+    found.update(dict.fromkeys(extent + n for n in _NEAR))
+    for constant in constants:
+        for ratio in sorted(ratios or {1}):
+            found.update(dict.fromkeys((constant + n) * ratio for n in (0, 1, -1)))
+    found.update(dict.fromkeys((extent // 2, 2 * extent)))
+    for ratio in sorted(ratios - {1}):
+        found.update(dict.fromkeys(extent + n * ratio for n in (1, -1, 2, -2, 3, 4)))
+    found.update(dict.fromkeys(extent + n for n in _FURTHER))
+    for constant in constants:
+        found.update(dict.fromkeys((extent + constant, extent - constant)))
+    found.update(dict.fromkeys((1, 2 * extent + 1, 3 * extent, 4 * extent, 8 * extent)))
+    yield from (n for n in found if n > 0 and n != extent)
+
+
+def resized_example(example: Example, shapes: Sequence[Shape]) -> Example:
+    """The same call with tensors of other shapes: their elements repeated, or cut off."""
+    return example.replaced([_stretched(t, shape) for t, shape in zip(example.tensors, shapes, strict=True)])
+
+
+def _stretched(tensor: Tensor, shape: Shape) -> Tensor:
+    if tensor.is_meta:
+        return torch.empty(shape, dtype=tensor.dtype, device="meta")
+    for dim, extent in enumerate(shape):
+        if extent != tensor.shape[dim]:
+            index = torch.arange(extent, device=tensor.device) % max(tensor.shape[dim], 1)
+            tensor = tensor.index_select(dim, index)
+    return tensor
+
+
+def of_shapes(example: Example, shapes: Sequence[Shape]) -> Example:
+    """A call of these shapes that takes no memory, and is not to be made."""
+    return example.replaced(
+        [t.new_empty((1,)).expand(s) for t, s in zip(example.tensors, shapes, strict=True)]
+    )
+
+
+def _numbers(question: Question, graph: Graph) -> list[int]:
+    """The sizes that a question is about, as they were."""
+    return [graph.values[s.value].shape[s.dim] for s in sizes_in(question.expression)]

@@ -1,0 +1,170 @@
+"""What a trace leaves open about sizes: which other numbers would tell, and how to say it in words.
+
+A question is a comparison that the forward branched on, or a use of a number out of the trace's sight.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
+from typing import Any
+
+from speedup.spec.expressions import (
+    Arithmetic,
+    AttributeOf,
+    Expression,
+    Guard,
+    Root,
+    SizeOf,
+    Use,
+    evaluate_expression,
+    sizes_in,
+)
+from speedup.spec.graph import Graph
+
+Question = Guard | Use
+_MOST_TARGETS = 8
+
+# Uses that say how often something runs: more, less and not at all are other programs.
+_COUNTS = frozenset({"range()", "as many tensors", "len()", "a repeated list"})
+
+
+def is_count(use: Use) -> bool:
+    """Whether a use says how often something runs."""
+    return use.how in _COUNTS
+
+
+def targets_of(question: Question) -> tuple[int, ...]:
+    """Sizes that code which may do anything with a size is tried at."""
+    if not isinstance(question, Use) or not isinstance(question.expression, SizeOf):
+        return ()
+    if is_count(question) or not question.may_repeat:
+        return ()
+    size, hints = question.number, question.hints
+    plain = (size + 1, size // 2, 2 * size, 1)
+    near = [n for hint in hints for n in (hint - 1, size - hint, size + hint)]
+    return tuple(n for n in dict.fromkeys((*plain, *hints, *near)) if n > 0 and n != size)[:_MOST_TARGETS]
+
+
+def others_of(question: Question) -> int:
+    """How many other numbers are to be seen: of a remainder all there are, if these are few."""
+    expression = question.expression
+    if isinstance(question, Guard):
+        return 1
+    if isinstance(expression, Arithmetic) and expression.function == "mod":
+        modulus = expression.operands[1]
+        if isinstance(modulus, int) and modulus > 1:
+            return max(3 if question.may_repeat else 1, min(modulus - 1, 4))
+    return 3 if question.may_repeat else 1
+
+
+def unasked(wish: Callable[[Any], bool]) -> Any:
+    """Some number as wished, for one that was never computed."""
+    return next((n for n in (1 << 40, -(1 << 40)) if wish(n)), None)
+
+
+def number_of(expression: Expression, size: Callable[[SizeOf], int]) -> Any:
+    """What an expression is at other sizes; None where it is nothing, or a size is not known."""
+
+    def lookup(root: Root) -> Any:
+        return size(root) if isinstance(root, SizeOf) else root.number
+
+    try:
+        return evaluate_expression(expression, lookup)
+    except (ArithmeticError, ValueError, TypeError, KeyError):
+        return None
+
+
+def may_differ(question: Question) -> bool:
+    """Whether any sizes at all would give another number, as none would for `x.shape[0] > 0`."""
+    sizes = dict.fromkeys(sizes_in(question.expression))
+    constants = {int(c) for c in constants_in(question.expression) if abs(c) < 1 << 30}
+    probes = {*range(1, 9), 1000003, 1 << 20, *(c + d for c in constants for d in (-1, 0, 1))}
+    for number in sorted(n for n in probes if n > 0):
+        for one in (None, *sizes):
+            found = number_of(question.expression, partial(_probed, one, number))
+            if found is not None and found != question.number:
+                return True
+    return False
+
+
+def _probed(chosen: SizeOf | None, number: int, size: SizeOf) -> int:
+    """`number` in the place of one size, or of all."""
+    return number if chosen in (None, size) else 7
+
+
+def constants_in(expression: Expression) -> Iterator[float]:
+    """The numbers in an expression that are no sizes."""
+    match expression:
+        case Arithmetic(_, operands):
+            for operand in operands:
+                yield from constants_in(operand)
+        case AttributeOf(_, _, number):
+            yield number
+        case int() | float():
+            yield expression
+        case _:
+            return
+
+
+_SIGNS: Mapping[str, str] = {
+    "add": "+",
+    "sub": "-",
+    "mul": "*",
+    "floordiv": "//",
+    "truediv": "/",
+    "mod": "%",
+    "pow": "**",
+    "eq": "==",
+    "ne": "!=",
+    "lt": "<",
+    "le": "<=",
+    "gt": ">",
+    "ge": ">=",
+}
+_OPPOSITE = {"eq": "ne", "ne": "eq", "lt": "ge", "le": "gt", "gt": "le", "ge": "lt"}
+
+
+def assumption(question: Question, graph: Graph, why: str | None) -> str:
+    """What a plan relies on, in one line."""
+    place = (
+        f" (at line {question.where.rpartition(':')[2]} of {question.where.rpartition(':')[0]})"
+        if question.where
+        else ""
+    )
+    reason = f"; other sizes {why}" if why else "; no more sizes were tried"
+    if isinstance(question, Guard):
+        expression = question.expression
+        if not question.outcome:
+            opposite = _OPPOSITE.get(expression.function)
+            expression = Arithmetic(opposite, expression.operands) if opposite else expression
+        return f"{_spoken(expression, graph)}{place}{reason}"
+    return (
+        f"{_spoken(question.expression, graph)} is {question.number}, used by {question.how}{place}{reason}"
+    )
+
+
+def _spoken(expression: Expression, graph: Graph, is_inner: bool = False) -> str:
+    match expression:
+        case SizeOf(value, dim):
+            return f"{_name(graph, value)}.shape[{dim}]"
+        case AttributeOf(path, name, _):
+            return f"{path}.{name}" if path else f"self.{name}"
+        case Arithmetic(function, (one, two)) if function in _SIGNS:
+            said = f"{_spoken(one, graph, True)} {_SIGNS[function]} {_spoken(two, graph, True)}"
+            return f"({said})" if is_inner else said
+        case Arithmetic(function, operands):
+            return f"{function}({', '.join(_spoken(o, graph) for o in operands)})"
+        case _:
+            return str(expression)
+
+
+def _name(graph: Graph, value: int) -> str:
+    one = graph.values[value]
+    if one in graph.inputs:
+        return "x" if len(graph.inputs) == 1 else f"input {graph.inputs.index(one)}"
+    if one.name:
+        return one.name
+    producer = graph.producer[value]
+    op = None if producer is None else graph.ops[producer]
+    return "a tensor" if op is None else f"{op.owner.path or 'the forward'}'s {op.name.strip('_')}"

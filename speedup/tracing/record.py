@@ -1,0 +1,76 @@
+"""What one trace saw: comparisons of sizes, uses out of sight, and where calls were made."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from types import CodeType, FrameType
+from typing import Any
+
+from speedup.spec.callsites import Running
+from speedup.spec.expressions import Arithmetic, Expression, Guard, Root, SizeOf, Use, sizes_in
+from speedup.tracing.sinks import Hidden, hidden_use, place
+
+
+class Record:
+    """What one trace saw of numbers and calls; filled during that trace only.
+
+    `assigned` names buffers that the forward puts another tensor in the place of.
+    """
+
+    def __init__(self) -> None:
+        self.guards: list[Guard] = []
+        self.uses: list[Use] = []
+        self.escaped: list[Root] = []
+        self.assigned: dict[str, None] = {}
+        self.calls: dict[tuple[Running, ...], int] = {}
+        self._hidden: dict[CodeType, Hidden | None] = {}
+        self._seen: Counter[Any] = Counter()
+
+    def frozen_guards(self) -> tuple[Guard, ...]:
+        """The guards without repetitions."""
+        return tuple(dict.fromkeys(self.guards))
+
+    def frozen_uses(self) -> tuple[Use, ...]:
+        """The uses without repetitions."""
+        return tuple(dict.fromkeys(self.uses))
+
+    def guard(self, expression: Arithmetic, outcome: bool, frame: FrameType | None) -> None:
+        """Note a comparison that the user's code in `frame` made."""
+        where, key = self._place(frame)
+        self.guards.append(Guard(expression, outcome, where, key))
+
+    def use(
+        self,
+        expression: Expression,
+        number: Any,
+        how: str,
+        frame: FrameType | None,
+        *,
+        may_repeat: bool = False,
+        hints: tuple[int, ...] = (),
+    ) -> None:
+        """Note that the user's code in `frame` used a number out of sight."""
+        if next(sizes_in(expression), None) is not None and frame is not None:
+            where, key = self._place(frame)
+            self.uses.append(Use(expression, number, how, may_repeat, hints, where, key))
+
+    def read(self, sizes: Sequence[int], root: int, frame: FrameType | None) -> None:
+        """Note that code reads the sizes of a tensor: if it may hide what it does with them, as used."""
+        if frame is None:
+            return
+        if frame.f_code not in self._hidden:
+            self._hidden[frame.f_code] = hidden_use(frame)
+        hidden = self._hidden[frame.f_code]
+        if hidden is None:
+            return
+        for dim, size in enumerate(sizes):
+            if hidden.dims is None or {dim, dim - len(sizes)} & hidden.dims:
+                if not hidden.is_lookup:
+                    self.escaped.append(SizeOf(root, dim))
+                self.use(SizeOf(root, dim), size, hidden.how, frame, may_repeat=True, hints=hidden.hints)
+
+    def _place(self, frame: FrameType | None) -> tuple[str, Any]:
+        where, key = place(frame)
+        self._seen[key] += 1
+        return where, (key, self._seen[key])

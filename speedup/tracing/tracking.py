@@ -1,0 +1,191 @@
+"""The mode under which a model is traced: sizes come out tracked, calls are noted on what they create."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, cast
+
+import torch
+from torch import nn
+from torch.fx import Node
+from torch.fx.experimental.proxy_tensor import get_proxy_mode, get_proxy_slot
+from torch.overrides import TorchFunctionMode
+from torch.utils import _pytree as pytree
+
+from speedup.spec.callsites import running_frames
+from speedup.spec.expressions import Arithmetic, Expression, SizeOf, evaluate_expression
+from speedup.tracing.adapting import ADAPTING
+from speedup.tracing.attributes import replace_integers
+from speedup.tracing.provenance import META_KEY, Tracked, plain, tracked
+from speedup.tracing.record import Record
+from speedup.tracing.sinks import users_frame
+
+
+def _flat_numbers(arguments: Any) -> Iterator[Any]:
+    """The numbers in a Python call's arguments, those inside slices included."""
+    for leaf in pytree.tree_leaves(arguments):
+        if isinstance(leaf, slice):
+            yield from (b for b in (leaf.start, leaf.stop, leaf.step) if isinstance(b, int))
+        elif isinstance(leaf, int | float) and not isinstance(leaf, bool):
+            yield leaf
+
+
+def _node_of(tensor: Any) -> Node | None:
+    mode = get_proxy_mode()
+    if mode is None or not isinstance(tensor, torch.Tensor):
+        return None
+    slot = get_proxy_slot(tensor, mode.tracer, None)
+    return None if slot is None else slot.proxy.node
+
+
+# Python code of torch's own that checks sizes against each other out of the trace's sight.
+_RIGID = (torch.nn.functional.multi_head_attention_forward,)
+
+
+def _quotient(number: Expression, divisor: Expression) -> Expression:
+    return Arithmetic("ceil", (Arithmetic("truediv", (number, divisor)),))
+
+
+# Calls that make as many tensors as their arguments say: how many, from the dimension's extent.
+_PARTS: Mapping[str, Callable[[SizeOf, Any], Expression]] = {
+    "unbind": lambda size, _: size,
+    "__iter__": lambda size, _: size,
+    "split": _quotient,
+    "chunk": lambda size, count: _quotient(size, _quotient(size, count)),
+}
+
+
+_SHAPE = torch.Tensor.shape.__get__  # type: ignore[attr-defined]
+
+
+class Tracking(TorchFunctionMode):
+    """Hands out tracked sizes during a trace and annotates the nodes that each Python call creates.
+
+    `node.meta["custom"]["speedup"]` then holds `"root"`, an id, on nodes whose sizes were read, and
+    on nodes that a call created its tracked `"numbers"`, the `"call"` itself as an index into the
+    record, whether it is `"rigid"`, and for calls that adapt to sizes by themselves which these are.
+    `torch.export` preserves `meta["custom"]` through all its passes.
+    """
+
+    def __init__(self, record: Record) -> None:
+        super().__init__()
+        self.record = record
+        self._roots = 0
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        """Run `func`; track the sizes it returns, annotate the nodes it creates."""
+        kwargs = kwargs or {}
+        if func == _SHAPE:
+            return self._read(args[0], func(*args))
+        if func in (torch.Tensor.size, torch.Tensor.numel, torch.numel, torch.Tensor.__len__):
+            return self._size(func, args, kwargs)
+        if func is torch.Tensor.stride:
+            self._hide(args[0], "stride()")
+        mode = get_proxy_mode()
+        if mode is None:
+            return func(*args, **kwargs)
+        self._count_parts(func, args, kwargs)
+        nodes = mode.tracer.graph.nodes
+        last = next(iter(reversed(nodes)), None)
+        notes = self._notes(func, args, kwargs)
+        result = func(*args, **kwargs)
+        for node in reversed(nodes):
+            if node is last:
+                break
+            node.meta.setdefault("custom", {}).setdefault(META_KEY, {}).update(notes)
+        return result
+
+    def _notes(
+        self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> dict[str, Any]:
+        calls = self.record.calls
+        running = running_frames(sys._getframe(2))
+        notes: dict[str, Any] = {"call": calls.setdefault(running, len(calls)), "rigid": func in _RIGID}
+        numbers = [(plain(n), self._own(n)) for n in _flat_numbers((args, kwargs))]
+        if getattr(func, "__name__", "") in ADAPTING:
+            notes["adapting"] = func.__name__, tuple(number for number, _ in numbers)
+        if any(expression is not None for _, expression in numbers):
+            notes["numbers"] = tuple(numbers)
+        return notes
+
+    def _own(self, number: Any) -> Expression | None:
+        """The expression of a number of this trace; one that a cache kept from another has none."""
+        is_own = isinstance(number, Tracked) and number.record is self.record
+        return number.expression if is_own else None
+
+    def _root(self, tensor: Any) -> int | None:
+        node = _node_of(tensor)
+        if node is None:
+            return None
+        notes = node.meta.setdefault("custom", {}).setdefault(META_KEY, {})
+        if "root" not in notes:
+            notes["root"] = self._roots
+            self._roots += 1
+        return cast(int, notes["root"])
+
+    def _count_parts(self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        """Note that as many tensors come of a call as a dimension is long, or fits parts of one length."""
+        parts = _PARTS.get(getattr(func, "__name__", ""))
+        if parts is None or not args or not isinstance(args[0], torch.Tensor) or not args[0].ndim:
+            return
+        given = (*args[1:], *kwargs.values())
+        place = {"split": 1, "chunk": 1}.get(getattr(func, "__name__", ""), 0)
+        length = plain(given[0]) if place and given else None
+        if place and type(length) is not int:
+            return
+        dim = kwargs.get("dim", args[place + 1] if len(args) > place + 1 else 0)
+        root = self._root(args[0])
+        if root is not None and type(plain(dim)) is int:
+            axis = plain(dim) % args[0].ndim
+            expression = parts(SizeOf(root, axis), length)
+            frame = users_frame(sys._getframe(2))
+            number = evaluate_expression(expression, lambda size: args[0].shape[axis])
+            self.record.use(expression, number, "as many tensors", frame)
+
+    def _hide(self, tensor: Any, how: str) -> None:
+        """Note that something that follows from all sizes of a tensor is used."""
+        root, frame = self._root(tensor), users_frame(sys._getframe(2))
+        for dim, size in enumerate(tensor.shape) if root is not None and frame is not None else ():
+            self.record.escaped.append(SizeOf(cast(int, root), dim))
+            self.record.use(SizeOf(cast(int, root), dim), size, how, frame)
+
+    def _read(self, tensor: Any, shape: torch.Size) -> torch.Size:
+        """The sizes that a forward reads, tracked."""
+        root = self._root(tensor)
+        if root is not None:
+            self.record.read(tuple(shape), root, users_frame(sys._getframe(2)))
+        return self._shape(tensor, shape)
+
+    def _shape(self, tensor: Any, shape: torch.Size) -> torch.Size:
+        root = self._root(tensor)
+        if root is None:
+            return shape
+        return torch.Size([tracked(int(n), SizeOf(root, d), self.record) for d, n in enumerate(shape)])
+
+    def _size(self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        tensor = args[0]
+        root = self._root(tensor)
+        frame = users_frame(sys._getframe(2))
+        if root is not None:
+            self.record.read(tuple(tensor.shape), root, frame)
+        shape = self._shape(tensor, torch.Size(tensor.shape))
+        if func == torch.Tensor.size:
+            dim = kwargs.get("dim", args[1] if len(args) > 1 else None)
+            return shape if dim is None else shape[dim]
+        if func == torch.Tensor.__len__:
+            if root is not None:
+                self.record.escaped.append(SizeOf(root, 0))
+                self.record.use(SizeOf(root, 0), tensor.shape[0], "len()", frame)
+            return func(*args, **kwargs)
+        total: Any = 1
+        for extent in shape:
+            total = total * extent
+        return total
+
+
+def track_attributes(model: nn.Module, record: Record) -> None:
+    """Replace, in place, every integer that a module of `model` keeps by a tracked one."""
+    replace_integers(model, lambda attribute: cast(int, tracked(attribute.number, attribute, record)))
