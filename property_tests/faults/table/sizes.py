@@ -17,16 +17,16 @@ from property_tests.faults.killers import (
 FAULTS = (
     Fault(
         "sizes: a comparison asks for no other size",
-        "tracing.exploring",
-        "for question in (*graph.guards, *graph.uses)",
-        "for question in graph.uses",
+        "spec.graph",
+        "return (*self.guards, *self.uses)",
+        "return self.uses",
         (*sequences_of("layer of longer inputs", "comparison"), SIZED_SEQUENCES),
     ),
     Fault(
         "sizes: a number used out of sight asks for no other size",
-        "tracing.exploring",
-        "for question in (*graph.guards, *graph.uses)",
-        "for question in graph.guards",
+        "spec.graph",
+        "return (*self.guards, *self.uses)",
+        "return self.guards",
         (*sequences_of("rounds", "list of scales", "as deep as long"), SIZED_SEQUENCES),
     ),
     Fault(
@@ -38,7 +38,7 @@ FAULTS = (
     ),
     Fault(
         "sizes: as many tensors come of a split at every size",
-        "tracing.provenance",
+        "tracing.tracking",
         'self.record.use(expression, number, "as many tensors", frame)',
         "pass",
         sequences_of("recurrence over unbound tokens", "as many steps", "chunks with a rest"),
@@ -59,7 +59,7 @@ FAULTS = (
     ),
     Fault(
         "sizes: how many rows a tensor has is a constant",
-        "tracing.provenance",
+        "tracing.tracking",
         "        if func == torch.Tensor.__len__:\n            if root is not None:",
         "        if func == torch.Tensor.__len__:\n            if root is None:",
         (*sequences_of("length of the first"), *sequences_of("length of the batch")),
