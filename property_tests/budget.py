@@ -11,7 +11,9 @@ from speedup.testing.networks import FAMILIES
 PROFILE = os.environ.get("HYPOTHESIS_PROFILE", "ci")
 NIGHTLY = PROFILE == "nightly"
 NETWORKS = int(os.environ.get("SPEEDUP_EXAMPLES", "20000"))
-"""How many networks the nightly profile tries."""
+"""How many networks the nightly profile tries, besides those that look at sizes."""
+SIZED = int(os.environ.get("SPEEDUP_SIZED_EXAMPLES", "2000"))
+"""How many networks that look at sizes it tries."""
 
 
 def around_each() -> int:
@@ -24,3 +26,8 @@ def of_each_family() -> int:
     if not NIGHTLY:
         return {"ci": 37, "dev": 8}.get(PROFILE, 37)
     return max(1, -(-(NETWORKS - around_each() * len(operators())) // len(FAMILIES)))
+
+
+def sized_of_each_family() -> int:
+    """How many networks of each family that look at sizes."""
+    return max(1, -(-SIZED // len(FAMILIES))) if NIGHTLY else {"ci": 12, "dev": 4}.get(PROFILE, 12)

@@ -19,15 +19,23 @@ LEAST_SHRUNK = 0.7
 
 @attrs.define
 class Tally:
-    """Numbers of networks; in `held`, by operator, how many had it."""
+    """Numbers of networks; in `held`, by operator, how many had it.
+
+    `elsewhere` counts comparisons at sizes that no plan was made from, `found` the calls at other sizes that
+    planning looked for and traced.
+    """
 
     networks: int = 0
     shrunk: int = 0
+    elsewhere: int = 0
+    found: int = 0
     held: Counter[str] = attrs.field(factory=Counter)
 
-    def add(self, plan: Plan, held: Iterable[str] = ()) -> None:
+    def add(self, plan: Plan, held: Iterable[str] = (), elsewhere: int = 0) -> None:
         """Count a network by its plan, which names the operators outside of rewritten modules, and `held`."""
         self.networks += 1
+        self.elsewhere += elsewhere
+        self.found += len(plan.subject.found)
         self.shrunk += plan.parameters_after < plan.parameters_before
         self.held.update({op.target for op in plan.expected.ops} | set(held))
 
@@ -35,6 +43,8 @@ class Tally:
         """Count what `other` counted too."""
         self.networks += other.networks
         self.shrunk += other.shrunk
+        self.elsewhere += other.elsewhere
+        self.found += other.found
         self.held.update(other.held)
 
     @property
@@ -48,6 +58,8 @@ def to_report(tally: Tally) -> dict[str, Any]:
         "networks": tally.networks,
         "shrunk": tally.shrunk,
         "shrunk_share": round(tally.shrunk_share, 4),
+        "elsewhere": tally.elsewhere,
+        "found": tally.found,
         "operators": len(tally.held),
         "held": dict(sorted(tally.held.items())),
     }
@@ -55,14 +67,18 @@ def to_report(tally: Tally) -> dict[str, Any]:
 
 def from_report(report: dict[str, Any]) -> Tally:
     """The inverse of `to_report`."""
-    return Tally(report["networks"], report["shrunk"], Counter(report["held"]))
+    return Tally(
+        report["networks"], report["shrunk"], report["elsewhere"], report["found"], Counter(report["held"])
+    )
 
 
 def headline(tally: Tally, operators: Iterable[str]) -> str:
     """What was tried, in a sentence; `operators` are those that could be held."""
     wanted = set(operators)
+    sizes = f"at {tally.elsewhere} sizes not planned for ({tally.found} more found while planning), "
     return (
         f"{tally.networks} networks, {tally.shrunk_share:.1%} of which shrank, "
+        f"{sizes if tally.elsewhere else ''}"
         f"with {len(wanted & tally.held.keys())} of {len(wanted)} operators that a network can hold"
     )
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 
 import torch
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
@@ -17,6 +17,7 @@ from speedup.masks import apply_masks, resolve_masks
 from speedup.rules.rule import evaluate
 from speedup.spec.graph import Graph, Value
 from speedup.spec.inputs import example_from
+from speedup.testing.grammar.sized import looks_at_sizes
 from speedup.testing.strategies import Case, cases
 from speedup.tracing.isolation import isolated
 from speedup.tracing.trace import trace
@@ -65,6 +66,9 @@ def test_what_is_known_of_a_network_is_so_at_every_batch_size(case: Case, seed: 
     facts = _facts(case, graph, tensors)
     other = case.inputs(case.batch + 2, seed)
     again, others = _traced(case, other)
+    if looks_at_sizes(case.network.module):
+        # What is known of one way need not be so in another.
+        assume([op.target for op in again.ops] == [op.target for op in graph.ops])
     assert [op.target for op in again.ops] == [op.target for op in graph.ops]
     for found, tensor in zip(facts, _run(again, others, other), strict=True):
         if not found.is_unknown:

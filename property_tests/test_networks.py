@@ -28,7 +28,8 @@ def _share(divisor: int) -> settings:
 def test_small_model_equals_masked_model_and_given_model_is_untouched(
     family: Family, networks: Tally, data: st.DataObject
 ) -> None:
-    networks.add(data.draw(cases(family), label="case").check())
+    case = data.draw(cases(family), label="case")
+    networks.add(case.check(), elsewhere=len(case.network.elsewhere))
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -40,13 +41,14 @@ def test_plans_are_values_and_materializing_leaves_nothing_to_cut(
     case = data.draw(cases(family), label="case")
     model, masks = given_model(case)
     example = case.example()
-    plan, again = plan_speedup(model, example, masks), plan_speedup(model, example, masks)
+    calls = case.calls()
+    plan, again = (plan_speedup(model, example, masks, others=calls) for _ in range(2))
     assert plan == again
     assert hash(plan) == hash(again)
-    assert plan.parameters_after <= plan_speedup(model, example).parameters_after
+    assert plan.parameters_after <= plan_speedup(model, example, others=calls).parameters_after
 
     small = materialize(plan, verify="none")
-    smaller = materialize(plan_speedup(small, example), verify="none")
+    smaller = materialize(plan_speedup(small, example, others=calls), verify="none")
     assert shapes(smaller) == shapes(small)
 
 
@@ -54,7 +56,7 @@ def test_plans_are_values_and_materializing_leaves_nothing_to_cut(
 @given(case=cases())
 def test_plans_are_the_same_when_they_were_text(case: Case) -> None:
     model, masks = given_model(case)
-    plan = plan_speedup(model, case.example(), masks)
+    plan = plan_speedup(model, case.example(), masks, others=case.calls())
     text = plan.to_json()
     again = Plan.from_json(text)
     assert again == plan

@@ -10,17 +10,19 @@ from hypothesis import HealthCheck, Phase, given, settings
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
+from speedup.spec.inputs import example_from
 from speedup.testing import modules
+from speedup.testing.grammar.sized import looks_at_sizes
 from speedup.testing.masks import MaskSpec, Scattered, Slices, Whole
 from speedup.testing.networks import FAMILIES, Family, Input, Network, build
-from speedup.testing.oracle import assert_same_output, masked_copy, run
+from speedup.testing.oracle import assert_same_output, masked_copy, output_of, run
 from speedup.testing.snapshots import model_state, process_state, tensor_bytes
 from speedup.testing.spec import Spec
 from speedup.testing.strategies import Case, cases
 
 # A survey looks at its examples as a whole, so it must see the same ones on every run.
 _SURVEY = settings(
-    max_examples=320,
+    max_examples=400,
     deadline=None,
     derandomize=True,
     database=None,
@@ -42,7 +44,7 @@ _OPTIONS = {
     *("padding_mode=reflect", "padding_mode=replicate", "padding_mode=circular"),
     *("affine", "elementwise_affine", "track_running_stats", "count_include_pad", "ceil_mode"),
     *("inplace", "in_place", "sizes", "add", "step", "shifted", "norm", "causal", "chunked", "norm_first"),
-    *("mode=bilinear", "align_corners", "taps"),
+    *("mode=bilinear", "align_corners", "taps", "asked", "added", "trained", "gate", "counted", "last"),
     *("kind=lstm", "kind=tanh", "kind=relu", "layers", "bidirectional", "batch_first"),
     *("outputs=tuple", "outputs=dict", "outputs=named tuple", "outputs=dataclass"),
 }
@@ -105,12 +107,32 @@ def test_networks_can_be_exported_and_run_at_other_batch_sizes(family: Family) -
                 assert leaf.isfinite().all()
 
 
+def test_networks_that_look_at_sizes_take_many_others_and_further_calls_are_drawn() -> None:
+    drawn = [case for family in FAMILIES for case in survey(family)]
+    sized = [case.network for case in drawn if looks_at_sizes(case.network.module)]
+    assert 0.05 * len(drawn) < len(sized) < 0.5 * len(drawn)
+    assert sum(len(network.elsewhere) >= 5 for network in sized) > 0.4 * len(sized)
+    assert {len(case.network.calls) for case in drawn} == {0, 1}
+    assert {type(one) for case in drawn for call in case.network.calls for one in call} == {Input, str}
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_networks_can_be_called_as_they_say(family: Family) -> None:
+    for case in sample(family, 30):
+        model = case.model().eval()
+        for call in (*case.calls(), *case.elsewhere()):
+            example = example_from(call)
+            batch = example.tensors[0].shape[0]
+            for leaf in _tensors(output_of(model, example, example.tensors)):
+                assert leaf.shape[0] == batch
+
+
 @pytest.mark.parametrize("family", FAMILIES)
 def test_outputs_vary_with_the_input_for_most_networks_even_masked(family: Family) -> None:
     surveyed = sample(family, 60)
     lively = [case for case in surveyed if _varies(case, case.model())]
     lively_masked = [case for case in surveyed if _varies(case, masked_copy(case.model(), case.masks))]
-    assert len(lively) > 0.9 * len(surveyed)
+    assert len(lively) > 0.85 * len(surveyed)
     assert len(lively_masked) > 0.6 * len(surveyed)
 
 

@@ -190,6 +190,13 @@ def test_constants_that_disagree_stay() -> None:
     assert_same(masked, materialize(plan), drawn(XS), drawn(XS, 1.0))
 
 
+def test_one_channel_stays_of_those_that_are_zero_in_one_of_the_calls_alone() -> None:
+    masked = prepared(Shifted(), {}, {"q": (1, 4)})
+    small = materialize(planned(masked, (XS(2, 0), 1.0)))
+    assert small.o.in_features == 7
+    assert_same(masked, small, drawn(XS), drawn(XS, 1.0))
+
+
 def test_constants_stay_that_disagree_with_the_last_of_three_calls() -> None:
     masked = prepared(Shifted(), {"q": (1, 4)})
     plan = planned(masked, XS(1, 3), (XS(2, 0), 2.0))

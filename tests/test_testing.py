@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 import torch
+from attrs import evolve
 from hypothesis import HealthCheck, Phase, find, given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
@@ -32,10 +33,22 @@ from speedup.testing import (
     lively,
     mask_argument,
     masks_for,
+    networks,
     sample_inputs,
     source_of,
 )
-from speedup.testing.modules import FusedAttention, Net
+from speedup.testing.grammar.sized import looks_at_sizes
+from speedup.testing.modules import (
+    Either,
+    FusedAttention,
+    ItemNumber,
+    Net,
+    OptionalInput,
+    PeakScale,
+    Rounds,
+    TwoInputNet,
+)
+from speedup.tracing.exploring import Exploration
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -247,6 +260,59 @@ def test_source_of_a_case_is_what_one_would_write() -> None:
         "masks = MaskSpec((Slices('stages.0.weight', 0, (1, 2)),), compact=True)",
         "assert_equivalent(model, sample_inputs(inputs, batch=2), masks)",
     ]
+
+
+BY_SIZE = Case(
+    network=Network(
+        (Input((4, 3)),),
+        Spec.of(
+            TwoInputNet,
+            Spec.of(OptionalInput, Spec.of(nn.Linear, 3, 6), Spec.of(nn.Linear, 3, 6)),
+            Spec.of(Net, Spec.of(Rounds, Spec.of(nn.Linear, 6, 6), 2, 1), Spec.of(nn.Linear, 6, 2)),
+        ),
+        calls=((Input((4, 3)), Input((4, 3))),),
+        elsewhere=((Input((1, 3)),), (Input((7, 3)), Input((7, 3)))),
+    ),
+    seed=3,
+    batch=2,
+    masks=MaskSpec((Slices("net.stages.0.body.weight", 0, (1, 2)), Slices("merge.left.weight", 0, (1, 3)))),
+)
+
+
+def test_case_of_several_calls_is_planned_for_all_and_compared_at_other_sizes() -> None:
+    plan = BY_SIZE.check()
+    assert [len(call.tensors) for call in plan.subject.others] == [2]
+    assert [call["x"].shape for call in evolve(BY_SIZE, keywords=True).elsewhere()] == [(2, 1, 3), (1, 7, 3)]
+
+
+@pytest.mark.parametrize("keywords", [False, True])
+def test_source_of_a_case_of_several_calls_passes(keywords: bool) -> None:
+    source = source_of(evolve(BY_SIZE, keywords=keywords))
+    assert "assert_equivalent(model, " in source
+    assert ", masks, others=others, unseen=unseen)" in source
+    exec(source, {})
+
+
+def test_small_model_that_is_wrong_at_other_sizes_alone_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
+    library = importlib.import_module("speedup.tracing.islands")
+    monkeypatch.setattr(library, "explored", lambda *_: Exploration((), ()))
+    either = Spec.of(Either, Spec.of(nn.Linear, 6, 6), Spec.of(nn.Identity), "above", 1, 4)
+    module = Spec.of(Net, Spec.of(nn.Linear, 3, 6), either, Spec.of(nn.Linear, 6, 2))
+    network = Network((Input((4, 3)),), module, elsewhere=((Input((3, 3)),), (Input((7, 3)),)))
+    masks = MaskSpec((Slices("stages.0.weight", 0, (1, 3)), Slices("stages.0.bias", 0, (1, 3))))
+    with pytest.raises(AssertionError, match=r"for inputs of shape \(1, 7, 3\)"):
+        Case(network, seed=3, batch=2, masks=masks).check()
+
+
+def test_networks_that_look_at_sizes_are_drawn_on_demand() -> None:
+    @settings(QUICK, max_examples=20)
+    @given(networks("sequence", sized=True))
+    def look(network: Network) -> None:
+        blocks = {spec.make for spec in network.module.walk()}
+        assert looks_at_sizes(network.module) or blocks & {ItemNumber, PeakScale}
+        assert all(call != network.inputs for call in network.elsewhere)
+
+    look()
 
 
 def test_long_expressions_are_broken_into_lines_that_mean_the_same() -> None:

@@ -11,6 +11,10 @@ _SMALL = f"{_NETWORKS}::test_small_model_equals_masked_model_and_given_model_is_
 # Laws of whole networks that Hypothesis draws.
 IMAGES, SEQUENCES, OTHERS, PAIRS = (f"{_SMALL}[{f}]" for f in ("image", "sequence", "other", "pair"))
 NETWORKS = (IMAGES, SEQUENCES, OTHERS, PAIRS)
+_SIZED = (
+    "property_tests/test_sizes.py::test_small_model_equals_masked_model_at_sizes_that_were_not_planned_for"
+)
+SIZED_SEQUENCES, SIZED_PAIRS = (f"{_SIZED}[{f}]" for f in ("sequence", "pair"))
 VALUES = f"{_NETWORKS}::test_plans_are_values_and_materializing_leaves_nothing_to_cut"
 ANALYSES = "property_tests/test_analyses.py"
 FIXPOINT = "property_tests/test_fixpoint.py"
@@ -81,6 +85,24 @@ HEADS = "tests/test_attention_heads.py"
 WIDTHS = "tests/test_attention_widths.py"
 ATTENTION = "tests/test_attention.py"
 
+# Other sizes, other calls, numbers read from tensors.
+EVERY_SIZE = "tests/test_every_size.py"
+CACHED = f"{EVERY_SIZE}::test_cached_arithmetic_on_sizes_holds_nothing_back"
+SEVERAL = "tests/test_several_calls.py"
+NUMBERS = "tests/test_numbers_from_tensors.py"
+DRAWS = "tests/test_draws.py"
+
+
+def sequences_of(*names: str) -> tuple[str, ...]:
+    """One plan holds at every length, for these models."""
+    return tuple(f"{EVERY_SIZE}::test_plan_holds_for_sequences_of_every_length[{name}]" for name in names)
+
+
+def images_of(*names: str) -> tuple[str, ...]:
+    """The same for images."""
+    return tuple(f"{EVERY_SIZE}::test_plan_holds_for_images_of_every_size[{name}]" for name in names)
+
+
 # What a plan and a small model promise, case by case.
 ATTRIBUTES = "tests/test_attributes.py"
 CONSTRAINTS = "tests/test_constraints.py"
@@ -123,5 +145,5 @@ EVERY = (
     *(GROUPS, FEATURES, RECURRENT, REPARAMETRIZED, SANDWICHES, STATED, HEADS, WIDTHS, ATTENTION),
     *(ATTRIBUTES, CONSTRAINTS, COPYING, COUPLING, CUSTOM_RULES, FITTING, FUNCTIONAL, ISLANDS, KEEPSETS),
     *(LAYOUT_BLOCKS, MATERIALIZE, MERGING, NATIVE, PLANNER, PHRASING, REHEARSAL, REWRITING),
-    *(REWRITTEN, SOLVING, TRACE),
+    *(REWRITTEN, SOLVING, TRACE, SIZED_SEQUENCES, SIZED_PAIRS, EVERY_SIZE, SEVERAL, NUMBERS, DRAWS),
 )

@@ -14,7 +14,7 @@ from speedup.testing.assertion import assert_equivalent
 from speedup.testing.habits import masks_for
 from speedup.testing.inputs import inputs_like
 from speedup.testing.masks import MaskSpec, Scattered, Slices, Whole, mask_argument
-from speedup.testing.networks import Input, Network, lively, networks, sample_inputs
+from speedup.testing.networks import Input, Network, lively, networks, sample_call, sample_inputs
 from speedup.testing.source import expression
 from speedup.testing.spec import Spec
 from speedup.testing.strategies import Case, cases, source_of
@@ -36,6 +36,7 @@ __all__ = [
     "mask_argument",
     "masks_for",
     "networks",
+    "sample_call",
     "sample_inputs",
     "source_of",
 ]

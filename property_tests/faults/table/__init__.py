@@ -19,6 +19,7 @@ from property_tests.faults.table import (
     positions,
     products,
     recurrences,
+    sizes,
     sources,
     statistics,
 )
@@ -38,6 +39,7 @@ FAULTS: tuple[Fault, ...] = (
     *engine.FAULTS,
     *forwards.FAULTS,
     *sources.FAULTS,
+    *sizes.FAULTS,
     *parts.FAULTS,
     *building.FAULTS,
 )

@@ -30,8 +30,8 @@ FAULTS = (
     Fault(
         "absorption: the border of a padded convolution is uniform",
         "rules.absorption",
-        "account_of(site, shape) if usable and not shape.border else None",
-        "account_of(site, shape) if usable else None",
+        "account_of(site) if usable and not borders else None",
+        "account_of(site) if usable else None",
         (IMAGES, MATERIALIZE),
     ),
     Fault(
@@ -79,7 +79,7 @@ FAULTS = (
     Fault(
         "absorption: no carrier is asked for",
         "rules.absorption",
-        "yield Carrier(dim, debt.families, magnitude, rows, shape.groups, cause)",
+        "yield Carrier(dim, debt.families, debt.magnitude, rows, shape.groups, cause)",
         "yield from ()",
         (IMAGES, MATERIALIZE),
     ),
@@ -100,15 +100,15 @@ FAULTS = (
     Fault(
         "absorption: a tied weight's layer gets a new bias",
         "rules.absorption",
-        "if shape.bias is None and site.may_add_bias and site.is_own(shape.weight):",
+        "if shape.bias is None and site.may_add_bias and site.counterparts(shape.weight):",
         "if shape.bias is None and site.may_add_bias:",
         (f"{MATERIALIZE}::test_module_called_twice_gets_no_bias_for_constants_of_one_call",),
     ),
     Fault(
         "absorption: a bias that two calls read is charged by one",
-        "rules.rule",
-        "and self.graph.readers[value.index] == (self.op.index,)",
-        "and self.op.index in self.graph.readers[value.index]",
+        "spec.graph",
+        "return readers if readers == (op.index,) else ()",
+        "return (op.index,)",
         (f"{MATERIALIZE}::test_bias_of_two_layers_is_not_charged_with_constants_of_one",),
     ),
     Fault(

@@ -46,8 +46,8 @@ FAULTS = (
     Fault(
         "coupling: a grouped weight that is called twice shrinks for one call",
         "rules.contraction",
-        "if not site.is_own(weight):",
-        "if weight.ndim < 0:",
+        "    if not together:\n        shared",
+        "    if weight.ndim < 0:\n        shared",
         (GROUPS,),
     ),
     Fault(
@@ -109,8 +109,8 @@ FAULTS = (
     Fault(
         "coupling: RMSNorm folds into a weight that is not its own",
         "rules.layer_norm",
-        "return own and site.is_own(weight) and len(_last(site.op)) == 1",
-        "return own and len(_last(site.op)) == 1",
+        "if not own or not together or len(_last(site.op)) != 1:",
+        "if not own or len(_last(site.op)) != 1:",
         (FEATURES,),
     ),
 )

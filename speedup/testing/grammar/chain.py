@@ -18,6 +18,7 @@ from speedup.testing.grammar.pools import POOLS
 from speedup.testing.grammar.recurrent import RECURRENTS
 from speedup.testing.grammar.resampling import IMAGE_RESAMPLINGS
 from speedup.testing.grammar.site import Layout, Production, Shape, Site, draw_production, pick, result_sizes
+from speedup.testing.grammar.sized import sized
 from speedup.testing.grammar.transitions import TRANSITIONS
 from speedup.testing.spec import Spec, sequential
 
@@ -46,8 +47,17 @@ def draw_opening(draw: st.DrawFn, shape: Shape) -> tuple[Spec, Shape]:
     return block, attrs.evolve(shape, sizes=result_sizes(block, shape.sizes))
 
 
+def draw_sized(draw: st.DrawFn, site: Site) -> tuple[Spec, Shape]:
+    """Draw a block that looks at sizes, and the shape that it makes."""
+    block = draw_production(draw, SIZED, site)
+    assert block is not None
+    return block, attrs.evolve(site.shape, sizes=result_sizes(block, site.shape.sizes))
+
+
 def _draw_block(draw: st.DrawFn, site: Site) -> tuple[Spec, Shape]:
     shape = site.shape
+    if shape.space and draw(st.integers(0, 15)) == 15:
+        return draw_sized(draw, site)
     if not site.keep_space and draw(st.integers(0, 9)) == 9:
         transitions = [transition for transition in TRANSITIONS[shape.layout] if transition.fits(shape)]
         if transitions:
@@ -73,6 +83,7 @@ def _chain(draw: st.DrawFn, site: Site, longest: int) -> tuple[Spec, Shape]:
 
 
 _COMPOSITIONS = compositions(_chain)
+SIZED = sized(_chain)
 _SPATIAL: Families = (
     POINTWISES,
     CONVOLUTIONS,

@@ -10,6 +10,7 @@ from torch import nn
 
 from speedup.testing.grammar.recurrent import last_state
 from speedup.testing.grammar.site import Layout, Shape, pick
+from speedup.testing.grammar.sized import last_token
 from speedup.testing.modules import (
     FirstToken,
     FromTokens,
@@ -103,6 +104,7 @@ TRANSITIONS: Mapping[Layout, tuple[Transition, ...]] = {
         Transition("vector", _flatten, _is_small),
         Transition("vector", _constantly(TokenMean)),
         Transition("vector", _constantly(FirstToken)),
+        Transition("vector", last_token),
         Transition("vector", last_state),
         Transition("signal", _constantly(FromTokens)),
         Transition("image", _image_of_tokens, _has_even_length),

@@ -7,6 +7,7 @@ from speedup.testing.modules.attention import (
     GroupedQueryAttention,
     PackedAttention,
 )
+from speedup.testing.modules.calls import OptionalInput, Tasks
 from speedup.testing.modules.composition import (
     BothWays,
     Concat,
@@ -35,6 +36,7 @@ from speedup.testing.modules.layout import (
 )
 from speedup.testing.modules.literals import LiteralChunk, LiteralFlatten, LiteralHeads, LiteralSplit
 from speedup.testing.modules.network import Film, Merge, Net, Prediction, Result, Siamese, TwoInputNet
+from speedup.testing.modules.numbers import ItemNumber, PeakScale
 from speedup.testing.modules.parameters import (
     BufferShift,
     ClassToken,
@@ -49,11 +51,25 @@ from speedup.testing.modules.parameters import (
     WeightNormed,
 )
 from speedup.testing.modules.recurrent import LastState, Recurrent, Stepped, Translator
+from speedup.testing.modules.sized import (
+    BatchShortcut,
+    CutTable,
+    Either,
+    ElasticPad,
+    EvenPool,
+    LastToken,
+    Rounds,
+    Scan,
+    SizeScale,
+    StretchedTable,
+    Windows,
+)
 from speedup.testing.modules.transformer import EncoderDecoder, SharedKeys, SkipLevel, TransformerBlock
 
 __all__ = [
     "Along",
     "Attention",
+    "BatchShortcut",
     "BothWays",
     "BufferShift",
     "ChannelConvGate",
@@ -62,7 +78,11 @@ __all__ = [
     "ClassToken",
     "Concat",
     "CrossAttention",
+    "CutTable",
+    "Either",
+    "ElasticPad",
     "EncoderDecoder",
+    "EvenPool",
     "Film",
     "FirstToken",
     "Focus",
@@ -75,7 +95,9 @@ __all__ = [
     "GatedUnit",
     "GlobalMean",
     "GroupedQueryAttention",
+    "ItemNumber",
     "LastState",
+    "LastToken",
     "LiteralChunk",
     "LiteralFlatten",
     "LiteralHeads",
@@ -84,25 +106,32 @@ __all__ = [
     "Merge",
     "Net",
     "Normalize",
+    "OptionalInput",
     "PackedAttention",
     "Pad",
+    "PeakScale",
     "PositionEmbedding",
     "Prediction",
     "Recurrent",
     "Residual",
     "Result",
+    "Rounds",
     "ScaleShift",
+    "Scan",
     "SharedKeys",
     "SharedWeight",
     "Shuffle",
     "Siamese",
+    "SizeScale",
     "SkipLevel",
     "SpatialGate",
     "SplitPaths",
     "SqueezeExcite",
     "StandardizedConv",
     "Stepped",
+    "StretchedTable",
     "SwapSpace",
+    "Tasks",
     "TiedLanguageModel",
     "TiedLinears",
     "ToTokens",
@@ -114,4 +143,5 @@ __all__ = [
     "TwoInputNet",
     "View",
     "WeightNormed",
+    "Windows",
 ]

@@ -63,15 +63,15 @@ class Net(nn.Module):
 
 
 class TwoInputNet(nn.Module):
-    """`merge` turns two inputs into one value, which `net` goes on with."""
+    """`merge` turns two inputs into one value, which `net` goes on with; some can do without the second."""
 
     def __init__(self, merge: nn.Module, net: Net) -> None:
         super().__init__()
         self.merge = merge
         self.net = net
 
-    def forward(self, x: Tensor, y: Tensor) -> Output:
-        output: Output = self.net(self.merge(x, y))
+    def forward(self, x: Tensor, y: Tensor | str | None = None) -> Output:
+        output: Output = self.net(self.merge(x) if y is None else self.merge(x, y))
         return output
 
 
