@@ -253,7 +253,7 @@ def slice_known(op: Op, facts: Facts, moves: Moves) -> tuple[Fact, ...]:
 def _keep_table(site: Site) -> Iterable[Constraint]:
     """What an input-dependent slice of a table does not read now it may read next time."""
     table = site.op.operands[0]
-    if _is_elastic(site.op) and site.fact(table).is_all_known():
+    if _is_elastic(site.op) and site.graph.is_fixed(table):
         axis = axis_of(site.op["dim"], table.ndim)
         yield Pinned((table.index, axis), site.because("a slice that depends on the input's size reads it"))
 

@@ -240,6 +240,17 @@ class Graph:
         """Where other numbers might lead the forward another way: comparisons, and uses out of sight."""
         return (*self.guards, *self.uses)
 
+    def is_fixed(self, value: Value) -> bool:
+        """Whether a value is computed from the model's state alone, and so is the same in every call."""
+        return value.index in self.once("fixed", self._fixed)
+
+    def _fixed(self) -> frozenset[int]:
+        found = {v.index for v in self.state}
+        for op in self.ops:
+            if all(v.index in found for v in op.operands):
+                found.update(r.index for r in op.results)
+        return frozenset(found)
+
     def call_of(self, op: int) -> int:
         """The number of the call that op number `op` belongs to."""
         return bisect_right(self.starts, op) - 1

@@ -10,8 +10,11 @@ from torch import Tensor
 from speedup.spec.expressions import sizes_in
 from speedup.spec.graph import Graph, Shape
 from speedup.spec.inputs import Example, batch_size
+from speedup.spec.resizing import resized
 from speedup.tracing.questions import Question, constants_in, others_of, targets_of
 
+# Dimensions of inputs, each by the input's number and its own.
+Unit = frozenset[tuple[int, int]]
 # Elements of an input that is made up to be traced.
 LARGEST = 1 << 24
 _NEAR, _FURTHER = (1, -1), (2, -2, 3, 4, 5, 6, 7, 8)
@@ -25,7 +28,7 @@ def shapes_of(example: Example) -> tuple[Shape, ...]:
 def near_shapes(example: Example, question: Question, graph: Graph) -> Iterator[tuple[Shape, ...]]:
     """Shapes of a call with other sizes, the nearest first: one size that inputs share, then single ones."""
     shapes = shapes_of(example)
-    units = list(_units(example))
+    units = [one for one in _units(example) if _may_change(one, shapes, graph)]
     steps = {unit: list(_steps(extent, question, graph)) for unit, extent in units}
     done = {shapes}
     for rank in range(max(map(len, steps.values()), default=0)):
@@ -37,14 +40,27 @@ def near_shapes(example: Example, question: Question, graph: Graph) -> Iterator[
                     yield found
 
 
-def _changed(shapes: Sequence[Shape], unit: frozenset[tuple[int, int]], extent: int) -> tuple[Shape, ...]:
+def _may_change(unit: tuple[Unit, int], shapes: tuple[Shape, ...], graph: Graph) -> bool:
+    """Whether the ops that read the inputs run at any other extent, as they do not with more channels."""
+    places, extent = unit
+
+    def ask() -> bool:
+        readers = [graph.ops[r] for v in graph.inputs for r in graph.readers[v.index]]
+        wanted = {r.index for op in readers for r in op.results}
+        others = (_changed(shapes, places, n) for n in (2 * extent, extent + 1, 3 * extent))
+        return any(len(resized(graph, other, wanted)) == len(wanted) for other in others)
+
+    return graph.once(f"may change {sorted(places)}", ask)
+
+
+def _changed(shapes: Sequence[Shape], unit: Unit, extent: int) -> tuple[Shape, ...]:
     return tuple(
         tuple(extent if (number, dim) in unit else n for dim, n in enumerate(shape))
         for number, shape in enumerate(shapes)
     )
 
 
-def _units(example: Example) -> Iterator[tuple[frozenset[tuple[int, int]], int]]:
+def _units(example: Example) -> Iterator[tuple[Unit, int]]:
     """Dimensions of the inputs that may change together, with their extent."""
     shapes = shapes_of(example)
     has_batch = batch_size(example) is not None

@@ -30,6 +30,7 @@ from speedup.tracing.sinks import (
     caller,
     calls_cached,
     hints_of,
+    is_message,
     users_frame,
     watched,
 )
@@ -137,10 +138,14 @@ def escape(item: Any, how: str = "") -> None:
             if how == "int()":
                 # Different numbers give one.
                 expression, number = Arithmetic("trunc", (expression,)), int(number)
-            item.record.use(expression, number, how, caller(1))
+            frame = caller(1)
+            is_text = how == _TEXT
+            if not is_text or frame is None or not is_message(frame):
+                item.record.use(expression, number, how, frame, may_repeat=is_text)
 
 
-_SPOKEN = {"str": "text", "repr": "text", "format": "text"}
+_TEXT = "text"
+_SPOKEN = {"str": _TEXT, "repr": _TEXT, "format": _TEXT}
 
 
 def _escaping(name: str) -> Callable[..., Any]:

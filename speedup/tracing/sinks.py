@@ -15,6 +15,7 @@ import math
 import operator
 import sys
 import textwrap
+from collections import ChainMap
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import _lru_cache_wrapper, lru_cache
@@ -35,7 +36,7 @@ _MODULE_CALL = nn.Module._wrapped_call_impl.__code__
 _GENERATED = ("<eval_with_key", "<frozen ", "<attrs generated", "<__array_function__")
 _RANGE = range
 _DEPTH, _MOST_HINTS = 3, 8
-_LOOKUP = "a lookup"
+_LOOKUP, _UNREADABLE = "a lookup", "code whose source is not at hand"
 _CONTAINERS = (list, tuple, dict, str, nn.ModuleList, nn.ModuleDict, nn.Sequential, nn.ParameterList)
 
 
@@ -167,11 +168,26 @@ class Hidden:
 
 def hidden_use(frame: FrameType) -> Hidden | None:
     """How the code of `frame`, which reads a size, may use it out of sight; None where it does not."""
-    how = _Reading(frame.f_globals, dict(frame.f_locals), _DEPTH).of(frame.f_code, ())
     tree = _function(frame.f_code)
-    if not how or tree is None:
-        return None
-    return Hidden(how, _dims_read(tree), hints_of(frame))
+    if tree is None:
+        return Hidden(_UNREADABLE) if any(map(_may_hide, _names_in(frame))) else None
+    how = _Reading(frame.f_globals, dict(frame.f_locals), _DEPTH).of(frame.f_code, ())
+    return Hidden(how, _dims_read(tree), hints_of(frame)) if how else None
+
+
+def _names_in(frame: FrameType) -> Iterator[Any]:
+    """What the names in the code of `frame` stand for, those of attributes as attributes of `self`."""
+    owner = frame.f_locals.get("self")
+    for name in frame.f_code.co_names:
+        yield frame.f_globals.get(name)
+        if owner is not None:
+            yield owner._modules.get(name) if isinstance(owner, nn.Module) else None
+            yield inspect.getattr_static(owner, name, None)
+
+
+def _may_hide(named: Any) -> bool:
+    """Whether something that code without source names could take a number out of sight."""
+    return isinstance(named, (*_CONTAINERS, FunctionType)) or bool(_hidden_in(named))
 
 
 def hints_of(frame: FrameType) -> tuple[int, ...]:
@@ -261,14 +277,9 @@ class _Reading:
         return ""
 
     def _of_callee(self, function: ast.expr, holds: Sequence[bool]) -> str:
-        callee = _named(function, self.local, self.outer)
-        if isinstance(callee, BuiltinFunctionType):
-            home = callee.__self__ if isinstance(callee.__self__, ModuleType) else None
-            is_hidden = home is not None and home.__name__ in ("math", "operator")
-            return f"{callee.__name__}()" if is_hidden else ""
-        homes = (type(callee).__module__, getattr(callee, "__module__", None) or "")
-        if any(home.partition(".")[0] == "numpy" for home in homes):
-            return "numpy"
+        callee = _named(function, self.local, ChainMap(dict(self.outer), vars(builtins)))
+        if isinstance(callee, BuiltinFunctionType | type) or _hidden_in(callee):
+            return _hidden_in(callee)
         if isinstance(callee, staticmethod | classmethod):
             callee = callee.__func__
         if not isinstance(callee, FunctionType) or not self.depth:
@@ -278,6 +289,38 @@ class _Reading:
         owner = {"self": self.local["self"]} if "self" in self.local else {}
         names = callee.__code__.co_varnames[: callee.__code__.co_argcount + callee.__code__.co_kwonlyargcount]
         return _Reading(callee.__globals__, owner, self.depth - 1).of(callee.__code__, names)
+
+
+# Functions and classes of C that take an int for what it is.
+_OF_C = frozenset({hex, oct, bin, chr, bytes, bytearray, torch.Size, complex})
+
+
+def _hidden_in(callee: Any) -> str:
+    """How a function of C, a class of numbers or anything of numpy takes numbers out of sight; empty where
+    it does not.
+    """
+    if isinstance(callee, BuiltinFunctionType):
+        home = callee.__self__ if isinstance(callee.__self__, ModuleType) else None
+        is_hidden = callee in _OF_C or (home is not None and home.__name__ in ("math", "operator"))
+        return f"{callee.__name__}()" if is_hidden else ""
+    if isinstance(callee, type) and (callee in _OF_C or callee.__module__ in ("decimal", "fractions")):
+        return f"{callee.__name__}()"
+    homes = (type(callee).__module__, getattr(callee, "__module__", None) or getattr(callee, "__name__", ""))
+    return "numpy" if any(str(home).partition(".")[0] == "numpy" for home in homes) else ""
+
+
+def is_message(frame: FrameType) -> bool:
+    """Whether the line that `frame` is at only makes the words of an error."""
+    tree = _function(frame.f_code)
+    offset = frame.f_lineno - frame.f_code.co_firstlineno + 1
+    for node in ast.walk(tree) if isinstance(tree, ast.Module) else ():
+        is_check = isinstance(node, ast.Assert | ast.Raise)
+        match node:
+            case ast.Call(func=ast.Name(id=name)) | ast.Call(func=ast.Attribute(attr=name)):
+                is_check = "assert" in name or "warn" in name or name in ("_check", "debug", "info")
+        if is_check and getattr(node, "lineno", 0) <= offset <= (getattr(node, "end_lineno", None) or 0):
+            return True
+    return False
 
 
 def _sized_names(tree: ast.AST, given: Collection[str]) -> Collection[str]:
@@ -323,6 +366,8 @@ def _is_shape(node: ast.expr) -> bool:
 def _function(code: CodeType) -> ast.AST | None:
     """The source of the function with this code, parsed."""
     lines = linecache.getlines(code.co_filename)
+    if not lines:
+        return None
     if code.co_name == "<lambda>":
         return _lambda(code, "".join(lines))
     try:

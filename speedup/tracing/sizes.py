@@ -58,8 +58,9 @@ def attach_sizes(
     for numbers, group in groupby(calls, key=lambda call: call.numbers):
         tracked = {e for _, e in numbers if e is not None}
         found: set[Expression] = set()
+        left = [(n, e) for n, e in numbers if e is not None]
         for call in group:
-            op, matched = _match(ops[call.op], numbers, roots)
+            op, matched = _match(ops[call.op], numbers, roots, left)
             changed[call.op] = op
             found |= matched
         for expression in sorted(tracked - found, key=str):
@@ -130,7 +131,13 @@ def _held(default: Any) -> Any:
     return tuple(default) if isinstance(default, list) else default
 
 
-def _match(op: Op, numbers: tuple[Number, ...], roots: Mapping[int, int]) -> tuple[Op, set[Expression]]:
+def _match(
+    op: Op, numbers: tuple[Number, ...], roots: Mapping[int, int], left: list[Number]
+) -> tuple[Op, set[Expression]]:
+    """The op with derived numbers, and their expressions; `left` are numbers that no op of the call has had.
+
+    Equal numbers of different expressions are handed out in the order of the call.
+    """
     own, plain = list(_numbers(tuple(_given(op).values()))), [n for n, _ in numbers]
     given = _given(op)
     if own != plain and list(_numbers(tuple(op.arguments.values()))) == plain:
@@ -146,7 +153,11 @@ def _match(op: Op, numbers: tuple[Number, ...], roots: Mapping[int, int]) -> tup
             expression = None
         else:
             candidates = {e for n, e in numbers if n == number}
+            if len(candidates) > 1 and None not in candidates:
+                candidates = {next((e for n, e in left if n == number), None)}
             expression = candidates.pop() if len(candidates) == 1 else None
+        if (number, expression) in left:
+            left.remove((number, expression))
         if expression is None:
             return number
         rooted = _rooted(expression, roots)

@@ -59,6 +59,15 @@ _PARTS: Mapping[str, Callable[[SizeOf, Any], Expression]] = {
 _SHAPE = torch.Tensor.shape.__get__  # type: ignore[attr-defined]
 
 
+# What says something about all sizes of a tensor together.
+_OF_ALL_SIZES: Mapping[Any, str] = {
+    torch.Tensor.stride: "stride()",
+    torch.Tensor.nbytes.__get__: "nbytes",  # type: ignore[attr-defined]
+    torch.Tensor.untyped_storage: "its storage",
+    torch.Tensor.storage: "its storage",
+}
+
+
 class Tracking(TorchFunctionMode):
     """Hands out tracked sizes during a trace and annotates the nodes that each Python call creates.
 
@@ -82,8 +91,8 @@ class Tracking(TorchFunctionMode):
             return self._read(args[0], func(*args))
         if func in (torch.Tensor.size, torch.Tensor.numel, torch.numel, torch.Tensor.__len__):
             return self._size(func, args, kwargs)
-        if func is torch.Tensor.stride:
-            self._hide(args[0], "stride()")
+        if func in _OF_ALL_SIZES:
+            self._hide(args[0], _OF_ALL_SIZES[func])
         mode = get_proxy_mode()
         if mode is None:
             return func(*args, **kwargs)
