@@ -6,7 +6,6 @@ example's size may only be used if it holds at any other.
 
 from __future__ import annotations
 
-import operator
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any
@@ -126,7 +125,7 @@ class Extents:
         """What a size that the call states for the dimension says; None where it states none."""
         name = next((n for n in _STATED if n in op.arguments), None)
         sizes = None if name is None else op.arguments[name]
-        if not isinstance(sizes, tuple) or len(sizes) != result.ndim:
+        if not isinstance(sizes, tuple) or len(sizes) != result.ndim or op.is_inner:
             return None
         size = sizes[dim]
         if isinstance(size, Derived):
@@ -214,7 +213,7 @@ _STEPS: Sequence[Callable[[int], int]] = (
     lambda n: 2 * n,
     lambda n: n + 1,
     lambda n: 3 * n,
-    *(partial(operator.add, more) for more in (2, 4, 8, 16, 32)),
+    lambda n: n + 8,
 )
 
 
@@ -243,9 +242,9 @@ class _Trial:
         None where they all run at no other extent, and would not be others either.
         """
         best: Mapping[int, Shape] = {}
-        is_same_way = len(resized(self.graph, [v.shape for v in self.graph.inputs], self.wanted)) == len(
-            self.wanted
-        )
+        is_same_way = not any(op.is_inner for op in self.graph.ops) and len(
+            resized(self.graph, [v.shape for v in self.graph.inputs], self.wanted)
+        ) == len(self.wanted)
         for step in _STEPS:
             shapes = [
                 tuple(step(n) if (number, dim) in unit else n for dim, n in enumerate(value.shape))

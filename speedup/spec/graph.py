@@ -111,7 +111,8 @@ class Op:
     """One operator call. `arguments` are named as in the operator's schema, defaults filled in.
 
     `calls` are the frames of the owner's forward that led to it, the innermost first. A rigid op is
-    part of a larger call that only takes the sizes it was made for.
+    part of a larger call that only takes the sizes it was made for. An inner op is part of a call of another
+    function, whose own code computed the sizes that stand in the op's arguments.
     """
 
     index: int
@@ -121,6 +122,7 @@ class Op:
     owner: Owner
     calls: tuple[Frame, ...] = attrs.field(default=(), eq=False, repr=False)
     is_rigid: bool = attrs.field(default=False, eq=False, repr=False)
+    is_inner: bool = attrs.field(default=False, eq=False, repr=False)
     operands: tuple[Value, ...] = attrs.field(init=False)
 
     def __attrs_post_init__(self) -> None:

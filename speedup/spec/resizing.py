@@ -32,6 +32,9 @@ def resized(graph: Graph, shapes: Sequence[Shape], wanted: Iterable[int]) -> Map
     tensors.update({value.index: _empty(value.shape, value) for value in graph.state})
     for number in _needed(graph, chosen):
         op = graph.ops[number]
+        if all(graph.is_fixed(r) for r in op.results):
+            tensors.update((r.index, _empty(r.shape, r)) for r in op.results)
+            continue
         if op.results and all(r.is_number for r in op.results):
             tensors.update((r.index, 1.0 if r.dtype.is_floating_point else 1) for r in op.results)
             continue

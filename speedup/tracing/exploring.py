@@ -40,6 +40,8 @@ from speedup.tracing.trace import Trace
 # Traces that are made besides those of the given calls; sizes of these that a model may refuse for one
 # question; sizes that are tried on paper for one question, and in all.
 _MOST_TRACES, _MOST_REFUSALS, _MOST_TRIALS, _MOST_IN_ALL = 12, 3, 32, 128
+# Sizes that are traced for a question though it is not known what it would be there.
+_MOST_DOUBTFUL = 4
 # Traces that are made to see comparisons come out otherwise together.
 _MOST_COMBINED = 6
 # A model that has refused so many sizes and taken none is taken to insist on its own.
@@ -143,8 +145,8 @@ class _Explorer:
     def _insists(self) -> bool:
         return self.refusals >= _INSISTS and len(self.traced) == self.first
 
-    def _note(self, example: Example, graph: Graph) -> None:
-        """The questions of a trace, and what it has to say to those of others."""
+    def _note(self, example: Example, graph: Graph) -> Collection[Key]:
+        """Take in the questions of a trace, and what it has to say to those of others. Returns their keys."""
         extents = Extents(graph, STANDARD)
         asked = [
             question
@@ -159,6 +161,7 @@ class _Explorer:
             self.seen.setdefault(key, set()).add(question.number)
             if key not in self.questions and may_differ(question):
                 self.questions[key] = _Asked(question, example, paper)
+        return {(type(question), question.key) for question in asked}
 
     def _is_answered(self, key: Key) -> bool:
         return not any(True for _ in self._wishes(key))
@@ -209,9 +212,7 @@ class _Explorer:
                 if all(not is_same_trace(trace, other) for _, other in self.traced):
                     self.telling.add(key)
                 self.traced.append((example, trace))
-                before = set(self.seen[key])
-                self._note(example, trace.graph)
-                if self.seen[key] == before:
+                if key not in self._note(example, trace.graph):
                     # The forward came another way and did not ask: that is an answer as well.
                     self.seen[key].add(None if not isinstance(asked.question, Use) else unasked(wish))
                 return True
@@ -220,6 +221,7 @@ class _Explorer:
     def _candidates(self, asked: _Asked, wish: Callable[[Any], bool]) -> Iterator[Example]:
         """Calls near the traced one at which the number would be as wished, the nearest first."""
         question, paper, tries = asked.question, asked.paper, 0
+        doubtful: list[tuple[Shape, ...]] = []
         for shapes in near_shapes(asked.example, question, paper.graph):
             if shapes not in paper.known:
                 if tries >= _MOST_TRIALS or self.trials >= _MOST_IN_ALL:
@@ -229,9 +231,13 @@ class _Explorer:
             found = paper.sizes(shapes)
             sizes = {s: found[s.value][s.dim] for s in sizes_in(question.expression) if s.value in found}
             number = number_of(question.expression, sizes.__getitem__)
+            is_large = max(prod(shape) for shape in shapes) > LARGEST
             if number is not None and wish(number):
-                is_large = max(prod(shape) for shape in shapes) > LARGEST
                 yield (of_shapes if is_large else resized_example)(asked.example, shapes)
+            elif number is None and not is_large and len(doubtful) < _MOST_DOUBTFUL:
+                doubtful.append(shapes)
+        # Where the sizes cannot be worked out on paper, only the forward itself can tell.
+        yield from (resized_example(asked.example, shapes) for shapes in doubtful)
 
     def _combine(self) -> Sequence[Pair]:
         """Trace sizes at which comparisons of the example's trace come out otherwise together.

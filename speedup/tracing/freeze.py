@@ -27,6 +27,13 @@ from speedup.tracing.provenance import META_KEY
 from speedup.tracing.record import Record
 from speedup.tracing.sizes import Call, attach_sizes
 
+# Operators that state sizes, and the functions of Python that pass on those that they are given.
+_SHAPING = frozenset({"aten::view", "aten::_unsafe_view", "aten::reshape", "aten::expand"})
+_SHAPING_CALLS = frozenset(
+    """
+    view reshape view_as reshape_as flatten unflatten ravel expand expand_as broadcast_to squeeze unsqueeze
+    """.split()
+)
 # Regions that run their subgraph as it is, under another mode.
 _MODE_REGIONS = (
     torch.ops.higher_order.wrap_with_set_grad_enabled,
@@ -251,7 +258,10 @@ class _Freezer:
     ) -> Op:
         owner, calls = self.owner(node), self.calls_of(node)
         is_rigid = bool(_notes(node).get("rigid"))
-        return Op(len(self.ops), target, MappingProxyType(arguments), results, owner, calls, is_rigid)
+        is_inner = target._schema.name in _SHAPING and _notes(node).get("function") not in _SHAPING_CALLS
+        return Op(
+            len(self.ops), target, MappingProxyType(arguments), results, owner, calls, is_rigid, is_inner
+        )
 
     def write_back(self, view: Node, node: Node) -> None:
         """Give what `view` was taken from a new value, into which `node` has written through the view."""

@@ -46,9 +46,10 @@ def _may_change(unit: tuple[Unit, int], shapes: tuple[Shape, ...], graph: Graph)
 
     def ask() -> bool:
         readers = [graph.ops[r] for v in graph.inputs for r in graph.readers[v.index]]
-        wanted = {r.index for op in readers for r in op.results}
+        first = [op for op in readers if all(v in graph.inputs or graph.is_fixed(v) for v in op.operands)]
+        wanted = {r.index for op in first for r in op.results if not op.is_inner}
         others = (_changed(shapes, places, n) for n in (2 * extent, extent + 1, 3 * extent))
-        return any(len(resized(graph, other, wanted)) == len(wanted) for other in others)
+        return not wanted or any(len(resized(graph, other, wanted)) == len(wanted) for other in others)
 
     return graph.once(f"may change {sorted(places)}", ask)
 

@@ -113,6 +113,7 @@ class Tracking(TorchFunctionMode):
         calls = self.record.calls
         running = running_frames(sys._getframe(2))
         notes: dict[str, Any] = {"call": calls.setdefault(running, len(calls)), "rigid": func in _RIGID}
+        notes["function"] = getattr(func, "__name__", "")
         numbers = [(plain(n), self._own(n)) for n in _flat_numbers((args, kwargs))]
         if getattr(func, "__name__", "") in ADAPTING:
             notes["adapting"] = func.__name__, tuple(number for number, _ in numbers)
