@@ -17,6 +17,7 @@ from speedup.spec.graph import Graph, Op, Shape, Value, call_arguments
 from speedup.spec.operators import functional
 
 # Numbers that the forward reads from tensors stand for themselves; which they are decides no size.
+_RECURRENT = ("lstm", "gru", "rnn_")
 _Meta = Mapping[int, Tensor | float]
 
 
@@ -69,7 +70,25 @@ def _needed(graph: Graph, wanted: frozenset[int]) -> Sequence[int]:
     return sorted(found)
 
 
+def _check_recurrent(op: Op, tensors: _Meta) -> None:
+    """Refuse states that do not fit the data of a recurrent layer: torch's own code would read past them."""
+    data, *states = (v for v in op.operands if v.ndim == op.operands[0].ndim and not v.is_state)
+    found = _shape(tensors[data.index])
+    batch = 0 if op.get("batch_first") or data.ndim < 3 else 1
+    fits = found[-1] == data.shape[-1] and all(
+        (shape := _shape(tensors[v.index]))[-1] == v.shape[-1]
+        and shape[-2] == (found[batch] if v.shape[-2] == data.shape[batch] else v.shape[-2])
+        and shape[:-2] == v.shape[:-2]
+        for v in states
+    )
+    if not fits:
+        raise ValueError(f"the states of {op.label} do not fit its data")
+
+
 def _run(op: Op, tensors: _Meta) -> Sequence[Any]:
+    if op.name.startswith(_RECURRENT):
+        _check_recurrent(op, tensors)
+
     def lookup(root: Root) -> Any:
         return _shape(tensors[root.value])[root.dim] if isinstance(root, SizeOf) else root.number
 

@@ -8,8 +8,8 @@ no trace, as nobody can call it so. What can be neither traced nor refused is sa
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from itertools import chain, combinations, islice, zip_longest
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from itertools import chain, combinations, islice, product, zip_longest
 from math import prod
 from typing import Any
 
@@ -19,7 +19,7 @@ from attrs import define, field, frozen
 from speedup.errors import ExportError
 from speedup.rules import STANDARD
 from speedup.rules.extents import Extents
-from speedup.spec.expressions import Guard, Use, sizes_in
+from speedup.spec.expressions import Use, sizes_in
 from speedup.spec.graph import Graph, Origin, Shape
 from speedup.spec.inputs import Example
 from speedup.spec.resizing import resized
@@ -32,18 +32,20 @@ from speedup.tracing.questions import (
     may_differ,
     number_of,
     others_of,
+    outcome_of,
     targets_of,
     unasked,
 )
 from speedup.tracing.trace import Trace
 
 # Traces that are made besides those of the given calls; sizes of these that a model may refuse for one
-# question; sizes that are tried on paper for one question, and in all.
-_MOST_TRACES, _MOST_REFUSALS, _MOST_TRIALS, _MOST_IN_ALL = 12, 3, 32, 128
+# question; sizes that are tried on paper for one question, for one of a variant, and in all.
+_MOST_TRACES, _MOST_REFUSALS, _MOST_TRIALS, _FEW_TRIALS, _MOST_IN_ALL = 12, 3, 32, 12, 128
 # Sizes that are traced for a question though it is not known what it would be there.
 _MOST_DOUBTFUL = 4
-# Traces that are made to see comparisons come out otherwise together.
-_MOST_COMBINED = 6
+# Traces that are made to see questions come out otherwise together, and how many ops these may have in all;
+# sizes put together of those of two calls.
+_MOST_COMBINED, _OPS_COMBINED, _MOST_CROSSED = 6, 2000, 8
 # A model that has refused so many sizes and taken none is taken to insist on its own.
 _INSISTS = 6
 
@@ -79,6 +81,18 @@ class _Asked:
     question: Question
     example: Example
     paper: _Paper
+    # Which of the given calls it is about; the calls of other sizes are variants of one of these.
+    call: int
+
+
+@frozen(eq=False)
+class _View:
+    """A trace as a source of sizes: the given call that it is a variant of, and its questions by key."""
+
+    call: int
+    example: Example
+    paper: _Paper
+    questions: Mapping[Key, Question]
 
 
 @define(eq=False)
@@ -92,8 +106,13 @@ class _Paper:
     def sizes(self, shapes: tuple[Shape, ...]) -> Mapping[int, Shape]:
         """The shapes of the values in question, where the inputs have these `shapes`."""
         if shapes not in self.known:
-            self.known[shapes] = resized(self.graph, shapes, self.wanted)
+            ends = (value.index for value in self.graph.outputs)
+            self.known[shapes] = resized(self.graph, shapes, self.wanted.union(ends))
         return self.known[shapes]
+
+    def runs(self, shapes: tuple[Shape, ...]) -> bool:
+        """Whether all of the trace's ops run there; else the model refuses it, or goes another way."""
+        return all(value.index in self.sizes(shapes) for value in self.graph.outputs)
 
 
 class _Explorer:
@@ -109,18 +128,22 @@ class _Explorer:
         self.first = len(traced)
         self.retrace, self.takes = retrace, takes
         self.seen: dict[Key, set[Any]] = {}
-        self.tried: dict[tuple[Shape, ...], str] = {shapes_of(example): "" for example, _ in traced}
+        # By call and sizes, what came of it where it was not traced.
+        self.tried: dict[tuple[int, tuple[Shape, ...]], str] = {
+            (call, shapes_of(example)): "" for call, (example, _) in enumerate(traced)
+        }
         self.questions: dict[Key, _Asked] = {}
         self.untraced: dict[Key, str] = {}
         # Questions to which another answer led to another program.
         self.telling: set[Key] = set()
         self.trials = self.refusals = 0
+        self.views: list[_View] = []
         # By trace, how its comparisons came out.
         self.outcomes: list[Mapping[Key, bool]] = []
 
     def run(self) -> Exploration:
-        for example, trace in self.traced:
-            self._note(example, trace.graph)
+        for call, (example, trace) in enumerate(self.traced):
+            self._note(example, trace.graph, call)
         settled: set[Key] = set()
         while len(self.traced) - self.first < _MOST_TRACES and not self._insists():
             open_ = [k for k in self.questions if k not in settled and not self._is_answered(k)]
@@ -135,7 +158,13 @@ class _Explorer:
         left = [k for k in open_ if k not in settled or k in self.untraced]
         words = [self._words(k) for k in left]
         if untried:
-            words.append(_of_pairs(untried))
+            places = " and at ".join(
+                dict.fromkeys(self.questions[key].question.where for key, _ in untried[0])
+            )
+            words.append(
+                f"{len(untried)} combinations of what is asked about sizes do not matter, such as at "
+                f"{places}; they were not tried"
+            )
         return Exploration(tuple(self._different()), tuple(dict.fromkeys(words)))
 
     def _words(self, key: Key) -> str:
@@ -145,7 +174,7 @@ class _Explorer:
     def _insists(self) -> bool:
         return self.refusals >= _INSISTS and len(self.traced) == self.first
 
-    def _note(self, example: Example, graph: Graph) -> Collection[Key]:
+    def _note(self, example: Example, graph: Graph, call: int) -> Collection[Key]:
         """Take in the questions of a trace, and what it has to say to those of others. Returns their keys."""
         extents = Extents(graph, STANDARD)
         asked = [
@@ -155,13 +184,15 @@ class _Explorer:
         ]
         wanted = (size.value for question in asked for size in sizes_in(question.expression))
         paper = _Paper(graph, frozenset(wanted))
-        self.outcomes.append({q.key: q.outcome for q in asked if isinstance(q, Guard)})
+        self.views.append(_View(call, example, paper, {(call, type(q), q.key): q for q in asked}))
+        outcomes = {(call, type(q), q.key): outcome_of(q, q.number) for q in asked}
+        self.outcomes.append({key: outcome for key, outcome in outcomes.items() if outcome is not None})
         for question in asked:
-            key = (type(question), question.key)
+            key = (call, type(question), question.key)
             self.seen.setdefault(key, set()).add(question.number)
             if key not in self.questions and may_differ(question):
-                self.questions[key] = _Asked(question, example, paper)
-        return {(type(question), question.key) for question in asked}
+                self.questions[key] = _Asked(question, example, paper, call)
+        return {(call, type(question), question.key) for question in asked}
 
     def _is_answered(self, key: Key) -> bool:
         return not any(True for _ in self._wishes(key))
@@ -191,11 +222,12 @@ class _Explorer:
                 if refused >= _MOST_REFUSALS or self._insists():
                     break
                 shapes = shapes_of(example)
-                if shapes in self.tried:
-                    if self.tried[shapes]:
-                        self.untraced.setdefault(key, self.tried[shapes])
+                place = asked.call, shapes
+                if place in self.tried:
+                    if self.tried[place]:
+                        self.untraced.setdefault(key, self.tried[place])
                     continue
-                self.tried[shapes] = ""
+                self.tried[place] = ""
                 if max(prod(shape) for shape in shapes) > LARGEST:
                     if not refused:
                         self.untraced.setdefault(key, "are too large to be tried")
@@ -206,13 +238,13 @@ class _Explorer:
                     refused += 1
                     self.refusals += 1
                     if self.takes(example):
-                        self.tried[shapes] = "cannot be traced"
+                        self.tried[place] = "cannot be traced"
                         self.untraced.setdefault(key, "cannot be traced")
                     continue
                 if all(not is_same_trace(trace, other) for _, other in self.traced):
                     self.telling.add(key)
                 self.traced.append((example, trace))
-                if key not in self._note(example, trace.graph):
+                if key not in self._note(example, trace.graph, asked.call):
                     # The forward came another way and did not ask: that is an answer as well.
                     self.seen[key].add(None if not isinstance(asked.question, Use) else unasked(wish))
                 return True
@@ -222,6 +254,7 @@ class _Explorer:
         """Calls near the traced one at which the number would be as wished, the nearest first."""
         question, paper, tries = asked.question, asked.paper, 0
         doubtful: list[tuple[Shape, ...]] = []
+        unsure: list[tuple[Shape, ...]] = []
         for shapes in near_shapes(asked.example, question, paper.graph):
             if shapes not in paper.known:
                 if tries >= _MOST_TRIALS or self.trials >= _MOST_IN_ALL:
@@ -232,78 +265,91 @@ class _Explorer:
             sizes = {s: found[s.value][s.dim] for s in sizes_in(question.expression) if s.value in found}
             number = number_of(question.expression, sizes.__getitem__)
             is_large = max(prod(shape) for shape in shapes) > LARGEST
-            if number is not None and wish(number):
+            if number is not None and wish(number) and (is_large or paper.runs(shapes)):
                 yield (of_shapes if is_large else resized_example)(asked.example, shapes)
+            elif number is not None and wish(number):
+                unsure.append(shapes)
             elif number is None and not is_large and len(doubtful) < _MOST_DOUBTFUL:
                 doubtful.append(shapes)
         # Where the sizes cannot be worked out on paper, only the forward itself can tell.
-        yield from (resized_example(asked.example, shapes) for shapes in doubtful)
+        yield from (resized_example(asked.example, shapes) for shapes in (*unsure, *doubtful))
 
     def _combine(self) -> Sequence[Pair]:
-        """Trace sizes at which comparisons of the example's trace come out otherwise together.
+        """Trace sizes at which what two questions of a given call come out as has not been seen together.
 
-        Each has been seen to come out otherwise by itself. Returns those pairs that can be met and were not.
+        Of each by itself it has. Returns those pairs that can be met and were not.
         """
-        open_ = self._reachable_pairs()
-        for _ in range(_MOST_COMBINED):
-            if not open_:
-                break
+        return [pair for call in range(self.first) for pair in self._combined(call)]
+
+    def _combined(self, call: int) -> Sequence[Pair]:
+        open_, refused = self._reachable_pairs(call), 0
+        ops = len(self.traced[call][1].graph.ops)
+        most = len(self.traced) + min(_MOST_COMBINED, max(1, _OPS_COMBINED // max(ops, 1)))
+        while open_ and refused < _MOST_REFUSALS and len(self.traced) < most:
             shapes = max(open_, key=lambda s: len(open_[s]))
-            pairs = open_[shapes]
-            if shapes not in self.tried:
-                self.tried[shapes] = ""
-                example = resized_example(self.traced[0][0], shapes)
-                try:
-                    trace = self.retrace(example)
-                except ExportError:
-                    trace = None
-                    if self.takes(example):
-                        return tuple(pairs)
-                if trace is not None:
-                    self.traced.append((example, trace))
-                    self._note(example, trace.graph)
+            pairs = open_.pop(shapes)
+            if (call, shapes) in self.tried:
+                continue
+            self.tried[call, shapes] = ""
+            example = resized_example(self.traced[call][0], shapes)
+            try:
+                trace = self.retrace(example)
+            except ExportError:
+                refused += 1
+                continue
+            self.traced.append((example, trace))
+            self._note(example, trace.graph, call)
             left = {s: found - pairs for s, found in open_.items()}
             open_ = {s: found for s, found in left.items() if found}
-        return tuple(dict.fromkeys(pair for found in open_.values() for pair in found))
+        return () if refused else tuple(dict.fromkeys(p for found in open_.values() for p in found))
 
-    def _reachable_pairs(self) -> dict[tuple[Shape, ...], frozenset[Pair]]:
-        """By sizes of the example's inputs, the pairs of its comparisons that would first be seen there."""
-        first = {
-            asked.question.key: asked
-            for asked in self.questions.values()
-            if isinstance(asked.question, Guard) and asked.example is self.traced[0][0]
-        }
-        both = {key for key in first if len({o[key] for o in self.outcomes if key in o}) > 1}
-        if len(both) < 2:
-            return {}
-        guards = {key: first[key] for key in first if key in both}
-        paper = next(iter(guards.values())).paper
-        flips = [
-            {key for key in both if key in outcome and outcome[key] != self.outcomes[0][key]}
-            for outcome in self.outcomes[1:]
-        ]
-        seen = {pair for one in flips for pair in _pairs(one, guards)}
+    def _reachable_pairs(self, call: int) -> dict[tuple[Shape, ...], frozenset[Pair]]:
+        """By sizes of the example's inputs, the pairs of outcomes that would first be seen there."""
+        ways: dict[Key, set[bool]] = {}
+        for outcomes in self.outcomes:
+            for key, outcome in outcomes.items():
+                if key[0] == call:
+                    ways.setdefault(key, set()).add(outcome)
+        both = [key for key, seen in ways.items() if len(seen) > 1]
         found: dict[tuple[Shape, ...], frozenset[Pair]] = {}
-        near = (near_shapes(asked.example, asked.question, paper.graph) for asked in guards.values())
-        more = islice(chain.from_iterable(zip_longest(*near)), _MOST_TRIALS)
-        for shapes in dict.fromkeys((*paper.known, *self._crossed(), *filter(None, more))):
-            if max(prod(shape) for shape in shapes) <= LARGEST:
-                sizes = paper.sizes(shapes)
-                flipped = {key for key, asked in guards.items() if _comes_out_otherwise(asked, sizes)}
-                new = frozenset(_pairs(flipped, guards)) - seen
+        if len(both) < 2:
+            return found
+        known = {pair for outcomes in self.outcomes for pair in _pairs(outcomes, both)}
+        for view in (view for view in self.views if view.call == call):
+            for shapes in self._places(view, both):
+                sizes = view.paper.sizes(shapes)
+                there = {key: _outcome_at(q, sizes) for key, q in view.questions.items() if key in ways}
+                new = frozenset(_pairs(there, both)) - known
                 if new:
-                    found[shapes] = new
+                    found[shapes] = found.get(shapes, frozenset()) | new
         return found
 
-    def _crossed(self) -> Iterator[tuple[Shape, ...]]:
+    def _places(self, view: _View, keys: Collection[Key]) -> Sequence[tuple[Shape, ...]]:
+        """Sizes near those of a trace; first those at which its own ops run, as others may be refused."""
+        asked = [question for key, question in view.questions.items() if key in keys]
+        near = (near_shapes(view.example, question, view.paper.graph) for question in asked)
+        # What the example is near to is looked at thoroughly, what others are near to less so.
+        most = _MOST_TRIALS if view.example is self.traced[view.call][0] else _FEW_TRIALS
+        more = islice(_unique(chain.from_iterable(zip_longest(*near))), most)
+        candidates = dict.fromkeys((*view.paper.known, *self._crossed(view.call), *more))
+        small = [c for c in candidates if max(prod(shape) for shape in c) <= LARGEST]
+        return sorted(small, key=lambda c: not view.paper.runs(c))
+
+    def _crossed(self, call: int) -> Iterator[tuple[Shape, ...]]:
         """Sizes that two of the calls differ in from the example, put together."""
-        base = shapes_of(self.traced[0][0])
-        others = [shapes for example, _ in self.traced[1:] if _is_like(shapes := shapes_of(example), base)]
-        for one, two in combinations(others, 2):
-            yield tuple(
-                tuple(b if b != a else c for a, b, c in zip(*extents, strict=True))
-                for extents in zip(base, one, two, strict=True)
-            )
+        base = shapes_of(self.traced[call][0])
+        others = [
+            shapes for example, _ in self.traced[self.first :] if _is_like(shapes := shapes_of(example), base)
+        ]
+        for pair in combinations(dict.fromkeys(others), 2):
+            # Each extent that is another in either, taken from the one or the other.
+            flat = [
+                extents for shapes in zip(base, *pair, strict=True) for extents in zip(*shapes, strict=True)
+            ]
+            choices = [dict.fromkeys(n for n in new if n != old) or {old: None} for old, *new in flat]
+            for chosen in islice(product(*choices), _MOST_CROSSED):
+                extents = iter(chosen)
+                yield tuple(tuple(next(extents) for _ in shape) for shape in base)
 
     def _different(self) -> Iterator[Traced]:
         """The new traces that are not the program of another one."""
@@ -314,32 +360,33 @@ class _Explorer:
                 yield example, trace
 
 
-Pair = tuple[Guard, Guard]
+# Two questions by key, and which way each came out.
+Pair = tuple[tuple[Key, bool], tuple[Key, bool]]
 
 
-def _pairs(keys: Collection[Key], guards: Mapping[Key, _Asked]) -> Iterator[Pair]:
-    """The pairs of some comparisons, in the order of `guards`."""
-    chosen = [asked.question for key, asked in guards.items() if key in keys]
-    yield from combinations((guard for guard in chosen if isinstance(guard, Guard)), 2)
+def _pairs(outcomes: Mapping[Key, bool | None], keys: Sequence[Key]) -> Iterator[Pair]:
+    """The pairs of ways that questions came out, in the order of `keys`."""
+    ways = ((key, outcomes.get(key)) for key in keys)
+    yield from combinations(((key, way) for key, way in ways if way is not None), 2)
 
 
-def _comes_out_otherwise(asked: _Asked, shapes: Mapping[int, Shape]) -> bool:
-    found = {s: shapes[s.value][s.dim] for s in sizes_in(asked.question.expression) if s.value in shapes}
-    number = number_of(asked.question.expression, found.__getitem__)
-    return number is not None and number != asked.question.number
+def _outcome_at(question: Question, shapes: Mapping[int, Shape]) -> bool | None:
+    """Which way a question comes out where values have these shapes; None where that is not known."""
+    found = {s: shapes[s.value][s.dim] for s in sizes_in(question.expression) if s.value in shapes}
+    number = number_of(question.expression, found.__getitem__)
+    return None if number is None else outcome_of(question, number)
+
+
+def _unique(shapes: Iterable[tuple[Shape, ...] | None]) -> Iterator[tuple[Shape, ...]]:
+    seen: set[tuple[Shape, ...]] = set()
+    for one in shapes:
+        if one is not None and one not in seen:
+            seen.add(one)
+            yield one
 
 
 def _is_like(one: Sequence[Shape], other: Sequence[Shape]) -> bool:
     return [len(shape) for shape in one] == [len(shape) for shape in other]
-
-
-def _of_pairs(pairs: Sequence[Pair]) -> str:
-    """That comparisons may come out in combinations that no trace has seen, in words."""
-    one, other = pairs[0]
-    return (
-        f"{len(pairs)} combinations of comparisons of sizes do not matter, such as that at {one.where} "
-        f"with that at {other.where}; they were not tried"
-    )
 
 
 def is_same_trace(one: Trace, other: Trace) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from itertools import chain, combinations
 
 import torch
 from torch import Tensor
@@ -32,12 +33,29 @@ def near_shapes(example: Example, question: Question, graph: Graph) -> Iterator[
     steps = {unit: list(_steps(extent, question, graph)) for unit, extent in units}
     done = {shapes}
     for rank in range(max(map(len, steps.values()), default=0)):
-        for unit, _ in units:
-            if rank < len(steps[unit]):
-                found = _changed(shapes, unit, steps[unit][rank])
-                if found not in done:
-                    done.add(found)
-                    yield found
+        near = (_changed(shapes, unit, steps[unit][rank]) for unit, _ in units if rank < len(steps[unit]))
+        same = _reshaped(shapes, batch_size(example) is not None) if rank == 1 else ()
+        for found in chain(near, same):
+            if found not in done:
+                done.add(found)
+                yield found
+
+
+def _reshaped(shapes: Sequence[Shape], has_batch: bool) -> Iterator[tuple[Shape, ...]]:
+    """Shapes of as many elements: two extents of all inputs of a rank change places, or halve and double."""
+    for rank in dict.fromkeys(map(len, shapes)):
+        like = [shape for shape in shapes if len(shape) == rank]
+        for one, other in combinations(range(1 if has_batch else 0, rank), 2):
+            if any((shape[one], shape[other]) != (like[0][one], like[0][other]) for shape in like):
+                continue
+            first, second = like[0][one], like[0][other]
+            for pair in ((second, first), (2 * first, second / 2), (first / 2, 2 * second)):
+                if pair != (first, second) and all(n == int(n) and n > 0 for n in pair):
+                    new = {one: int(pair[0]), other: int(pair[1])}
+                    yield tuple(
+                        tuple(new.get(dim, n) for dim, n in enumerate(shape)) if len(shape) == rank else shape
+                        for shape in shapes
+                    )
 
 
 def _may_change(unit: tuple[Unit, int], shapes: tuple[Shape, ...], graph: Graph) -> bool:
@@ -97,13 +115,13 @@ def _steps(extent: int, question: Question, graph: Graph) -> Iterator[int]:
     for constant in constants:
         for ratio in sorted(ratios or {1}):
             found.update(dict.fromkeys((constant + n) * ratio for n in (0, 1, -1)))
-    found.update(dict.fromkeys((extent // 2, 2 * extent)))
+    found.update(dict.fromkeys((extent // 2, 2 * extent, 1)))
     for ratio in sorted(ratios - {1}):
         found.update(dict.fromkeys(extent + n * ratio for n in (1, -1, 2, -2, 3, 4)))
     found.update(dict.fromkeys(extent + n for n in _FURTHER))
     for constant in constants:
         found.update(dict.fromkeys((extent + constant, extent - constant)))
-    found.update(dict.fromkeys((1, 2 * extent + 1, 3 * extent, 4 * extent, 8 * extent)))
+    found.update(dict.fromkeys((2 * extent + 1, 3 * extent, 4 * extent, 8 * extent)))
     yield from (n for n in found if n > 0 and n != extent)
 
 

@@ -46,6 +46,13 @@ def targets_of(question: Question) -> tuple[int, ...]:
     return tuple(n for n in dict.fromkeys((*plain, *hints, *near)) if n > 0 and n != size)[:_MOST_TARGETS]
 
 
+def outcome_of(question: Question, number: Any) -> bool | None:
+    """Which of two ways a number stands for: how a comparison comes out, whether something runs at all."""
+    if isinstance(question, Guard):
+        return bool(number)
+    return bool(number > 0) if is_count(question) else None
+
+
 def others_of(question: Question) -> int:
     """How many other numbers are to be seen: of a remainder all there are, if these are few."""
     expression = question.expression

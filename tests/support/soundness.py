@@ -179,6 +179,8 @@ def direct_case(target: torch._ops.OpOverload, *args: Any, **keywords: Any) -> C
     generator = torch.Generator().manual_seed(1)
     one = Case(function, tuple(found), _EMPTY, tuple(range(len(found))))
     shown = one.run([t.sampler(t.shape, generator) for t in found])
+    if not all(isinstance(r, Tensor) for r in shown):
+        raise TypeError(f"{target} returns a number")
     results = tuple(
         Value(len(found) + n, tuple(r.shape), r.dtype, Origin.RESULT) for n, r in enumerate(shown)
     )
