@@ -134,9 +134,9 @@ class Extents:
 
     def _moved(self, op: Op, result: Value) -> list[bool]:
         moves = rule_of(op, self.rules).moves
-        if moves is None or any(
-            self._known[s.value, s.dim] for a in op.arguments.values() for s in _sizes_of(a)
-        ):
+        # Sizes that the call states are told apart by dimension already.
+        others = [argument for name, argument in op.arguments.items() if name not in _STATED]
+        if moves is None or any(self._known[s.value, s.dim] for a in others for s in _sizes_of(a)):
             return [True] * result.ndim
         found = moves(
             {n: concrete(a) for n, a in op.arguments.items()},

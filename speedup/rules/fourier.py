@@ -37,7 +37,7 @@ def transform_known(op: Op, facts: Facts) -> tuple[Fact, ...]:
     if data.is_unknown:
         return nothing_known(op, facts)
     known = all_over(data.known, mixed)
-    if any(data.value.shape[d] == 1 for d in mixed):
+    if op.follows_sizes() or any(data.value.shape[d] == 1 for d in mixed):
         known = known & ~any_over(data.maybe_nonzero, mixed)
     if not bool(known.any()):
         return nothing_known(op, facts)
@@ -76,7 +76,7 @@ def as_complex_live(op: Op, facts: Facts, live: Lives) -> tuple[Tensor, ...]:
     return (live[0][..., None],)
 
 
-TRANSFORM = Rule(couple=transform_couple, known=transform_known, live=transform_live)
+TRANSFORM = Rule(couple=transform_couple, known=transform_known, live=transform_live, reads_sizes=True)
 
 _TRANSFORMS = """
     fft ifft rfft irfft hfft ihfft fft2 ifft2 rfft2 irfft2 hfft2 ihfft2 fftn ifftn rfftn irfftn hfftn ihfftn
