@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 
 from speedup.spec.expressions import (
@@ -36,6 +38,15 @@ def test_evaluate_expression_computes_what_the_python_code_would() -> None:
     assert evaluate_expression(SizeOf(0, 1), extent) == 10
 
 
+MATH_CALLS: dict[str, tuple[float, ...]] = {
+    **dict.fromkeys(("log", "log2", "log10", "log1p", "sqrt", "isqrt", "cbrt", "exp", "exp2", "expm1"), (7,)),
+    **dict.fromkeys(("sin", "cos", "tan", "tanh", "factorial", "fabs"), (7,)),
+    **dict.fromkeys(
+        ("atan2", "hypot", "gcd", "lcm", "fmod", "copysign", "remainder", "comb", "perm"), (7, 4)
+    ),
+}
+
+
 @pytest.mark.parametrize(
     ("name", "operands", "expected"),
     [
@@ -56,6 +67,9 @@ def test_evaluate_expression_computes_what_the_python_code_would() -> None:
         ("le", (7, 7), True),
         ("gt", (2, 7), False),
         ("ge", (7, 7), True),
+        ("trunc", (-3.5,), -3),
+        ("round", (2.5,), 2),
+        *((name, operands, getattr(math, name)(*operands)) for name, operands in MATH_CALLS.items()),
     ],
 )
 def test_every_function_of_an_expression_is_pythons_own(
@@ -66,8 +80,8 @@ def test_every_function_of_an_expression_is_pythons_own(
 
 def test_there_are_no_functions_that_no_test_holds_against_python() -> None:
     assert set(FUNCTIONS) == set(
-        "add sub mul floordiv truediv mod pow neg abs floor ceil eq ne lt le gt ge".split()
-    )
+        "add sub mul floordiv truediv mod pow neg abs floor ceil eq ne lt le gt ge trunc round".split()
+    ) | set(MATH_CALLS)
 
 
 def test_sizes_in_yields_every_size_in_order_with_repetitions() -> None:

@@ -242,9 +242,9 @@ class _Trial:
         None where they all run at no other extent, and would not be others either.
         """
         best: Mapping[int, Shape] = {}
-        is_same_way = not any(op.is_inner for op in self.graph.ops) and len(
-            resized(self.graph, [v.shape for v in self.graph.inputs], self.wanted)
-        ) == len(self.wanted)
+        is_same_way = len(resized(self.graph, [v.shape for v in self.graph.inputs], self.wanted)) == len(
+            self.wanted
+        )
         for step in _STEPS:
             shapes = [
                 tuple(step(n) if (number, dim) in unit else n for dim, n in enumerate(value.shape))

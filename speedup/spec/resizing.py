@@ -7,6 +7,7 @@ anew. It holds as long as the forward takes the same way.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from math import prod
 from typing import Any
 
 import torch
@@ -99,6 +100,10 @@ def _run(op: Op, tensors: _Meta) -> Sequence[Any]:
             return [fill(part) for part in argument]
         return carried(argument, lookup)
 
+    if op.is_inner:
+        data = tensors[op.operands[0].index]
+        if isinstance(data, Tensor):
+            return [data.new_empty(_inner_shape(op.operands[0].shape, tuple(data.shape), op.result.shape))]
     target = functional(op.target)
     filled = {name: fill(argument) for name, argument in op.arguments.items()}
     if "device" in filled:
@@ -106,3 +111,30 @@ def _run(op: Op, tensors: _Meta) -> Sequence[Any]:
     positional, keywords = call_arguments(op, filled)
     results = target(*positional, **keywords)
     return results if isinstance(results, list | tuple) else [results]
+
+
+def _inner_shape(old: Shape, new: Shape, made: Shape) -> Shape:
+    """What a view inside a function of torch makes of `new` where it made `made` of `old`.
+
+    Where dimensions are taken apart, the first that can takes the change: it is the batch that such
+    functions put together with others, and it leads.
+    """
+    found: list[int] = []
+    source = target = 0
+    while target < len(made) or source < len(old):
+        first, start = source, target
+        source, target = min(source + 1, len(old)), min(target + 1, len(made))
+        while prod(old[first:source]) != prod(made[start:target]):
+            if prod(old[first:source]) < prod(made[start:target]) and source < len(old):
+                source += 1
+            elif target < len(made):
+                target += 1
+            else:
+                return made
+        sizes = list(made[start:target])
+        before, after = prod(old[first:source]), prod(new[first:source])
+        place = next((n for n, size in enumerate(sizes) if size * after % before == 0), None)
+        if place is not None and before != after:
+            sizes[place] = sizes[place] * after // before
+        found += sizes
+    return tuple(found)

@@ -34,6 +34,8 @@ _OWN = __file__.removesuffix("sinks.py")
 _TRACER = f"{_OWN}trace.py"
 _MODULE_CALL = nn.Module._wrapped_call_impl.__code__
 _GENERATED = ("<eval_with_key", "<frozen ", "<attrs generated", "<__array_function__")
+# The file that calls the forward.
+_TRACER = f"{_OWN}trace.py"
 _RANGE = range
 _DEPTH, _MOST_HINTS = 3, 8
 _LOOKUP, _UNREADABLE = "a lookup", "code whose source is not at hand"
@@ -41,9 +43,12 @@ _CONTAINERS = (list, tuple, dict, str, nn.ModuleList, nn.ModuleDict, nn.Sequenti
 
 
 def users_frame(frame: FrameType | None) -> FrameType | None:
-    """The innermost frame from `frame` outwards that runs neither code of torch nor of the tracer."""
+    """The innermost frame from `frame` outwards that runs neither code of torch nor of the tracer.
+
+    None where there is none within the forward that is traced.
+    """
     while frame is not None and not _is_users(frame):
-        frame = frame.f_back
+        frame = None if frame.f_code.co_filename == _TRACER else frame.f_back
     return frame
 
 
