@@ -16,6 +16,7 @@ from torch import Tensor
 from speedup.engine.lattice import Fact, any_over, uniform, uniform_along
 from speedup.rules import Rules, rule_of
 from speedup.rules.extents import Extents, numbers_follow
+from speedup.rules.rule import Moves
 from speedup.spec.expressions import concrete
 from speedup.spec.graph import Op, Value
 
@@ -83,7 +84,7 @@ def _unsteady(op: Op, value: Value, varying: Sequence[int], rules: Rules, extent
     counted = [op.get(n) for n in _BOUNDS]
     if any(isinstance(n, int) and n < 0 for n in counted):
         return tuple(d for d in varying if d in _axes(op, value))
-    return tuple(_tied(op, value, varying, rules)) if varying and op.name not in _JOINS else ()
+    return tuple(_tied(op, value, varying, rule.moves)) if varying and op.name not in _JOINS else ()
 
 
 def _axes(op: Op, value: Value) -> frozenset[int]:
@@ -100,10 +101,8 @@ def _axes(op: Op, value: Value) -> frozenset[int]:
     return frozenset(range(value.ndim))
 
 
-def _tied(op: Op, value: Value, varying: Sequence[int], rules: Rules) -> Iterable[int]:
+def _tied(op: Op, value: Value, varying: Sequence[int], moves: Moves) -> Iterable[int]:
     """Varying dimensions that a reshape counts together with others, or takes apart."""
-    moves = rule_of(op, rules).moves
-    assert moves is not None
     shapes = [v.shape for v in op.operands], [r.shape for r in op.results]
     for move in moves({n: concrete(a) for n, a in op.arguments.items()}, *shapes):
         if op.operands[move.operand] is value:

@@ -231,10 +231,18 @@ def _units(shapes: Sequence[tuple[int, Shape]]) -> Iterator[Mapping[Place, int]]
 
 @frozen(eq=False)
 class _Trial:
-    """What the values `wanted` of one call would measure at other sizes of its inputs."""
+    """What the values `wanted` of one call would measure at other sizes of its inputs.
+
+    `runs` says whether the ops run without data at all, at the sizes of the trace.
+    """
 
     graph: Graph
     wanted: Sequence[int]
+    runs: bool = field(init=False)
+
+    def __attrs_post_init__(self) -> None:
+        found = resized(self.graph, [v.shape for v in self.graph.inputs], self.wanted)
+        object.__setattr__(self, "runs", len(found) == len(self.wanted))
 
     def of(self, unit: Mapping[Place, int]) -> Mapping[int, Shape] | None:
         """The shapes at another extent of `unit`, one at which most of the ops run.
@@ -242,9 +250,7 @@ class _Trial:
         None where they all run at no other extent, and would not be others either.
         """
         best: Mapping[int, Shape] = {}
-        is_same_way = len(resized(self.graph, [v.shape for v in self.graph.inputs], self.wanted)) == len(
-            self.wanted
-        )
+        is_same_way = self.runs
         for step in _STEPS:
             shapes = [
                 tuple(step(n) if (number, dim) in unit else n for dim, n in enumerate(value.shape))
