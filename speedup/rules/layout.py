@@ -68,6 +68,7 @@ from speedup.rules.rule import (
     no_needs,
     not_restated,
     nothing_known,
+    pinned,
     reason_for,
 )
 from speedup.rules.stated import (
@@ -228,6 +229,20 @@ def _taken(moves: Moves) -> Rule:
     return layout_rule(moves, restate=as_indices(moves))
 
 
+def _wrapped_kept(site: Site) -> Iterable[Constraint]:
+    """`roll` by the number it states needs the indices that it moves from one end to the other."""
+    op, (source,) = site.op, site.op.operands
+    cause = site.because("the forward states in numbers how far it rolls")
+    axes = [axis_of(d, source.ndim) for d in op["dims"]]
+    if len(set(axes)) != len(axes) or not axes:
+        yield from pinned(source, range(source.ndim), cause)
+        return
+    for shift, axis in zip(op["shifts"], axes, strict=True):
+        index = torch.arange(source.shape[axis])
+        wraps = index >= len(index) - shift if shift > 0 else index < -shift
+        yield from pinned(source, (axis,), cause, wraps)
+
+
 def _even_chunks(site: Site) -> Iterable[Constraint]:
     """`chunk` cuts into equal parts, so parts that were equal must stay so."""
     axis = site.op["dim"] % site.op.operands[0].ndim
@@ -347,7 +362,7 @@ RULES: dict[str, Rule] = {
     "slice_scatter": layout_rule(slice_scatter),
     "select_scatter": layout_rule(select_scatter),
     "copy": _shaped_like("self", copy),
-    "roll": _taken(roll),
+    "roll": evolve(_taken(roll), otherwise=_wrapped_kept),
     "flip": _taken(flip),
     **dict.fromkeys(("pad", "constant_pad_nd"), _pad_rule()),
     **{f"reflection_pad{n}d": layout_rule(fixed_pad("reflect")) for n in (1, 2, 3)},
