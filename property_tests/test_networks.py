@@ -45,12 +45,15 @@ def test_plans_are_values_and_materializing_leaves_nothing_to_cut(
     plan, again = (plan_speedup(model, example, masks, others=calls) for _ in range(2))
     assert plan == again
     assert hash(plan) == hash(again)
-    if not any("the forward states" in one.because for one in plan.blocked):  # A size may fit by chance.
+    # Stated sizes may fit what is left by chance, and calls that share a layer may agree once others went.
+    held = [one.reason for one in plan.blocked]
+    if not any("the forward states" in reason for reason in held):
         assert plan.parameters_after <= plan_speedup(model, example, others=calls).parameters_after
 
     small = materialize(plan, verify="none")
     smaller = materialize(plan_speedup(small, example, others=calls), verify="none")
-    assert shapes(smaller) == shapes(small)
+    if not any("with another call" in reason for reason in held):
+        assert shapes(smaller) == shapes(small)
 
 
 @_share(3)
