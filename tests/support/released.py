@@ -62,3 +62,55 @@ def planned_today(version: int) -> Plan:
     """The plan that this release makes for a version's model."""
     x, *others = calls_of(version)
     return plan_speedup(model_of(version), x, masks_of(version), others=others)
+
+
+class Normed(nn.Module):
+    """A LayerNorm over features some of which are constant: its forward is rewritten, with a helper."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.norm, self.last = nn.Linear(4, 8), nn.LayerNorm(8), nn.Linear(8, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        result: Tensor = self.last(self.norm(self.first(x).view(-1, 8)))
+        return result
+
+
+class Attending(nn.Module):
+    """Attention in heads that need not fill the embedding once some of them went."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.attention = nn.MultiheadAttention(8, 4, batch_first=True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        result: Tensor = self.attention(x, x, x, need_weights=False)[0]
+        return result
+
+
+PICKLED = ("normed", "attending")
+
+
+def pickled_model(name: str) -> nn.Module:
+    """The model whose small one was pickled, with the weights that it was planned with."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model = Normed() if name == "normed" else Attending()
+        for parameter in model.parameters():
+            nn.init.normal_(parameter)
+        return model.eval()
+
+
+def pickled_masks(name: str) -> dict[str, Tensor]:
+    """The masks whose small model was pickled."""
+    if name == "normed":
+        rows = torch.tensor([1, 0, 1, 1, 0, 1, 1, 1])
+        return {"first.weight": rows.reshape(8, 1), "first.bias": rows, "norm.weight": rows}
+    kept = torch.tensor([1, 1, 0, 0, 1, 1, 1, 0]).repeat(3)
+    return {"attention.in_proj_weight": kept.reshape(24, 1), "attention.in_proj_bias": kept}
+
+
+def pickled_example(name: str) -> Tensor:
+    """What it was planned with."""
+    shape = (2, 4) if name == "normed" else (2, 5, 8)
+    return torch.randn(shape, generator=torch.Generator().manual_seed(0))
