@@ -13,12 +13,12 @@ from speedup.analyses import constants, liveness
 from speedup.analyses.analysis import Analysis
 from speedup.engine.lattice import along
 from speedup.forwards.rewriting import Writer
+from speedup.ir.graph import Op, Origin
+from speedup.ir.inputs import example_from
 from speedup.masks import MaskSource, resolve_masks
 from speedup.planning.coupling import couple
 from speedup.rules import rule_for
 from speedup.rules.contraction import describe, pattern
-from speedup.spec.graph import Op, Origin
-from speedup.spec.inputs import example_from
 from speedup.tracing.islands import survey
 
 _PRODUCTS = ("linear", "conv", "addmm")

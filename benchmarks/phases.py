@@ -21,17 +21,21 @@ MODELS = ("fpgm_mnist", *(name for name in VISION if name not in _LIKE_OTHERS), 
 # Phase -> the functions that make it up, as the planner calls them; the innermost running phase is charged.
 PHASES = {
     "export": ("torch.export.export",),
-    "trace": ("speedup.planner.survey",),
+    "trace": ("speedup.planning.planner.survey",),
     "constants": ("speedup.analyses.constants.analyse",),
     "liveness": ("speedup.analyses.liveness.analyse",),
-    "coupling": ("speedup.planner.couple",),
+    "coupling": ("speedup.planning.planner.couple",),
     "fixpoint": ("speedup.planning.coupling.solve",),
     "fitting": ("speedup.planning.coupling.fitted",),
-    "edits": ("speedup.planner.edits_of",),
-    "expected": ("speedup.planner.expected_trace",),
-    "rehearsal": ("speedup.planner.rehearse",),
-    "report": ("speedup.planner.report_of",),
-    "checks": ("speedup.planner.resolve_masks", "speedup.planner.stamps_of", "speedup.planner._check_finite"),
+    "edits": ("speedup.planning.planner.edits_of",),
+    "expected": ("speedup.planning.planner.expected_trace",),
+    "rehearsal": ("speedup.planning.planner.rehearse",),
+    "report": ("speedup.planning.planner.report_of",),
+    "checks": (
+        "speedup.planning.planner.resolve_masks",
+        "speedup.planning.planner.stamps_of",
+        "speedup.planning.planner._check_finite",
+    ),
 }
 REST = "rest"
 

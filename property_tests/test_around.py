@@ -16,7 +16,7 @@ from property_tests.around.reach import UNREACHED, is_unreached, operators, over
 from property_tests.budget import NIGHTLY, around_each
 from property_tests.tally import Tally
 from speedup.errors import SpeedupError
-from speedup.spec.inputs import example_from
+from speedup.ir.inputs import example_from
 from speedup.tracing.trace import trace
 from tests.support.soundness import Calling
 

@@ -12,9 +12,9 @@ from speedup.analyses.analysis import Analysis
 from speedup.engine.constraints import Closure, Dim, Equal
 from speedup.engine.keepsets import solve
 from speedup.forwards.rewriting import Writer
+from speedup.ir.inputs import example_from
 from speedup.masks import resolve_masks
 from speedup.planning.coupling import couple
-from speedup.spec.inputs import example_from
 from speedup.testing.strategies import Case, cases
 from speedup.tracing.trace import trace
 

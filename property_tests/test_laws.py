@@ -13,11 +13,10 @@ from torch import Tensor, nn
 from property_tests.test_fixpoint import analysis_of, extents_of
 from property_tests.test_networks import given_model, shapes
 from speedup import Plan, apply_masks, materialize, plan_speedup
+from speedup.building.applying import apply_edits
 from speedup.engine.constraints import Equal
 from speedup.engine.keepsets import solve
-from speedup.masks import resolve_masks
-from speedup.planning.building import apply_edits
-from speedup.spec.edits import (
+from speedup.ir.edits import (
     AddToParameter,
     MergeColumns,
     NewBias,
@@ -25,7 +24,8 @@ from speedup.spec.edits import (
     Slice,
     SliceGroups,
 )
-from speedup.spec.paths import joined
+from speedup.ir.paths import joined
+from speedup.masks import resolve_masks
 from speedup.testing.habits import masks
 from speedup.testing.masks import mask_tensors
 from speedup.testing.oracle import assert_same_output, masked_copy

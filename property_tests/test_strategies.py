@@ -10,7 +10,7 @@ from hypothesis import HealthCheck, Phase, given, seed, settings
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
-from speedup.spec.inputs import example_from
+from speedup.ir.inputs import example_from
 from speedup.testing import modules
 from speedup.testing.grammar.sized import looks_at_sizes
 from speedup.testing.masks import MaskSpec, Scattered, Slices, Whole

@@ -1,57 +1,66 @@
-"""Turn a masked PyTorch model into a smaller one that computes exactly the same function."""
+"""Turn a masked PyTorch model into a smaller one that computes exactly the same function.
 
-from speedup.analyses.alignment import Width
-from speedup.errors import (
-    ArchitectureError,
-    EquivalenceError,
-    ExportError,
-    FileWriteError,
-    FixpointError,
-    ForeignSourceError,
-    InputError,
-    MaskDeviceError,
-    MaskError,
-    MaskFileError,
-    MaskShapeError,
-    MaskTargetError,
-    MaskValueError,
-    MissingPackageError,
-    ModelError,
-    NonFiniteWeightError,
-    OtherWeightsError,
-    OutputError,
-    PlanFormatError,
-    PruningError,
-    ReportFormatError,
-    RuleError,
-    SavedModelError,
-    SpeedupError,
-    StaleModelError,
-    StructureError,
-    UnboundPlanError,
-    UnknownModuleError,
-    UnknownNameError,
-)
-from speedup.files.plan_diff import PlanDiff
-from speedup.files.saving import load, load_plan, save
-from speedup.masks import (
-    MaskProblem,
-    Masks,
-    apply_masks,
-    check_masks,
-    masks_from_file,
-    masks_from_heads,
-    masks_from_prune,
-    masks_from_zeros,
-)
-from speedup.materialize import materialize
-from speedup.plan import Plan
-from speedup.planner import plan_speedup
-from speedup.pruners import make_masks, masks_from_torch_pruning
-from speedup.reports.figure import plan_figure
-from speedup.rules import STANDARD
-from speedup.rules.rule import Rule
-from speedup.verify import Drawn, Verification, verify
+Importing this module loads nothing else, neither torch: each name is fetched when it is first asked for.
+"""
+
+from importlib import import_module
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any
+
+from speedup import _stable as _stable  # Pickles of earlier releases name addresses that it knows.
+
+if TYPE_CHECKING:
+    from speedup.analyses.alignment import Width
+    from speedup.building.materializing import materialize
+    from speedup.building.verifying import Drawn, Verification, verify
+    from speedup.errors import (
+        ArchitectureError,
+        EquivalenceError,
+        ExportError,
+        FileWriteError,
+        FixpointError,
+        ForeignSourceError,
+        InputError,
+        MaskDeviceError,
+        MaskError,
+        MaskFileError,
+        MaskShapeError,
+        MaskTargetError,
+        MaskValueError,
+        MissingPackageError,
+        ModelError,
+        NonFiniteWeightError,
+        OtherWeightsError,
+        OutputError,
+        PlanFormatError,
+        PruningError,
+        ReportFormatError,
+        RuleError,
+        SavedModelError,
+        SpeedupError,
+        StaleModelError,
+        StructureError,
+        UnboundPlanError,
+        UnknownModuleError,
+        UnknownNameError,
+    )
+    from speedup.files.saving import load, load_plan, save
+    from speedup.masks import (
+        MaskProblem,
+        Masks,
+        apply_masks,
+        check_masks,
+        masks_from_file,
+        masks_from_heads,
+        masks_from_prune,
+        masks_from_zeros,
+    )
+    from speedup.plan import Plan, plan_figure
+    from speedup.planning.planner import plan_speedup
+    from speedup.pruners import make_masks, masks_from_torch_pruning
+    from speedup.rules import STANDARD
+    from speedup.rules.rule import Rule
+    from speedup.text.plan_diff import PlanDiff
 
 __all__ = [
     "STANDARD",
@@ -108,3 +117,72 @@ __all__ = [
     "save",
     "verify",
 ]
+
+_HOMES = MappingProxyType(
+    {
+        "speedup.analyses.alignment": ("Width",),
+        "speedup.building.materializing": ("materialize",),
+        "speedup.building.verifying": ("Drawn", "Verification", "verify"),
+        "speedup.errors": (
+            "ArchitectureError",
+            "EquivalenceError",
+            "ExportError",
+            "FileWriteError",
+            "FixpointError",
+            "ForeignSourceError",
+            "InputError",
+            "MaskDeviceError",
+            "MaskError",
+            "MaskFileError",
+            "MaskShapeError",
+            "MaskTargetError",
+            "MaskValueError",
+            "MissingPackageError",
+            "ModelError",
+            "NonFiniteWeightError",
+            "OtherWeightsError",
+            "OutputError",
+            "PlanFormatError",
+            "PruningError",
+            "ReportFormatError",
+            "RuleError",
+            "SavedModelError",
+            "SpeedupError",
+            "StaleModelError",
+            "StructureError",
+            "UnboundPlanError",
+            "UnknownModuleError",
+            "UnknownNameError",
+        ),
+        "speedup.files.saving": ("load", "load_plan", "save"),
+        "speedup.masks": (
+            "MaskProblem",
+            "Masks",
+            "apply_masks",
+            "check_masks",
+            "masks_from_file",
+            "masks_from_heads",
+            "masks_from_prune",
+            "masks_from_zeros",
+        ),
+        "speedup.plan": ("Plan", "plan_figure"),
+        "speedup.planning.planner": ("plan_speedup",),
+        "speedup.pruners": ("make_masks", "masks_from_torch_pruning"),
+        "speedup.rules": ("STANDARD",),
+        "speedup.rules.rule": ("Rule",),
+        "speedup.text.plan_diff": ("PlanDiff",),
+    }
+)
+_HOME_OF = MappingProxyType({name: home for home, names in _HOMES.items() for name in names})
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME_OF:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(import_module(_HOME_OF[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return [*__all__, *(name for name in globals() if name.startswith("__"))]

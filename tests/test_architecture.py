@@ -1,9 +1,12 @@
-"""The packages lie in layers, and what is imported lies below."""
+"""The packages lie in layers, what is imported lies below, and importing the library loads no torch."""
 
 from __future__ import annotations
 
 import ast
+import subprocess
+import sys
 from collections.abc import Iterator
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -14,49 +17,77 @@ ROOT = Path(speedup.__file__).parent
 
 # From the bottom up; those of one layer do not know one another.
 LAYERS = (
-    ("attention", "errors", "functional"),
-    ("engine", "spec", "writing"),
-    ("rules",),
-    ("analyses", "tracing"),
-    ("forwards", "masks", "reports"),
-    ("stamps",),
+    ("_stable", "errors"),
+    ("engine", "ir", "writing"),
+    ("modules", "rules"),
+    ("analyses", "masks", "tracing"),
+    ("explaining", "forwards", "rendering"),
+    ("parts",),
+    ("text",),
     ("plan",),
-    ("planning",),
-    ("files", "planner", "pruners"),
-    ("verify",),
-    ("materialize",),
+    ("building",),
+    ("files", "planning"),
+    ("pruners",),
     ("measuring", "testing"),
-    ("__init__",),
-    ("cli", "demo"),
+    ("__init__", "_pytest_plugin"),
+    ("demo",),
+    ("cli",),
     ("__main__",),
 )
 HEIGHTS = {part: height for height, parts in enumerate(LAYERS) for part in parts}
 FILES = sorted(ROOT.rglob("*.py"))
+MODULES = {
+    ".".join(("speedup", *file.relative_to(ROOT).with_suffix("").parts)).removesuffix(".__init__"): file
+    for file in FILES
+}
 
 
-def part_of(file: Path) -> str:
-    """The package or module of the top level that a file belongs to."""
-    return file.relative_to(ROOT).with_suffix("").parts[0]
+def part_of(module: str) -> str:
+    """The package or module of the top level that a module belongs to."""
+    return module.split(".")[1] if "." in module else "__init__"
 
 
-def imported(body: list[ast.stmt]) -> Iterator[str]:
-    """The parts of the library that importing a module with this body imports."""
-    for statement in body:
-        if isinstance(statement, ast.ImportFrom) and (statement.module or "").startswith("speedup"):
-            path = (statement.module or "").split(".")[1:]
-            for name in path[:1] or [alias.name for alias in statement.names]:
-                yield name if name in HEIGHTS else "__init__"
-        elif isinstance(statement, ast.Import):
-            yield from (a.name.split(".")[1] for a in statement.names if a.name.startswith("speedup."))
+def imported(file: Path) -> Iterator[str]:
+    """The modules of the library that a file imports, in functions and for type checking too."""
+    for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "speedup":
+            for alias in node.names:
+                inner = f"{node.module}.{alias.name}"
+                yield inner if inner in MODULES else str(node.module)
+        elif isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names if alias.name.split(".")[0] == "speedup")
 
 
 def test_every_part_has_its_layer() -> None:
-    assert {part_of(file) for file in FILES} == set(HEIGHTS)
+    assert {part_of(module) for module in MODULES} == set(HEIGHTS)
 
 
-@pytest.mark.parametrize("file", FILES, ids=lambda file: str(file.relative_to(ROOT)))
-def test_imports_lead_downward_only(file: Path) -> None:
-    part = part_of(file)
-    body = ast.parse(file.read_text(encoding="utf-8")).body
-    above = [other for other in imported(body) if other != part and HEIGHTS[other] >= HEIGHTS[part]]
-    assert above == []
+@pytest.mark.parametrize("module", MODULES)
+def test_imports_lead_downward_only(module: str) -> None:
+    part = part_of(module)
+    others = {other for other in imported(MODULES[module]) if part_of(other) != part}
+    assert sorted(other for other in others if HEIGHTS[part_of(other)] >= HEIGHTS[part]) == []
+
+
+def test_no_module_imports_itself_by_way_of_others() -> None:
+    known = {module: set(imported(file)) - {module} for module, file in MODULES.items()}
+    try:
+        TopologicalSorter(known).prepare()
+    except CycleError as error:
+        pytest.fail(" <- ".join(error.args[1]))
+
+
+@pytest.mark.parametrize("module", ["speedup", "speedup._pytest_plugin"])
+def test_importing_it_loads_no_torch(module: str) -> None:
+    heavy = "{'torch', 'numpy', 'attrs', 'attr', 'rich', 'cattrs', 'typer', 'hypothesis'}"
+    code = f"import sys, {module}; print(sorted({heavy} & set(sys.modules)))"
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
+    assert ran.stdout.strip() == "[]"
+
+
+def test_every_public_name_can_be_had_and_is_listed() -> None:
+    for name in speedup.__all__:
+        assert getattr(speedup, name).__name__ == name if name != "STANDARD" else speedup.STANDARD
+    assert set(speedup.__all__) <= set(dir(speedup))
+    with pytest.raises(AttributeError, match="module 'speedup' has no attribute 'prune'"):
+        getattr(speedup, "prune")  # noqa: B009

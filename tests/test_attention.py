@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from speedup import apply_masks, materialize, plan_speedup
-from speedup.attention import MultiheadAttention
+from speedup.modules.attention import MultiheadAttention
 from tests.support.contract import shrunk
 from tests.support.measure import relative_error
 

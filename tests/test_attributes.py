@@ -12,8 +12,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from speedup.spec.expressions import AttributeOf
-from speedup.tracing.attributes import replace_integers, set_attribute
+from speedup.ir.expressions import AttributeOf
+from speedup.modules.attributes import replace_integers, set_attribute
 from tests.support.contract import shrunk
 
 

@@ -18,7 +18,7 @@ from speedup import (
     plan_speedup,
     verify,
 )
-from speedup.stamps import checksum
+from speedup.modules.fingerprints import checksum
 from tests.support.saving_models import CASES, Headed, Residual, masks_of
 
 

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from speedup.reports.page.document import html_report
-from speedup.spec.report import Report
+from speedup.ir.report import Report
+from speedup.rendering.page.document import html_report
 from tests.support.browser import chromium, visit
 from tests.support.reports import reported, residual, small
 

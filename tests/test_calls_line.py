@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from speedup import Plan, plan_speedup
-from speedup.reports.calls import called, calls_line
-from speedup.spec.inputs import example_from
+from speedup.ir.inputs import example_from
+from speedup.rendering.calls import called, calls_line
 
 
 class Branching(nn.Module):

@@ -14,7 +14,7 @@ from torch import fx, nn
 from torch.nn.utils import parametrizations, parametrize, prune
 
 from speedup.errors import SpeedupError
-from speedup.tracing.copying import copy_module, share_module
+from speedup.modules.copying import copy_module, share_module
 
 
 def named_tensors(model: nn.Module) -> dict[str, torch.Tensor]:

@@ -22,8 +22,8 @@ from speedup import (
     plan_speedup,
     verify,
 )
-from speedup.planning.draws import Draw, draws, first_taken
-from speedup.spec.inputs import example_from, fresh_inputs
+from speedup.building.draws import Draw, draws, first_taken
+from speedup.ir.inputs import example_from, fresh_inputs
 from speedup.testing import assert_equivalent
 
 Masks = Mapping[str, Mapping[str, Tensor]]

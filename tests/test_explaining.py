@@ -11,7 +11,7 @@ from torch import nn
 
 from speedup import STANDARD, Plan, plan_speedup
 from speedup.errors import UnknownModuleError
-from speedup.reports.explaining import ranges
+from speedup.rendering.explanation import ranges
 from tests.support.explained import ADD, GOING, IMAGES, STAYING, Case, Said, Wired
 
 

@@ -6,7 +6,7 @@ import math
 
 import pytest
 
-from speedup.spec.expressions import (
+from speedup.ir.expressions import (
     FUNCTIONS,
     Arithmetic,
     AttributeOf,

@@ -13,8 +13,8 @@ from PIL import Image
 from torch import nn
 
 from speedup import FileWriteError, MissingPackageError, Plan, ReportFormatError, plan_figure, plan_speedup
-from speedup.reports.figure import write_figure
-from speedup.spec.report import Report
+from speedup.ir.report import Report
+from speedup.rendering.figure import write_figure
 from tests.support.reports import linear, reported, residual
 
 pytest.importorskip("matplotlib")
@@ -82,7 +82,7 @@ def test_models_of_no_or_one_layer_are_drawn(plan: Plan, report: Report, tmp_pat
 def test_png_is_an_image_of_the_asked_resolution(plan: Plan, tmp_path: Path) -> None:
     sizes = []
     for dots in (50, 100):
-        write_figure(plan, tmp_path / "plan.png", dots_per_inch=dots)
+        write_figure(plan.report, tmp_path / "plan.png", "", dots_per_inch=dots)
         with Image.open(tmp_path / "plan.png") as image:
             image.verify()
             sizes.append(image.size)

@@ -10,11 +10,11 @@ from speedup import STANDARD
 from speedup.analyses import constants, liveness
 from speedup.analyses.analysis import Analysis
 from speedup.forwards.rewriting import Writer
+from speedup.ir.expressions import AttributeOf
+from speedup.ir.inputs import example_from
+from speedup.ir.restatements import Arguments
 from speedup.masks import resolve_masks
 from speedup.planning.coupling import couple
-from speedup.spec.expressions import AttributeOf
-from speedup.spec.inputs import example_from
-from speedup.spec.restatements import Arguments
 from speedup.tracing.trace import trace
 from tests.support.contract import dropped, shrunk
 

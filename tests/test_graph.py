@@ -10,8 +10,8 @@ import pytest
 import torch
 from torch import nn
 
-from speedup.spec.expressions import Arithmetic, Derived, SizeOf
-from speedup.spec.graph import Frame, Graph, Op, Origin, Owner, Value, call_arguments, values_in
+from speedup.ir.expressions import Arithmetic, Derived, SizeOf
+from speedup.ir.graph import Frame, Graph, Op, Origin, Owner, Value, call_arguments, values_in
 
 aten = torch.ops.aten
 HALF = Arithmetic("floordiv", (SizeOf(0, 1), 2))

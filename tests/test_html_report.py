@@ -14,10 +14,10 @@ import torch
 from torch import nn
 
 from speedup import plan_speedup
-from speedup.reports.page.document import html_report
-from speedup.reports.page.fragment import html_table
-from speedup.reports.page.tree import Branch, Leaf, leaves, opened, tree_of
-from speedup.spec.report import Alignment, Blocker, Junction, Misaligned, Report
+from speedup.ir.report import Alignment, Blocker, Junction, Misaligned, Report
+from speedup.rendering.page.document import html_report
+from speedup.rendering.page.fragment import html_table
+from speedup.rendering.page.tree import Branch, Leaf, leaves, opened, tree_of
 from tests.support.reports import HOSTILE, linear, reported, residual, small
 
 VOID = frozenset("br input meta link img hr".split())

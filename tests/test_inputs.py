@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from speedup.errors import InputError, SpeedupError
-from speedup.spec.inputs import (
+from speedup.ir.inputs import (
     batch_size,
     example_from,
     fresh_inputs,

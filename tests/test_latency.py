@@ -9,6 +9,7 @@ from torch import nn
 from speedup import Width, plan_speedup
 from speedup.demo.cases import lenet
 from speedup.errors import InputError
+from speedup.ir.edits import Slice
 from speedup.measuring.latency import (
     Conditions,
     LatencyTable,
@@ -19,8 +20,7 @@ from speedup.measuring.latency import (
     measure_widths,
 )
 from speedup.measuring.timing import Timing, take_turns
-from speedup.planner import realigned
-from speedup.spec.edits import Slice
+from speedup.planning.planner import realigned
 from speedup.testing.snapshots import model_state
 
 _CONDITIONS = Conditions("cpu", "float32", 1, 2)

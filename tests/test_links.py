@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch.nn.utils.parametrizations import weight_norm
 
 from speedup import plan_speedup
-from speedup.spec.report import Junction, Report
+from speedup.ir.report import Junction, Report
 
 
 def report(model: nn.Module, *shape: int) -> Report:

@@ -20,7 +20,7 @@ from speedup import (
     materialize,
     plan_speedup,
 )
-from speedup.spec.edits import AddToParameter, MergeColumns, NewBias
+from speedup.ir.edits import AddToParameter, MergeColumns, NewBias
 from tests.support.measure import relative_error
 
 Masks = Mapping[str, Mapping[str, Tensor]]

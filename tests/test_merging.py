@@ -5,9 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from speedup.spec.expressions import AttributeOf, attributes_in, derived_in
-from speedup.spec.graph import Graph
-from speedup.spec.inputs import example_from
+from speedup.ir.expressions import AttributeOf, attributes_in, derived_in
+from speedup.ir.graph import Graph
+from speedup.ir.inputs import example_from
 from speedup.tracing.merging import Part, merged, same_program
 from speedup.tracing.trace import trace
 

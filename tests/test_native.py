@@ -7,8 +7,8 @@ import torch
 from torch import Tensor, nn
 
 from speedup import Plan, apply_masks, materialize, plan_speedup
-from speedup.spec.inputs import example_from
-from speedup.tracing.native import hyperparameters, may_add_bias, settable
+from speedup.ir.inputs import example_from
+from speedup.rules.native import hyperparameters, may_add_bias, settable
 from speedup.tracing.trace import trace
 from tests.support.measure import relative_error
 

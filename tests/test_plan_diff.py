@@ -8,7 +8,7 @@ from attrs import evolve
 from torch import Tensor, nn
 
 from speedup import Plan, plan_speedup
-from speedup.files.plan_diff import PlanDiff
+from speedup.text.plan_diff import PlanDiff
 from tests.support.saving_models import CASES, masks_of
 
 

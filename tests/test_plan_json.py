@@ -15,10 +15,9 @@ from torch import Tensor, nn
 
 import speedup
 from speedup import Plan, PlanFormatError, UnboundPlanError, materialize, plan_speedup
-from speedup.files.json_values import call_from_json, json_of_call, value_from_json, value_to_json
-from speedup.spec.edits import AddToParameter, Frozen, SliceGroups
-from speedup.spec.inputs import example_from
-from speedup.spec.tensor_text import (
+from speedup.ir.edits import AddToParameter, Frozen, SliceGroups
+from speedup.ir.inputs import example_from
+from speedup.ir.tensor_text import (
     indices_from_text,
     indices_text,
     mask_from_text,
@@ -26,9 +25,10 @@ from speedup.spec.tensor_text import (
     tensor_from_text,
     tensor_text,
 )
+from speedup.text.json_values import call_from_json, json_of_call, value_from_json, value_to_json
 from tests.support.saving_models import CASES, masks_of
 
-_FILE = Path(speedup.__file__).parent / "files" / "plan.schema.json"
+_FILE = Path(speedup.__file__).parent / "text" / "plan.schema.json"
 SCHEMA = json.loads(_FILE.read_text(encoding="utf-8"))
 
 

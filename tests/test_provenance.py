@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from speedup.spec.expressions import (
+from speedup.ir.expressions import (
     Arithmetic,
     AttributeOf,
     Derived,
@@ -23,8 +23,8 @@ from speedup.spec.expressions import (
     evaluate_expression,
     sizes_in,
 )
-from speedup.spec.graph import Graph
-from speedup.spec.inputs import example_from
+from speedup.ir.graph import Graph
+from speedup.ir.inputs import example_from
 from speedup.tracing.provenance import TrackedFloat, TrackedInt, tracked
 from speedup.tracing.record import Record
 from speedup.tracing.trace import trace

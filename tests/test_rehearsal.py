@@ -6,8 +6,8 @@ import torch
 from torch import Tensor, nn
 
 from speedup import plan_speedup
-from speedup.planning.building import hollow_copy
-from speedup.spec.edits import RewriteForward, SetAttribute, Slice
+from speedup.building.applying import hollow_copy
+from speedup.ir.edits import RewriteForward, SetAttribute, Slice
 from tests.support.contract import shrunk
 
 WIDE = 4

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import importlib
 import json
+import pickle
+import pickletools
 from pathlib import Path
+from typing import Any
 
 import jsonschema
 import pytest
@@ -11,8 +15,18 @@ import torch
 from torch import Tensor, nn
 
 import speedup
-from speedup import Plan, PlanFormatError, apply_masks, load, load_plan, materialize, verify
-from tests.support.released import calls_of, masks_of, model_of, planned_today
+from speedup import Plan, PlanFormatError, apply_masks, load, load_plan, materialize, plan_speedup, verify
+from speedup.masks import resolve_masks
+from tests.support.released import (
+    PICKLED,
+    calls_of,
+    masks_of,
+    model_of,
+    pickled_example,
+    pickled_masks,
+    pickled_model,
+    planned_today,
+)
 
 DATA = Path(__file__).parent / "data"
 VERSIONS = (1, 2)
@@ -103,7 +117,7 @@ def test_what_was_read_is_written_in_the_newest_version(version: int) -> None:
     assert json.loads(written)["version"] == NEWEST
     assert Plan.from_json(written) == plan
     assert Plan.from_json(written).to_json() == written
-    schema = json.loads((Path(speedup.__file__).parent / "files" / "plan.schema.json").read_text("utf-8"))
+    schema = json.loads((Path(speedup.__file__).parent / "text" / "plan.schema.json").read_text("utf-8"))
     jsonschema.validate(json.loads(written), schema)
 
 
@@ -132,3 +146,62 @@ def test_damaged_plans_are_refused(version: int, part: str) -> None:
     del body[part]
     with pytest.raises(PlanFormatError):
         Plan.from_json(json.dumps(body))
+
+
+PICKLES = DATA / "version_2" / "pickles"
+
+
+def unpickled(path: Path) -> Any:
+    if path.suffix == ".pt":
+        return torch.load(path, weights_only=False)
+    return pickle.loads(path.read_bytes())
+
+
+@pytest.mark.parametrize("suffix", ["pickle", "pt"])
+@pytest.mark.parametrize("name", PICKLED)
+def test_pickled_small_models_are_the_materialized_ones_to_the_last_bit(name: str, suffix: str) -> None:
+    had, x = unpickled(PICKLES / f"{name}.{suffix}"), pickled_example(name)
+    plan = Plan.from_json((PICKLES / f"{name}.json").read_text("utf-8"))
+    small = materialize(plan, pickled_model(name)).eval()
+    assert [(n, type(m).__name__) for n, m in had.named_modules()] == [
+        (n, type(m).__name__) for n, m in small.named_modules()
+    ]
+    for key, tensor in small.state_dict().items():
+        assert torch.equal(had.state_dict()[key], tensor), key
+    assert torch.equal(had(x), small(x))
+    assert plan == plan_speedup(pickled_model(name), x, pickled_masks(name))
+
+
+@pytest.mark.parametrize("name", PICKLED)
+def test_pickles_of_today_name_stable_addresses_alone(name: str) -> None:
+    small = materialize(plan_speedup(pickled_model(name), pickled_example(name), pickled_masks(name)))
+    for value in (small, resolve_masks(pickled_model(name), pickled_masks(name))):
+        named = {
+            argument.split()[0]
+            for operation, argument, _ in pickletools.genops(pickle.dumps(value, 2))
+            if operation.name == "GLOBAL" and argument.startswith("speedup")
+        }
+        assert named == {"speedup._stable"}
+
+
+def test_pickled_masks_are_the_masks() -> None:
+    masks = resolve_masks(pickled_model("normed"), pickled_masks("normed"))
+    assert unpickled(PICKLES / "masks.pickle") == masks == pickle.loads(pickle.dumps(masks))
+
+
+def test_small_model_in_a_file_with_the_first_key_is_read() -> None:
+    path = DATA / "version_1_first_key" / "small.safetensors"
+    had = load(path, lambda: model_of(1))
+    assert had.training
+    assert torch.equal(had.eval()(images()), loaded(1)(images()))
+
+
+def test_addresses_of_earlier_releases_hold_nothing_else() -> None:
+    from speedup.attention import MultiheadAttention  # type: ignore[import-not-found]
+
+    assert issubclass(MultiheadAttention, nn.MultiheadAttention)
+    for address in ("speedup.spec.edits", "speedup.attention", "speedup._stable"):
+        with pytest.raises(AttributeError, match="has no attribute 'Slice'"):
+            getattr(importlib.import_module(address), "Slice")  # noqa: B009
+    with pytest.raises(ModuleNotFoundError):
+        importlib.import_module("speedup.spec.graph")

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from speedup import ForeignSourceError
 from speedup.forwards.restated import require_restated
-from speedup.spec.edits import Rewritten
+from speedup.ir.edits import Rewritten
 
 
 def rows(x: Tensor) -> Tensor:

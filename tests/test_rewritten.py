@@ -12,8 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from speedup.errors import SpeedupError
-from speedup.forwards.rewritten import build, rewrite_module, rewritten_class
-from speedup.spec.edits import Rewritten
+from speedup.ir.edits import Rewritten
+from speedup.modules.rewritten import build, rewrite_module, rewritten_class
 
 STEP = 10
 

@@ -314,7 +314,7 @@ def test_plan_that_is_read_back_is_the_plan_for_all_calls(kind: str) -> None:
     again = Plan.from_json(text)
     assert again == plan
     assert again.to_json() == text
-    schema = Path(speedup.__file__).parent / "files" / "plan.schema.json"
+    schema = Path(speedup.__file__).parent / "text" / "plan.schema.json"
     jsonschema.validate(json.loads(text), json.loads(schema.read_text(encoding="utf-8")))
     small = materialize(again, masked.model)
     second = drawn(XS, "b") if kind == "tasks" else [step(3, seed) for seed in _SEEDS]

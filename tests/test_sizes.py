@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from speedup import apply_masks, materialize, plan_speedup
-from speedup.spec.inputs import leaves_of
+from speedup.ir.inputs import leaves_of
 
 
 class Between(nn.Module):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from speedup.forwards.solving import Equation, components, related, solve
-from speedup.spec.expressions import Arithmetic, AttributeOf, Expression, SizeOf
+from speedup.ir.expressions import Arithmetic, AttributeOf, Expression, SizeOf
 
 DIM, HEADS, WIDE = AttributeOf("a", "dim", 12), AttributeOf("a", "heads", 3), AttributeOf("a", "wide", 4)
 LENGTH = SizeOf(0, 1)

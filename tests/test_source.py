@@ -8,18 +8,9 @@ from typing import Any
 
 import pytest
 
-from speedup.forwards.source import (
-    Change,
-    enclosed,
-    end_of,
-    is_code,
-    is_wrapper,
-    names_of,
-    source_file,
-    start_of,
-    unwrapped,
-)
-from speedup.spec.graph import Frame
+from speedup.forwards.source import Change, end_of, is_code, is_wrapper, source_file, start_of
+from speedup.ir.graph import Frame
+from speedup.modules.functions import enclosed, names_of, unwrapped
 
 
 def parsed(text: str, file: str = "<a test>") -> Any:

@@ -7,8 +7,8 @@ import re
 import pytest
 from attrs import evolve
 
-from speedup.reports.table import report_table
-from speedup.spec.report import Blocked, Inside, Layer, Outside, Report
+from speedup.ir.report import Blocked, Inside, Layer, Outside, Report
+from speedup.rendering.table import report_table
 
 LONG = "encoder.layers.encoder_layer_11.self_attention.output_projection"
 WIDTHS = (60, 80, 120, 200)

@@ -83,7 +83,7 @@ def images(batch: int = 2) -> Tensor:
 @pytest.fixture
 def off_by_one(monkeypatch: pytest.MonkeyPatch) -> None:
     """The rows of what was cut arrive one place further."""
-    library = importlib.import_module("speedup.materialize")
+    library = importlib.import_module("speedup.building.materializing")
     apply_edits = library.apply_edits
 
     def planted(held: Mapping[str, Tensor], masks: object, edits: object) -> dict[str, Tensor]:

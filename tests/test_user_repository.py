@@ -28,7 +28,7 @@ def run_pytest(repository: Path, *options: str) -> subprocess.CompletedProcess[s
         "pytest",
         "-q",
         "-p",
-        "pytest_speedup",
+        "speedup._pytest_plugin",
         "-p",
         "no:cacheprovider",
         *options,

@@ -20,9 +20,9 @@ from speedup import (
     verify,
 )
 from speedup.engine.lattice import Fact, constant, indicator
+from speedup.ir.graph import Op
 from speedup.rules.pointwise import ELEMENTWISE
 from speedup.rules.rule import Facts, Lives
-from speedup.spec.graph import Op
 from tests.support.untouched import differences, snapshot
 
 Masks = Mapping[str, Mapping[str, Tensor]]

@@ -16,7 +16,7 @@ from property_tests.around.layers import Kind, Layer, Shape
 from property_tests.around.model import Around, leave, listed, numbers, stem
 from property_tests.around.operands import turned
 from speedup import Plan, materialize, plan_speedup
-from speedup.spec.inputs import example_from
+from speedup.ir.inputs import example_from
 from speedup.testing import MaskSpec, assert_equivalent, expression, mask_argument, masks_for
 from speedup.testing.grammar.site import pick
 from speedup.testing.oracle import masked_copy, output_of

@@ -21,9 +21,9 @@ from attrs import evolve, field, frozen
 from speedup.engine.constraints import Aligned, Cause, Constraint
 from speedup.engine.keepsets import KeepSets, grown
 from speedup.errors import InputError
+from speedup.ir.graph import Op
 from speedup.rules import Rules, rule_of
 from speedup.rules.rule import Channels, Site
-from speedup.spec.graph import Op
 
 
 @frozen

@@ -12,11 +12,11 @@ from torch import Tensor
 from speedup.engine.constraints import Constraint, Dim
 from speedup.engine.keepsets import KeepSets
 from speedup.engine.lattice import Fact
+from speedup.ir.expressions import AttributeOf, Root, carried
+from speedup.ir.graph import Graph, Op, Shape, Value
+from speedup.ir.restatements import Restatement
 from speedup.rules import Rules, rule_of
 from speedup.rules.rule import Site
-from speedup.spec.expressions import AttributeOf, Root, carried
-from speedup.spec.graph import Graph, Op, Shape, Value
-from speedup.spec.restatements import Restatement
 
 Number = int | float
 

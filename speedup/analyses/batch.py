@@ -7,8 +7,8 @@ from typing import Any
 
 from speedup.analyses.analysis import Analysis
 from speedup.engine.constraints import Carrier, Dim
-from speedup.spec.expressions import Derived, sizes_in
-from speedup.spec.graph import Op, Value
+from speedup.ir.expressions import Derived, sizes_in
+from speedup.ir.graph import Op, Value
 
 
 def may_count_batch(op: Op, argument: str, place: int, analysis: Analysis) -> bool:

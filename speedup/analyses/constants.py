@@ -12,11 +12,11 @@ from torch import Tensor
 from speedup.analyses.steadiness import steady_facts
 from speedup.engine.lattice import Fact, constant, fact, unknown
 from speedup.errors import RuleError
+from speedup.ir.expressions import Argument, Settled
+from speedup.ir.graph import Graph, Op, Value
 from speedup.rules import Rules, rule_of
 from speedup.rules.extents import Extents
 from speedup.rules.rule import evaluate, full_values, nothing_known
-from speedup.spec.expressions import Argument, Settled
-from speedup.spec.graph import Graph, Op, Value
 
 
 def analyse(

@@ -15,9 +15,9 @@ from speedup.analyses.constants import settled
 from speedup.analyses.steadiness import steady_reads
 from speedup.engine.lattice import Fact, indicator
 from speedup.errors import RuleError
+from speedup.ir.graph import Graph, read_in
 from speedup.rules import Rules, rule_of
 from speedup.rules.extents import Extents
-from speedup.spec.graph import Graph, read_in
 
 
 def analyse(graph: Graph, facts: Sequence[Fact], rules: Rules) -> tuple[Tensor, ...]:

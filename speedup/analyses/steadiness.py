@@ -14,11 +14,11 @@ from attrs import evolve
 from torch import Tensor
 
 from speedup.engine.lattice import Fact, any_over, uniform, uniform_along
+from speedup.ir.expressions import concrete
+from speedup.ir.graph import Op, Value
 from speedup.rules import Rules, rule_of
 from speedup.rules.extents import Extents, numbers_follow
 from speedup.rules.rule import Moves
-from speedup.spec.expressions import concrete
-from speedup.spec.graph import Op, Value
 
 _SIZES = frozenset({"size", "shape", "sizes"})
 _BOUNDS = ("start", "end", "index")

@@ -87,8 +87,8 @@ def compact(
 
     Example: speedup compact net.py:make --masks masks.pth --input 1x3x32x32 --out small.safetensors
     """
+    from speedup.building.materializing import materialize
     from speedup.files.saving import save
-    from speedup.materialize import materialize
 
     with Steps(4).shown() as step:
         with step("reading the model"):
@@ -115,9 +115,9 @@ def verify(
 
     Example: speedup verify net.py:make small.safetensors --weights net.pt
     """
-    from speedup.files.binding import bound
+    from speedup.building.binding import bound
+    from speedup.building.verifying import verify as check
     from speedup.files.saving import load, load_plan
-    from speedup.verify import verify as check
 
     with Steps(3).shown() as step:
         with step("reading both models"):

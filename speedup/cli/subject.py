@@ -12,7 +12,7 @@ from torch import nn
 from speedup.cli.examples import call_of, example_of
 from speedup.cli.references import model_of
 from speedup.plan import Plan
-from speedup.planner import plan_speedup
+from speedup.planning.planner import plan_speedup
 
 
 @frozen(eq=False)

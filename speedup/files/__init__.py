@@ -1,1 +1,1 @@
-"""Plans as text and small models in files, and what of a file may be trusted."""
+"""Small models in files: tensors as safetensors, the plan beside them as text. Nothing is unpickled."""

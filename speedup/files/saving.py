@@ -17,19 +17,18 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from speedup._stable import PLAN_KEY, TRAITS_KEYS
+from speedup.building.applying import change_modules, planned_shapes
+from speedup.building.binding import require_architecture
 from speedup.errors import FileWriteError, ModelError, PlanFormatError, SavedModelError
-from speedup.files.binding import require_architecture
 from speedup.files.traits import Traits, traits_from_text, traits_of, traits_text
+from speedup.ir.edits import NewBias
+from speedup.ir.graph import Shape
+from speedup.modules.copying import copy_module, every_tensor
+from speedup.modules.fingerprints import TensorStamp, stamps_of
+from speedup.modules.isolation import isolated
 from speedup.plan import Plan
-from speedup.planning.building import change_modules, planned_shapes
-from speedup.spec.edits import NewBias
-from speedup.spec.graph import Shape
-from speedup.stamps import TensorStamp, stamps_of
-from speedup.tracing.copying import copy_module, every_tensor
-from speedup.tracing.isolation import isolated
 from speedup.writing import StrPath, replacing
-
-_PLAN, _TRAITS = "speedup.plan", "speedup.files.traits"
 
 
 def save(small: nn.Module, plan: Plan, path: StrPath) -> None:
@@ -61,7 +60,7 @@ def save(small: nn.Module, plan: Plan, path: StrPath) -> None:
     without_data = [name for name, tensor in state.items() if tensor.is_meta]
     if without_data:
         raise SavedModelError(f"tensor {without_data[0]!r} has no data (it is on the meta device) to save")
-    texts = {_PLAN: plan.to_json(), _TRAITS: traits_text(traits_of(small))}
+    texts = {PLAN_KEY: plan.to_json(), TRAITS_KEYS[0]: traits_text(traits_of(small))}
     try:
         with replacing(path) as written:
             save_file({name: _own_storage(tensor) for name, tensor in state.items()}, written, texts)
@@ -219,7 +218,7 @@ def _opened(path: StrPath, device: torch.device | str) -> Iterator[Any]:
 
 
 def _read_plan(file: Any, path: StrPath) -> Plan:
-    text = (file.metadata() or {}).get(_PLAN)
+    text = (file.metadata() or {}).get(PLAN_KEY)
     if text is None:
         raise SavedModelError(
             f"{os.fspath(path)!r} holds tensors, but no plan: it was not written by speedup.save. Load such "
@@ -233,7 +232,8 @@ def _read_plan(file: Any, path: StrPath) -> Plan:
 
 def _read_traits(file: Any, path: StrPath) -> Traits:
     try:
-        return traits_from_text((file.metadata() or {}).get(_TRAITS, ""))
+        said = file.metadata() or {}
+        return traits_from_text(next((said[key] for key in TRAITS_KEYS if key in said), ""))
     except ValueError as error:
         raise SavedModelError(f"{os.fspath(path)!r} is damaged: {error}. Save it again.") from error
 

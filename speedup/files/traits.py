@@ -12,8 +12,8 @@ import torch
 from attrs import frozen
 from torch import nn
 
-from speedup.files.json_values import add_values
-from speedup.spec.graph import Shape
+from speedup.ir.graph import Shape
+from speedup.text.json_values import add_values
 
 
 @frozen

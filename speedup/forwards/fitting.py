@@ -19,10 +19,7 @@ from speedup.engine.constraints import Cause, Constraint, Pinned
 from speedup.engine.layout import Block, Move, box, restricted
 from speedup.forwards.rewriting import Writer
 from speedup.forwards.solving import Equation, components, related, solve
-from speedup.rules import rule_of
-from speedup.rules.copies import copied
-from speedup.rules.rule import Moves, all_pinned_as_stated
-from speedup.spec.expressions import (
+from speedup.ir.expressions import (
     AttributeOf,
     Derived,
     Root,
@@ -33,10 +30,12 @@ from speedup.spec.expressions import (
     evaluate_expression,
     roots_in,
 )
-from speedup.spec.graph import Op, Shape, Value
-from speedup.spec.operators import functional
-from speedup.spec.restatements import Arguments, Restatement
-from speedup.tracing import native
+from speedup.ir.graph import Op, Shape, Value
+from speedup.ir.operators import functional
+from speedup.ir.restatements import Arguments, Restatement
+from speedup.rules import native, rule_of
+from speedup.rules.copies import copied
+from speedup.rules.rule import Moves, all_pinned_as_stated
 
 
 @frozen(eq=False)

@@ -13,10 +13,9 @@ from attrs import fields, frozen
 from speedup.analyses.analysis import Analysis
 from speedup.analyses.batch import may_count_batch
 from speedup.forwards.source import Change, end_of, start_of
-from speedup.functional import partial_layer_norm
-from speedup.spec.expressions import Derived, Settled, SizeOf, roots_in
-from speedup.spec.graph import Op
-from speedup.spec.restatements import (
+from speedup.ir.expressions import Derived, Settled, SizeOf, roots_in
+from speedup.ir.graph import Op
+from speedup.ir.restatements import (
     Arguments,
     MeanOfTotal,
     PartialLayerNorm,
@@ -24,6 +23,7 @@ from speedup.spec.restatements import (
     SplitSizes,
     TakeIndices,
 )
+from speedup.modules.functional import partial_layer_norm
 
 # Names under which Python calls operators that are traced under another.
 _SPOKEN = {

@@ -14,9 +14,10 @@ from types import FunctionType
 from typing import Any
 
 from speedup.errors import ForeignSourceError
-from speedup.forwards.source import names_of, source_file, unwrapped
-from speedup.spec.edits import Rewritten
-from speedup.spec.graph import Frame
+from speedup.forwards.source import source_file
+from speedup.ir.edits import Rewritten
+from speedup.ir.graph import Frame
+from speedup.modules.functions import names_of, unwrapped
 
 # Calls that give the parts of a tensor, which a split into given sizes gives too.
 _PARTING = frozenset({"chunk", "unsafe_chunk", "tensor_split", "split", "unsafe_split"})

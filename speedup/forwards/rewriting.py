@@ -20,11 +20,12 @@ from torch import fx, nn
 from speedup.analyses.analysis import Analysis
 from speedup.errors import SpeedupError
 from speedup.forwards.phrasing import Phrase, phrased
-from speedup.forwards.rewritten import built_methods
-from speedup.forwards.source import Change, is_code, is_wrapper, names_of, source_file, unwrapped
-from speedup.spec.edits import Rewritten
-from speedup.spec.graph import Frame, Op
-from speedup.spec.restatements import Restatement
+from speedup.forwards.source import Change, is_code, is_wrapper, source_file
+from speedup.ir.edits import Rewritten
+from speedup.ir.graph import Frame, Op
+from speedup.ir.restatements import Restatement
+from speedup.modules.functions import names_of, unwrapped
+from speedup.modules.rewritten import built_methods
 
 Site = tuple[str, Frame]
 

@@ -13,7 +13,7 @@ from typing import Any
 
 from attrs import frozen
 
-from speedup.spec.expressions import (
+from speedup.ir.expressions import (
     Arithmetic,
     AttributeOf,
     Expression,

@@ -6,18 +6,17 @@ Positions are Python's own: lines from 1, columns in bytes of the UTF-8 text.
 from __future__ import annotations
 
 import ast
-import inspect
 import linecache
 import textwrap
-from collections import ChainMap
 from collections.abc import Iterable, Mapping
 from functools import lru_cache
-from types import CellType, CodeType
+from types import CodeType
 from typing import Any, TypeGuard
 
 from attrs import field, frozen
 
-from speedup.spec.graph import Frame
+from speedup.ir.graph import Frame
+from speedup.modules.functions import unwrapped
 
 Function = ast.FunctionDef | ast.AsyncFunctionDef
 Expr = ast.Call | ast.Subscript
@@ -149,31 +148,3 @@ def _runs(function: Any, frame: Frame) -> bool:
         and (code.co_filename, code.co_firstlineno) == (frame.file, frame.first_line)
         and code.co_qualname == frame.function
     )
-
-
-def unwrapped(function: Any) -> Any:
-    """The plain function below decorators and method wrappers."""
-    try:
-        found = inspect.unwrap(function)
-    except ValueError:
-        return function
-    return getattr(found, "__func__", found)
-
-
-def enclosed(function: Any) -> dict[str, Any]:
-    """What a plain function finds by name in the functions around it."""
-    cells = zip(function.__code__.co_freevars, function.__closure__ or (), strict=True)
-    return {name: cell.cell_contents for name, cell in cells if _is_filled(cell)}
-
-
-def _is_filled(cell: CellType) -> bool:
-    try:
-        cell.cell_contents  # noqa: B018
-    except ValueError:
-        return False
-    return True
-
-
-def names_of(function: Any) -> Mapping[str, Any]:
-    """What a plain function finds by name outside of itself, builtins apart."""
-    return ChainMap(enclosed(function), function.__globals__)

@@ -14,7 +14,7 @@ from attrs import evolve, frozen
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
 
-from speedup.spec.paths import joined
+from speedup.ir.paths import joined
 
 _SEPARATE: tuple[tuple[str, str, str], ...] = (
     ("q_proj", "k_proj", "v_proj"),

@@ -13,12 +13,12 @@ import torch
 from torch import Tensor, nn
 
 from speedup.errors import MaskTargetError
+from speedup.ir.paths import joined
 from speedup.masks.files import read_masks
 from speedup.masks.fitting import free_mask
 from speedup.masks.names import flattened
 from speedup.masks.problems import RefusedError, error_of
-from speedup.spec.paths import joined
-from speedup.tracing.plannable import require_weights
+from speedup.modules.plannable import require_weights
 
 # Targets of NNI that are activations: `_input_0`, `_output_0`.
 _ACTIVATIONS = ("_input_", "_output_")

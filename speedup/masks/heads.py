@@ -12,7 +12,7 @@ from speedup.masks.attention import Attention, HeadRun, attention_in
 from speedup.masks.fitting import mask_along
 from speedup.masks.names import Names
 from speedup.masks.problems import RefusedError, error_of
-from speedup.tracing.plannable import require_shapes
+from speedup.modules.plannable import require_shapes
 
 
 def masks_from_heads(

@@ -11,8 +11,8 @@ import torch
 from torch import nn
 
 from speedup.errors import MaskTargetError, UnknownNameError
+from speedup.ir.paths import joined
 from speedup.masks.problems import RefusedError
-from speedup.spec.paths import joined
 
 
 @attrs.frozen(eq=False)

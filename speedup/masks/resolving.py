@@ -14,8 +14,8 @@ from speedup.masks.fitting import fitting_mask
 from speedup.masks.names import Names, flattened, parameter_name
 from speedup.masks.problems import MaskProblem, RefusedError, error_of
 from speedup.masks.value import Masks
-from speedup.tracing.copying import ModuleT, copy_module
-from speedup.tracing.plannable import require_weights
+from speedup.modules.copying import ModuleT, copy_module
+from speedup.modules.plannable import require_weights
 
 MaskSource = Mapping[str, object] | str | os.PathLike[str] | Masks
 

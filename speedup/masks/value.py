@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import ctypes
 import hashlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from types import MappingProxyType
 
 import attrs
 import torch
 
 from speedup import errors
+from speedup._stable import stable
 
 
 def compacted(mask: torch.Tensor) -> torch.Tensor:
@@ -83,8 +84,14 @@ class Masks(Mapping[str, torch.Tensor]):
     def __hash__(self) -> int:
         return hash(self.digest)
 
-    def __reduce__(self) -> tuple[type[Masks], tuple[dict[str, torch.Tensor]]]:
-        return Masks, (dict(self._keep),)  # a mapping proxy can be neither pickled nor deep-copied
+    def __reduce__(self) -> tuple[Callable[..., Masks], tuple[dict[str, torch.Tensor]]]:
+        return restore_masks, (dict(self._keep),)  # a mapping proxy can be neither pickled nor deep-copied
 
     def __repr__(self) -> str:
         return f"Masks({len(self)} masked parameters, digest={self.digest[:12]}...)"
+
+
+@stable
+def restore_masks(keep: dict[str, torch.Tensor]) -> Masks:
+    """The masks of a mapping, as a pickle holds them."""
+    return Masks(keep)

@@ -18,15 +18,15 @@ from rich.table import Table
 from torch import Tensor, nn
 
 from speedup.analyses.alignment import Width
+from speedup.building.materializing import materialize
 from speedup.errors import InputError
+from speedup.ir.inputs import Example, example_from
 from speedup.masks import apply_masks
-from speedup.materialize import materialize
 from speedup.measuring.layer_calls import call_of, is_measured, signature, width_of
 from speedup.measuring.timing import Timing, take_turns
+from speedup.modules.isolation import isolated
 from speedup.plan import Plan
-from speedup.planner import realigned
-from speedup.spec.inputs import Example, example_from
-from speedup.tracing.isolation import isolated
+from speedup.planning.planner import realigned
 
 
 @frozen

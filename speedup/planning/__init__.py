@@ -1,1 +1,1 @@
-"""From facts to edits: coupling, what a small model must trace to, and a rehearsal of it."""
+"""From facts to edits: coupling, edits, what they pay, and a rehearsal of the small model."""

@@ -25,11 +25,10 @@ from speedup.engine.lattice import Fact, along
 from speedup.errors import FixpointError
 from speedup.forwards.fitting import Fit, fitted
 from speedup.forwards.rewriting import Writer
-from speedup.rules import Rules, rule_of
+from speedup.ir.expressions import SizeOf
+from speedup.ir.graph import Graph, Op, Origin, Shape, Value
+from speedup.rules import Rules, native, rule_of
 from speedup.rules.rule import Site
-from speedup.spec.expressions import SizeOf
-from speedup.spec.graph import Graph, Op, Origin, Shape, Value
-from speedup.tracing import native
 
 
 def couple(

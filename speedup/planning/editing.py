@@ -7,12 +7,12 @@ from collections.abc import Iterable, Mapping
 from torch import nn
 
 from speedup.analyses.analysis import Analysis
-from speedup.attention import MultiheadAttention
 from speedup.forwards.rewriting import Writer, rewritten_functions
+from speedup.ir.edits import AdoptAttention, Edit, RewriteForward, SetAttribute, Slice, SliceGroups
+from speedup.ir.graph import Origin
+from speedup.modules.attention import MultiheadAttention
 from speedup.rules import rule_of
-from speedup.spec.edits import AdoptAttention, Edit, RewriteForward, SetAttribute, Slice, SliceGroups
-from speedup.spec.graph import Origin
-from speedup.tracing.native import hyperparameters
+from speedup.rules.native import hyperparameters
 
 
 def edits_of(analysis: Analysis, writer: Writer) -> Iterable[Edit]:

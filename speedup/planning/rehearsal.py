@@ -10,12 +10,12 @@ from collections.abc import Sequence
 
 from torch import nn
 
+from speedup.building.applying import hollow_copy
+from speedup.building.expected import actual_trace, first_difference
 from speedup.errors import ExportError, SpeedupError
-from speedup.plan import Expected
-from speedup.planning.building import hollow_copy
-from speedup.planning.expected import actual_trace, first_difference
-from speedup.spec.edits import Edit
-from speedup.spec.inputs import Example
+from speedup.ir.edits import Edit
+from speedup.ir.inputs import Example
+from speedup.parts import Expected
 from speedup.tracing.islands import Islands, retrace
 
 

@@ -11,17 +11,17 @@ from torch import nn
 
 from speedup.analyses.alignment import Align, channels_of, named, width_of, wished
 from speedup.analyses.analysis import Analysis
+from speedup.explaining.blockers import blockers_of
+from speedup.explaining.links import links_of
+from speedup.explaining.reasons import blocked_channels, portions, withheld
+from speedup.ir.edits import AddToParameter, AdoptAttention, Edit, MergeColumns, NewBias, RewriteForward
+from speedup.ir.graph import Graph, Op, Origin, Shape, Value
+from speedup.ir.report import Alignment, Layer, Member, Misaligned, Report
 from speedup.planning.editing import payments_of
-from speedup.reports.blockers import blockers_of
-from speedup.reports.links import links_of
-from speedup.reports.reasons import blocked_channels, portions, withheld
 from speedup.rules import Rules, rule_of
+from speedup.rules.native import hyperparameters
 from speedup.rules.rule import UNKNOWN_OPERATOR, Sizes
-from speedup.spec.edits import AddToParameter, AdoptAttention, Edit, MergeColumns, NewBias, RewriteForward
-from speedup.spec.graph import Graph, Op, Origin, Shape, Value
-from speedup.spec.report import Alignment, Layer, Member, Misaligned, Report
 from speedup.tracing.islands import Survey
-from speedup.tracing.native import hyperparameters
 
 _NOT_TRACED = "code that could not be traced reads them"
 

@@ -11,15 +11,15 @@ from torch import Tensor, nn
 
 from speedup.analyses import constants, liveness
 from speedup.engine.constraints import Dim
+from speedup.ir.graph import Graph, Op, Origin, Value
+from speedup.ir.inputs import example_from, further_calls
+from speedup.modules.plannable import require_plannable
 from speedup.planning.coupling import boundary, constraints_of, extents_of, sites_of
 from speedup.pruners.units import Units, units_of
 from speedup.rules import STANDARD, Rules
 from speedup.rules.contraction import Contraction, describe
 from speedup.rules.product import is_contraction
-from speedup.spec.graph import Graph, Op, Origin, Value
-from speedup.spec.inputs import example_from, further_calls
 from speedup.tracing.islands import survey
-from speedup.tracing.plannable import require_plannable
 
 Gone = Mapping[tuple[str, int], Tensor]
 """Name and dimension of a parameter -> bool vector over that dimension, True where it is to be zero."""

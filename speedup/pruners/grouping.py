@@ -7,9 +7,9 @@ from collections.abc import Collection, Mapping, Sequence
 import torch
 from torch import Tensor
 
+from speedup.ir.paths import is_within
 from speedup.pruners.channels import Channels, Layer
 from speedup.pruners.selection import Group
-from speedup.spec.paths import is_within
 
 
 def groups_of(channels: Channels, scores: Mapping[str, Tensor], skip: Collection[str]) -> tuple[Group, ...]:

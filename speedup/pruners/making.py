@@ -11,15 +11,15 @@ import torch
 from torch import Tensor, nn
 
 from speedup.errors import PruningError, UnknownModuleError
+from speedup.ir.paths import is_within
 from speedup.masks.fitting import mask_along
+from speedup.modules.copying import copy_module
+from speedup.modules.isolation import isolated
 from speedup.pruners.channels import Channels, Gone, Layer, channels_of
 from speedup.pruners.grouping import groups_alone, groups_of
 from speedup.pruners.scoring import Scores
 from speedup.pruners.selection import Group, dropped_units, losses_by_group, losses_over_all
 from speedup.rules import STANDARD, Rules
-from speedup.spec.paths import is_within
-from speedup.tracing.copying import copy_module
-from speedup.tracing.isolation import isolated
 
 
 def make_masks(

@@ -16,9 +16,9 @@ from attrs import frozen
 from torch import Tensor, nn
 
 from speedup.errors import PruningError
+from speedup.ir.inputs import example_from
 from speedup.pruners.channels import Layer
 from speedup.pruners.scoring import rows_of
-from speedup.spec.inputs import example_from
 
 Run = Callable[[nn.Module, Any], Any]
 Loss = Callable[[nn.Module, Any], Tensor]

@@ -10,10 +10,10 @@ from torch import Tensor, nn
 
 from speedup.engine.constraints import Dim
 from speedup.errors import MaskTargetError, MaskValueError, UnknownNameError
+from speedup.ir.paths import joined
 from speedup.pruners.channels import Channels, channels_of
 from speedup.pruners.making import masks_along
 from speedup.rules import STANDARD, Rules
-from speedup.spec.paths import joined
 
 Pruned = tuple[str, bool, Sequence[int]] | Sequence[Any]
 """Module, whether its output channels were pruned (else its input channels), and their indices."""

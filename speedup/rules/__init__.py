@@ -7,6 +7,8 @@ from types import MappingProxyType
 
 import torch
 
+from speedup.ir.graph import Op, values_in
+from speedup.ir.operators import functional
 from speedup.rules import (
     absorption,
     distance,
@@ -29,8 +31,6 @@ from speedup.rules import (
     weaving,
 )
 from speedup.rules.rule import OPEN_NUMBER, UNKNOWN_OPERATOR, Rule
-from speedup.spec.graph import Op, values_in
-from speedup.spec.operators import functional
 
 Operator = torch._ops.OpOverload | torch._ops.OpOverloadPacket
 Rules = Mapping[Operator | str, Rule]

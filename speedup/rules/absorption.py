@@ -22,6 +22,8 @@ from torch import Tensor
 from speedup.engine.constraints import Carrier, Constraint, Dim, Pinned, carrier_of
 from speedup.engine.keepsets import KeepSets
 from speedup.engine.lattice import along, wide
+from speedup.ir.edits import AddToParameter, Edit, Frozen, MergeColumns, NewBias, SliceGroups
+from speedup.ir.graph import Op, Origin, Value
 from speedup.rules.contraction import (
     Contraction,
     contraction_couple,
@@ -36,8 +38,6 @@ from speedup.rules.contraction import (
     row_sums,
 )
 from speedup.rules.rule import Rule, Site
-from speedup.spec.edits import AddToParameter, Edit, Frozen, MergeColumns, NewBias, SliceGroups
-from speedup.spec.graph import Op, Origin, Value
 
 
 @frozen

@@ -18,6 +18,8 @@ from torch import Tensor
 from speedup.engine.constraints import Balanced, Constraint, Pinned
 from speedup.engine.keepsets import KeepSets
 from speedup.engine.lattice import Fact, along, any_over, fact, indicator, pieces, vector, wide
+from speedup.ir.expressions import Derived
+from speedup.ir.graph import Op, Shape, Value
 from speedup.rules.rule import (
     Channels,
     Facts,
@@ -29,8 +31,6 @@ from speedup.rules.rule import (
     pinned,
     reason_for,
 )
-from speedup.spec.expressions import Derived
-from speedup.spec.graph import Op, Shape, Value
 
 
 @frozen(eq=False)

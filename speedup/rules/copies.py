@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from speedup.engine.layout import Block
-from speedup.spec.graph import Graph, Value
+from speedup.ir.graph import Graph, Value
 
 # Operators that hand on the elements they get.
 _SAME = frozenset({"clone", "contiguous", "alias"})

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from speedup.engine.constraints import Constraint, Pinned
 from speedup.engine.lattice import Fact, along, broadcast, fact
+from speedup.ir.graph import Op, Value
 from speedup.rules.rule import (
     Channels,
     Facts,
@@ -29,7 +30,6 @@ from speedup.rules.rule import (
     pinned,
     reason_for,
 )
-from speedup.spec.graph import Op, Value
 
 # Operands after a "+" are added. Capitals in front stand for leading dimensions, as many as there are.
 _EQUATIONS = {

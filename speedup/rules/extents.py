@@ -13,9 +13,7 @@ from typing import Any
 from attrs import field, frozen
 
 from speedup.engine.constraints import Dim
-from speedup.rules import Rules, rule_of
-from speedup.rules.contraction import describe
-from speedup.spec.expressions import (
+from speedup.ir.expressions import (
     Derived,
     Root,
     SizeOf,
@@ -24,8 +22,10 @@ from speedup.spec.expressions import (
     evaluate_expression,
     sizes_in,
 )
-from speedup.spec.graph import Graph, Op, Origin, Shape, Value
-from speedup.spec.resizing import resized
+from speedup.ir.graph import Graph, Op, Origin, Shape, Value
+from speedup.ir.resizing import resized
+from speedup.rules import Rules, rule_of
+from speedup.rules.contraction import describe
 
 _PRODUCTS = ("linear", "conv")
 _STATED = ("size", "shape", "sizes")

@@ -10,6 +10,7 @@ from torch import Tensor
 from speedup.engine.constraints import Constraint
 from speedup.engine.lattice import Fact, all_over, along, any_over, constant, fact, indicator, vector
 from speedup.engine.layout import Block, Move, pull
+from speedup.ir.graph import Op, Value
 from speedup.rules.rule import (
     Facts,
     Lives,
@@ -22,7 +23,6 @@ from speedup.rules.rule import (
     pinned,
 )
 from speedup.rules.stated import result_sizes
-from speedup.spec.graph import Op, Value
 
 
 def embedding_known(op: Op, facts: Facts) -> tuple[Fact, ...]:

@@ -16,6 +16,9 @@ from torch import Tensor, nn
 from speedup.engine.constraints import Constraint
 from speedup.engine.keepsets import KeepSets
 from speedup.engine.lattice import Fact, all_over, along, any_over, fact, indicator, spread
+from speedup.ir.edits import AddToParameter, Edit, Frozen, SetAttribute
+from speedup.ir.graph import Op
+from speedup.ir.restatements import PartialLayerNorm, Restatement
 from speedup.rules.pointwise import aligned
 from speedup.rules.rule import (
     Facts,
@@ -30,9 +33,6 @@ from speedup.rules.rule import (
     pinned,
     reason_for,
 )
-from speedup.spec.edits import AddToParameter, Edit, Frozen, SetAttribute
-from speedup.spec.graph import Op
-from speedup.spec.restatements import PartialLayerNorm, Restatement
 
 
 def _last(op: Op) -> range:

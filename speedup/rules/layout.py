@@ -26,6 +26,8 @@ from speedup.engine.lattice import (
     vector,
 )
 from speedup.engine.layout import Block, Move, pull, push
+from speedup.ir.expressions import Derived
+from speedup.ir.graph import Op, Value
 from speedup.rules.copies import copied
 from speedup.rules.moves import (
     axis_of,
@@ -82,8 +84,6 @@ from speedup.rules.stated import (
     split_sizes,
     unflattened,
 )
-from speedup.spec.expressions import Derived
-from speedup.spec.graph import Op, Value
 
 
 def _moves_of(op: Op, moves: Moves) -> tuple[Move, ...]:

@@ -21,6 +21,8 @@ from speedup.engine.lattice import (
     uniform_along,
     vector,
 )
+from speedup.ir.expressions import Derived
+from speedup.ir.graph import Op
 from speedup.rules.pointwise import aligned
 from speedup.rules.rule import (
     Facts,
@@ -34,8 +36,6 @@ from speedup.rules.rule import (
     pinned,
     reason_for,
 )
-from speedup.spec.expressions import Derived
-from speedup.spec.graph import Op
 
 
 def _per_channel(op: Op, facts: Facts, name: str, otherwise: float) -> Fact:

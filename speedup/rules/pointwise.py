@@ -9,9 +9,9 @@ from torch import Tensor
 
 from speedup.engine.constraints import Constraint
 from speedup.engine.lattice import Fact, constant, fact, fold_to, indicator, vector
+from speedup.ir.graph import Op, Value
 from speedup.rules.kept import keeping
 from speedup.rules.rule import Facts, Lives, Rule, Site, equal, evaluate, nothing_known, reason_for
-from speedup.spec.graph import Op, Value
 
 _UNARY = """
     relu relu6 sigmoid silu gelu hardswish hardsigmoid hardtanh leaky_relu elu selu celu softplus

@@ -21,6 +21,8 @@ from speedup.engine.lattice import (
     spread,
     uniform_along,
 )
+from speedup.ir.edits import Edit
+from speedup.ir.graph import Op, Value
 from speedup.rules.absorption import couple as absorbing_couple
 from speedup.rules.absorption import pay as absorbing_pay
 from speedup.rules.contraction import (
@@ -42,8 +44,6 @@ from speedup.rules.rule import (
     pinned,
     reason_for,
 )
-from speedup.spec.edits import Edit
-from speedup.spec.graph import Op, Value
 
 
 def _is_weight(value: Value, fact_: Fact | None = None) -> bool:

@@ -11,9 +11,9 @@ from torch import Tensor
 from speedup.engine.constraints import Constraint
 from speedup.engine.lattice import Fact, along, fact, indicator, vector
 from speedup.engine.layout import Move, Shape, same_dims
+from speedup.ir.graph import Op
 from speedup.rules.layout import layout_rule
 from speedup.rules.rule import Facts, Lives, Rule, Site, equal, nothing_known, pinned, reason_for
-from speedup.spec.graph import Op
 
 
 def channelwise(dims: Mapping[str, int], result: int, *, keeps_zero: bool = False) -> Rule:

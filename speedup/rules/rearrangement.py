@@ -10,11 +10,11 @@ import torch
 from speedup.engine.constraints import Constraint, Counted
 from speedup.engine.lattice import Fact
 from speedup.engine.layout import Block, Move, Shape, plain, reshape_blocks
+from speedup.ir.graph import Op
 from speedup.rules.layout import layout_rule
 from speedup.rules.moves import Arguments, axis_of, expand, flip, split, swap
 from speedup.rules.rule import Facts, Moves, Rule, Site, equal
 from speedup.rules.stated import as_split
-from speedup.spec.graph import Op
 
 Shapes = Sequence[Shape]
 

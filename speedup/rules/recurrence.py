@@ -12,7 +12,7 @@ from collections.abc import Iterator
 
 from attrs import frozen
 
-from speedup.spec.graph import Op, Value
+from speedup.ir.graph import Op, Value
 
 # Operator name without `_cell`: how many gates its weights hold, and which of them is the content.
 _GATES = {"lstm": (4, 2), "gru": (3, 2), "rnn_tanh": (1, 0), "rnn_relu": (1, 0)}

@@ -15,6 +15,8 @@ from torch import Tensor
 from speedup.engine.constraints import Cause, Constraint, Counted, Dim, Equal, Mapped, Pinned
 from speedup.engine.keepsets import KeepSets
 from speedup.engine.lattice import Fact, any_over, fact, indicator, uniform_along, vector
+from speedup.ir.edits import AddToParameter, Edit, Frozen
+from speedup.ir.graph import Op, Value
 from speedup.rules.recurrence import Cell, Recurrence, describe
 from speedup.rules.rule import (
     Channels,
@@ -30,8 +32,6 @@ from speedup.rules.rule import (
     reason_for,
 )
 from speedup.rules.units import Columns, Demand, Layer, analyse, by_row, demands
-from speedup.spec.edits import AddToParameter, Edit, Frozen
-from speedup.spec.graph import Op, Value
 
 
 def recurrent_known(op: Op, facts: Facts) -> tuple[Fact, ...]:

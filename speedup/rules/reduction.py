@@ -22,6 +22,8 @@ from speedup.engine.lattice import (
     uniform_along,
     unknown,
 )
+from speedup.ir.graph import Op
+from speedup.ir.restatements import MeanOfTotal, Restatement
 from speedup.rules.rule import (
     Facts,
     Lives,
@@ -35,8 +37,6 @@ from speedup.rules.rule import (
     pinned,
     reason_for,
 )
-from speedup.spec.graph import Op
-from speedup.spec.restatements import MeanOfTotal, Restatement
 
 
 def _dims(op: Op) -> tuple[int, ...]:

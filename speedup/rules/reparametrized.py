@@ -18,9 +18,9 @@ from speedup.engine.constraints import Constraint, Pinned
 from speedup.engine.keepsets import KeepSets
 from speedup.engine.lattice import along, any_over, fold_to, indicator
 from speedup.engine.layout import box
+from speedup.ir.edits import AddToParameter, Edit, Frozen
+from speedup.ir.graph import Op, Origin, Value
 from speedup.rules.rule import Facts, Lives, Rule, Site, all_pinned, equal, everything_read, reason_for
-from speedup.spec.edits import AddToParameter, Edit, Frozen
-from speedup.spec.graph import Op, Origin, Value
 
 
 @frozen(eq=False)

@@ -17,11 +17,11 @@ from speedup.engine.constraints import Cause, Constraint, Dim, Equal, Pinned
 from speedup.engine.keepsets import KeepSets
 from speedup.engine.lattice import Fact, indicator, spread, unknown
 from speedup.engine.layout import Move
-from speedup.spec.edits import Edit
-from speedup.spec.expressions import concrete
-from speedup.spec.graph import Graph, Op, Origin, Shape, Value, call_arguments
-from speedup.spec.operators import functional
-from speedup.spec.restatements import Restatement
+from speedup.ir.edits import Edit
+from speedup.ir.expressions import concrete
+from speedup.ir.graph import Graph, Op, Origin, Shape, Value, call_arguments
+from speedup.ir.operators import functional
+from speedup.ir.restatements import Restatement
 
 T = TypeVar("T")
 Facts = Sequence[Fact]

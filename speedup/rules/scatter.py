@@ -10,6 +10,7 @@ from torch import Tensor
 
 from speedup.engine.constraints import Constraint
 from speedup.engine.lattice import Fact, any_over, broadcast, fact, fold_to, indicator, uniform
+from speedup.ir.graph import Op, Value
 from speedup.rules.rule import (
     Facts,
     Lives,
@@ -22,7 +23,6 @@ from speedup.rules.rule import (
     pinned,
     reason_for,
 )
-from speedup.spec.graph import Op, Value
 
 # Arguments that hold what is moved; all others say where.
 _DATA = ("self", "input", "src", "source", "value", "values")

@@ -9,9 +9,9 @@ from torch import Tensor
 
 from speedup.engine.keepsets import KeepSets
 from speedup.engine.layout import restricted
+from speedup.ir.graph import Op
+from speedup.ir.restatements import Restatement, SplitSizes, TakeIndices
 from speedup.rules.rule import Moves, Needs, Restate, Site, Sizes
-from speedup.spec.graph import Op
-from speedup.spec.restatements import Restatement, SplitSizes, TakeIndices
 
 _NO_END = 2**62
 

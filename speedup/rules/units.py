@@ -19,9 +19,9 @@ from attrs import frozen
 from torch import Tensor
 
 from speedup.engine.lattice import Fact, along
+from speedup.ir.graph import Op, Value
 from speedup.rules.recurrence import Cell, Recurrence
 from speedup.rules.rule import Facts
-from speedup.spec.graph import Op, Value
 
 
 @frozen(eq=False)

@@ -12,14 +12,14 @@ from attrs import frozen
 from torch import Tensor, nn
 
 from speedup.analyses.alignment import Align
+from speedup.building.draws import draws, first_taken
+from speedup.building.materializing import materialize
+from speedup.ir.inputs import Example, batch_size, example_from
 from speedup.masks import MaskSource, apply_masks
-from speedup.materialize import materialize
 from speedup.plan import Plan
-from speedup.planner import plan_speedup
-from speedup.planning.draws import draws, first_taken
-from speedup.reports.table import report_table
+from speedup.planning.planner import plan_speedup
+from speedup.rendering.table import report_table
 from speedup.rules import STANDARD, Rules
-from speedup.spec.inputs import Example, batch_size, example_from
 from speedup.testing.blame import first_differing
 from speedup.testing.masks import MaskSpec, mask_argument
 from speedup.testing.oracle import Yardstick, masked_copy, output_of

@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from speedup.planning.comparison import scratch
+from speedup.building.comparison import scratch
 from speedup.testing.oracle import TOLERANCE, Yardstick, distance, output_of
 
 Calls = dict[tuple[str, int], Tensor]

@@ -10,7 +10,7 @@ import torch
 from hypothesis import strategies as st
 from torch import Tensor
 
-from speedup.spec.inputs import batch_size, example_from, fresh_inputs
+from speedup.ir.inputs import batch_size, example_from, fresh_inputs
 
 # The values of an example with standard deviation one become small, large, or all the same.
 _SCALES = (1.0, 0.0, 1e-2, -30.0)

@@ -10,12 +10,12 @@ from attrs import frozen
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
-from speedup.planning.comparison import first_line
-from speedup.planning.draws import draws
-from speedup.spec.inputs import Example, batch_size, example_from, leaves_of
+from speedup.building.comparison import first_line
+from speedup.building.draws import draws
+from speedup.ir.inputs import Example, batch_size, example_from, leaves_of
+from speedup.modules.copying import copy_module
+from speedup.modules.isolation import isolated
 from speedup.testing.masks import MaskSpec, write_masks
-from speedup.tracing.copying import copy_module
-from speedup.tracing.isolation import isolated
 
 # Merging channels reorders sums. In float64, perturbing every weight of a small, well conditioned network
 # by 1e-14 moves its outputs by less than 1e-11 of their variation; a lost constant by much more than 1e-9.

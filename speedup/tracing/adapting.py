@@ -13,8 +13,8 @@ from typing import Any
 from attrs import evolve
 
 from speedup.engine.layout import reshape_blocks
-from speedup.spec.expressions import Arithmetic, Derived, Expression, SizeOf
-from speedup.spec.graph import Op
+from speedup.ir.expressions import Arithmetic, Derived, Expression, SizeOf
+from speedup.ir.graph import Op
 
 
 def _flattened(op: Op, numbers: Sequence[Any]) -> Mapping[str, Any]:

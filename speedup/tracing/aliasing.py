@@ -13,7 +13,7 @@ from types import MappingProxyType
 import torch
 from torch.fx import Graph, Node
 
-from speedup.spec.operators import functional, operator_of
+from speedup.ir.operators import functional, operator_of
 
 # Operators whose schema does not say that they may return their input.
 _MAY_ALIAS = frozenset({"aten::dropout", "aten::feature_dropout", "aten::alpha_dropout"})

@@ -12,10 +12,10 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree as pytree
 
-from speedup.spec.graph import Shape
-from speedup.spec.inputs import Example, leaves_of
-from speedup.tracing.copying import copy_module
-from speedup.tracing.isolation import isolated, quiet, unfused
+from speedup.ir.graph import Shape
+from speedup.ir.inputs import Example, leaves_of
+from speedup.modules.copying import copy_module
+from speedup.modules.isolation import isolated, quiet, unfused
 from speedup.tracing.trace import export_error
 
 _SEED = 0

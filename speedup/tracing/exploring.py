@@ -17,12 +17,12 @@ import torch
 from attrs import define, field, frozen
 
 from speedup.errors import ExportError
+from speedup.ir.expressions import Use, sizes_in
+from speedup.ir.graph import Graph, Origin, Shape
+from speedup.ir.inputs import Example
+from speedup.ir.resizing import resized
 from speedup.rules import STANDARD
 from speedup.rules.extents import Extents
-from speedup.spec.expressions import Use, sizes_in
-from speedup.spec.graph import Graph, Origin, Shape
-from speedup.spec.inputs import Example
-from speedup.spec.resizing import resized
 from speedup.tracing.merging import same_program
 from speedup.tracing.nearby import LARGEST, near_shapes, of_shapes, resized_example, shapes_of
 from speedup.tracing.questions import (

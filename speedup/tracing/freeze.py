@@ -17,9 +17,9 @@ from torch.fx import Graph as FxGraph
 from torch.fx import GraphModule, Node
 
 from speedup.errors import ExportError
-from speedup.spec.callsites import frame_of
-from speedup.spec.graph import Frame, Graph, Op, Origin, Owner, Value
-from speedup.spec.operators import functional, operator_of
+from speedup.ir.callsites import frame_of
+from speedup.ir.graph import Frame, Graph, Op, Origin, Owner, Value
+from speedup.ir.operators import functional, operator_of
 from speedup.tracing.adapting import adapted
 from speedup.tracing.aliasing import scatter_of, storage_of, viewed_by, written_by
 from speedup.tracing.numbers import ARITHMETIC, as_type, computing_type, is_arithmetic, is_check, number_type

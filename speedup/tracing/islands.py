@@ -19,10 +19,10 @@ from attrs import frozen
 from torch import Tensor, nn
 
 from speedup.errors import ExportError
-from speedup.spec.graph import Origin, Shape, Value
-from speedup.spec.inputs import Example
-from speedup.spec.paths import joined
-from speedup.spec.report import Inside, Outside
+from speedup.ir.graph import Origin, Shape, Value
+from speedup.ir.inputs import Example
+from speedup.ir.paths import joined
+from speedup.ir.report import Inside, Outside
 from speedup.tracing.calls import Call, CallKind, record_calls
 from speedup.tracing.exploring import explored, is_same_trace
 from speedup.tracing.merging import Part, merged

@@ -13,7 +13,7 @@ from typing import Any, assert_never
 
 from attrs import evolve, frozen
 
-from speedup.spec.expressions import (
+from speedup.ir.expressions import (
     Argument,
     Arithmetic,
     AttributeOf,
@@ -26,8 +26,8 @@ from speedup.spec.expressions import (
     attributes_in,
     derived_in,
 )
-from speedup.spec.graph import Graph, Op, Owner, Value
-from speedup.spec.paths import joined
+from speedup.ir.graph import Graph, Op, Owner, Value
+from speedup.ir.paths import joined
 
 # The names on the way to an attribute, such as `config.hidden_size` or `window[0]`.
 _NAMES = re.compile(r"[^\W\d]\w*")

@@ -8,10 +8,10 @@ from itertools import chain, combinations
 import torch
 from torch import Tensor
 
-from speedup.spec.expressions import sizes_in
-from speedup.spec.graph import Graph, Shape
-from speedup.spec.inputs import Example, batch_size
-from speedup.spec.resizing import resized
+from speedup.ir.expressions import sizes_in
+from speedup.ir.graph import Graph, Shape
+from speedup.ir.inputs import Example, batch_size
+from speedup.ir.resizing import resized
 from speedup.tracing.questions import Question, constants_in, others_of, targets_of
 
 # Dimensions of inputs, each by the input's number and its own.

@@ -16,8 +16,8 @@ from typing import Any
 import torch
 from torch.fx import Node
 
-from speedup.spec.graph import Value
-from speedup.spec.operators import operator_of
+from speedup.ir.graph import Value
+from speedup.ir.operators import operator_of
 
 _ATEN = torch.ops.aten
 _MATHS = ("sqrt", "cos", "cosh", "sin", "sinh", "tan", "tanh", "asin", "acos", "atan", "log2")

@@ -18,7 +18,7 @@ from typing import Any, cast
 import torch
 from torch.fx.experimental.proxy_tensor import get_proxy_mode
 
-from speedup.spec.expressions import (
+from speedup.ir.expressions import (
     FUNCTIONS,
     Arithmetic,
     Expression,

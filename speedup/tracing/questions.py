@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from typing import Any
 
-from speedup.spec.expressions import (
+from speedup.ir.expressions import (
     Arithmetic,
     AttributeOf,
     Expression,
@@ -20,7 +20,7 @@ from speedup.spec.expressions import (
     evaluate_expression,
     sizes_in,
 )
-from speedup.spec.graph import Graph
+from speedup.ir.graph import Graph
 
 Question = Guard | Use
 _MOST_TARGETS = 8

@@ -9,8 +9,8 @@ from typing import Any
 
 from torch import nn
 
-from speedup.spec.callsites import Running
-from speedup.spec.expressions import Arithmetic, Expression, Guard, Root, SizeOf, Use, sizes_in
+from speedup.ir.callsites import Running
+from speedup.ir.expressions import Arithmetic, Expression, Guard, Root, SizeOf, Use, sizes_in
 from speedup.tracing.sinks import Hidden, hidden_use, place
 
 

@@ -26,7 +26,7 @@ import torch
 from attrs import frozen
 from torch import nn
 
-from speedup.spec.expressions import MATH
+from speedup.ir.expressions import MATH
 
 _LIBRARY = torch.__file__.removesuffix("__init__.py")
 _OWN = __file__.removesuffix("sinks.py")

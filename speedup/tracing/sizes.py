@@ -15,7 +15,7 @@ from typing import Any
 
 from attrs import evolve, frozen
 
-from speedup.spec.expressions import (
+from speedup.ir.expressions import (
     Arithmetic,
     AttributeOf,
     Derived,
@@ -27,7 +27,7 @@ from speedup.spec.expressions import (
     roots_in,
     sizes_in,
 )
-from speedup.spec.graph import Op
+from speedup.ir.graph import Op
 from speedup.tracing.record import Record
 
 # A number in one of these equals a size only by coincidence.

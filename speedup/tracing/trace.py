@@ -17,14 +17,14 @@ from torch import Tensor, nn
 from torch.export import ExportedProgram
 from torch.export.graph_signature import InputKind
 
-from speedup.attention import MultiheadAttention
 from speedup.errors import ExportError
-from speedup.spec.graph import Graph, Origin
-from speedup.spec.inputs import Example, leaves_of, tensors_of
+from speedup.ir.graph import Graph, Origin
+from speedup.ir.inputs import Example, leaves_of, tensors_of
+from speedup.modules.attention import MultiheadAttention
+from speedup.modules.copying import copy_module, share_module
+from speedup.modules.isolation import isolated, lean, quiet, unfused
 from speedup.tracing.aliasing import written_back
-from speedup.tracing.copying import copy_module, share_module
 from speedup.tracing.freeze import freeze, has_calls_to_lower
-from speedup.tracing.isolation import isolated, lean, quiet, unfused
 from speedup.tracing.numbers import number_type
 from speedup.tracing.provenance import escape, followed
 from speedup.tracing.record import Record

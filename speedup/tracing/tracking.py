@@ -13,10 +13,10 @@ from torch.fx.experimental.proxy_tensor import get_proxy_mode, get_proxy_slot
 from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree as pytree
 
-from speedup.spec.callsites import running_frames
-from speedup.spec.expressions import Arithmetic, Expression, SizeOf, evaluate_expression
+from speedup.ir.callsites import running_frames
+from speedup.ir.expressions import Arithmetic, Expression, SizeOf, evaluate_expression
+from speedup.modules.attributes import replace_integers
 from speedup.tracing.adapting import ADAPTING
-from speedup.tracing.attributes import replace_integers
 from speedup.tracing.provenance import META_KEY, Tracked, plain, tracked
 from speedup.tracing.record import Record
 from speedup.tracing.sinks import users_frame

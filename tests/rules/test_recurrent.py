@@ -12,9 +12,9 @@ import torch
 from torch import Tensor, nn
 
 from speedup import Plan, apply_masks, materialize, plan_speedup
+from speedup.ir.inputs import example_from
 from speedup.rules import STANDARD, rule_for
 from speedup.rules.recurrence import describe
-from speedup.spec.inputs import example_from
 from speedup.tracing.trace import trace
 from tests.support.measure import check_exact, relative_error
 from tests.support.soundness import Case, Shape, Tensors, blank, case, dead_claims, known_claims

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrizations, parametrize, prune
 
 from speedup import Plan, apply_masks, materialize, plan_speedup
-from speedup.spec.edits import Slice
+from speedup.ir.edits import Slice
 from tests.support.measure import check_exact
 from tests.support.soundness import Case, Tensors, case, dead_claims, known_claims, positive, sparse
 

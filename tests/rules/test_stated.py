@@ -12,10 +12,10 @@ from torch import Tensor
 
 from speedup.engine.keepsets import solve
 from speedup.engine.lattice import unknown
+from speedup.ir.graph import Op, Value
+from speedup.ir.restatements import SplitSizes, TakeIndices
 from speedup.rules import STANDARD, rule_for
 from speedup.rules.rule import Site
-from speedup.spec.graph import Op, Value
-from speedup.spec.restatements import SplitSizes, TakeIndices
 from tests.support.soundness import graph_of
 
 KEPT = (0, 1, 4, 5, 6, 9, 11)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
-from speedup.spec.inputs import tensors_of
+from speedup.ir.inputs import tensors_of
 from tests.support.lively import Inputs
 
 

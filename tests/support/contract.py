@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from speedup import Plan, apply_masks, load, load_plan, materialize, plan_speedup, save
-from speedup.spec.inputs import tensors_of
+from speedup.ir.inputs import tensors_of
 from tests.support.measure import relative_error
 from tests.support.untouched import differences, snapshot
 

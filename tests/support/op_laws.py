@@ -11,16 +11,12 @@ from attrs import evolve, frozen
 from torch import Tensor
 
 from speedup.analyses.analysis import Analysis
+from speedup.building.applying import apply_edits
 from speedup.engine.lattice import Fact, fact, indicator, unknown
 from speedup.forwards.rewriting import Writer
-from speedup.functional import partial_layer_norm
-from speedup.planning.building import apply_edits
-from speedup.planning.coupling import couple
-from speedup.rules import STANDARD, rule_for
-from speedup.rules.rule import evaluate
-from speedup.spec.edits import AddToParameter, MergeColumns, SliceGroups
-from speedup.spec.graph import Graph, Op, Value
-from speedup.spec.restatements import (
+from speedup.ir.edits import AddToParameter, MergeColumns, SliceGroups
+from speedup.ir.graph import Graph, Op, Value
+from speedup.ir.restatements import (
     Arguments,
     MeanOfTotal,
     PartialLayerNorm,
@@ -28,6 +24,10 @@ from speedup.spec.restatements import (
     SplitSizes,
     TakeIndices,
 )
+from speedup.modules.functional import partial_layer_norm
+from speedup.planning.coupling import couple
+from speedup.rules import STANDARD, rule_for
+from speedup.rules.rule import evaluate
 from tests.support.soundness import Abstract, Case, Tensors, abstract, some_extents
 
 CLOSE: Mapping[str, Any] = {"rtol": 1e-9, "atol": 1e-10, "equal_nan": True}

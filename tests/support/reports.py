@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from itertools import pairwise
 
-from speedup.spec.report import Blocked, Blocker, Inside, Junction, Layer, Outside, Report
+from speedup.ir.report import Blocked, Blocker, Inside, Junction, Layer, Outside, Report
 
 HOSTILE = '<script>alert(1)</script>&"quoted"\''
 """A module may be called anything without a dot in it."""

@@ -16,9 +16,9 @@ from attrs import evolve, frozen
 from torch import Tensor, nn
 
 from speedup.engine.lattice import Fact, constant, fact
+from speedup.ir.graph import Graph, Op, Origin, Owner, Value
+from speedup.ir.inputs import example_from
 from speedup.rules import STANDARD, rule_for
-from speedup.spec.graph import Graph, Op, Origin, Owner, Value
-from speedup.spec.inputs import example_from
 from speedup.tracing.trace import trace
 
 Shape = tuple[int, ...]

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, fx, nn
 from torch.utils import _pytree as pytree
 
-from speedup.tracing.copying import copy_module
+from speedup.modules.copying import copy_module
 from tests.support.calling import arguments, cast, outputs, require_close
 from tests.support.lively import Inputs
 from tests.support.measure import MakeInputs

@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from speedup.spec.inputs import tensors_of
-from speedup.tracing.copying import copy_module
+from speedup.ir.inputs import tensors_of
+from speedup.modules.copying import copy_module
 from tests.support.calling import arguments, cast, outputs, require_close
 from tests.support.measure import MakeInputs
 

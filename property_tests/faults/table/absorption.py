@@ -106,7 +106,7 @@ FAULTS = (
     ),
     Fault(
         "absorption: a bias that two calls read is charged by one",
-        "spec.graph",
+        "ir.graph",
         "return readers if readers == (op.index,) else ()",
         "return (op.index,)",
         (f"{MATERIALIZE}::test_bias_of_two_layers_is_not_charged_with_constants_of_one",),

@@ -115,7 +115,7 @@ FAULTS = (
     ),
     Fault(
         "forward: a config that modules share is changed for all of them",
-        "tracing.attributes",
+        "modules.attributes",
         "    made = copy.copy(value)\n",
         "    made = value\n",
         (ATTRIBUTES,),

@@ -17,14 +17,14 @@ from property_tests.faults.killers import (
 FAULTS = (
     Fault(
         "sizes: a comparison asks for no other size",
-        "spec.graph",
+        "ir.graph",
         "return (*self.guards, *self.uses)",
         "return self.uses",
         (*sequences_of("layer of longer inputs", "comparison"), SIZED_SEQUENCES),
     ),
     Fault(
         "sizes: a number used out of sight asks for no other size",
-        "spec.graph",
+        "ir.graph",
         "return (*self.guards, *self.uses)",
         "return self.guards",
         (*sequences_of("rounds", "list of scales", "as deep as long"), SIZED_SEQUENCES),
@@ -143,14 +143,14 @@ FAULTS = (
     ),
     Fault(
         "calls: verification compares the first alone",
-        "verify",
+        "building.verifying",
         "for number, call in enumerate(plan.subject.calls)",
         "for number, call in enumerate(plan.subject.calls[:1])",
         (f"{SEVERAL}::test_verification_compares_each_call",),
     ),
     Fault(
         "calls: verification redraws integers that the model does not take",
-        "planning.draws",
+        "building.draws",
         "tuple(a if free else b for free, a, b in mixed)",
         "tuple(a for free, a, b in mixed)",
         (DRAWS,),

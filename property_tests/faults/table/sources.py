@@ -31,21 +31,21 @@ FAULTS = (
     ),
     Fault(
         "sources: a function that another module calls too is rewritten for both",
-        "forwards.rewritten",
+        "modules.rewritten",
         "names[helper.name] = build(helper, plain.__globals__[helper.name], None)",
         "plain.__globals__[helper.name] = build(helper, plain.__globals__[helper.name], None)",
         (REWRITTEN,),
     ),
     Fault(
         "sources: default arguments are lost",
-        "forwards.rewritten",
+        "modules.rewritten",
         "inner.__defaults__, inner.__kwdefaults__ = plain.__defaults__, plain.__kwdefaults__",
         "inner.__defaults__, inner.__kwdefaults__ = None, None",
         (REWRITTEN,),
     ),
     Fault(
         "sources: what was rewritten before is forgotten",
-        "forwards.rewritten",
+        "modules.rewritten",
         "    known = {f.name: f for f in old}\n",
         "    known: dict[str, Rewritten] = {}\n",
         (REWRITTEN, REWRITING),
@@ -80,7 +80,7 @@ FAULTS = (
     ),
     Fault(
         "sources: a partial norm forgets the mean in what is gone",
-        "functional",
+        "modules.functional",
         "rest = dropped_squares - 2 * dropped_sum * mean + dropped * mean.square()",
         "rest = dropped_squares + dropped * mean.square()",
         (FUNCTIONAL, FEATURES),
@@ -94,7 +94,7 @@ FAULTS = (
     ),
     Fault(
         "sources: an integer in a list is set in its first place",
-        "tracing.attributes",
+        "modules.attributes",
         "    key: Any = int(steps[0]) if type(value) in (tuple, list) else steps[0]",
         "    key: Any = 0 if type(value) in (tuple, list) else steps[0]",
         (ATTRIBUTES,),

@@ -17,7 +17,7 @@ def _fault(request: pytest.FixtureRequest):
     if not request.config.getoption("--fault"):
         yield
         return
-    library = importlib.import_module("speedup.materialize")
+    library = importlib.import_module("speedup.building.materializing")
     apply_edits = library.apply_edits
 
     def off_by_one(held, masks, edits):

@@ -1,0 +1,112 @@
+"""The trace that a small model must have, derived from the plan's analysis, and that it has."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from attrs import frozen
+
+from speedup.analyses.analysis import Analysis
+from speedup.ir.edits import Edit, NewBias
+from speedup.ir.expressions import Argument, Settled, concrete
+from speedup.ir.graph import Graph, Op, Shape, Value, read_in
+from speedup.parts import Expected, ExpectedOp
+
+
+def expected_trace(analysis: Analysis, edits: Sequence[Edit]) -> Expected:
+    """What the small model has to trace to."""
+    new_biases = {e.path: len(e.value.tensor) for e in edits if isinstance(e, NewBias)}
+    opaque = analysis.restated_paths
+    return _described(analysis.graph, analysis.sizes, analysis.arguments, new_biases, opaque)
+
+
+def actual_trace(graph: Graph, opaque: frozenset[str] = frozenset()) -> Expected:
+    """A traced model in the same terms."""
+    return _described(graph, lambda v: v.shape, lambda op: {n: op[n] for n in op.arguments}, {}, opaque)
+
+
+def _described(
+    graph: Graph,
+    sizes: Callable[[Value], Shape],
+    arguments: Callable[[Op], Mapping[str, Any]],
+    new_biases: Mapping[str, int],
+    opaque: frozenset[str],
+) -> Expected:
+    names: dict[int, Any] = {v.index: v.name for v in graph.state}
+    names.update({v.index: ("input", n) for n, v in enumerate(graph.inputs)})
+    ops: list[ExpectedOp] = []
+    for op in graph.ops:
+        if op.owner.path in opaque:
+            names.update({r.index: ("within", op.owner.path) for r in op.results})
+            continue
+        if _passes_on(op, sizes):
+            names[op.result.index] = names[op.operands[0].index]
+            continue
+        given = dict(arguments(op))
+        if op.owner.path in new_biases and "bias" in given and given["bias"] is None:
+            given["bias"] = f"{op.owner.path}.bias"
+        operands = tuple(names[v.index] for v in read_in(tuple(op.arguments.values())))
+        if isinstance(given.get("bias"), str):
+            operands = (*operands, given["bias"])
+        plain = tuple((n, _plain(_as_read(op.arguments[n], a))) for n, a in given.items() if n != "bias")
+        ops.append(
+            ExpectedOp(str(op.target), op.owner.path, operands, plain, tuple(sizes(r) for r in op.results))
+        )
+        names.update({r.index: (len(ops) - 1, n) for n, r in enumerate(op.results)})
+    return Expected(tuple(ops), tuple(names[v.index] for v in graph.outputs), opaque)
+
+
+def _passes_on(op: Op, sizes: Callable[[Value], Shape]) -> bool:
+    """Whether the op returns its operand: tracing writes down a slice of everything as an alias."""
+    name = op.target._schema.name
+    return name == "aten::alias" or (name == "aten::slice" and sizes(op.result) == sizes(op.operands[0]))
+
+
+def _as_read(argument: Argument, given: Any) -> Any:
+    """`given`, what `argument` becomes, with values in the place of numbers that the forward reads."""
+    if isinstance(argument, Settled):
+        return argument.value
+    if isinstance(argument, tuple) and isinstance(given, tuple) and len(argument) == len(given):
+        return tuple(_as_read(a, g) for a, g in zip(argument, given, strict=True))
+    return given
+
+
+def _plain(argument: Any) -> Any:
+    """An argument without its tensors; sizes that are left open (-1) stay so."""
+    if isinstance(argument, Value):
+        return "tensor"
+    if isinstance(argument, tuple):
+        return tuple(_plain(a) for a in argument)
+    found = concrete(argument)
+    if isinstance(found, float) and math.isnan(found):
+        # Two NaN are only equal where they are one.
+        return math.nan
+    return found if isinstance(found, int | float | bool | str | None) else str(found)
+
+
+@frozen
+class Difference:
+    """A way in which two traces differ: the module whose forward does other things, and how, in words."""
+
+    path: str
+    words: str
+
+
+def first_difference(expected: Expected, actual: Expected) -> Difference | None:
+    """The first way in which two traces differ; None when they agree."""
+    for want, have in zip(expected.ops, actual.ops, strict=False):
+        if want != have:
+            words = f"in {want.path or 'the forward'}: expected {_worded(want)}, found {_worded(have)}"
+            return Difference(want.path, words)
+    if len(expected.ops) != len(actual.ops):
+        return Difference("", f"expected {len(expected.ops)} operations, found {len(actual.ops)}")
+    if expected.outputs != actual.outputs:
+        return Difference("", "the outputs are computed by other operations")
+    return None
+
+
+def _worded(op: ExpectedOp) -> str:
+    arguments = ", ".join(f"{n}={a}" for n, a in op.arguments if a != "tensor")
+    return f"{op.target}({arguments}) on {op.operands} -> {', '.join(map(str, op.results))}"

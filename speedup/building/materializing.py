@@ -1,0 +1,69 @@
+"""`materialize`: apply a plan to its model's tensors and build the new, smaller module."""
+
+from __future__ import annotations
+
+from typing import Literal, get_args
+
+import torch
+from torch import Tensor, nn
+
+from speedup.building.applying import apply_edits, change_modules
+from speedup.building.binding import current
+from speedup.building.verifying import verify as check
+from speedup.errors import InputError
+from speedup.modules.copying import copy_module
+from speedup.plan import Plan
+
+Level = Literal["full", "structure", "none"]
+
+
+def materialize(plan: Plan, model: nn.Module | None = None, *, verify: Level = "full") -> nn.Module:
+    """Build the small model of `plan`: same classes, names, hooks, flags; smaller tensors.
+
+    It shares no storage with the planned model, which is not changed. Peak memory is that of
+    both models.
+
+    Args:
+        plan: what `plan_speedup` or `Plan.from_json` returned.
+        model: the model to make smaller, if that is not the very object that was planned. It must have the
+            planned names, shapes, types and classes, and hold the planned numbers. Other weights do only
+            where the plan follows from the masks alone (no constants were computed from weights, and all
+            that goes is masked). Source that the plan holds is only run where it is `model`'s own with other
+            numbers in it.
+        verify: "full" re-exports the small model, compares it with the plan, and runs it
+            against the masked model on inputs like the example at two batch sizes, as far as the
+            masked model takes them, see `verify`; "structure" only compares the traces; "none" checks
+            nothing.
+
+    Raises:
+        InputError: `verify` is none of these, or the masked model does not run on its example.
+        ModelError: the weights of `model` are not in it, see `plan_speedup`.
+        UnboundPlanError: the plan was read back, and `model` is missing.
+        StaleModelError: the model changed since planning. Its kinds are for another `model`:
+            `ArchitectureError` says where it is unlike the planned one, `OtherWeightsError` that the plan
+            does not hold for its weights.
+        ForeignSourceError: source in the plan is not that of the model's class.
+        StructureError, OutputError: the small model is not equivalent; it is not handed out.
+    """
+    if verify not in get_args(Level):
+        raise InputError(f"verify={verify!r} is no level; choose one of {', '.join(get_args(Level))}")
+    with torch.inference_mode(mode=False):
+        plan = current(plan, model)
+        small = _built(plan)
+        if verify != "none":
+            check(plan, small, level=verify)
+    return small
+
+
+def _built(plan: Plan) -> nn.Module:
+    with torch.no_grad():
+        small = copy_module(plan.subject.planned_model(), _replacements(plan))
+    change_modules(small, plan.edits)
+    return small
+
+
+def _replacements(plan: Plan) -> dict[int, Tensor]:
+    model = plan.subject.planned_model()
+    held = {**dict(model.named_parameters()), **dict(model.named_buffers())}
+    changed = apply_edits(held, plan.subject.masks, plan.edits)
+    return {id(held[name]): tensor for name, tensor in changed.items()}

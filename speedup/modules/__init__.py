@@ -1,0 +1,1 @@
+"""Surgery on modules: copies, closures, attributes, rewritten forwards, fingerprints. Plans nothing."""

@@ -1,0 +1,186 @@
+"""Fingerprints of a model: to notice that it changed after planning, or that another is not like it."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator
+
+import torch
+from attrs import evolve, frozen
+from torch import Tensor, nn
+
+from speedup.ir.graph import Shape
+from speedup.modules.rewritten import rewritten_functions_of
+
+# At most so many lanes that they stay in the cache and that torch does not yet share them out to threads,
+# which on a busy machine would wait for one another at every step. And words for each lane.
+_LANES, _FEW_LANES, _DEPTH = 1 << 15, 1 << 12, 16
+# The odd constant of Fibonacci hashing (Knuth 1973) for 32 bits, as a signed integer.
+_STEP = 0x9E3779B1 - (1 << 32)
+# Odd constants of splitmix64 (Steele, Lea and Flood 2014), as signed integers.
+_RAMP = 0x9E3779B97F4A7C15 - (1 << 64)
+_FIRST = 0xBF58476D1CE4E5B9 - (1 << 64)
+_SECOND = 0x94D049BB133111EB - (1 << 64)
+
+
+@frozen
+class TensorStamp:
+    """Identity and content of one parameter or buffer.
+
+    `same_as` is the first name of a tensor that has several; `address` tells the tensor from an equal one
+    in the same process and is None in a plan that was read back.
+    """
+
+    name: str
+    shape: Shape
+    dtype: torch.dtype
+    checksum: int
+    same_as: str | None = None
+    address: int | None = None
+
+
+@frozen
+class ModuleStamp:
+    """Class of one module and, for torch's own and rewritten ones, its settings. `address` is the class's."""
+
+    name: str
+    type: str
+    settings: str = ""
+    address: int | None = None
+
+
+Stamp = TensorStamp | ModuleStamp
+
+
+def stamps_of(model: nn.Module) -> tuple[Stamp, ...]:
+    """Stamps of all parameters, buffers and modules. Reads the tensors once."""
+    named = (*model.named_parameters(remove_duplicate=False), *model.named_buffers(remove_duplicate=False))
+    first: dict[int, TensorStamp] = {}
+    tensors: list[TensorStamp] = []
+    for name, tensor in named:
+        known = first.get(id(tensor))
+        if known is None:
+            content = tuple(tensor.shape), tensor.dtype, checksum(tensor)
+            first[id(tensor)] = known = TensorStamp(name, *content, address=id(tensor))
+            tensors.append(known)
+        else:
+            tensors.append(evolve(known, name=name, same_as=known.name))
+    modules = [
+        ModuleStamp(name, _type_name(type(module)), _settings(module), id(type(module)))
+        for name, module in model.named_modules(remove_duplicate=False)
+    ]
+    return (*tensors, *modules)
+
+
+def _type_name(kind: type) -> str:
+    return f"{kind.__module__}.{kind.__qualname__}"
+
+
+def _settings(module: nn.Module) -> str:
+    rewritten = rewritten_functions_of(type(module))
+    own = module.extra_repr() if type(module).__module__.startswith("torch.nn.") else ""
+    return own + "".join(f" with {function.name} as {function.digest}" for function in rewritten)
+
+
+def checksum(tensor: Tensor) -> int:
+    """A number below 2**63 in magnitude that follows from the tensor's bytes and their order.
+
+    Each lane takes in every so many-th word of 32 bits, one after the other: a polynomial in an odd constant
+    whose high bits come down after each word, or signs that turn in pairs would cancel. Then the lanes are
+    mixed with their positions and added up. In integers: the same on every device. Other bytes give the same
+    number with odds of about one in 2**32 where they are all in one lane, in 2**60 otherwise.
+    """
+    if tensor.is_meta or not tensor.numel():
+        return 0
+    flat = tensor.detach().contiguous().reshape(-1).view(torch.uint8)
+    whole = flat.numel() // 4 * 4
+    words = flat[:whole].view(torch.int32)
+    width = min(_LANES, max(words.numel() // _DEPTH, _FEW_LANES))
+    lanes = torch.zeros(min(width, words.numel()) + 1, dtype=torch.int32, device=flat.device)
+    lanes[-1:].view(torch.uint8)[: flat.numel() - whole] = flat[whole:]
+    shifted = torch.empty_like(lanes)
+    for start in range(0, words.numel(), width):
+        block = words[start : start + width]
+        lane, spare = lanes[: block.numel()], shifted[: block.numel()]
+        torch.add(block, lane, alpha=_STEP, out=lane)
+        lane.add_(torch.bitwise_right_shift(lane, 15, out=spare))
+    return int(_mixed(lanes.to(torch.int64)).sum())
+
+
+def _mixed(lanes: Tensor) -> Tensor:
+    mixed = (lanes + torch.arange(1, len(lanes) + 1, device=lanes.device).mul_(_RAMP)).mul_(_FIRST)
+    mixed.bitwise_xor_(mixed >> 29).mul_(_SECOND)
+    return mixed.bitwise_xor_(mixed >> 32)
+
+
+def changes(before: tuple[Stamp, ...], now: tuple[Stamp, ...]) -> tuple[str, ...]:
+    """Names of what differs, in the order of `before`."""
+    first = {(type(stamp), stamp.name): stamp for stamp in before}
+    second = {(type(stamp), stamp.name): stamp for stamp in now}
+    keys = {**first, **second}
+    return tuple(dict.fromkeys(key[1] for key in keys if first.get(key) != second.get(key)))
+
+
+def other_architecture(
+    planned: tuple[Stamp, ...], found: tuple[Stamp, ...], dtypes: bool = True
+) -> Iterator[str]:
+    """In what another model is of another architecture, in words; contents do not count.
+
+    `dtypes` says whether the types of its tensors have to agree.
+    """
+    first = {(type(stamp), stamp.name): stamp for stamp in planned}
+    second = {(type(stamp), stamp.name): stamp for stamp in found}
+    for key, stamp in first.items():
+        if key not in second:
+            yield f"{_called(stamp)} is missing"
+        else:
+            yield from _differences(stamp, second[key], dtypes)
+    yield from (f"{_called(stamp)} was not planned" for key, stamp in second.items() if key not in first)
+
+
+def other_contents(planned: tuple[Stamp, ...], found: tuple[Stamp, ...], free: Collection[str]) -> list[str]:
+    """The tensors whose numbers differ, apart from those called `free`."""
+    known = {stamp.name: stamp.checksum for stamp in found if isinstance(stamp, TensorStamp)}
+    return [
+        stamp.name
+        for stamp in planned
+        if isinstance(stamp, TensorStamp)
+        and stamp.name not in free
+        and stamp.same_as is None
+        and known.get(stamp.name) != stamp.checksum
+    ]
+
+
+def _called(stamp: Stamp) -> str:
+    if isinstance(stamp, TensorStamp):
+        return f"tensor {stamp.name!r}"
+    return f"module {stamp.name!r}" if stamp.name else "the model itself"
+
+
+def _differences(planned: Stamp, found: Stamp, dtypes: bool) -> Iterator[str]:
+    pairs: list[tuple[str, object, object]]
+    match planned, found:
+        case TensorStamp(), TensorStamp():
+            pairs = [("shape", planned.shape, found.shape)]
+            pairs += [("type", planned.dtype, found.dtype)] if dtypes else []
+            ties = planned.same_as, found.same_as
+            if ties[0] != ties[1]:
+                said = [f"tied to {tie!r}" if tie else "not tied" for tie in ties]
+                yield f"{_called(planned)} is {said[1]}, planned was {said[0]}"
+        case ModuleStamp(), ModuleStamp():
+            pairs = [("settings", planned.settings, found.settings)]
+            if not _is_same_type(planned.type, found.type):
+                pairs.insert(0, ("class", planned.type, found.type))
+        case _:
+            return
+    yield from (
+        f"{_called(planned)} has {what} {now}, planned was {then}" for what, then, now in pairs if then != now
+    )
+
+
+def _is_same_type(one: str, other: str) -> bool:
+    """Whether two names are of one class, which a script knows as its own and others import."""
+    if "__main__" not in (one.partition(".")[0], other.partition(".")[0]):
+        return one == other
+    return one.endswith(f".{other.removeprefix('__main__.')}") or other.endswith(
+        f".{one.removeprefix('__main__.')}"
+    )

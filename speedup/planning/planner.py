@@ -1,0 +1,226 @@
+"""`plan_speedup`: trace, analyse, couple, and write down the edits. A pure function."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from attrs import evolve
+from torch import Tensor, nn
+
+from speedup.analyses import constants, liveness
+from speedup.analyses.alignment import Align, chooser
+from speedup.building.expected import expected_trace
+from speedup.errors import NonFiniteWeightError, UnboundPlanError, UnknownModuleError
+from speedup.forwards.rewriting import Writer
+from speedup.ir.edits import AddToParameter, Edit, MergeColumns, NewBias, RewriteForward
+from speedup.ir.graph import Graph, Origin
+from speedup.ir.inputs import Example, example_from, further_calls
+from speedup.masks import Masks, MaskSource, resolve_masks
+from speedup.modules.fingerprints import Stamp, TensorStamp, stamps_of
+from speedup.modules.plannable import require_plannable
+from speedup.parts import Subject
+from speedup.plan import Plan
+from speedup.planning.coupling import couple
+from speedup.planning.editing import edits_of, solved_attributes
+from speedup.planning.rehearsal import rehearse
+from speedup.planning.summary import report_of
+from speedup.rules import STANDARD, Rules
+from speedup.tracing.islands import survey
+from speedup.tracing.trace import Trace
+
+
+def plan_speedup(
+    model: nn.Module,
+    x: Any,
+    masks: MaskSource | None = None,
+    *,
+    others: Sequence[Any] = (),
+    kwargs: Mapping[str, Any] | None = None,
+    rules: Rules = STANDARD,
+    keep: Sequence[str] = (),
+    align: Align | None = None,
+) -> Plan:
+    """Plan the smallest model that computes what `model` with `masks` computes, in eval mode.
+
+    Nothing is changed: `model`, its flags and the global random state are as before.
+
+    Args:
+        model: any module. Of one that `torch.export` cannot trace as a whole, the largest modules that
+            it can trace are planned, see `Plan.report`. Its weights must be in it: a model is refused whose
+            weights hooks bring before each forward (offloaded by accelerate) or that is partitioned
+            (DeepSpeed's ZeRO-3). On the meta device, without such hooks, it has none and is planned.
+        x: example input: a tensor, a tuple or list of arguments, or a dict of keyword arguments.
+            Its dtypes and the way it is called matter; the plan holds for any batch size, and for any
+            length and resolution that the model takes. Where the forward goes other ways at other sizes,
+            these are looked for and planned with; `Plan.assumptions` says what could not be found out.
+        masks: keep-masks (1 keep, 0 drop) as `{module: {"weight": m}}`, `{parameter: m}`, or the
+            path of a file with either. None: zeros already in the weights count.
+        others: further calls of the model, each as `x`: with other arguments, at other sizes, with a cache,
+            for another task. The one plan holds for all of them.
+        kwargs: further keyword arguments of the forward.
+        rules: operator rules; extend with `STANDARD | {my_operator: my_rule}`.
+        keep: paths of modules that must not change.
+        align: how many channels layers shall keep for their kernels to run at full speed: multiples of
+            an integer, or what a function of a `Width` returns. It gets the count that has to stay, and is
+            asked about every larger one on the way; less than that count counts as that, more than there
+            are as all. Layers that do not shrink are not asked about. `Plan.report.alignment` says what
+            it costs.
+
+    Raises:
+        InputError, ModelError, MaskError, UnknownModuleError, NonFiniteWeightError: bad arguments.
+        ExportError: no part of the model can be traced; the message names the module.
+    """
+    with torch.inference_mode(mode=False), torch.no_grad():
+        calls = (example_from(x, kwargs), *further_calls(others))
+        return _plan(model, calls, masks, rules, keep, align)
+
+
+def realigned(plan: Plan, align: Align | None) -> Plan:
+    """`plan` made again, of its model as it is now, with another alignment; see `plan_speedup`.
+
+    Raises:
+        UnboundPlanError: the plan was read back, and so does not say how it was made.
+    """
+    subject = plan.subject
+    if subject.rules is None:
+        raise UnboundPlanError(
+            "this plan was read back and does not say which rules and keep= it was made with; make it again "
+            "with plan_speedup to compare alignments"
+        )
+    with torch.inference_mode(mode=False), torch.no_grad():
+        return _plan(
+            subject.planned_model(),
+            (subject.example, *subject.others),
+            subject.masks,
+            subject.rules,
+            subject.keep,
+            align,
+        )
+
+
+def _plan(
+    model: nn.Module,
+    calls: tuple[Example, ...],
+    masks: MaskSource | None,
+    rules: Rules,
+    keep: Sequence[str],
+    align: Align | None,
+) -> Plan:
+    require_plannable(model)
+    if align is not None:
+        chooser(align)
+    resolved = resolve_masks(model, masks)
+    _check_modules(model, keep)
+    stamps = stamps_of(model)
+    found = survey(model, calls)
+    traced = found.trace
+    _check_finite(traced.graph, traced.tensors)
+    facts = constants.analyse(traced.graph, traced.tensors, resolved, rules)
+    lives = liveness.analyse(traced.graph, facts, rules)
+    modules = dict(model.named_modules(remove_duplicate=False))
+    writer = Writer(modules, tuple(keep))
+    while True:
+        analysis = couple(traced.graph, facts, lives, rules, writer, keep, align)
+        edits = tuple(edits_of(analysis, writer))
+        expected = expected_trace(analysis, edits)
+        numbers = frozenset(e.path for e in solved_attributes(analysis))
+        changed = numbers | frozenset(e.path for e in edits if isinstance(e, RewriteForward))
+        failing = rehearse(model, (*calls, *found.found), found.islands, edits, expected, changed)
+        if not failing:
+            break
+        # Where new numbers do not work out, the source may still be told the sizes; else it stays as it is.
+        writer = evolve(
+            writer,
+            own_numbers=writer.own_numbers | failing & numbers,
+            own_source=writer.own_source | (failing - numbers),
+        )
+    return Plan(
+        edits=edits,
+        report=report_of(model, analysis, edits, found, resolved, align),
+        expected=expected,
+        masks_digest=resolved.digest,
+        subject=Subject(
+            model=model,
+            masks=resolved,
+            example=calls[0],
+            others=calls[1:],
+            found=found.found,
+            stamps=stamps,
+            free=_free(stamps, traced, resolved, writer, edits, keep, rules, align),
+            islands=found.islands,
+            computed=_computed(traced.graph),
+            is_rehearsed=bool(changed),
+            rules=rules,
+            keep=tuple(keep),
+        ),
+    )
+
+
+def _free(
+    stamps: Sequence[Stamp],
+    traced: Trace,
+    masks: Masks,
+    writer: Writer,
+    edits: Sequence[Edit],
+    keep: Sequence[str],
+    rules: Rules,
+    align: Align | None,
+) -> frozenset[str]:
+    """The tensors whose numbers the plan does not depend on.
+
+    Those are the ones that no operation reads. And the weights, if the same edits follow where nothing is
+    known of them but that they are zero where they are masked.
+    """
+    named = {stamp.name: stamp for stamp in stamps if isinstance(stamp, TensorStamp)}
+    read = {v.name for v in traced.graph.state if traced.graph.readers[v.index]}
+    unread = frozenset(named) - read
+    if any(isinstance(edit, AddToParameter | MergeColumns | NewBias) for edit in edits):
+        return unread
+    weights = {name for name in read if name in named and _is_weight(named[name].dtype)}
+    # Of a tensor without data nothing is known.
+    unknown = {name: t.to("meta") if name in weights else t for name, t in traced.tensors.items()}
+    facts = constants.analyse(traced.graph, unknown, masks, rules)
+    lives = liveness.analyse(traced.graph, facts, rules)
+    again = edits_of(couple(traced.graph, facts, lives, rules, writer, keep, align), writer)
+    return unread | weights if tuple(again) == tuple(edits) else unread
+
+
+def _is_weight(dtype: torch.dtype) -> bool:
+    return dtype.is_floating_point or dtype.is_complex
+
+
+def _check_modules(model: nn.Module, names: Sequence[str]) -> None:
+    known = [name for name, _ in model.named_modules(remove_duplicate=False)]
+    for name in names:
+        if name not in known:
+            near = difflib.get_close_matches(name, known, 3)
+            raise UnknownModuleError(
+                f"keep names module {name!r}, which the model does not have"
+                + (f"; did you mean {', '.join(map(repr, near))}?" if near else "")
+            )
+
+
+def _check_finite(graph: Graph, tensors: Mapping[str, Tensor]) -> None:
+    for value in graph.values:
+        if value.origin is Origin.PARAMETER and value.dtype.is_floating_point and 0 not in value.shape:
+            tensor = tensors[value.name]
+            if not tensor.is_meta and not _is_finite(tensor):
+                raise NonFiniteWeightError(
+                    f"parameter {value.name!r} holds inf or NaN; equivalence is only promised for finite "
+                    "weights. Repair or re-train it before planning."
+                )
+
+
+def _is_finite(tensor: Tensor) -> bool:
+    # One pass each: inf and NaN propagate through a sum, which may also run over, and NaN through aminmax.
+    if bool(torch.isfinite(tensor.sum())):
+        return True
+    return all(bool(torch.isfinite(extreme)) for extreme in torch.aminmax(tensor))
+
+
+def _computed(graph: Graph) -> frozenset[torch.dtype]:
+    """The types that the forward computes in."""
+    return frozenset(value.dtype for value in graph.values if not value.is_state)

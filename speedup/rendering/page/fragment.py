@@ -1,0 +1,33 @@
+"""A report as an HTML table, as notebooks show it below the cell that ends in a plan."""
+
+from __future__ import annotations
+
+from speedup.ir.report import Report
+from speedup.rendering.counts import change, exact
+from speedup.rendering.page.elements import element, table, written
+from speedup.rendering.rows import Row, amount, blocked_rows, labelled, layer_rows, totals
+
+_MOST_ROWS = 200
+_HEADINGS = ("module", "before -> after", "parameters (left)", "MACs (left)", "notes")
+
+
+def html_table(report: Report) -> str:
+    """What the terminal's table tells: what shrinks, what could go but stays, what is relied on, totals."""
+    parts = [table(_HEADINGS, map(_cells, layer_rows(report, _MOST_ROWS)))]
+    if rest := sum(not layer.is_changed for layer in report.layers):
+        parts.append(element("p", f"{rest} other layers stay as they are"))
+    if staying := blocked_rows(report):
+        reasons = ((labelled(e.path, e.count), amount(e), e.texts[0]) for e in staying)
+        listed = table(("module", "channels", "because"), reasons)
+        parts.append(element("details", element("summary", "What could go but stays"), listed))
+    if report.assumptions:
+        parts.append(element("p", "The plan relies on:"))
+        parts.append(element("ul", *(element("li", line) for line in report.assumptions)))
+    parts += [element("p", line) for line in totals(report, exact)]
+    return written(element("div", *parts))
+
+
+def _cells(row: Row) -> tuple[str, ...]:
+    sizes = row.before + (f" -> {row.after}" if row.after else "")
+    counts = (change(*row.parameters, exact), change(*row.macs, exact))
+    return labelled(row.path, row.alike), sizes, *counts, row.notes

@@ -1,0 +1,67 @@
+"""Does a plan that was read back make sense? Its parts must be about the same tensors and modules."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+
+from speedup.ir.edits import AddToParameter, MergeColumns, Slice, SliceGroups, TensorEdit
+from speedup.ir.graph import Shape
+from speedup.modules.fingerprints import ModuleStamp, TensorStamp
+from speedup.parts import PlanParts
+
+
+def faults(plan: PlanParts) -> Iterator[str]:
+    """What a plan says that cannot be so, in words."""
+    stamps = plan.subject.stamps
+    shapes = {stamp.name: stamp.shape for stamp in stamps if isinstance(stamp, TensorStamp)}
+    paths = {stamp.name for stamp in stamps if isinstance(stamp, ModuleStamp)}
+    if plan.masks_digest != plan.subject.masks.digest:
+        yield "the masks are not those that the plan was made for"
+    for name, mask in plan.subject.masks.items():
+        shape = shapes.get(name)
+        if shape is None or not _is_mask_of(tuple(mask.shape), shape):
+            yield f"there is a mask of shape {tuple(mask.shape)} for {name!r}, which is of shape {shape}"
+    for edit in plan.edits:
+        if isinstance(edit, TensorEdit):
+            if edit.name not in shapes:
+                yield f"a {type(edit).__name__} is for {edit.name!r}, which the model does not have"
+            elif fault := _fault(edit, shapes[edit.name]):
+                yield f"a {type(edit).__name__} of {edit.name!r}, of shape {shapes[edit.name]}, {fault}"
+        elif edit.path not in paths:
+            yield f"a {type(edit).__name__} is for module {edit.path!r}, which the model does not have"
+
+
+def _is_mask_of(mask: Shape, shape: Shape) -> bool:
+    return len(mask) == len(shape) and all(m in (1, n) for m, n in zip(mask, shape, strict=True))
+
+
+def _fault(edit: TensorEdit, shape: Shape) -> str:
+    """What is wrong with an edit of a tensor of this shape; empty when nothing is."""
+    match edit:
+        case Slice(_, dim, indices):
+            if not 0 <= dim < len(shape):
+                return f"is along dimension {dim}"
+            return _wrong_indices(indices, shape[dim])
+        case SliceGroups(_, rows, columns):
+            if len(shape) < 2 or len(rows) != len(columns) or len({len(one) for one in columns}) != 1:
+                return "does not say as many columns for each row"
+            return _wrong_indices(rows, shape[0]) or next(
+                filter(None, (_wrong_indices(one, shape[1]) for one in columns)), ""
+            )
+        case AddToParameter(_, delta, _):
+            return (
+                "" if delta.tensor.shape == shape else f"adds a tensor of shape {tuple(delta.tensor.shape)}"
+            )
+        case MergeColumns(_, dim, into, columns, factors, rows, _):
+            if not 0 <= dim < len(shape) or len(columns) != len(factors):
+                return "does not say as many factors as columns of a dimension"
+            if rows is not None and not 0 <= rows[0] < rows[1] <= shape[0]:
+                return f"is for rows {rows}"
+            return _wrong_indices((*columns, into), shape[dim])
+
+
+def _wrong_indices(indices: Iterable[int], extent: int) -> str:
+    found = tuple(indices)
+    if not found or len(set(found)) != len(found):
+        return "lists no index, or one twice"
+    return f"lists index {max(found)}" if max(found) >= extent or min(found) < 0 else ""

@@ -1,0 +1,207 @@
+"""Plans as JSON text and back. What a plan consists of says how it is written, field by field.
+
+Where the obvious form would be long or inexact there is another: lists of indices are ranges, tensors
+are base64, numbers that JSON does not know are words. Each edit, layer and operation has its own line.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from functools import cache
+from typing import Any
+
+import cattrs
+from attrs import frozen
+from cattrs.gen import make_dict_structure_fn, make_dict_unstructure_fn, override
+from cattrs.strategies import configure_tagged_union
+
+from speedup._stable import PLAN_KEY
+from speedup.errors import PlanFormatError
+from speedup.ir.edits import Edit, Frozen, MergeColumns, SetAttribute, Slice, SliceGroups
+from speedup.ir.inputs import Example
+from speedup.ir.report import Portion, Step
+from speedup.ir.tensor_text import (
+    indices_from_text,
+    indices_text,
+    mask_from_text,
+    mask_text,
+    tensor_from_text,
+    tensor_text,
+)
+from speedup.masks import Masks
+from speedup.modules.fingerprints import ModuleStamp, Stamp, TensorStamp
+from speedup.parts import Expected, ExpectedOp, PlanParts, Subject
+from speedup.text.json_values import (
+    add_values,
+    call_from_json,
+    json_of_call,
+    nested,
+    value_from_json,
+    value_to_json,
+)
+from speedup.text.plan_checks import faults
+
+VERSION = 2
+# Plans of these versions are read as well.
+_READ = (1, VERSION)
+# Dictionaries this far out have a line for each entry.
+_OUTER = 3
+
+
+def text_of(plan: PlanParts) -> str:
+    """The plan as JSON text; equal plans of equal models give equal texts.
+
+    Raises:
+        PlanFormatError: the example input holds something that text cannot.
+    """
+    body = {"format": PLAN_KEY, "version": VERSION, **_converter().unstructure(plan, PlanParts)}
+    return _laid_out(body) + "\n"
+
+
+def parts_of(text: str | bytes) -> PlanParts:
+    """The parts of the plan that `text_of` wrote.
+
+    Raises:
+        PlanFormatError: says what is wrong with the text.
+    """
+    body = _parsed(text)
+    try:
+        plan = _converter().structure(body, PlanParts)
+    except Exception as error:  # a converter raises what the constructors do
+        first = cattrs.transform_error(error, path="plan")[0]
+        raise PlanFormatError(
+            f"the text is not what Plan.to_json wrote: {first}. Write it again, or plan again."
+        ) from error
+    fault = next(faults(plan), None)
+    if fault is not None:
+        raise PlanFormatError(f"the plan contradicts itself: {fault}. Write it again, or plan again.")
+    return plan
+
+
+def _parsed(text: str | bytes) -> dict[str, Any]:
+    try:
+        body = json.loads(text, parse_constant=_refused)
+    except (ValueError, RecursionError, TypeError) as error:
+        raise PlanFormatError(
+            f"the text is no whole JSON document ({error}); it may be truncated. Pass all that Plan.to_json "
+            "wrote."
+        ) from error
+    if not isinstance(body, dict) or body.get("format") != PLAN_KEY:
+        raise PlanFormatError(
+            f'the text is no plan: it does not say "format": "{PLAN_KEY}". Pass what Plan.to_json wrote.'
+        )
+    version = body.get("version")
+    if type(version) is not int or version not in _READ:
+        raise PlanFormatError(
+            f"the plan is written in version {version!r} of the format, and this release of speedup reads "
+            f"versions {' and '.join(map(str, _READ))}. Use the release that wrote it, or plan again."
+        )
+    content = {key: value for key, value in body.items() if key not in ("format", "version")}
+    return content if version == VERSION else _from_version_1(content)
+
+
+def _from_version_1(content: dict[str, Any]) -> dict[str, Any]:
+    """Version 1 knew one call of a model, and no assumptions."""
+    subject, report = content.get("subject"), content.get("report")
+    if not isinstance(subject, dict) or not isinstance(report, dict):
+        return content
+    return {
+        **content,
+        "subject": {**subject, "others": [], "found": []},
+        "report": {**report, "assumptions": []},
+    }
+
+
+def _refused(word: str) -> Any:
+    raise ValueError(f"{word} is no JSON")
+
+
+def _laid_out(value: Any, depth: int = 0) -> str:
+    if isinstance(value, dict) and value and depth < _OUTER:
+        lines = [f"{json.dumps(key)}: {_laid_out(part, depth + 1)}" for key, part in value.items()]
+        return "{\n" + ",\n".join(lines) + "\n}"
+    if isinstance(value, list | tuple) and depth < _OUTER and any(isinstance(part, dict) for part in value):
+        return "[\n" + ",\n".join(_laid_out(part, _OUTER) for part in value) + "\n]"
+    return json.dumps(value, separators=(",", ":"), allow_nan=False, ensure_ascii=False)
+
+
+@frozen
+class _Form:
+    """How a field is written, if not as its type says."""
+
+    write: Callable[[Any], Any]
+    read: Callable[[Any], Any]
+
+
+_INDICES = _Form(indices_text, indices_from_text)
+_LISTS_OF_INDICES = _Form(
+    lambda found: [indices_text(one) for one in found],
+    lambda given: tuple(indices_from_text(one) for one in nested(given)),
+)
+_VALUE = _Form(value_to_json, value_from_json)
+
+_FORMS: Mapping[type, Mapping[str, _Form]] = {
+    Slice: {"indices": _INDICES},
+    SliceGroups: {"rows": _INDICES, "columns": _LISTS_OF_INDICES},
+    MergeColumns: {"columns": _INDICES},
+    Step: {"indices": _INDICES},
+    Portion: {"indices": _INDICES},
+    SetAttribute: {"before": _VALUE, "after": _VALUE},
+    ExpectedOp: {"operands": _VALUE, "arguments": _VALUE},
+    Expected: {"outputs": _VALUE},
+}
+
+
+@cache
+def _converter() -> cattrs.Converter:
+    converter = cattrs.Converter(forbid_extra_keys=True, omit_if_default=False)
+    add_values(converter)
+    _add(converter, Frozen, lambda f: tensor_text(f.tensor), lambda given: Frozen(tensor_from_text(given)))
+    _add(converter, Masks, _masks_to_json, _masks_from_json)
+    _add(converter, Example, json_of_call, call_from_json)
+    for kind, forms in _FORMS.items():
+        written = {name: override(unstruct_hook=form.write) for name, form in forms.items()}
+        read = {name: override(struct_hook=_reading(form)) for name, form in forms.items()}
+        _add_fields(converter, kind, written, read)
+    _leave_out(converter, TensorStamp, "address")
+    _leave_out(converter, ModuleStamp, "address")
+    for union in (Edit, Stamp):
+        configure_tagged_union(union, converter, tag_name="kind")
+    # What holds members of a union comes after it.
+    _leave_out(converter, Subject, "model", "rules", "keep")
+    return converter
+
+
+def _leave_out(converter: cattrs.Converter, kind: type, *names: str) -> None:
+    """Fields that only mean something in the process that planned."""
+    left_out = {name: override(omit=True) for name in names}
+    _add_fields(converter, kind, left_out, left_out)
+
+
+def _reading(form: _Form) -> Callable[[Any, Any], Any]:
+    return lambda given, _: form.read(given)
+
+
+def _add(
+    converter: cattrs.Converter, kind: type, write: Callable[[Any], Any], read: Callable[[Any], Any]
+) -> None:
+    converter.register_unstructure_hook(kind, write)
+    converter.register_structure_hook(kind, lambda given, _: read(given))
+
+
+def _add_fields(
+    converter: cattrs.Converter, kind: type, written: Mapping[str, Any], read: Mapping[str, Any]
+) -> None:
+    converter.register_unstructure_hook(kind, make_dict_unstructure_fn(kind, converter, **written))
+    converter.register_structure_hook(kind, make_dict_structure_fn(kind, converter, **read))
+
+
+def _masks_to_json(masks: Masks) -> dict[str, Any]:
+    return {name: mask_text(mask) for name, mask in masks.items()}
+
+
+def _masks_from_json(given: Any) -> Masks:
+    if not isinstance(given, dict):
+        raise TypeError("masks are written by name")
+    return Masks({name: mask_from_text(mask) for name, mask in given.items()})
