@@ -89,3 +89,5 @@ def plant(fault: Fault) -> None:
     """Let this process import the library with the fault. There is no way back: use a process of its own."""
     assert "speedup" not in sys.modules, "the library is imported already, without the fault"
     sys.meta_path.insert(0, _FaultyFinder(fault))
+    # At once: pytest looks for modules itself, to rewrite their assertions.
+    importlib.import_module(fault.path)
