@@ -47,6 +47,20 @@ def test_plan_from_another_size_holds_for_every_size(name: str) -> None:
     check_every_size(_FROM_THE_LAST_SIZE[name])
 
 
+_FROM_A_BATCH_OF_ONE = {
+    f"{kind}: {name}": evolve(case, example_batch=1, batches=(1, 2, 3))
+    for kind, cases in (("sequences", TOKEN_CASES), ("images", IMAGE_CASES))
+    for name, case in cases.items()
+    if case.example_batch != 1
+}
+
+
+@pytest.mark.zoo
+@pytest.mark.parametrize("name", _FROM_A_BATCH_OF_ONE)
+def test_plan_from_a_batch_of_one_holds_for_every_size(name: str) -> None:
+    check_every_size(_FROM_A_BATCH_OF_ONE[name])
+
+
 _WHOLE = {
     "recurrence": evolve(TOKEN_CASES["recurrence, example of one token"], recipe=MaskedRows()),
     "layer of longer inputs": evolve(TOKEN_CASES["layer of longer inputs"], recipe=MaskedRows()),

@@ -147,6 +147,16 @@ class Extents:
         for move in found:
             if op.results[move.result] is result:
                 source = op.operands[move.operand]
+                gone = [d for b in move.blocks if not b.target and b.index is None for d in b.source]
+                if any(self._known[source.index, d] for d in gone):
+                    # Extents of 1, as of a batch, which any of the result's may take in at other sizes.
+                    return [True] * result.ndim
+                if any(self._known[source.index, d] for d in range(source.ndim)):
+                    # So may extents of 1 that come of none.
+                    for block in move.blocks:
+                        if not block.source and block.index is None:
+                            for dim in block.target:
+                                varies[dim] = True
                 for block in move.blocks:
                     if any(self._known[source.index, d] for d in block.source):
                         for dim in block.target:

@@ -64,6 +64,30 @@ def _either(y: Tensor, x: Tensor) -> Tensor:
         return y + 1
 
 
+def _through_a_head(y: Tensor) -> Tensor:
+    """What attention of one head does to extents: a batch of one and the head can be taken for each other."""
+    return (
+        y.reshape(*y.shape[:2], 1, -1).permute(2, 0, 1, 3).flatten(0, 1).reshape(y.shape[0], 1, *y.shape[1:])
+    )
+
+
+def _of_larger_batches(y: Tensor, extent: int) -> Tensor:
+    return y if extent == 1 else torch.tanh(y)
+
+
+# Of an example with extents of 1, which views may take for one another.
+ONES: Mapping[str, Callable[[Tensor, Tensor], Tensor]] = {
+    "flat heads": lambda y, x: _of_larger_batches(y, len(_through_a_head(y).transpose(1, 2).flatten(2))),
+    "merged with a head": lambda y, x: _of_larger_batches(y, len(_through_a_head(y).flatten(0, 1))),
+    "squeezed between": lambda y, x: _of_larger_batches(y, y[:, None].transpose(0, 1).squeeze(0).shape[0]),
+    "last of a view": lambda y, x: _of_larger_batches(y, y.view(*y.shape[1:], -1).shape[-1]),
+    "rows": lambda y, x: _of_larger_batches(y, y.reshape(-1, 8).shape[0] // x.shape[1]),
+    "unflattened": lambda y, x: _of_larger_batches(
+        y, y.flatten(0, 1).unflatten(0, (-1, x.shape[1])).shape[0]
+    ),
+}
+
+
 def _early(y: Tensor, x: Tensor) -> Tensor:
     if x.shape[1] < 5:
         return y
@@ -575,6 +599,18 @@ TOKEN_CASES: Mapping[str, Sized] = {
     },
     **{name: _sized(make, **masks) for name, (make, masks) in _CLASSES.items()},
     "norm of larger batches, example of one": _sized(NormOfBatches, example_batch=1),
+    **{
+        f"{name}, example of one": _sized(
+            partial(Function, function), (5, 9), example_batch=1, batches=(1, 2, 3)
+        )
+        for name, function in ONES.items()
+    },
+    **{
+        f"{name}, example of one token": _sized(
+            partial(Function, function), (1, 6), example_batch=1, batches=(1, 2, 3)
+        )
+        for name, function in ONES.items()
+    },
     "recurrence, example of one token": _sized(StepByStep, (1, 2, 7, 4), constant={"h": (1, 4)}),
     "layer of longer inputs, example long": _sized(LongerOnly, (9, 5, 6, 7, 12), constant={"p": (4, 6)}),
     "reduction tree, example of one token": _sized(Tree, (1, 2, 3, 5, 8), constant={"join": (0, 3)}),
