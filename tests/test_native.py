@@ -7,8 +7,10 @@ import torch
 from torch import Tensor, nn
 
 from speedup import Plan, apply_masks, materialize, plan_speedup
+from speedup.ir.graph import Op
 from speedup.ir.inputs import example_from
-from speedup.rules.native import hyperparameters, may_add_bias, settable
+from speedup.rules import STANDARD, rule_of
+from speedup.rules.weights import WeightRule
 from speedup.tracing.trace import trace
 from tests.support.measure import relative_error
 
@@ -23,6 +25,11 @@ def rows(module: nn.Module, *masked: int, dim: int = 0) -> dict[str, Tensor]:
     for mask in masks.values():
         mask.index_fill_(dim if mask.ndim > 1 else 0, torch.tensor(masked), 0)
     return masks
+
+
+def layer_of(op: Op) -> WeightRule:
+    """What the standard rule of an op says of it as a layer."""
+    return rule_of(op, STANDARD).weight
 
 
 def images(dims: int, channels: int = 3) -> Callable[[int], Tensor]:
@@ -204,7 +211,7 @@ def test_only_an_argument_that_a_payment_sets_is_settable() -> None:
     """Others that modules keep are followed by provenance."""
     model = nn.Sequential(nn.Conv2d(4, 4, 3, groups=2), nn.GroupNorm(2, 4), nn.RMSNorm(6))
     traced = trace(model, example_from(torch.randn(1, 4, 8, 8)))
-    found = {op.owner.path: settable(op) for op in traced.graph.ops if op.owner.path}
+    found = {op.owner.path: layer_of(op).settable_of(op) for op in traced.graph.ops if op.owner.path}
     assert found == {"0": frozenset(), "1": frozenset(), "2": {"eps"}}
 
 
@@ -219,13 +226,13 @@ def test_function_called_by_a_module_of_another_kind_has_no_hyperparameters() ->
 
     traced = trace(Functional(), example_from(torch.randn(2, 8)))
     (op,) = [op for op in traced.graph.ops if "linear" in str(op.target)]
-    assert hyperparameters(op, lambda v: v.shape) == {}
-    assert settable(op) == frozenset()
-    assert not may_add_bias(op)
+    assert layer_of(op).attributes_of(op, lambda v: v.shape) == {}
+    assert layer_of(op).settable_of(op) == frozenset()
+    assert not layer_of(op).takes_bias(op)
 
 
 def test_bias_is_only_given_to_a_class_whose_forward_uses_one() -> None:
     model = nn.Sequential(nn.Linear(8, 8, bias=False), Counting(8, 8, bias=False))
     traced = trace(model, example_from(torch.randn(2, 8)))
-    found = {op.owner.path: may_add_bias(op) for op in traced.graph.ops}
+    found = {op.owner.path: layer_of(op).takes_bias(op) for op in traced.graph.ops}
     assert found == {"0": True, "1": False}

@@ -8,10 +8,10 @@ from math import prod
 from attrs import field, frozen
 
 from speedup.analyses.analysis import Analysis
-from speedup.explaining.axes import MAKES, READS, UNITS
 from speedup.explaining.reasons import Withheld, constraint_of
 from speedup.ir.report import Blocker
 from speedup.rules import rule_of
+from speedup.rules.weights import MAKES, READS, UNITS
 
 
 @frozen(eq=False)

@@ -16,11 +16,11 @@ from torch import Tensor
 from speedup.analyses.analysis import Analysis
 from speedup.analyses.crossings import Maps, crossings, maps_of
 from speedup.engine.constraints import Dim, Mapped
-from speedup.engine.lattice import along, vector
-from speedup.explaining.axes import product_of
+from speedup.engine.lattice import along, indicator, vector
+from speedup.explaining.axes import product_of, read_by
 from speedup.ir.graph import Op, Value
 from speedup.ir.report import Step
-from speedup.rules.contraction import Contraction, pattern, read_columns
+from speedup.rules.weights import Product
 
 # Which indices of a dimension (bool vectors) a cause accounts for.
 Causes = Mapping[Step, Tensor]
@@ -70,10 +70,12 @@ class Freed:
                 yield self._zeroed(value, None), torch.ones(value.shape[dim[1]], dtype=torch.bool)
             return
         op = self.analysis.graph.ops[producer]
-        shape = product_of(op)
-        if shape is not None:
-            if dim[1] == shape.result_axis:
-                yield from self._empty_rows(op, shape)
+        product = product_of(op, self.analysis)
+        if product is not None:
+            for number, (made, _) in enumerate(product.makes):
+                if dim[1] == made:
+                    weight = self.analysis.facts[product.weight.index]
+                    yield self._zeroed(product.weight, op), product.empty_rows(number, weight)
             whole = torch.ones(value.shape[dim[1]], dtype=torch.bool)
             yield _step(op, "reads nothing but constants"), whole
             return
@@ -87,11 +89,6 @@ class Freed:
             if dim in constraint.targets:
                 yield from _through(constraint, dim, self.constants)
         yield _step(op, _CONSTANT), torch.ones(value.shape[dim[1]], dtype=torch.bool)
-
-    def _empty_rows(self, op: Op, shape: Contraction) -> Iterator[tuple[Step, Tensor]]:
-        reads = pattern(shape, self.analysis.facts[shape.weight.index]).any(2)
-        rows = reads.expand(shape.groups, shape.rows // shape.groups).reshape(-1)
-        yield self._zeroed(shape.weight, op), ~rows
 
     def _zeros_beside(self, op: Op, dim: Dim) -> Iterator[tuple[Value, Tensor]]:
         """Parameters of `op` along `dim` that hold zeros, where the data is not constant anyway."""
@@ -116,9 +113,9 @@ class Freed:
     def dropped_by(self, op: Op, dim: Dim) -> Iterator[tuple[Step, Tensor]]:
         """Why `op` does not read indices of `dim`, followed to the mask that did it; it may list others."""
         value = self.analysis.graph.values[dim[0]]
-        shape = product_of(op)
-        if shape is not None and value is shape.data and dim[1] == shape.axis:
-            yield from self._empty_columns(op, shape)
+        product = product_of(op, self.analysis)
+        if product is not None and value is product.data and any(dim[1] == d for d, _ in product.reads):
+            yield from self._empty_columns(op, product, dim[1])
             return
         for operand, found in self._zeros_beside(op, dim):
             yield self._zeroed(operand, op), found
@@ -130,14 +127,13 @@ class Freed:
             if dim in constraint.sources:
                 yield from _through(constraint, dim, self.unread)
 
-    def _empty_columns(self, op: Op, shape: Contraction) -> Iterator[tuple[Step, Tensor]]:
-        def read_by(rows: Tensor) -> Tensor:
-            live = vector(rows, shape.result_axis, op.result.ndim)
-            return read_columns(shape, self.analysis.facts[shape.weight.index], live)
-
-        yield self._zeroed(shape.weight, op), ~read_by(torch.ones(shape.rows, dtype=torch.bool))
-        for step, rows in self.unread((op.result.index, shape.result_axis)).items():
-            yield step, read_by(rows)
+    def _empty_columns(self, op: Op, product: Product, dim: int) -> Iterator[tuple[Step, Tensor]]:
+        ndim = op.result.ndim
+        every = indicator(True, ndim)
+        yield self._zeroed(product.weight, op), ~read_by(op, product, dim, every, self.analysis)
+        for made, _ in product.makes:
+            for step, rows in self.unread((op.result.index, made)).items():
+                yield step, read_by(op, product, dim, vector(rows, made, ndim), self.analysis)
 
     def _zeroed(self, value: Value, op: Op | None) -> Step:
         if value.is_state:

@@ -19,11 +19,11 @@ from torch import Tensor
 from speedup.analyses.analysis import Analysis
 from speedup.engine.constraints import Cause, Dim, Equal, Pinned
 from speedup.engine.supports import NEVER
-from speedup.explaining.axes import product_of
+from speedup.explaining.axes import product_of, read_by
 from speedup.explaining.history import History, Numbers
 from speedup.ir.graph import Op, Origin
 from speedup.ir.report import Step
-from speedup.rules.contraction import Contraction, read_columns
+from speedup.rules.weights import Product
 
 # Of a longer chain the middle is left out: the root and what stands next to the layer tell most.
 _FIRST, _LAST = 4, 2
@@ -75,7 +75,7 @@ class Holds:
     _history: History = field(alias="history")
     _equals: Mapping[Dim, tuple[Equal, ...]] = field(alias="equals")
     _pins: Mapping[tuple[int, int], Pinned] = field(alias="pins")
-    _readers: Mapping[int, Sequence[tuple[Op, Contraction]]] = field(alias="readers")
+    _readers: Mapping[int, Sequence[tuple[Op, Product, int]]] = field(alias="readers")
 
     @classmethod
     def of(cls, analysis: Analysis, outside: str) -> Holds:
@@ -90,11 +90,14 @@ class Holds:
             elif isinstance(constraint, Pinned) and constraint.cause.op is not None:
                 pins.setdefault((constraint.cause.op, kept.class_of(constraint.dim)), constraint)
         found = {dim: tuple(own) for dim, own in equals.items()}
-        readers: dict[int, list[tuple[Op, Contraction]]] = {}
+        readers: dict[int, list[tuple[Op, Product, int]]] = {}
         for op in analysis.graph.ops:
-            shape = product_of(op)
-            if shape is not None:
-                readers.setdefault(kept.class_of((shape.data.index, shape.axis)), []).append((op, shape))
+            product = product_of(op, analysis)
+            if product is None:
+                continue
+            for axis, _ in product.reads:
+                own = kept.class_of((product.data.index, axis))
+                readers.setdefault(own, []).append((op, product, axis))
         return cls(analysis, outside, History.of(analysis), found, pins, readers)
 
     def of_indices(self, dim: Dim, asked: Tensor) -> tuple[Hold, ...]:
@@ -213,9 +216,8 @@ class Holds:
 
     def _reader(self, dim: Dim, indices: Numbers) -> Step | None:
         """A layer that reads the indices, where they just flow to whoever does."""
-        for op, shape in self._readers.get(self.analysis.kept.class_of(dim), ()):
-            site = self.analysis.sites[op.index]
-            read = read_columns(shape, site.fact(shape.weight), site.live(op.result))
+        for op, product, axis in self._readers.get(self.analysis.kept.class_of(dim), ()):
+            read = read_by(op, product, axis, self.analysis.sites[op.index].live(op.result), self.analysis)
             if read.numpy()[indices].any():
                 return Step("reads them", str(op.target), op.owner.path, _listed(indices), is_need=True)
         return None

@@ -10,12 +10,12 @@ from torch import Tensor
 
 from speedup.analyses.analysis import Analysis
 from speedup.engine.lattice import along
-from speedup.explaining.axes import READS, UNITS, Axis, axes_of
+from speedup.explaining.axes import Axis, axes_of
 from speedup.explaining.folds import Fold, Folds
 from speedup.explaining.freed import Freed
 from speedup.explaining.holds import Hold, Holds
 from speedup.ir.report import Blocked, Portion, Step
-from speedup.rules.recurrent import constant_units
+from speedup.rules.weights import READS, UNITS
 
 # A constant that many layers read is listed with the first of them.
 _FOLDS, _FOLLOWED = 3, 32
@@ -51,7 +51,7 @@ def blocked_channels(found: Iterable[Withheld]) -> tuple[Blocked, ...]:
     blocked: list[Blocked] = []
     for one in found:
         alike: dict[Step, list[Hold]] = {}
-        for hold in one.holds if one.axis.path and one.axis.is_blockable else ():
+        for hold in one.holds if one.axis.is_blockable else ():
             alike.setdefault(evolve(constraint_of(hold.steps), indices=()), []).append(hold)
         for holds in alike.values():
             count = sum(int(hold.indices.sum()) for hold in holds)
@@ -194,8 +194,7 @@ def _units(axis: Axis, analysis: Analysis, freed: Freed) -> Iterator[tuple[Step,
     op = axis.op
     names = [v.name for v in axis.weights if v.name in freed.masked]
     by = f"masked in {names[0]}" if names else "zeros in the weights"
-    for cell, constant in constant_units(analysis.sites[op.index]):
-        if cell.weights == axis.weights:
-            yield Step(f"{by}: nothing ever enters them", str(op.target), op.owner.path), constant
+    if axis.idle is not None:
+        yield Step(f"{by}: nothing ever enters them", str(op.target), op.owner.path), axis.idle()
     ones = torch.ones(analysis.kept[axis.dim].numel(), dtype=torch.bool)
     yield Step("no live result reads them", str(op.target), op.owner.path), ones

@@ -33,7 +33,7 @@ from speedup.ir.expressions import (
 from speedup.ir.graph import Op, Shape, Value
 from speedup.ir.operators import functional
 from speedup.ir.restatements import Arguments, Restatement
-from speedup.rules import native, rule_of
+from speedup.rules import rule_of
 from speedup.rules.copies import copied
 from speedup.rules.rule import Moves, all_pinned_as_stated
 
@@ -163,8 +163,9 @@ def _of_layers(analysis: Analysis, attributes: Iterable[AttributeOf]) -> Mapping
     found: dict[AttributeOf, Any] = {}
     for op in analysis.graph.ops:
         if op.owner.path in paths:
-            after = native.hyperparameters(op, analysis.sizes)
-            for name, before in native.hyperparameters(op, lambda v: v.shape).items():
+            layer = rule_of(op, analysis.rules).weight
+            after = layer.attributes_of(op, analysis.sizes)
+            for name, before in layer.attributes_of(op, lambda v: v.shape).items():
                 if isinstance(before, int):
                     found[AttributeOf(op.owner.path, name, before)] = after[name]
     return found

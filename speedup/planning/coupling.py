@@ -27,7 +27,7 @@ from speedup.forwards.fitting import Fit, fitted
 from speedup.forwards.rewriting import Writer
 from speedup.ir.expressions import SizeOf
 from speedup.ir.graph import Graph, Op, Origin, Shape, Value
-from speedup.rules import Rules, native, rule_of
+from speedup.rules import Rules, rule_of
 from speedup.rules.rule import Site
 
 
@@ -52,7 +52,7 @@ def couple(
     graph = settled(graph, facts)
     seeds = _seeds(graph, facts, lives)
     extents = extents_of(graph)
-    sites = sites_of(graph, facts, lives)
+    sites = sites_of(graph, facts, lives, rules)
     # A choice that names an index comes before those that only count, which that index may satisfy.
     constraints = sorted(constraints_of(graph, sites, rules), key=lambda c: not isinstance(c, Carrier))
     constraints += _kept_modules(graph, tuple(keep))
@@ -115,10 +115,13 @@ def extents_of(graph: Graph) -> dict[Dim, int]:
     return {(v.index, d): n for v in graph.values for d, n in enumerate(v.shape)}
 
 
-def sites_of(graph: Graph, facts: tuple[Fact, ...], lives: tuple[Tensor, ...]) -> tuple[Site, ...]:
+def sites_of(
+    graph: Graph, facts: tuple[Fact, ...], lives: tuple[Tensor, ...], rules: Rules
+) -> tuple[Site, ...]:
     """Each op as its rule gets to see it."""
+    layers = ((op, rule_of(op, rules).weight) for op in graph.ops)
     return tuple(
-        Site(graph, op, facts, lives, native.settable(op), native.may_add_bias(op)) for op in graph.ops
+        Site(graph, op, facts, lives, layer.settable_of(op), layer.takes_bias(op)) for op, layer in layers
     )
 
 

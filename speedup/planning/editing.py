@@ -12,7 +12,6 @@ from speedup.ir.edits import AdoptAttention, Edit, RewriteForward, SetAttribute,
 from speedup.ir.graph import Origin
 from speedup.modules.attention import MultiheadAttention
 from speedup.rules import rule_of
-from speedup.rules.native import hyperparameters
 
 
 def edits_of(analysis: Analysis, writer: Writer) -> Iterable[Edit]:
@@ -64,8 +63,9 @@ def _unnested(path: str, modules: Mapping[str, nn.Module]) -> Iterable[SetAttrib
 def _attributes(analysis: Analysis) -> Iterable[SetAttribute]:
     """What torch's own layers are described by, then what other forwards read."""
     for op in analysis.graph.ops:
-        before = hyperparameters(op, lambda value: value.shape)
-        after = hyperparameters(op, analysis.sizes) if before else {}
+        layer = rule_of(op, analysis.rules).weight
+        before = layer.attributes_of(op, lambda value: value.shape)
+        after = layer.attributes_of(op, analysis.sizes) if before else {}
         for name, value in before.items():
             if after[name] != value:
                 yield SetAttribute(op.owner.path, name, value, after[name])
@@ -77,7 +77,8 @@ def solved_attributes(analysis: Analysis) -> Iterable[SetAttribute]:
     described: set[tuple[str, str]] = set()
     if analysis.attributes:
         for op in analysis.graph.ops:
-            described.update((op.owner.path, name) for name in hyperparameters(op, lambda value: value.shape))
+            layer = rule_of(op, analysis.rules).weight
+            described.update((op.owner.path, n) for n in layer.attributes_of(op, lambda value: value.shape))
     for attribute, number in analysis.attributes.items():
         if (attribute.path, attribute.name.partition("[")[0]) not in described:
             yield SetAttribute(attribute.path, attribute.name, attribute.number, number)

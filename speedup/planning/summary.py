@@ -19,7 +19,6 @@ from speedup.ir.graph import Graph, Op, Origin, Shape, Value
 from speedup.ir.report import Alignment, Layer, Member, Misaligned, Report
 from speedup.planning.editing import payments_of
 from speedup.rules import Rules, rule_of
-from speedup.rules.native import hyperparameters
 from speedup.rules.rule import UNKNOWN_OPERATOR, Sizes
 from speedup.tracing.islands import Survey
 
@@ -139,8 +138,8 @@ def _layers(
             Layer(
                 path=path,
                 kind=ops[0].owner.type.__name__,
-                before=_description(ops, values, _original),
-                after=_description(ops, values, analysis.sizes),
+                before=_description(ops, values, _original, analysis.rules),
+                after=_description(ops, values, analysis.sizes, analysis.rules),
                 parameters_before=sum(prod(v.shape) for v in values),
                 parameters_after=sum(prod(analysis.sizes(v)) for v in values) + new_biases.get(path, 0),
                 macs_before=macs,
@@ -162,9 +161,9 @@ def _macs(ops: Sequence[Op], analysis: Analysis, sizes: Sizes) -> int:
     return sum(rule_of(op, analysis.rules).macs(op, sizes) for op in counted)
 
 
-def _description(ops: Sequence[Op], values: Sequence[Value], sizes: Sizes) -> str:
+def _description(ops: Sequence[Op], values: Sequence[Value], sizes: Sizes, rules: Rules) -> str:
     for op in ops:
-        found = hyperparameters(op, sizes)
+        found = rule_of(op, rules).weight.attributes_of(op, sizes)
         if found:
             counts = [str(v) for k, v in found.items() if not k.endswith("groups")]
             groups = [f"{k}={v}" for k, v in found.items() if k.endswith("groups") and v != 1]

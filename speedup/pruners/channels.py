@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -16,9 +16,9 @@ from speedup.ir.inputs import example_from, further_calls
 from speedup.modules.plannable import require_plannable
 from speedup.planning.coupling import boundary, constraints_of, extents_of, sites_of
 from speedup.pruners.units import Units, units_of
-from speedup.rules import STANDARD, Rules
-from speedup.rules.contraction import Contraction, describe
-from speedup.rules.product import is_contraction
+from speedup.rules import STANDARD, Rules, rule_of
+from speedup.rules.rule import Site
+from speedup.rules.weights import Product
 from speedup.tracing.islands import survey
 
 Gone = Mapping[tuple[str, int], Tensor]
@@ -85,49 +85,43 @@ def channels_of(model: nn.Module, x: Any, rules: Rules = STANDARD, others: Seque
         facts = constants.analyse(graph, traced.tensors, {}, rules)
         lives = liveness.analyse(graph, facts, rules)
         graph = constants.settled(graph, facts)
-        constraints = constraints_of(graph, sites_of(graph, facts, lives), rules)
+        sites = sites_of(graph, facts, lives, rules)
+        constraints = constraints_of(graph, sites, rules)
         whole = boundary(graph)
         seeds: dict[Dim, Tensor | None] = {
             (v.index, d): None for v in graph.values if v.index in whole for d in range(v.ndim)
         }
         units = units_of(extents_of(graph), seeds, constraints)
-    products = {
-        describe(op).weight.name: op
-        for op in graph.ops
-        if _has_rows(op) and describe(op).weight.origin is Origin.PARAMETER
-    }
-    layers = {name: _layer(graph, op, describe(op)) for name, op in products.items()}
-    shapes = {name: describe(op) for name, op in products.items()}
+    products = {one.weight.name: (op, one) for op, one in _products(sites, rules)}
+    layers = {name: _layer(graph, op, product) for name, (op, product) in products.items()}
     return Channels(
         tuple(layers.values()),
-        {name: (shape.weight.index, layers[name].dim) for name, shape in shapes.items()},
-        {name: (shape.data.index, shape.axis) for name, shape in shapes.items()},
+        {name: (one.weight.index, layers[name].dim) for name, (_, one) in products.items()},
+        {name: (one.data.index, one.reads[0][0]) for name, (_, one) in products.items()},
         tuple(_masked(graph, units)),
         units,
     )
 
 
-def _has_rows(op: Op) -> bool:
-    """Whether output channels are a dimension of the weight."""
-    if op.name in ("matmul", "mm", "addmm"):
-        return is_contraction(op)
-    if op.name == "linear":
-        return op.operands[0].ndim > 0 and op.operands[1].ndim == 2
-    if not op.name.startswith("conv") or len(op.operands) < 2:
-        return False
-    shape = describe(op)
-    return shape.groups == 1 or not shape.transposed or shape.is_depthwise
+def _products(sites: Iterable[Site], rules: Rules) -> Iterator[tuple[Op, Product]]:
+    """The products with a parameter that lists its output channels in one dimension."""
+    for site in sites:
+        product = rule_of(site.op, rules).weight.product(site)
+        if product is None or product.weight.origin is not Origin.PARAMETER:
+            continue
+        if len(product.makes) == 1 and product.makes[0][1] is not None and product.reads:
+            yield site.op, product
 
 
-def _layer(graph: Graph, op: Op, shape: Contraction) -> Layer:
-    weight, bias = shape.weight, shape.bias
+def _layer(graph: Graph, op: Op, product: Product) -> Layer:
+    weight, bias = product.weight, product.bias
     path = weight.name.rpartition(".")[0]
     norm = _norm(graph, op)
     output = "" if op.owner.path != path else path
     if norm is not None:
         output = norm.owner.path
-    # A depthwise weight lists its channels first, transposed or not.
-    dim = 0 if shape.groups > 1 else shape.row_dim
+    ((made, dim),) = product.makes
+    assert dim is not None, "such products are left out"
     return Layer(
         path,
         weight.name,
@@ -136,7 +130,7 @@ def _layer(graph: Graph, op: Op, shape: Contraction) -> Layer:
         bias.name if bias is not None and bias.origin is Origin.PARAMETER else "",
         "" if norm is None else norm.arguments["weight"].name,
         output,
-        shape.result_axis - op.result.ndim,
+        made - op.result.ndim,
     )
 
 

@@ -16,7 +16,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 import torch
-from attrs import frozen
+from attrs import evolve, frozen
 from torch import Tensor
 
 from speedup.engine.constraints import Carrier, Constraint, Dim, Pinned, carrier_of
@@ -25,6 +25,8 @@ from speedup.engine.lattice import along, wide
 from speedup.ir.edits import AddToParameter, Edit, Frozen, MergeColumns, NewBias, SliceGroups
 from speedup.ir.graph import Op, Origin, Value
 from speedup.rules.contraction import (
+    CONVOLUTION,
+    LINEAR,
     Contraction,
     contraction_couple,
     contraction_known,
@@ -327,7 +329,7 @@ def _slice_groups(shape: Contraction, kept: KeepSets, op: Op) -> Iterable[Edit]:
     yield SliceGroups(shape.weight.name, tuple(kept_rows), tuple(per_group[r // height] for r in kept_rows))
 
 
-CONTRACTION = Rule(
+CONVOLVING = Rule(
     couple=couple,
     known=contraction_known,
     live=contraction_live,
@@ -335,6 +337,7 @@ CONTRACTION = Rule(
     resize=contraction_resize,
     pay=pay,
     takes_over=taken_over,
+    weight=CONVOLUTION,
     widths=contraction_widths,
     macs=contraction_macs,
     is_local=True,
@@ -342,8 +345,8 @@ CONTRACTION = Rule(
 )
 
 RULES: dict[str, Rule] = {
-    "linear": CONTRACTION,
-    **{f"conv{n}d": CONTRACTION for n in (1, 2, 3)},
-    **{f"conv_transpose{n}d": CONTRACTION for n in (1, 2, 3)},
-    "convolution": CONTRACTION,
+    "linear": evolve(CONVOLVING, weight=LINEAR),
+    **{f"conv{n}d": CONVOLVING for n in (1, 2, 3)},
+    **{f"conv_transpose{n}d": CONVOLVING for n in (1, 2, 3)},
+    "convolution": CONVOLVING,
 }

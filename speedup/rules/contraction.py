@@ -9,11 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from math import prod
+from types import MappingProxyType
 from typing import Any
 
 import torch
 from attrs import frozen
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn.modules.conv import _ConvNd
 
 from speedup.engine.constraints import Balanced, Constraint, Pinned
 from speedup.engine.keepsets import KeepSets
@@ -31,6 +33,7 @@ from speedup.rules.rule import (
     pinned,
     reason_for,
 )
+from speedup.rules.weights import Attributes, Product, WeightRule
 
 
 @frozen(eq=False)
@@ -307,3 +310,59 @@ def contraction_macs(op: Op, sizes: Sizes) -> int:
         return prod(sizes(shape.data)) * prod(weight[1:])
     inner = weight[shape.column_dim] * prod(weight[2:])
     return prod(sizes(op.result)) * inner
+
+
+def contraction_product(site: Site) -> Product | None:
+    """The product of an operator of this family, for reports and pruners."""
+    shape = describe(site.op)
+    if shape.data.ndim == 0 or shape.weight.ndim < 2:
+        return None
+    row_dim: int | None = shape.row_dim
+    if shape.groups > 1:
+        # A depthwise weight lists its channels first, transposed or not.
+        row_dim = 0 if shape.is_depthwise or not shape.transposed else None
+    return Product(
+        shape.data,
+        shape.weight,
+        shape.bias,
+        ((shape.result_axis, row_dim),),
+        ((shape.axis, None if shape.groups > 1 else shape.column_dim),),
+        shape.is_depthwise,
+        lambda weight: ~_full(any_over(pattern(shape, weight), [2]).squeeze(2), shape.groups, shape.rows),
+    )
+
+
+def _linear_attributes(op: Op, sizes: Sizes) -> Attributes:
+    rows, columns = sizes(op.operands[1])
+    return {"in_features": columns, "out_features": rows}
+
+
+def _conv_attributes(op: Op, sizes: Sizes) -> Attributes:
+    shape = describe(op)
+    return {
+        "in_channels": sizes(shape.data)[shape.axis],
+        "out_channels": sizes(op.result)[shape.result_axis],
+        **contraction_needs(op, sizes),
+    }
+
+
+_FORWARDS_BIAS = frozenset(
+    kind.forward
+    for kind in (
+        nn.Linear,
+        *(nn.Conv1d, nn.Conv2d, nn.Conv3d),
+        *(nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d),
+    )
+)
+
+
+def _takes_bias(op: Op) -> bool:
+    return getattr(op.owner.type, "forward", None) in _FORWARDS_BIAS
+
+
+LINEAR = WeightRule(
+    contraction_product, attributes=MappingProxyType({nn.Linear: _linear_attributes}), takes_bias=_takes_bias
+)
+CONVOLUTION = WeightRule(
+    contraction_product, attributes=MappingProxyType({_ConvNd: _conv_attributes}), takes_bias=_takes_bias
+)

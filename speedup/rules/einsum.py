@@ -9,10 +9,11 @@ from __future__ import annotations
 import string
 from collections.abc import Iterable, Sequence
 from math import prod
+from types import MappingProxyType
 
 import torch
-from attrs import frozen
-from torch import Tensor
+from attrs import evolve, frozen
+from torch import Tensor, nn
 
 from speedup.engine.constraints import Constraint, Pinned
 from speedup.engine.lattice import Fact, along, broadcast, fact
@@ -30,6 +31,7 @@ from speedup.rules.rule import (
     pinned,
     reason_for,
 )
+from speedup.rules.weights import Attributes, Product, WeightRule, is_weight
 
 # Operands after a "+" are added. Capitals in front stand for leading dimensions, as many as there are.
 _EQUATIONS = {
@@ -276,6 +278,30 @@ def einsum_widths(site: Site) -> Iterable[Channels]:
             yield Channels((value.index, terms.operands[number].index(columns[0])), "in")
 
 
+def einsum_product(site: Site) -> Product | None:
+    """Of two factors of which one is a weight: the letters that it alone gives, and those that are summed."""
+    op, terms = site.op, terms_of(site.op)
+    if terms is None or len(terms.factors) != 2:
+        return None
+    one, other = terms.factors
+    weights = [is_weight(site, op.operands[number]) for number in terms.factors]
+    if weights[0] == weights[1]:
+        return None
+    own, data = (one, other) if weights[0] else (other, one)
+    letters, others = terms.operands[own], terms.operands[data]
+    given = terms.result
+    makes = [(given.index(c), n) for n, c in enumerate(letters) if c in given and c not in others]
+    reads = [(others.index(c), n) for n, c in enumerate(letters) if c in others and c not in given]
+    if (not makes and not reads) or "" in letters:
+        return None
+    return Product(op.operands[data], op.operands[own], None, tuple(makes), tuple(reads))
+
+
+def _bilinear_attributes(op: Op, sizes: Sizes) -> Attributes:
+    rows, first, second = sizes(op.operands[2])
+    return {"in1_features": first, "in2_features": second, "out_features": rows}
+
+
 def einsum_macs(op: Op, sizes: Sizes) -> int:
     """One per combination of letters."""
     terms = terms_of(op)
@@ -286,9 +312,16 @@ def einsum_macs(op: Op, sizes: Sizes) -> int:
 
 
 EINSUM = Rule(
-    couple=einsum_couple, known=einsum_known, live=einsum_live, widths=einsum_widths, macs=einsum_macs
+    couple=einsum_couple,
+    known=einsum_known,
+    live=einsum_live,
+    weight=WeightRule(einsum_product),
+    widths=einsum_widths,
+    macs=einsum_macs,
 )
+_BILINEAR = WeightRule(attributes=MappingProxyType({nn.Bilinear: _bilinear_attributes}))
 
-RULES: dict[str, Rule] = dict.fromkeys(
-    ("einsum", "bilinear", "inner", "tensordot", *(n for n in _EQUATIONS if n != "addmm")), EINSUM
-)
+RULES: dict[str, Rule] = {
+    **dict.fromkeys(("einsum", "inner", "tensordot", *(n for n in _EQUATIONS if n != "addmm")), EINSUM),
+    "bilinear": evolve(EINSUM, weight=_BILINEAR),
+}

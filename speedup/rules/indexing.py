@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from types import MappingProxyType
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from speedup.engine.constraints import Constraint
 from speedup.engine.lattice import Fact, all_over, along, any_over, constant, fact, indicator, vector
@@ -16,6 +17,7 @@ from speedup.rules.rule import (
     Lives,
     Rule,
     Site,
+    Sizes,
     equal,
     evaluate,
     everything_read,
@@ -23,6 +25,7 @@ from speedup.rules.rule import (
     pinned,
 )
 from speedup.rules.stated import result_sizes
+from speedup.rules.weights import MAKES, Attributes, LayerAxis, WeightRule
 
 
 def embedding_known(op: Op, facts: Facts) -> tuple[Fact, ...]:
@@ -232,8 +235,26 @@ _SEQUENCES = """
     blackman_window bartlett_window kaiser_window fft_fftfreq fft_rfftfreq
 """.split()
 
+
+def _embedding_axes(site: Site) -> Iterable[LayerAxis]:
+    result = site.op.result
+    yield LayerAxis(MAKES, (result.index, result.ndim - 1), site.op.operands[:1])
+
+
+def _embedding_attributes(op: Op, sizes: Sizes) -> Attributes:
+    rows, columns = sizes(op.operands[0])
+    return {"num_embeddings": rows, "embedding_dim": columns}
+
+
 RULES: dict[str, Rule] = {
-    "embedding": Rule(couple=embedding_couple, known=embedding_known, live=embedding_live),
+    "embedding": Rule(
+        couple=embedding_couple,
+        known=embedding_known,
+        live=embedding_live,
+        weight=WeightRule(
+            axes=_embedding_axes, attributes=MappingProxyType({nn.Embedding: _embedding_attributes})
+        ),
+    ),
     "index.Tensor": Rule(couple=index_couple, known=index_known, live=index_live),
     **dict.fromkeys(("zeros", "ones", "full", "new_zeros", "new_ones", "new_full"), FILLED),
     **dict.fromkeys(("empty", "new_empty"), UNFILLED),

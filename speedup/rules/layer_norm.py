@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping
+from types import MappingProxyType
 from typing import Any
 
 import torch
+from attrs import evolve
 from torch import Tensor, nn
 
 from speedup.engine.constraints import Constraint
@@ -33,6 +35,7 @@ from speedup.rules.rule import (
     pinned,
     reason_for,
 )
+from speedup.rules.weights import Attributes, normalized
 
 
 def _last(op: Op) -> range:
@@ -218,12 +221,24 @@ def rms_norm_needs(site: Site, sizes: Sizes, kept: KeepSets) -> Mapping[str, Any
     return found if _statistics_hold(site, kept) else {**found, "eps": folded_epsilon(site, kept)}
 
 
+def _shape(op: Op, sizes: Sizes) -> Attributes:
+    rank = len(op["normalized_shape"])
+    return {"normalized_shape": tuple(sizes(op.operands[0])[-rank:])}
+
+
+_LAST = evolve(
+    normalized(last=True),
+    attributes=MappingProxyType({nn.LayerNorm: _shape, nn.RMSNorm: _shape}),
+    settable=MappingProxyType({nn.RMSNorm: frozenset({"eps"})}),
+)
+
 RMS_NORM = Rule(
     couple=rms_norm_couple,
     known=rms_norm_known,
     live=layer_norm_live,
     needs=rms_norm_needs,
     pay=rms_norm_pay,
+    weight=_LAST,
 )
 
-RULES: dict[str, Rule] = {"layer_norm": LAYER_NORM, "rms_norm": RMS_NORM}
+RULES: dict[str, Rule] = {"layer_norm": evolve(LAYER_NORM, weight=_LAST), "rms_norm": RMS_NORM}

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from types import MappingProxyType
 from typing import Any
 
 import torch
-from torch import Tensor
+from attrs import evolve
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _NormBase
 
 from speedup.engine.constraints import Constraint, Whole
 from speedup.engine.lattice import (
@@ -36,6 +39,7 @@ from speedup.rules.rule import (
     pinned,
     reason_for,
 )
+from speedup.rules.weights import Attributes, normalized
 
 
 def _per_channel(op: Op, facts: Facts, name: str, otherwise: float) -> Fact:
@@ -179,13 +183,36 @@ def group_norm_needs(op: Op, sizes: Sizes) -> Mapping[str, Any]:
     return {"num_groups": _groups(op) * sizes(data)[1] // data.shape[1]}
 
 
+def _features(op: Op, sizes: Sizes) -> Attributes:
+    return {"num_features": sizes(op.operands[0])[1]}
+
+
+def _channels(op: Op, sizes: Sizes) -> Attributes:
+    return {"num_channels": sizes(op.operands[0])[1], **group_norm_needs(op, sizes)}
+
+
+_BY_FEATURE = evolve(normalized(last=False), attributes=MappingProxyType({_NormBase: _features}))
+_BY_GROUP = evolve(normalized(last=False), attributes=MappingProxyType({nn.GroupNorm: _channels}))
+
 RULES: dict[str, Rule] = {
-    "batch_norm": Rule(couple=batch_norm_couple, known=batch_norm_known, live=batch_norm_live, is_local=True),
-    "instance_norm": Rule(couple=instance_norm_couple, known=instance_norm_known, live=instance_norm_live),
+    "batch_norm": Rule(
+        couple=batch_norm_couple,
+        known=batch_norm_known,
+        live=batch_norm_live,
+        weight=_BY_FEATURE,
+        is_local=True,
+    ),
+    "instance_norm": Rule(
+        couple=instance_norm_couple,
+        known=instance_norm_known,
+        live=instance_norm_live,
+        weight=_BY_FEATURE,
+    ),
     "group_norm": Rule(
         couple=group_norm_couple,
         known=group_norm_known,
         live=group_norm_live,
+        weight=_BY_GROUP,
         needs=lambda site, sizes, kept: group_norm_needs(site.op, sizes),
     ),
 }

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from types import MappingProxyType
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from speedup.engine.constraints import Constraint
 from speedup.engine.lattice import Fact, constant, fact, fold_to, indicator, vector
 from speedup.ir.graph import Op, Value
 from speedup.rules.kept import keeping
-from speedup.rules.rule import Facts, Lives, Rule, Site, equal, evaluate, nothing_known, reason_for
+from speedup.rules.rule import Facts, Lives, Rule, Site, Sizes, equal, evaluate, nothing_known, reason_for
+from speedup.rules.weights import Attributes, WeightRule
 
 _UNARY = """
     relu relu6 sigmoid silu gelu hardswish hardsigmoid hardtanh leaky_relu elu selu celu softplus
@@ -194,6 +196,13 @@ ELEMENTWISE = Rule(is_local=True, couple=couple, known=known, live=live, reads_n
 _RANDOM = keeping("draws a random number for each element")
 PRODUCT = Rule(is_local=True, couple=couple, known=product_known, live=product_live, reads_numbers=True)
 
+
+def _slopes(op: Op, sizes: Sizes) -> Attributes:
+    return {"num_parameters": sizes(op.operands[1])[0]}
+
+
+_SLOPES = WeightRule(attributes=MappingProxyType({nn.PReLU: _slopes}))
+
 RULES: dict[str, Rule] = {
     **dict.fromkeys((*_UNARY, *_BINARY, "addcmul", "min.other", "max.other"), ELEMENTWISE),
     **{f"special_{name}": ELEMENTWISE for name in _SPECIAL},
@@ -204,7 +213,7 @@ RULES: dict[str, Rule] = {
         is_local=True, couple=couple, known=masked_fill_known, live=masked_fill_live, reads_numbers=True
     ),
     **{name: Rule(is_local=True, couple=dropout_couple, known=dropout_known, live=live) for name in _DROPOUT},
-    "prelu": Rule(is_local=True, couple=prelu_couple, known=prelu_known, live=prelu_live),
+    "prelu": Rule(is_local=True, couple=prelu_couple, known=prelu_known, live=prelu_live, weight=_SLOPES),
     "_prelu_kernel": ELEMENTWISE,
     **{
         n: Rule(is_local=True, couple=couple, known=like_known, live=like_live, reads_numbers=True)

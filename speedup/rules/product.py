@@ -29,6 +29,7 @@ from speedup.rules.contraction import (
     contraction_known,
     contraction_live,
     contraction_macs,
+    contraction_product,
     contraction_widths,
 )
 from speedup.rules.einsum import einsum_couple, einsum_known, einsum_live, einsum_macs
@@ -44,6 +45,7 @@ from speedup.rules.rule import (
     pinned,
     reason_for,
 )
+from speedup.rules.weights import HEADS, LayerAxis, Product, WeightRule, is_weight
 
 
 def _is_weight(value: Value, fact_: Fact | None = None) -> bool:
@@ -241,9 +243,30 @@ def attention_couple(site: Site) -> Iterable[Constraint]:
             yield from equal(cause, (mask, dim), (whole, other))
 
 
+def _heads_of(site: Site) -> Iterable[LayerAxis]:
+    result = site.op.result
+    if result.ndim == 4:
+        yield LayerAxis(HEADS, (result.index, 1), (), share=0.0)
+
+
 def attention_macs(op: Op, sizes: Sizes) -> int:
     query, key = sizes(op.operands[0]), sizes(op.operands[1])
     return prod(query[:-1]) * key[-2] * (query[-1] + sizes(op.operands[2])[-1])
+
+
+def matmul_product(site: Site) -> Product | None:
+    """The product with a weight on either side; none of two weights or of two activations."""
+    op, result = site.op, site.op.result
+    if op.name == "addmm":
+        return contraction_product(site)
+    a, b = op.operands
+    left, right = is_weight(site, a), is_weight(site, b)
+    if left == right or (a if left else b).ndim < 2:
+        return None
+    if right:
+        return Product(a, b, None, ((result.ndim - 1, b.ndim - 1),), ((a.ndim - 1, b.ndim - 2),))
+    made, read = (result.ndim - 1, 0) if b.ndim == 1 else (result.ndim - 2, b.ndim - 2)
+    return Product(b, a, None, ((made, a.ndim - 2),), ((read, a.ndim - 1),))
 
 
 PRODUCT = Rule(
@@ -251,6 +274,7 @@ PRODUCT = Rule(
     known=product_known,
     live=product_live,
     pay=product_pay,
+    weight=WeightRule(matmul_product),
     widths=product_widths,
     macs=product_macs,
 )
@@ -258,6 +282,10 @@ PRODUCT = Rule(
 RULES: dict[str, Rule] = {
     **dict.fromkeys(("matmul", "mm", "bmm", "addmm"), PRODUCT),
     "scaled_dot_product_attention": Rule(
-        couple=attention_couple, known=attention_known, live=attention_live, macs=attention_macs
+        couple=attention_couple,
+        known=attention_known,
+        live=attention_live,
+        weight=WeightRule(axes=_heads_of),
+        macs=attention_macs,
     ),
 }

@@ -7,17 +7,19 @@ but not how many there are. Columns that are constant move into `bias_ih`.
 from __future__ import annotations
 
 from collections.abc import Iterable
+from functools import partial
 from math import prod
+from types import MappingProxyType
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from speedup.engine.constraints import Cause, Constraint, Counted, Dim, Equal, Mapped, Pinned
 from speedup.engine.keepsets import KeepSets
 from speedup.engine.lattice import Fact, any_over, fact, indicator, uniform_along, vector
 from speedup.ir.edits import AddToParameter, Edit, Frozen
 from speedup.ir.graph import Op, Value
-from speedup.rules.recurrence import Cell, Recurrence, describe
+from speedup.rules.recurrence import Cell, Recurrence, describe, first_weights, gate_count
 from speedup.rules.rule import (
     Channels,
     Facts,
@@ -32,6 +34,7 @@ from speedup.rules.rule import (
     reason_for,
 )
 from speedup.rules.units import Columns, Demand, Layer, analyse, by_row, demands
+from speedup.rules.weights import READS, UNITS, Attributes, LayerAxis, WeightRule
 
 
 def recurrent_known(op: Op, facts: Facts) -> tuple[Fact, ...]:
@@ -296,12 +299,55 @@ def recurrent_macs(op: Op, sizes: Sizes) -> int:
     return prod(sizes(op.operands[0])[:-1]) * sum(prod(sizes(m)) for m in matrices)
 
 
+def _axes(site: Site) -> Iterable[LayerAxis]:
+    """The units of each cell, and the columns that the first layer reads."""
+    cells = needed_units(site)
+    for number, (cell, needed) in enumerate(cells):
+        which = cell.weight_hh.name.rpartition("weight_hh_")[2] if len(cells) > 1 else ""
+        yield LayerAxis(
+            UNITS,
+            unit_dim(cell),
+            cell.weights,
+            partial(_itself, needed),
+            1 / len(cells),
+            which,
+            partial(_idle, site, number),
+            is_own=True,
+        )
+    shape = _shape(site)
+    if shape is not None:
+        columns, units = shape.data.shape[-1], shape.hidden
+        yield LayerAxis(
+            READS,
+            (shape.data.index, shape.data.ndim - 1),
+            tuple(cell.weight_ih for cell in shape.layers[0]),
+            share=columns / (columns + units) / len(shape.layers),
+        )
+
+
+def _itself(needed: Tensor) -> Tensor:
+    return needed
+
+
+def _idle(site: Site, number: int) -> Tensor:
+    return constant_units(site)[number][1]
+
+
+def _attributes(op: Op, sizes: Sizes) -> Attributes:
+    weight_ih, weight_hh = first_weights(op)
+    return {"input_size": sizes(weight_ih)[1], "hidden_size": sizes(weight_hh)[0] // gate_count(op)}
+
+
 RECURRENT = Rule(
     couple=recurrent_couple,
     known=recurrent_known,
     live=recurrent_live,
     pay=recurrent_pay,
     takes_over=taken_over,
+    weight=WeightRule(
+        axes=_axes,
+        attributes=MappingProxyType({nn.RNNBase: _attributes, nn.RNNCellBase: _attributes}),
+    ),
     widths=recurrent_widths,
     macs=recurrent_macs,
 )

@@ -22,6 +22,7 @@ from speedup.ir.expressions import concrete
 from speedup.ir.graph import Graph, Op, Origin, Shape, Value, call_arguments
 from speedup.ir.operators import functional
 from speedup.ir.restatements import Restatement
+from speedup.rules.weights import NO_LAYER, WeightRule
 
 T = TypeVar("T")
 Facts = Sequence[Fact]
@@ -192,6 +193,7 @@ class Rule:
         pay: edits that make up for dropped constants.
         takes_over: which constants these are, for explanations: a dimension that the op reads, a bool
             vector over it, and where they go, in words.
+        weight: what the op is as a layer, for reports, pruners and torch's own modules.
         widths: the channels that `align` is asked about.
         macs: multiply-accumulates at given sizes.
         is_local: an element of a result follows from operand elements at its own place, or `known` asks that
@@ -212,6 +214,7 @@ class Rule:
     resize: Callable[[Site, KeepSets], Mapping[int, Shape]] = no_resizing
     pay: Callable[[Site, KeepSets], Iterable[Edit]] = no_payment
     takes_over: TakesOver = nothing_taken_over
+    weight: WeightRule = NO_LAYER
     widths: Callable[[Site], Iterable[Channels]] = no_widths
     macs: Callable[[Op, Sizes], int] = no_macs
     is_local: bool = False

@@ -1,0 +1,181 @@
+"""A product with a weight is a layer, whichever operator computes it: reports and pruners agree."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+import pytest
+import torch
+from attrs import evolve
+from torch import Tensor, nn
+
+from speedup import STANDARD, Plan, Rule, apply_masks, make_masks, materialize, plan_speedup
+from speedup.engine.lattice import Fact, along, fact, vector
+from speedup.ir.graph import Op
+from speedup.pruners import Norm
+from speedup.rules import rule_for
+from speedup.rules.rule import Facts, Lives, Site, equal
+from speedup.rules.weights import Product, WeightRule
+from tests.support.contract import require_exact
+
+
+@torch.library.custom_op("speedup_tests::projected", mutates_args=())
+def projected(x: Tensor, weight: Tensor) -> Tensor:
+    """A product with a weight that only its owner has a rule for."""
+    return x @ weight.t()
+
+
+@projected.register_fake
+def _(x: Tensor, weight: Tensor) -> Tensor:
+    return x.new_empty((*x.shape[:-1], weight.shape[0]))
+
+
+def _product(site: Site) -> Product | None:
+    data, weight = site.op.operands
+    return Product(data, weight, None, ((data.ndim - 1, 0),), ((data.ndim - 1, 1),))
+
+
+_LINEAR = rule_for(torch.ops.aten.linear.default, STANDARD)
+
+
+def _as_linear(site: Site) -> Iterable[Any]:
+    (data, weight), result, last = site.op.operands, site.op.result, site.op.result.ndim - 1
+    cause = site.because("projected ties its weight to its input and output channels")
+    yield from equal(cause, (result, last), (weight, 0))
+    yield from equal(cause, (data, last), (weight, 1))
+    yield from (c for d in range(last) for c in equal(cause, (data, d), (result, d)))
+
+
+def _known(op: Op, facts: Facts) -> tuple[Fact, ...]:
+    rows = facts[1].maybe_nonzero.expand(op.operands[1].shape).any(1)
+    known = vector(~rows, op.result.ndim - 1, op.result.ndim)
+    return (fact(known, torch.zeros_like(known, dtype=op.result.dtype)),)
+
+
+def _live(op: Op, facts: Facts, live: Lives) -> tuple[Tensor, ...]:
+    data, weight = op.operands
+    rows = along(live[0], data.ndim - 1, weight.shape[0])
+    columns = (facts[1].maybe_nonzero.expand(weight.shape) & rows[:, None]).any(0)
+    return vector(columns, data.ndim - 1, data.ndim), vector(rows, 0, 2)
+
+
+# Forms of the same product; the rows of the weight are its first dimension, but where it is transposed.
+FORMS: Mapping[str, Callable[[Tensor, Tensor], Tensor]] = {
+    "linear": nn.functional.linear,
+    "matmul": lambda x, w: x @ w.t(),
+    "matmul of a transposed weight": lambda x, w: torch.matmul(x, w.T),
+    "einsum": lambda x, w: torch.einsum("bi,oi->bo", x, w),
+    "einsum, weight first": lambda x, w: torch.einsum("oi,bi->bo", w, x),
+    "tensordot": lambda x, w: torch.tensordot(x, w, dims=([1], [1])),
+    "mm from the left": lambda x, w: (w @ x.t()).t(),
+    "inner": torch.inner,
+    "bmm": lambda x, w: torch.bmm(x[None], w.t()[None])[0],
+    "baddbmm's einsum": lambda x, w: torch.einsum("bi,io->bo", x, w.mT),
+    "custom": torch.ops.speedup_tests.projected,
+}
+
+
+_DIRECT = ("linear", "einsum", "einsum, weight first", "tensordot", "mm from the left", "inner", "custom")
+
+
+class Projected(nn.Module):
+    """What a form makes of four features: six, of which two are to go, added to six that stay."""
+
+    def __init__(self, form: Callable[[Tensor, Tensor], Tensor]) -> None:
+        super().__init__()
+        self.form = form
+        self.w = nn.Parameter(torch.randn(6, 4))
+        self.stays = nn.Linear(4, 6)
+        self.last = nn.Linear(6, 3)
+        self.double()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.last(torch.relu(self.form(x, self.w)).softmax(-1) + self.stays(x))
+
+
+class Chained(nn.Module):
+    """A form between two layers, all of which may shrink."""
+
+    def __init__(self, form: Callable[[Tensor, Tensor], Tensor]) -> None:
+        super().__init__()
+        self.form = form
+        self.first = nn.Linear(5, 4)
+        self.w = nn.Parameter(torch.randn(6, 4))
+        self.last = nn.Linear(6, 3)
+        self.double()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.last(torch.relu(self.form(torch.relu(self.first(x)), self.w)))
+
+
+RULES = STANDARD | {
+    torch.ops.speedup_tests.projected.default: Rule(
+        couple=_as_linear,
+        known=_known,
+        live=_live,
+        weight=WeightRule(_product),
+    )
+}
+
+
+def planned(model: nn.Module, gone: tuple[int, ...] = (1, 4), **options: Any) -> Plan:
+    torch.manual_seed(0)
+    mask = torch.ones(6, 1)
+    mask[list(gone)] = 0
+    width = 5 if isinstance(model, Chained) else 4
+    return plan_speedup(
+        model.eval(), torch.randn(3, width, dtype=torch.float64), {"w": mask}, rules=RULES, **options
+    )
+
+
+@pytest.mark.parametrize("name", FORMS)
+def test_what_stays_is_told_as_of_a_linear_layer(name: str) -> None:
+    plan, other = planned(Projected(FORMS[name])), planned(Projected(FORMS["linear"]))
+    (found,), (wanted,) = ([b for b in p.blocked if not b.path] for p in (plan, other))
+    assert (found.count, found.of) == (wanted.count, wanted.of) == (2, 6)
+    assert found.reason == wanted.reason
+    assert [b.reason for b in plan.blockers()] == [b.reason for b in other.blockers()]
+    assert [b.channels for b in plan.blockers()] == [b.channels for b in other.blockers()]
+    mine, theirs = ({(p.axis, p.indices, p.stays) for p in one.report.portions} for one in (plan, other))
+    assert mine == theirs
+
+
+@pytest.mark.parametrize("name", FORMS)
+def test_what_goes_is_told_as_of_a_linear_layer(name: str) -> None:
+    plan, other = planned(Chained(FORMS[name])), planned(Chained(FORMS["linear"]))
+    mine, theirs = (
+        {(p.path, p.axis, p.indices, p.stays) for p in one.report.portions} for one in (plan, other)
+    )
+    assert mine == theirs
+    assert ("", "makes", (1, 4), False) in mine
+    small = materialize(plan)
+    assert small.get_parameter("w").shape == (4, 4)
+    torch.manual_seed(0)
+    model = Chained(FORMS[name])
+    mask = torch.ones(6, 1)
+    mask[[1, 4]] = 0
+    plan = plan_speedup(model, torch.randn(3, 5, dtype=torch.float64), {"w": mask}, rules=RULES)
+    make = lambda batch: torch.randn(batch, 5, dtype=torch.float64)  # noqa: E731
+    require_exact(apply_masks(model, {"w": mask}).eval(), materialize(plan).eval(), make)
+
+
+# A weight that is transposed first is no parameter of the product.
+@pytest.mark.parametrize("name", _DIRECT)
+def test_its_channels_are_pruned_as_of_a_linear_layer(name: str) -> None:
+    torch.manual_seed(0)
+    model = Chained(FORMS[name]).eval()
+    x = torch.randn(3, 5, dtype=torch.float64)
+    masks = make_masks(model, x, Norm(), 0.5, rules=RULES)
+    assert int((masks["w"].sum(1) == 0).sum()) == 3
+
+
+def test_rule_of_a_products_operator_is_asked_not_its_name() -> None:
+    without = evolve(_LINEAR, weight=WeightRule())
+    torch.manual_seed(0)
+    mask = torch.ones(6, 1)
+    mask[[1, 4]] = 0
+    rules = STANDARD | {torch.ops.aten.linear.default: without}
+    model = Projected(FORMS["linear"])
+    plan = plan_speedup(model, torch.randn(3, 4, dtype=torch.float64), {"w": mask}, rules=rules)
+    assert plan.blocked == () and plan.report.portions == ()
