@@ -13,6 +13,7 @@ import torch
 from attrs import evolve
 from torch import Tensor
 
+from speedup.engine.constraints import Dim
 from speedup.engine.lattice import Fact, any_over, uniform, uniform_along
 from speedup.ir.expressions import concrete
 from speedup.ir.graph import Op, Value
@@ -23,6 +24,7 @@ from speedup.rules.rule import Moves
 _SIZES = frozenset({"size", "shape", "sizes"})
 _BOUNDS = ("start", "end", "index")
 _TURNS = frozenset({"flip", "roll", "fliplr", "flipud", "rot90"})
+_PADS = frozenset({"pad", "constant_pad_nd"})
 _JOINS = frozenset({"cat", "concat", "concatenate"})
 
 
@@ -84,13 +86,45 @@ def _unsteady(op: Op, value: Value, varying: Sequence[int], rules: Rules, extent
     counted = [op.get(n) for n in _BOUNDS]
     if any(isinstance(n, int) and n < 0 for n in counted):
         return tuple(d for d in varying if d in _axes(op, value))
-    return tuple(_tied(op, value, varying, rule.moves)) if varying and op.name not in _JOINS else ()
+    if not varying or op.name in _JOINS:
+        return ()
+    frayed = (d for d in varying if d in _axes(op, value) and has_moving_end(value, d, extents))
+    return tuple(dict.fromkeys((*_tied(op, value, varying, rule.moves, extents), *frayed)))
+
+
+def has_moving_end(value: Value, dim: int, extents: Extents) -> bool:
+    """Whether padding ends a dimension of varying extent: its last indices are of the data at other sizes."""
+    ends = extents.graph.once("moving ends", lambda: _moving_ends(extents))
+    return (value.index, dim) in ends
+
+
+def _moving_ends(extents: Extents) -> frozenset[Dim]:
+    """Dimensions that padding ends, and those of what is computed of these."""
+    found: set[Dim] = set()
+    for op in extents.graph.ops:
+        ended = {d for v in op.operands for d in range(v.ndim) if (v.index, d) in found}
+        if op.name in _PADS:
+            source, amounts = op.operands[0], concrete(op["pad"])
+            last = source.ndim - 1
+            ended |= {
+                last - n // 2
+                for n, amount in enumerate(amounts)
+                if n % 2 and amount > 0 and extents.varies(source, last - n // 2)
+            }
+        if ended:
+            # Ops that turn or split dimensions may have it anywhere.
+            is_aligned = all(v.ndim == r.ndim for r in op.results for v in op.operands if v.ndim)
+            keeps = op.name in _PADS or (is_aligned and rule_of(op, extents.rules).is_local)
+            for result in op.results:
+                dims = ended if keeps else range(result.ndim)
+                found.update((result.index, d) for d in dims if d < result.ndim)
+    return frozenset(found)
 
 
 def _axes(op: Op, value: Value) -> frozenset[int]:
     """The dimensions along which the op moves anything; all where it does not say."""
     given = op.get("dims", op.get("dim"))
-    if op.name in ("pad", "constant_pad_nd"):
+    if op.name in _PADS:
         # Its own rule knows of borders; what is cut off is another part at other sizes.
         cut = [number // 2 for number, amount in enumerate(op["pad"]) if amount < 0]
         return frozenset(value.ndim - 1 - number for number in cut)
@@ -101,8 +135,8 @@ def _axes(op: Op, value: Value) -> frozenset[int]:
     return frozenset(range(value.ndim))
 
 
-def _tied(op: Op, value: Value, varying: Sequence[int], moves: Moves) -> Iterable[int]:
-    """Varying dimensions that a reshape counts together with others, or takes apart."""
+def _tied(op: Op, value: Value, varying: Sequence[int], moves: Moves, extents: Extents) -> Iterable[int]:
+    """Dimensions that a reshape counts together with others that vary, or takes apart if they do."""
     shapes = [v.shape for v in op.operands], [r.shape for r in op.results]
     for move in moves({n: concrete(a) for n, a in op.arguments.items()}, *shapes):
         if op.operands[move.operand] is value:
@@ -111,6 +145,10 @@ def _tied(op: Op, value: Value, varying: Sequence[int], moves: Moves) -> Iterabl
                 made = [d for d in block.target if op.results[move.result].shape[d] != 1]
                 if block.index is None and (len(wide) > 1 or len(made) > 1):
                     yield from (d for d in wide if d in varying)
+                if block.index is None and not any(d in varying for d in wide):
+                    # An extent of 1 may be counted with them, as a batch is.
+                    result = op.results[move.result]
+                    yield from wide if any(extents.varies(result, d) for d in made) else ()
 
 
 def _joined(op: Op, facts: Sequence[Fact], extents: Extents) -> Sequence[Fact]:

@@ -46,6 +46,8 @@ _MOST_DOUBTFUL = 4
 # Traces that are made to see questions come out otherwise together, and how many ops these may have in all;
 # sizes put together of those of two calls.
 _MOST_COMBINED, _OPS_COMBINED, _MOST_CROSSED = 6, 2000, 8
+# Counts that are seen besides one more, one fewer and none.
+_FEW_ROUNDS = (1, 2, 3)
 # A model that has refused so many sizes and taken none is taken to insist on its own.
 _INSISTS = 6
 
@@ -207,6 +209,10 @@ class _Explorer:
                 yield lambda number: number < question.number
             if min(seen) > 0:
                 yield lambda number: number <= 0
+            # What is there after a round or two may be gone after more of them.
+            for few in _FEW_ROUNDS:
+                if few not in seen:
+                    yield lambda number, few=few: number == few  # type: ignore[misc]
         for target in targets_of(question):
             if target not in seen:
                 yield lambda number, target=target: number == target  # type: ignore[misc]

@@ -19,7 +19,7 @@ from collections import ChainMap
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import _lru_cache_wrapper, lru_cache
-from types import BuiltinFunctionType, CodeType, FrameType, FunctionType, ModuleType
+from types import BuiltinFunctionType, CodeType, FrameType, FunctionType, MappingProxyType, ModuleType
 from typing import Any
 
 import torch
@@ -38,7 +38,7 @@ _GENERATED = ("<eval_with_key", "<frozen ", "<attrs generated", "<__array_functi
 _TRACER = f"{_OWN}trace.py"
 _RANGE = range
 _DEPTH, _MOST_HINTS = 3, 8
-_LOOKUP, _UNREADABLE = "a lookup", "code whose source is not at hand"
+_LOOKUP, _UNREADABLE, _UNKNOWN = "a lookup", "code whose source is not at hand", "a function found by running"
 _CONTAINERS = (list, tuple, dict, str, nn.ModuleList, nn.ModuleDict, nn.Sequential, nn.ParameterList)
 
 
@@ -146,9 +146,20 @@ def _evaluating(code: CodeType, offset: int) -> ast.expr | None:
 
 
 def _named(node: ast.expr, local: Mapping[str, Any], outer: Mapping[str, Any]) -> Any:
-    """What a name, or an attribute of what a name stands for, is; None where that would run code."""
+    """What a name, an attribute or an item of what a name stands for is; None where that would run code."""
     if isinstance(node, ast.Name):
         return local.get(node.id, outer.get(node.id))
+    if isinstance(node, ast.Constant):
+        return node.value
+    if isinstance(node, ast.Subscript):
+        holder, key = _named(node.value, local, outer), _named(node.slice, local, outer)
+        if isinstance(holder, nn.ModuleList | nn.ModuleDict):
+            holder = dict(holder._modules) if isinstance(key, str) else list(holder._modules.values())
+        is_plain = type(holder) in (dict, list, tuple, MappingProxyType) and type(key) in (str, int, bool)
+        try:
+            return holder[key] if is_plain else None
+        except (KeyError, IndexError, TypeError):
+            return None
     if isinstance(node, ast.Attribute):
         holder = _named(node.value, local, outer)
         if isinstance(holder, nn.Module) and node.attr in holder._modules:
@@ -176,7 +187,7 @@ def hidden_use(frame: FrameType) -> Hidden | None:
     tree = _function(frame.f_code)
     if tree is None:
         return Hidden(_UNREADABLE) if any(map(_may_hide, _names_in(frame))) else None
-    how = _Reading(frame.f_globals, dict(frame.f_locals), _DEPTH).of(frame.f_code, ())
+    how = _Reading(frame.f_globals, dict(frame.f_locals), _DEPTH).of(frame.f_code, (), ())
     return Hidden(how, _dims_read(tree), hints_of(frame)) if how else None
 
 
@@ -260,40 +271,75 @@ class _Reading:
     local: Mapping[str, Any]
     depth: int
 
-    def of(self, code: CodeType, given: Collection[str]) -> str:
-        """How a function uses sizes out of sight; `given` are its parameters that hold any."""
+    def of(self, code: CodeType, given: Collection[str], numbers: Collection[str]) -> str:
+        """How a function uses sizes out of sight.
+
+        `given` are its parameters that may hold something made from sizes, `numbers` those that are sizes.
+        """
         tree = _function(code)
         if tree is None:
             return ""
-        sized = _sized_names(tree, given)
-        return next(filter(None, (self._of_node(node, sized) for node in ast.walk(tree))), "")
+        sized = _names_of(tree, given, _holds_size)
+        numbers = _names_of(tree, numbers, _is_size)
+        return next(filter(None, (self._of_node(node, sized, numbers) for node in ast.walk(tree))), "")
 
-    def _of_node(self, node: ast.AST, sized: Collection[str]) -> str:
+    def _of_node(self, node: ast.AST, sized: Collection[str], numbers: Collection[str]) -> str:
         match node:
             case ast.Call(func=ast.Attribute(attr="numel", value=shape)) if _is_shape(shape):
                 return "numel() of a shape"
             case ast.Call(func=function, args=arguments, keywords=keywords):
-                holds = [_holds_size(a, sized) for a in (*arguments, *(k.value for k in keywords))]
-                return self._of_callee(function, holds) if any(holds) else ""
+                given = (*arguments, *(k.value for k in keywords))
+                if not any(_holds_size(a, sized) for a in given):
+                    return ""
+                places = [n for n, a in enumerate(arguments) if _is_size(a, numbers)]
+                named = [k.arg for k in keywords if k.arg and _is_size(k.value, numbers)]
+                return self._of_callee(function, places, named)
+            case ast.Subscript(value=ast.Call(func=made), slice=index, ctx=ast.Load()):
+                # What a function made, if that may be no tensor.
+                return _LOOKUP if _is_size(index, numbers) and self._may_make_container(made) else ""
             case ast.Subscript(value=base, slice=index, ctx=ast.Load()) if _holds_size(index, sized):
                 looked_up = isinstance(base, ast.Tuple | ast.List | ast.Dict | ast.Constant)
                 found = looked_up or isinstance(_named(base, self.local, self.outer), _CONTAINERS)
                 return _LOOKUP if found else ""
         return ""
 
-    def _of_callee(self, function: ast.expr, holds: Sequence[bool]) -> str:
+    def _may_make_container(self, function: ast.expr) -> bool:
+        """Whether a function that is called may return a list, a table or the like."""
+        made = _named(function, self.local, ChainMap(dict(self.outer), vars(builtins)))
+        if made is None:
+            return not _may_be_tensors(function)
+        code = getattr(made, "__code__", None)
+        is_own = isinstance(code, CodeType) and not code.co_filename.startswith((_LIBRARY, _OWN))
+        return is_own or made in (list, tuple, dict, sorted, reversed, str, zip, map)
+
+    def _of_callee(self, function: ast.expr, places: Sequence[int], named: Sequence[str]) -> str:
+        """What becomes of sizes in a call; `places` and `named` tell the arguments that are sizes."""
         callee = _named(function, self.local, ChainMap(dict(self.outer), vars(builtins)))
+        if callee is None:
+            # A name may be assigned later on; what most of these stand for works on tensors.
+            is_computed = not isinstance(function, ast.Name | ast.Attribute)
+            return _UNKNOWN if (places or named) and is_computed else ""
         if isinstance(callee, BuiltinFunctionType | type) or _hidden_in(callee):
             return _hidden_in(callee)
         if isinstance(callee, staticmethod | classmethod):
             callee = callee.__func__
+        owner = {"self": self.local["self"]} if "self" in self.local else {}
+        if isinstance(callee, nn.Module):
+            owner, callee = {"self": callee}, inspect.getattr_static(type(callee), "forward", None)
         if not isinstance(callee, FunctionType) or not self.depth:
             return ""
-        if callee.__code__.co_filename.startswith((_LIBRARY, _OWN)):
+        code = callee.__code__
+        if code.co_filename.startswith((_LIBRARY, _OWN)):
             return ""
-        owner = {"self": self.local["self"]} if "self" in self.local else {}
-        names = callee.__code__.co_varnames[: callee.__code__.co_argcount + callee.__code__.co_kwonlyargcount]
-        return _Reading(callee.__globals__, owner, self.depth - 1).of(callee.__code__, names)
+        names = code.co_varnames[: code.co_argcount + code.co_kwonlyargcount]
+        first = 1 if names[:1] == ("self",) else 0
+        numbers = {*named, *(names[first + n] for n in places if first + n < len(names))}
+        return _Reading(callee.__globals__, owner, self.depth - 1).of(code, names, numbers)
+
+
+def _may_be_tensors(function: ast.expr) -> bool:
+    """Whether a call is written as one of a tensor's methods."""
+    return isinstance(function, ast.Attribute) and hasattr(torch.Tensor, function.attr)
 
 
 # Functions and classes of C that take an int for what it is.
@@ -328,17 +374,19 @@ def is_message(frame: FrameType) -> bool:
     return False
 
 
-def _sized_names(tree: ast.AST, given: Collection[str]) -> Collection[str]:
-    """The names in a function that may hold what was computed from sizes."""
+def _names_of(
+    tree: ast.AST, given: Collection[str], holds: Callable[[ast.expr, Collection[str]], bool]
+) -> Collection[str]:
+    """The names in a function that may have been assigned what `holds`; `given` do from the start."""
     found = set(given)
     while True:
         before = len(found)
         for node in ast.walk(tree):
             match node:
-                case ast.Assign(targets=targets, value=value) if _holds_size(value, found):
+                case ast.Assign(targets=targets, value=value) if holds(value, found):
                     found.update(n.id for t in targets for n in ast.walk(t) if isinstance(n, ast.Name))
                 case ast.AugAssign(target=target, value=value) | ast.NamedExpr(target=target, value=value):
-                    if _holds_size(value, found):
+                    if holds(value, found):
                         found.update(n.id for n in ast.walk(target) if isinstance(n, ast.Name))
         if len(found) == before:
             return found
@@ -354,6 +402,28 @@ def _holds_size(node: ast.expr, sized: Collection[str]) -> bool:
                 return True
             case ast.Call(func=ast.Attribute(attr="size" | "numel")) | ast.Call(func=ast.Name(id="len")):
                 return True
+    return False
+
+
+def _is_size(node: ast.expr, sized: Collection[str]) -> bool:
+    """Whether an expression is a number made from sizes, and no tensor that was made with them."""
+    match node:
+        case ast.Name(id=name):
+            return name in sized
+        case ast.BinOp(left=one, right=other):
+            return _is_size(one, sized) or _is_size(other, sized)
+        case ast.UnaryOp(operand=one) | ast.Starred(value=one) | ast.Subscript(value=one):
+            return _is_size(one, sized) or _is_shape(node)
+        case (
+            ast.Tuple(elts=arguments)
+            | ast.List(elts=arguments)
+            | ast.Call(func=ast.Name(id="int" | "min" | "max" | "abs" | "round" | "float"), args=arguments)
+        ):
+            return any(_is_size(one, sized) for one in arguments)
+        case ast.Attribute(attr="shape"):
+            return True
+        case ast.Call(func=ast.Attribute(attr="size" | "numel")) | ast.Call(func=ast.Name(id="len")):
+            return True
     return False
 
 

@@ -57,6 +57,18 @@ def _halves(length: int) -> tuple[int, int]:
     return length // 2, length - length // 2
 
 
+_SCALES = (0.5, 1.5, 2.0, -1.0, 0.25, 0.75, 3.0, 0.1, 0.2, 0.3, 0.4, 0.6)
+_BY_NAME = {"in turn": lambda n: list(_SCALES)[n % 12]}
+
+
+def _made() -> Callable[[int], float]:
+    return lambda n: _SCALES[n % 12]
+
+
+def _scales() -> list[float]:
+    return list(_SCALES)
+
+
 def _either(y: Tensor, x: Tensor) -> Tensor:
     try:
         return y * (0.5, 1.5, 2.5, 3.5, 4.5, 5.5)[x.shape[1]]
@@ -131,6 +143,13 @@ def _halved_number(y: Tensor, x: Tensor) -> Tensor:
 
 
 FUNCTIONS: Mapping[str, Callable[[Tensor, Tensor], Tensor]] = {
+    "behind a padding": lambda y, x: y + F.pad(y, (0, 0, 0, 15))[:, 5:6],
+    "behind a padding on both ends": lambda y, x: y + F.pad(torch.tanh(y), (0, 0, 2, 15))[:, 7, None],
+    "padded and turned": lambda y, x: y + F.pad(y, (0, 0, 0, 15)).transpose(1, 2)[:, :, 6, None].mT,
+    "function of a table": lambda y, x: y * _BY_NAME["in turn"](x.shape[1]),
+    "function that is made": lambda y, x: y * _made()(x.shape[1]),
+    "item of a list that is made": lambda y, x: y * _scales()[x.shape[1] % 12],
+    "sorted": lambda y, x: y * sorted(_SCALES)[x.shape[1] % 12],
     "log-n scaling": lambda y, x: y * (math.log(x.shape[1]) / math.log(512)),
     "log bound before": lambda y, x: y * log(x.shape[1]),
     "log2 of the length": lambda y, x: y + math.log2(y.shape[1]),
@@ -543,6 +562,23 @@ class Convolved(Tokens):
         return torch.relu(self.conv(F.pad(y.transpose(1, 2), (0, lacks)))).transpose(1, 2)
 
 
+class Fading(Tokens):
+    """A layer as often as half the length; of twice and more of it nothing but constants is left."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.step = nn.Linear(8, 8)
+        with torch.no_grad():
+            # Strictly triangular by blocks: its square is zero.
+            self.mask = nn.Buffer(torch.zeros(8, 8).index_fill(0, torch.arange(4), 1.0))
+            self.mask[:, :4] = 0
+
+    def middle(self, y: Tensor, x: Tensor) -> Tensor:
+        for _ in range((x.shape[1] + 1) // 2):
+            y = F.linear(y, self.step.weight * self.mask, self.step.bias)
+        return y
+
+
 _CLASSES: Mapping[str, tuple[Callable[[], nn.Module], Mapping[str, Any]]] = {
     "attention of another length": (Attention, {"gone": {"q": (4, 5, 6, 7)}}),
     "alibi": (Alibi, {}),
@@ -570,6 +606,7 @@ _CLASSES: Mapping[str, tuple[Callable[[], nn.Module], Mapping[str, Any]]] = {
     "named by length": (Named, {"constant": {"heads.h0": (0, 3)}, "gone": {"heads.h1": (3, 5)}}),
     "as deep as long": (AsDeep, {"constant": {"blocks.0": (1, 2)}, "gone": {"blocks.1": (0, 2)}}),
     "layer of longer inputs": (LongerOnly, {"constant": {"p": (4, 6)}}),
+    "fading rounds": (Fading, {"constant": {"step": (5,)}}),
     "norm of larger batches": (NormOfBatches, {}),
     "remembered positions": (Remembered, {}),
     "longest so far": (LongestSoFar, {}),
@@ -611,6 +648,7 @@ TOKEN_CASES: Mapping[str, Sized] = {
         )
         for name, function in ONES.items()
     },
+    "fading rounds, example of eight": _sized(Fading, (8, 1, 2, 3, 5, 9)),
     "recurrence, example of one token": _sized(StepByStep, (1, 2, 7, 4), constant={"h": (1, 4)}),
     "layer of longer inputs, example long": _sized(LongerOnly, (9, 5, 6, 7, 12), constant={"p": (4, 6)}),
     "reduction tree, example of one token": _sized(Tree, (1, 2, 3, 5, 8), constant={"join": (0, 3)}),
