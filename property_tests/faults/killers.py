@@ -29,6 +29,8 @@ LAYOUTS = "tests/rules/test_layout_rules.py"
 NORMS = "tests/rules/test_normalization.py"
 POINTWISE = "tests/rules/test_pointwise.py"
 POSITIONS = "tests/rules/test_positions.py"
+STEADINESS = "tests/test_steadiness.py"
+FIXED_POSITIONS = "tests/rules/test_fixed_positions.py"
 REDUCTIONS = "tests/rules/test_reduction.py"
 OTHER_BATCHES = f"{REDUCTIONS}::test_what_is_called_known_is_so_at_other_batch_sizes"
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from property_tests.faults.fault import Fault
-from property_tests.faults.killers import IMAGES, MATERIALIZE, NETWORKS, RECURRENT, SEQUENCES
+from property_tests.faults.killers import FIXED_POSITIONS, IMAGES, MATERIALIZE, NETWORKS, RECURRENT, SEQUENCES
 
 FAULTS = (
     Fault(
@@ -53,7 +53,7 @@ FAULTS = (
         "rules.absorption",
         "by_bias = counts & uniform if account is not None",
         "by_bias = counts if account is not None",
-        NETWORKS,
+        (FIXED_POSITIONS, *NETWORKS),
     ),
     Fault(
         "absorption: a carrier may stand in another group",
@@ -74,7 +74,7 @@ FAULTS = (
         "rules.absorption",
         "alike = (normal - normal[first]).abs().amax(1) <= tolerance",
         "alike = (normal - normal[first]).abs().amin(1) <= tolerance",
-        NETWORKS,
+        (FIXED_POSITIONS, *NETWORKS),
     ),
     Fault(
         "absorption: no carrier is asked for",

@@ -67,7 +67,7 @@ FAULTS = (
     ),
     Fault(
         "building: out_features tells the old size",
-        "rules.native",
+        "rules.contraction",
         '{"in_features": columns, "out_features": rows}',
         '{"in_features": columns}',
         (f"{NATIVE}::test_features_of_linear_layers_match_their_weights", *NETWORKS),

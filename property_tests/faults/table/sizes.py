@@ -10,6 +10,7 @@ from property_tests.faults.killers import (
     SEVERAL,
     SIZED_PAIRS,
     SIZED_SEQUENCES,
+    STEADINESS,
     images_of,
     sequences_of,
 )
@@ -90,7 +91,7 @@ FAULTS = (
         "analyses.steadiness",
         "if rule.is_local or all(read.numel() == 1 for read in reads):",
         "if len(reads) >= 0:",
-        (*sequences_of("token at the length", "position of the length", "causal table"), SIZED_SEQUENCES),
+        (STEADINESS,),
     ),
     Fault(
         "sizes: padding that is none at the example's size has no border",
