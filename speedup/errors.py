@@ -91,6 +91,10 @@ class RuleError(SpeedupError):
     """An operator's rule broke its contract (wrong number or shape of results)."""
 
 
+class GraphError(SpeedupError):
+    """A traced graph contradicts itself: a fault of the library, not of the model."""
+
+
 class FixpointError(SpeedupError):
     """The coupling constraints did not settle within their bound."""
 

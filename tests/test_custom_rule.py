@@ -13,7 +13,8 @@ from speedup import STANDARD, Plan, Rule, RuleError, apply_masks, materialize, p
 from speedup.engine.constraints import Constraint
 from speedup.rules import pointwise, rule_for
 from speedup.rules.building import ELEMENTWISE, channelwise, keeping, rearranging
-from speedup.rules.rule import UNKNOWN_OPERATOR, Site, equal
+from speedup.rules.rule import UNKNOWN_OPERATOR, equal
+from speedup.rules.site import Site
 from tests.support.measure import relative_error
 
 

@@ -15,7 +15,8 @@ from speedup.engine.lattice import Fact, along, fact, vector
 from speedup.ir.graph import Op
 from speedup.pruners import Norm
 from speedup.rules import rule_for
-from speedup.rules.rule import Facts, Lives, Site, equal
+from speedup.rules.rule import Facts, Lives, equal
+from speedup.rules.site import Site
 from speedup.rules.weights import Product, WeightRule
 from tests.support.contract import require_exact
 

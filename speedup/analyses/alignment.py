@@ -23,7 +23,8 @@ from speedup.engine.keepsets import KeepSets, grown
 from speedup.errors import InputError
 from speedup.ir.graph import Op
 from speedup.rules import Rules, rule_of
-from speedup.rules.rule import Channels, Site
+from speedup.rules.rule import Channels
+from speedup.rules.site import Site
 
 
 @frozen

@@ -16,7 +16,7 @@ from speedup.ir.expressions import AttributeOf, Root, carried
 from speedup.ir.graph import Graph, Op, Shape, Value
 from speedup.ir.restatements import Restatement
 from speedup.rules import Rules, rule_of
-from speedup.rules.rule import Site
+from speedup.rules.site import Site
 
 Number = int | float
 

@@ -14,7 +14,7 @@ from speedup.engine.constraints import Dim
 from speedup.engine.lattice import along
 from speedup.ir.graph import Op, Value
 from speedup.rules import rule_of
-from speedup.rules.rule import Site
+from speedup.rules.site import Site
 from speedup.rules.weights import MAKES, READS, LayerAxis, Product
 
 

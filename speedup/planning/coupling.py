@@ -28,7 +28,7 @@ from speedup.forwards.rewriting import Writer
 from speedup.ir.expressions import SizeOf
 from speedup.ir.graph import Graph, Op, Origin, Shape, Value
 from speedup.rules import Rules, rule_of
-from speedup.rules.rule import Site
+from speedup.rules.site import Site
 
 
 def couple(

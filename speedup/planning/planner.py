@@ -7,12 +7,14 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
-from attrs import evolve
+from attrs import evolve, frozen
 from torch import Tensor, nn
 
 from speedup.analyses import constants, liveness
 from speedup.analyses.alignment import Align, chooser
+from speedup.analyses.analysis import Analysis
 from speedup.building.expected import expected_trace
+from speedup.engine.lattice import Fact
 from speedup.errors import NonFiniteWeightError, UnboundPlanError, UnknownModuleError
 from speedup.forwards.rewriting import Writer
 from speedup.ir.edits import AddToParameter, Edit, MergeColumns, NewBias, RewriteForward
@@ -21,15 +23,14 @@ from speedup.ir.inputs import Example, example_from, further_calls
 from speedup.masks import Masks, MaskSource, resolve_masks
 from speedup.modules.fingerprints import Stamp, TensorStamp, stamps_of
 from speedup.modules.plannable import require_plannable
-from speedup.parts import Subject
+from speedup.parts import Expected, Subject
 from speedup.plan import Plan
 from speedup.planning.coupling import couple
 from speedup.planning.editing import edits_of, solved_attributes
 from speedup.planning.rehearsal import rehearse
 from speedup.planning.summary import report_of
 from speedup.rules import STANDARD, Rules
-from speedup.tracing.islands import survey
-from speedup.tracing.trace import Trace
+from speedup.tracing.islands import Survey, survey
 
 
 def plan_speedup(
@@ -75,11 +76,56 @@ def plan_speedup(
     """
     with torch.inference_mode(mode=False), torch.no_grad():
         calls = (example_from(x, kwargs), *further_calls(others))
-        return _plan(model, calls, masks, rules, keep, align)
+        require_plannable(model)
+        if align is not None:
+            chooser(align)
+        resolved = resolve_masks(model, masks)
+        _check_modules(model, keep)
+        return _plan(Request(model, calls, resolved, rules, tuple(keep), align))
 
 
 def realigned(plan: Plan, align: Align | None) -> Plan:
     """`plan` made again, of its model as it is now, with another alignment; see `plan_speedup`.
+
+    Raises:
+        UnboundPlanError: the plan was read back, and so does not say how it was made.
+    """
+    with torch.inference_mode(mode=False), torch.no_grad():
+        if align is not None:
+            chooser(align)
+        return _plan(evolve(request_of(plan), align=align))
+
+
+@frozen(eq=False)
+class Request:
+    """What is to be planned: the arguments of `plan_speedup`, checked."""
+
+    model: nn.Module
+    calls: tuple[Example, ...]
+    masks: Masks
+    rules: Rules
+    keep: tuple[str, ...]
+    align: Align | None
+
+
+@frozen(eq=False)
+class Solution:
+    """What analyses and coupling found, and the edits that it amounts to.
+
+    `writer` says which numbers and sources were left as they are; `changed` are the modules whose forward
+    gets new numbers or source.
+    """
+
+    survey: Survey
+    analysis: Analysis
+    edits: tuple[Edit, ...]
+    expected: Expected
+    writer: Writer
+    changed: frozenset[str]
+
+
+def request_of(plan: Plan) -> Request:
+    """What `plan` was made of, without alignment.
 
     Raises:
         UnboundPlanError: the plan was read back, and so does not say how it was made.
@@ -90,90 +136,85 @@ def realigned(plan: Plan, align: Align | None) -> Plan:
             "this plan was read back and does not say which rules and keep= it was made with; make it again "
             "with plan_speedup to compare alignments"
         )
-    with torch.inference_mode(mode=False), torch.no_grad():
-        return _plan(
-            subject.planned_model(),
-            (subject.example, *subject.others),
-            subject.masks,
-            subject.rules,
-            subject.keep,
-            align,
-        )
-
-
-def _plan(
-    model: nn.Module,
-    calls: tuple[Example, ...],
-    masks: MaskSource | None,
-    rules: Rules,
-    keep: Sequence[str],
-    align: Align | None,
-) -> Plan:
+    model, calls = subject.planned_model(), (subject.example, *subject.others)
     require_plannable(model)
-    if align is not None:
-        chooser(align)
-    resolved = resolve_masks(model, masks)
-    _check_modules(model, keep)
-    stamps = stamps_of(model)
-    found = survey(model, calls)
+    return Request(model, calls, subject.masks, subject.rules, subject.keep, None)
+
+
+def solve(request: Request) -> Solution:
+    """Trace the model, analyse and couple it, and rehearse what comes of it until it works out."""
+    found = survey(request.model, request.calls)
     traced = found.trace
     _check_finite(traced.graph, traced.tensors)
-    facts = constants.analyse(traced.graph, traced.tensors, resolved, rules)
-    lives = liveness.analyse(traced.graph, facts, rules)
-    modules = dict(model.named_modules(remove_duplicate=False))
-    writer = Writer(modules, tuple(keep))
+    facts, lives = _analysed(traced.graph, traced.tensors, request)
+    modules = dict(request.model.named_modules(remove_duplicate=False))
+    writer = Writer(modules, request.keep)
     while True:
-        analysis = couple(traced.graph, facts, lives, rules, writer, keep, align)
+        analysis = _coupled(traced.graph, facts, lives, request, writer)
         edits = tuple(edits_of(analysis, writer))
         expected = expected_trace(analysis, edits)
         numbers = frozenset(e.path for e in solved_attributes(analysis))
         changed = numbers | frozenset(e.path for e in edits if isinstance(e, RewriteForward))
-        failing = rehearse(model, (*calls, *found.found), found.islands, edits, expected, changed)
+        calls = (*request.calls, *found.found)
+        failing = rehearse(request.model, calls, found.islands, edits, expected, changed)
         if not failing:
-            break
+            return Solution(found, analysis, edits, expected, writer, changed)
         # Where new numbers do not work out, the source may still be told the sizes; else it stays as it is.
         writer = evolve(
             writer,
             own_numbers=writer.own_numbers | failing & numbers,
             own_source=writer.own_source | (failing - numbers),
         )
+
+
+def _analysed(
+    graph: Graph, tensors: Mapping[str, Tensor], request: Request
+) -> tuple[tuple[Fact, ...], tuple[Tensor, ...]]:
+    facts = constants.analyse(graph, tensors, request.masks, request.rules)
+    return facts, liveness.analyse(graph, facts, request.rules)
+
+
+def _coupled(
+    graph: Graph, facts: tuple[Fact, ...], lives: tuple[Tensor, ...], request: Request, writer: Writer
+) -> Analysis:
+    return couple(graph, facts, lives, request.rules, writer, request.keep, request.align)
+
+
+def _plan(request: Request) -> Plan:
+    stamps = stamps_of(request.model)
+    solution = solve(request)
+    found = solution.survey
     return Plan(
-        edits=edits,
-        report=report_of(model, analysis, edits, found, resolved, align),
-        expected=expected,
-        masks_digest=resolved.digest,
+        edits=solution.edits,
+        report=report_of(
+            request.model, solution.analysis, solution.edits, found, request.masks, request.align
+        ),
+        expected=solution.expected,
+        masks_digest=request.masks.digest,
         subject=Subject(
-            model=model,
-            masks=resolved,
-            example=calls[0],
-            others=calls[1:],
+            model=request.model,
+            masks=request.masks,
+            example=request.calls[0],
+            others=request.calls[1:],
             found=found.found,
             stamps=stamps,
-            free=_free(stamps, traced, resolved, writer, edits, keep, rules, align),
+            free=_free(stamps, request, solution),
             islands=found.islands,
-            computed=_computed(traced.graph),
-            is_rehearsed=bool(changed),
-            rules=rules,
-            keep=tuple(keep),
+            computed=_computed(found.trace.graph),
+            is_rehearsed=bool(solution.changed),
+            rules=request.rules,
+            keep=request.keep,
         ),
     )
 
 
-def _free(
-    stamps: Sequence[Stamp],
-    traced: Trace,
-    masks: Masks,
-    writer: Writer,
-    edits: Sequence[Edit],
-    keep: Sequence[str],
-    rules: Rules,
-    align: Align | None,
-) -> frozenset[str]:
+def _free(stamps: Sequence[Stamp], request: Request, solution: Solution) -> frozenset[str]:
     """The tensors whose numbers the plan does not depend on.
 
     Those are the ones that no operation reads. And the weights, if the same edits follow where nothing is
     known of them but that they are zero where they are masked.
     """
+    traced, edits = solution.survey.trace, solution.edits
     named = {stamp.name: stamp for stamp in stamps if isinstance(stamp, TensorStamp)}
     read = {v.name for v in traced.graph.state if traced.graph.readers[v.index]}
     unread = frozenset(named) - read
@@ -182,9 +223,8 @@ def _free(
     weights = {name for name in read if name in named and _is_weight(named[name].dtype)}
     # Of a tensor without data nothing is known.
     unknown = {name: t.to("meta") if name in weights else t for name, t in traced.tensors.items()}
-    facts = constants.analyse(traced.graph, unknown, masks, rules)
-    lives = liveness.analyse(traced.graph, facts, rules)
-    again = edits_of(couple(traced.graph, facts, lives, rules, writer, keep, align), writer)
+    facts, lives = _analysed(traced.graph, unknown, request)
+    again = edits_of(_coupled(traced.graph, facts, lives, request, solution.writer), solution.writer)
     return unread | weights if tuple(again) == tuple(edits) else unread
 
 

@@ -17,7 +17,7 @@ from speedup.modules.plannable import require_plannable
 from speedup.planning.coupling import boundary, constraints_of, extents_of, sites_of
 from speedup.pruners.units import Units, units_of
 from speedup.rules import STANDARD, Rules, rule_of
-from speedup.rules.rule import Site
+from speedup.rules.site import Site
 from speedup.rules.weights import Product
 from speedup.tracing.islands import survey
 

@@ -39,7 +39,8 @@ from speedup.rules.contraction import (
     read_columns,
     row_sums,
 )
-from speedup.rules.rule import Rule, Site
+from speedup.rules.rule import Rule
+from speedup.rules.site import Site
 
 
 @frozen

@@ -6,7 +6,8 @@ An operator that is like a known one can take its rule as it stands: `STANDARD[t
 from speedup.rules.kept import keeping
 from speedup.rules.pointwise import ELEMENTWISE
 from speedup.rules.ready import channelwise, rearranging
-from speedup.rules.rule import Rule, Site, equal, matched, pinned
+from speedup.rules.rule import Rule, equal, matched, pinned
+from speedup.rules.site import Site
 
 __all__ = [
     "ELEMENTWISE",

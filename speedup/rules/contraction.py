@@ -22,17 +22,8 @@ from speedup.engine.keepsets import KeepSets
 from speedup.engine.lattice import Fact, along, any_over, fact, indicator, pieces, vector, wide
 from speedup.ir.expressions import Derived
 from speedup.ir.graph import Op, Shape, Value
-from speedup.rules.rule import (
-    Channels,
-    Facts,
-    Lives,
-    Site,
-    Sizes,
-    equal,
-    nothing_known,
-    pinned,
-    reason_for,
-)
+from speedup.rules.rule import Channels, Facts, Lives, Sizes, equal, nothing_known, pinned, reason_for
+from speedup.rules.site import Site
 from speedup.rules.weights import Attributes, Product, WeightRule
 
 

@@ -10,7 +10,8 @@ from torch import Tensor
 from speedup.engine.constraints import Constraint, Pinned
 from speedup.engine.lattice import Fact, along, any_over, fact, fold_to
 from speedup.ir.graph import Op, Value
-from speedup.rules.rule import Facts, Lives, Rule, Site, equal, nothing_known, pinned, reason_for
+from speedup.rules.rule import Facts, Lives, Rule, equal, nothing_known, pinned, reason_for
+from speedup.rules.site import Site
 
 
 def _counted(site: Site, members: tuple[tuple[Value, int], ...]) -> Iterable[Constraint]:

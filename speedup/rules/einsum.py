@@ -23,7 +23,6 @@ from speedup.rules.rule import (
     Facts,
     Lives,
     Rule,
-    Site,
     Sizes,
     equal,
     everything_read,
@@ -31,6 +30,7 @@ from speedup.rules.rule import (
     pinned,
     reason_for,
 )
+from speedup.rules.site import Site
 from speedup.rules.weights import Attributes, Product, WeightRule, is_weight
 
 # Operands after a "+" are added. Capitals in front stand for leading dimensions, as many as there are.

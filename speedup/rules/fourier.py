@@ -10,7 +10,8 @@ from torch import Tensor
 from speedup.engine.constraints import Constraint
 from speedup.engine.lattice import Fact, all_over, any_over, fact, spread
 from speedup.ir.graph import Op
-from speedup.rules.rule import Facts, Lives, Rule, Site, evaluate, matched, nothing_known, pinned, reason_for
+from speedup.rules.rule import Facts, Lives, Rule, evaluate, matched, nothing_known, pinned, reason_for
+from speedup.rules.site import Site
 
 
 def _dims(op: Op) -> tuple[int, ...]:

@@ -10,7 +10,8 @@ from torch import Tensor
 from speedup.engine.constraints import Constraint, Mapped
 from speedup.engine.lattice import Fact, fact, spread
 from speedup.ir.graph import Op
-from speedup.rules.rule import Facts, Lives, Rule, Site, equal, nothing_known
+from speedup.rules.rule import Facts, Lives, Rule, equal, nothing_known
+from speedup.rules.site import Site
 
 
 def glu_couple(site: Site) -> Iterable[Constraint]:

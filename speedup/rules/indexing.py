@@ -16,7 +16,6 @@ from speedup.rules.rule import (
     Facts,
     Lives,
     Rule,
-    Site,
     Sizes,
     equal,
     evaluate,
@@ -24,6 +23,7 @@ from speedup.rules.rule import (
     nothing_known,
     pinned,
 )
+from speedup.rules.site import Site
 from speedup.rules.stated import result_sizes
 from speedup.rules.weights import MAKES, Attributes, LayerAxis, WeightRule
 

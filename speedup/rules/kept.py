@@ -8,7 +8,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from speedup.engine.constraints import Constraint
-from speedup.rules.rule import Rule, Site, pinned, reason_for
+from speedup.rules.rule import Rule, pinned, reason_for
+from speedup.rules.site import Site
 
 
 def keeping(reason: str) -> Rule:

@@ -26,7 +26,6 @@ from speedup.rules.rule import (
     Facts,
     Lives,
     Rule,
-    Site,
     Sizes,
     equal,
     evaluate,
@@ -35,6 +34,7 @@ from speedup.rules.rule import (
     pinned,
     reason_for,
 )
+from speedup.rules.site import Site
 from speedup.rules.weights import Attributes, normalized
 
 

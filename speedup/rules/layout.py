@@ -62,7 +62,6 @@ from speedup.rules.rule import (
     Needs,
     Restate,
     Rule,
-    Site,
     all_pinned_as_stated,
     equal,
     everything_read,
@@ -73,6 +72,7 @@ from speedup.rules.rule import (
     pinned,
     reason_for,
 )
+from speedup.rules.site import Site
 from speedup.rules.stated import (
     as_indices,
     as_split,

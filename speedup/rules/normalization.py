@@ -27,18 +27,8 @@ from speedup.engine.lattice import (
 from speedup.ir.expressions import Derived
 from speedup.ir.graph import Op
 from speedup.rules.pointwise import aligned
-from speedup.rules.rule import (
-    Facts,
-    Lives,
-    Rule,
-    Site,
-    Sizes,
-    equal,
-    named_fact,
-    nothing_known,
-    pinned,
-    reason_for,
-)
+from speedup.rules.rule import Facts, Lives, Rule, Sizes, equal, named_fact, nothing_known, pinned, reason_for
+from speedup.rules.site import Site
 from speedup.rules.weights import Attributes, normalized
 
 

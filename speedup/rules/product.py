@@ -33,18 +33,8 @@ from speedup.rules.contraction import (
     contraction_widths,
 )
 from speedup.rules.einsum import einsum_couple, einsum_known, einsum_live, einsum_macs
-from speedup.rules.rule import (
-    Channels,
-    Facts,
-    Lives,
-    Rule,
-    Site,
-    Sizes,
-    equal,
-    nothing_known,
-    pinned,
-    reason_for,
-)
+from speedup.rules.rule import Channels, Facts, Lives, Rule, Sizes, equal, nothing_known, pinned, reason_for
+from speedup.rules.site import Site
 from speedup.rules.weights import HEADS, LayerAxis, Product, WeightRule, is_weight
 
 

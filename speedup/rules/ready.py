@@ -13,7 +13,8 @@ from speedup.engine.lattice import Fact, along, fact, indicator, vector
 from speedup.engine.layout import Move, Shape, same_dims
 from speedup.ir.graph import Op
 from speedup.rules.layout import layout_rule
-from speedup.rules.rule import Facts, Lives, Rule, Site, equal, nothing_known, pinned, reason_for
+from speedup.rules.rule import Facts, Lives, Rule, equal, nothing_known, pinned, reason_for
+from speedup.rules.site import Site
 
 
 def channelwise(dims: Mapping[str, int], result: int, *, keeps_zero: bool = False) -> Rule:

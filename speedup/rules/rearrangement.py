@@ -13,7 +13,8 @@ from speedup.engine.layout import Block, Move, Shape, plain, reshape_blocks
 from speedup.ir.graph import Op
 from speedup.rules.layout import layout_rule
 from speedup.rules.moves import Arguments, axis_of, expand, flip, split, swap
-from speedup.rules.rule import Facts, Moves, Rule, Site, equal
+from speedup.rules.rule import Facts, Moves, Rule, equal
+from speedup.rules.site import Site
 from speedup.rules.stated import as_split
 
 Shapes = Sequence[Shape]

@@ -25,7 +25,6 @@ from speedup.rules.rule import (
     Facts,
     Lives,
     Rule,
-    Site,
     Sizes,
     equal,
     everything_read,
@@ -33,6 +32,7 @@ from speedup.rules.rule import (
     pinned,
     reason_for,
 )
+from speedup.rules.site import Site
 from speedup.rules.units import Columns, Demand, Layer, analyse, by_row, demands
 from speedup.rules.weights import READS, UNITS, Attributes, LayerAxis, WeightRule
 

@@ -28,7 +28,6 @@ from speedup.rules.rule import (
     Facts,
     Lives,
     Rule,
-    Site,
     Sizes,
     equal,
     evaluate,
@@ -37,6 +36,7 @@ from speedup.rules.rule import (
     pinned,
     reason_for,
 )
+from speedup.rules.site import Site
 
 
 def _dims(op: Op) -> tuple[int, ...]:

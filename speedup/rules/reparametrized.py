@@ -20,7 +20,8 @@ from speedup.engine.lattice import along, any_over, fold_to, indicator
 from speedup.engine.layout import box
 from speedup.ir.edits import AddToParameter, Edit, Frozen
 from speedup.ir.graph import Op, Origin, Value
-from speedup.rules.rule import Facts, Lives, Rule, Site, all_pinned, equal, everything_read, reason_for
+from speedup.rules.rule import Facts, Lives, Rule, all_pinned, equal, everything_read, reason_for
+from speedup.rules.site import Site
 
 
 @frozen(eq=False)

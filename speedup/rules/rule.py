@@ -7,10 +7,10 @@ leaves at the sound default: nothing known, everything read, every dimension pin
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, Literal, Protocol, TypeVar, cast
+from typing import Any, Literal, Protocol, TypeVar
 
 import torch
-from attrs import evolve, field, frozen
+from attrs import frozen
 from torch import Tensor
 
 from speedup.engine.constraints import Cause, Constraint, Dim, Equal, Pinned
@@ -19,9 +19,10 @@ from speedup.engine.lattice import Fact, indicator, spread, unknown
 from speedup.engine.layout import Move
 from speedup.ir.edits import Edit
 from speedup.ir.expressions import concrete
-from speedup.ir.graph import Graph, Op, Origin, Shape, Value, call_arguments
+from speedup.ir.graph import Op, Shape, Value, call_arguments
 from speedup.ir.operators import functional
 from speedup.ir.restatements import Restatement
+from speedup.rules.site import Site
 from speedup.rules.weights import NO_LAYER, WeightRule
 
 T = TypeVar("T")
@@ -32,58 +33,6 @@ Needs = Callable[["Site", Sizes, KeepSets], Mapping[str, Any]]
 Restate = Callable[["Site", Sizes, KeepSets], Restatement | None]
 TakesOver = Callable[["Site", KeepSets], Iterable[tuple[Dim, Tensor, str]]]
 Moves = Callable[[Mapping[str, Any], Sequence[Shape], Sequence[Shape]], tuple[Move, ...]]
-
-
-@frozen(eq=False)
-class Site:
-    """One op in its graph, with what the analyses found: the view that coupling rules get."""
-
-    graph: Graph
-    op: Op
-    facts: Sequence[Fact]
-    lives: Sequence[Tensor]
-    # Arguments of this op that its torch.nn module keeps as attributes, so that they can change.
-    settable: frozenset[str] = frozenset()
-    # Whether a missing bias can be given to the module that runs this op.
-    may_add_bias: bool = False
-    _memo: dict[str, Any] = field(factory=dict, repr=False, alias="memo")
-
-    def once(self, key: str, compute: Callable[[], T]) -> T:
-        """What `compute` gives, computed once per site."""
-        if key not in self._memo:
-            self._memo[key] = compute()
-        return cast(T, self._memo[key])
-
-    def fact(self, value: Value) -> Fact:
-        return self.facts[value.index]
-
-    def live(self, value: Value) -> Tensor:
-        """Bool, compressed: which elements of `value` anything reads."""
-        return self.lives[value.index]
-
-    def operand(self, name: str) -> Value | None:
-        """The tensor argument `name`, None when it was not given."""
-        argument = self.op.arguments.get(name)
-        return argument if isinstance(argument, Value) else None
-
-    def because(self, reason: str) -> Cause:
-        return Cause(self.op.index, reason)
-
-    def is_own(self, value: Value | None) -> bool:
-        """Whether `value` is a parameter or buffer that only this op reads, and reads once."""
-        return self.counterparts(value) == (self.op.index,)
-
-    def counterparts(self, value: Value | None) -> tuple[int, ...]:
-        """The ops that read the parameter or buffer `value`, this one among them, if in each of the graph's
-        calls there is one at most, and it reads it as this one does. Empty when there are others.
-        """
-        if value is None or value.origin not in (Origin.PARAMETER, Origin.BUFFER):
-            return ()
-        return self.graph.counterparts(value, self.op)
-
-    def at(self, op: int) -> Site:
-        """The same for op number `op`, a counterpart of this one."""
-        return self if op == self.op.index else evolve(self, op=self.graph.ops[op], memo={})
 
 
 @frozen

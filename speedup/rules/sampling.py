@@ -9,7 +9,8 @@ from attrs import evolve
 from speedup.engine.constraints import Constraint
 from speedup.rules.kept import keeping
 from speedup.rules.ready import channelwise
-from speedup.rules.rule import Rule, Site
+from speedup.rules.rule import Rule
+from speedup.rules.site import Site
 
 _SAMPLED = channelwise({"input": 1}, 1, keeps_zero=True)
 _COLUMNS = channelwise({"weight": 1}, 1, keeps_zero=True)

@@ -15,7 +15,6 @@ from speedup.rules.rule import (
     Facts,
     Lives,
     Rule,
-    Site,
     equal,
     everything_read,
     matched,
@@ -23,6 +22,7 @@ from speedup.rules.rule import (
     pinned,
     reason_for,
 )
+from speedup.rules.site import Site
 
 # Arguments that hold what is moved; all others say where.
 _DATA = ("self", "input", "src", "source", "value", "values")

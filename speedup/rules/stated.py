@@ -11,7 +11,8 @@ from speedup.engine.keepsets import KeepSets
 from speedup.engine.layout import restricted
 from speedup.ir.graph import Op
 from speedup.ir.restatements import Restatement, SplitSizes, TakeIndices
-from speedup.rules.rule import Moves, Needs, Restate, Site, Sizes
+from speedup.rules.rule import Moves, Needs, Restate, Sizes
+from speedup.rules.site import Site
 
 _NO_END = 2**62
 

@@ -15,7 +15,8 @@ from torch import Tensor
 from speedup.engine.constraints import Constraint, Mapped
 from speedup.engine.lattice import Fact, any_over, fact, runs, spread, uniform_along
 from speedup.ir.graph import Op
-from speedup.rules.rule import Facts, Lives, Rule, Site, matched, nothing_known, pinned, reason_for
+from speedup.rules.rule import Facts, Lives, Rule, matched, nothing_known, pinned, reason_for
+from speedup.rules.site import Site
 
 
 @frozen

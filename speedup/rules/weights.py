@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from attrs import frozen
 from torch import Tensor, nn
@@ -16,9 +16,7 @@ from torch import Tensor, nn
 from speedup.engine.constraints import Dim
 from speedup.engine.lattice import Fact, along
 from speedup.ir.graph import Op, Origin, Shape, Value
-
-if TYPE_CHECKING:
-    from speedup.rules.rule import Site
+from speedup.rules.site import Site
 
 MAKES, READS, UNITS, HEADS = "makes", "reads", "units", "heads"
 

@@ -18,6 +18,7 @@ from torch.fx import GraphModule, Node
 
 from speedup.errors import ExportError
 from speedup.ir.callsites import frame_of
+from speedup.ir.checking import require_well_formed
 from speedup.ir.graph import Frame, Graph, Op, Origin, Owner, Value
 from speedup.ir.operators import functional, operator_of
 from speedup.tracing.adapting import adapted
@@ -366,4 +367,4 @@ def freeze(
     # What is written into state is as good as returned: the next call reads it.
     ends = tuple(freezer.inputs), (*freezer.outputs, *(result for _, result in freezer.written))
     written = freezer.written_by(program, record.assigned)
-    return Graph(tuple(freezer.values), ops, *ends, guards, escaped, uses, written)
+    return require_well_formed(Graph(tuple(freezer.values), ops, *ends, guards, escaped, uses, written))

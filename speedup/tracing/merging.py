@@ -13,6 +13,7 @@ from typing import Any, assert_never
 
 from attrs import evolve, frozen
 
+from speedup.ir.checking import require_well_formed
 from speedup.ir.expressions import (
     Argument,
     Arithmetic,
@@ -61,7 +62,7 @@ def merged(
     attributes = dict.fromkeys(_attributes(merger))
     merger.escaped.extend(a for a in attributes if _NAMES.findall(a.name)[-1] in named_elsewhere)
     outputs = [*merger.outputs, *(merger.state[n] for n in read_elsewhere if n in merger.state)]
-    return Graph(
+    graph = Graph(
         tuple(merger.values),
         tuple(merger.ops),
         tuple(merger.inputs),
@@ -73,6 +74,7 @@ def merged(
         tuple(merger.starts),
         None if counted is None or counted >= len(merger.starts) else merger.starts[counted],
     )
+    return require_well_formed(graph)
 
 
 def _attributes(merger: _Merger) -> Iterator[AttributeOf]:

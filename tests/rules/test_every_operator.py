@@ -19,7 +19,8 @@ from speedup.engine.lattice import indicator, unknown
 from speedup.ir.graph import Graph, Op, Origin, Owner, Value
 from speedup.rules import STANDARD, Operator
 from speedup.rules.kept import RULES as KEPT
-from speedup.rules.rule import Site, everything_read, nothing_known
+from speedup.rules.rule import everything_read, nothing_known
+from speedup.rules.site import Site
 from tests.support.example_calls import Overload, calls_of
 from tests.support.op_laws import check_monotone, check_sliced, sliced
 from tests.support.ruled import UNCALLABLE, UNDEFINED, own_overloads

@@ -15,7 +15,7 @@ from speedup.engine.lattice import unknown
 from speedup.ir.graph import Op, Value
 from speedup.ir.restatements import SplitSizes, TakeIndices
 from speedup.rules import STANDARD, rule_for
-from speedup.rules.rule import Site
+from speedup.rules.site import Site
 from tests.support.soundness import graph_of
 
 KEPT = (0, 1, 4, 5, 6, 9, 11)
