@@ -112,10 +112,12 @@ def _steps(extent: int, question: Question, graph: Graph) -> Iterator[int]:
     if others_of(question) > 1:
         found.update(dict.fromkeys((extent + 1, 2 * extent, extent // 2)))
     found.update(dict.fromkeys(extent + n for n in _NEAR))
+    # What is asked of a product of sizes stands in no ratio to any one of them.
+    found.update(dict.fromkeys((2 * extent, extent // 2)))
     for constant in constants:
         for ratio in sorted(ratios or {1}):
             found.update(dict.fromkeys((constant + n) * ratio for n in (0, 1, -1)))
-    found.update(dict.fromkeys((extent // 2, 2 * extent, 1)))
+    found[1] = None
     for ratio in sorted(ratios - {1}):
         found.update(dict.fromkeys(extent + n * ratio for n in (1, -1, 2, -2, 3, 4)))
     found.update(dict.fromkeys(extent + n for n in _FURTHER))

@@ -178,8 +178,8 @@ class Hidden:
 
     @property
     def is_lookup(self) -> bool:
-        """Whether the size only says which of several things is taken."""
-        return self.how == _LOOKUP
+        """Whether the size only says which of several things is taken, as far as can be told."""
+        return self.how in (_LOOKUP, _UNKNOWN)
 
 
 def hidden_use(frame: FrameType) -> Hidden | None:
@@ -317,8 +317,8 @@ class _Reading:
         callee = _named(function, self.local, ChainMap(dict(self.outer), vars(builtins)))
         if callee is None:
             # A name may be assigned later on; what most of these stand for works on tensors.
-            is_computed = not isinstance(function, ast.Name | ast.Attribute)
-            return _UNKNOWN if (places or named) and is_computed else ""
+            is_named = isinstance(_root(function), ast.Name) or _may_be_tensors(function)
+            return _UNKNOWN if (places or named) and not is_named else ""
         if isinstance(callee, BuiltinFunctionType | type) or _hidden_in(callee):
             return _hidden_in(callee)
         if isinstance(callee, staticmethod | classmethod):
@@ -335,6 +335,11 @@ class _Reading:
         first = 1 if names[:1] == ("self",) else 0
         numbers = {*named, *(names[first + n] for n in places if first + n < len(names))}
         return _Reading(callee.__globals__, owner, self.depth - 1).of(code, names, numbers)
+
+
+def _root(node: ast.expr) -> ast.expr:
+    """What an attribute of an attribute is one of."""
+    return _root(node.value) if isinstance(node, ast.Attribute) else node
 
 
 def _may_be_tensors(function: ast.expr) -> bool:

@@ -88,6 +88,8 @@ FUNCTIONS: Mapping[str, Callable[[Tensor, Tensor], Tensor]] = {
     "pooled to half": lambda y, x: F.adaptive_avg_pool2d(y, (x.shape[2] // 2, x.shape[3] // 2)),
     "largest of quarters": lambda y, x: F.adaptive_max_pool2d(y, (max(1, x.shape[2] // 4), 1)),
     "summed, not averaged": lambda y, x: F.avg_pool2d(y, 2) * (x.shape[2] * x.shape[3]),
+    "above a number of elements": lambda y, x: torch.tanh(y) if x.numel() // len(x) > 300 else y,
+    "below a number of pixels": lambda y, x: y if x.shape[2] * x.shape[3] >= 50 else y * 2,
     "sum over pixels": lambda y, x: y.sum((2, 3)),
     "aspect": lambda y, x: y * (x.shape[2] / x.shape[3]),
     "wider than high": lambda y, x: y.transpose(2, 3) + 1 if x.shape[3] > x.shape[2] else y,
