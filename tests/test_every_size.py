@@ -316,3 +316,32 @@ def test_comparisons_that_matter_together_are_seen_together() -> None:
     for length in (4, 5, 6, 7, 8, 9, 10, 12):
         x = torch.randn(1, length, 6, dtype=torch.float64)
         assert torch.allclose(small(x), masked(x), rtol=0, atol=1e-12)
+
+
+class Nested(nn.Module):
+    """Rounds within rounds, so that at few of the outer ones none of the inner ones is counted."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.inner, self.outer, self.last = (nn.Conv2d(c, 4, 1) for c in (1, 4, 4, 4))
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.first(x)
+        for _ in range(x.shape[-1] // 2):
+            for _ in range(x.shape[-1] // 2):
+                x = self.inner(torch.relu(x))
+            x = self.outer(x)
+        return self.last(x)
+
+
+@pytest.mark.parametrize("width", [1, 4, 7])
+def test_rounds_within_rounds_are_counted(width: int) -> None:
+    torch.manual_seed(0)
+    model = Nested().double().eval()
+    rows = torch.tensor([1, 0, 1, 1])
+    masks = {f"{path}.weight": rows.reshape(4, 1, 1, 1) for path in ("first", "inner", "outer")}
+    small = materialize(plan_speedup(model, torch.randn(2, 1, 5, width, dtype=torch.float64), masks))
+    masked = apply_masks(model, masks)
+    for other in (1, 2, 3, 4, 6, 8, 9):
+        x = torch.randn(3, 1, 4, other, dtype=torch.float64)
+        torch.testing.assert_close(small(x), masked(x), rtol=1e-9, atol=1e-12)

@@ -203,11 +203,12 @@ class _Explorer:
         """What numbers are still to be seen in the place of a question's."""
         question, seen = self.questions[key].question, self.seen[key]
         if isinstance(question, Use) and is_count(question):
-            if max(seen) <= question.number:
+            counts = [number for number in seen if number is not None]
+            if max(counts) <= question.number:
                 yield lambda number: number > question.number
-            if min(seen) >= question.number > 0:
+            if min(counts) >= question.number > 0:
                 yield lambda number: number < question.number
-            if min(seen) > 0:
+            if min(counts) > 0:
                 yield lambda number: number <= 0
             # What is there after a round or two may be gone after more of them.
             for few in _FEW_ROUNDS:

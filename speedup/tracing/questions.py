@@ -67,7 +67,7 @@ def others_of(question: Question) -> int:
 
 def unasked(wish: Callable[[Any], bool]) -> Any:
     """Some number as wished, for one that was never computed."""
-    return next((n for n in (1 << 40, -(1 << 40)) if wish(n)), None)
+    return next((n for n in (1 << 40, -(1 << 40), *range(-1, 4096)) if wish(n)), None)
 
 
 def number_of(expression: Expression, size: Callable[[SizeOf], int]) -> Any:
