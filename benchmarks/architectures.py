@@ -58,6 +58,7 @@ def _bert() -> nn.Module:
     vision.available()
     from transformers import BertConfig, BertModel
 
-    model = BertModel(BertConfig(attn_implementation="eager"), add_pooling_layer=False)
+    config = BertConfig(attn_implementation="eager")  # type: ignore[call-arg]
+    model = BertModel(config, add_pooling_layer=False)
     assert isinstance(model, nn.Module)
     return model

@@ -5,6 +5,7 @@ Section `consecutive`, and `consecutive_cuda` where a GPU is at hand.
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import torch
@@ -27,9 +28,9 @@ _ROUNDS, _FEW = {1: 15, 2: 9, 4: 5, 8: 3}, 2
 def run(settings: Settings) -> None:
     """Measure every network of the published tables on the CPU and on a GPU if there is one."""
     for name in settings.chosen(SEED, ["fpgm_mnist"]):
-        settings.measure("consecutive", name, lambda name=name: _row(name, "cpu", settings))
+        settings.measure("consecutive", name, partial(_row, name, "cpu", settings))
         if torch.cuda.is_available():
-            settings.measure("consecutive_cuda", name, lambda name=name: _row(name, "cuda", settings))
+            settings.measure("consecutive_cuda", name, partial(_row, name, "cuda", settings))
 
 
 def _row(name: str, device: str, settings: Settings) -> Row:

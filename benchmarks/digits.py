@@ -8,6 +8,7 @@ the masks in place. Section `digits`.
 from __future__ import annotations
 
 import copy
+from functools import partial
 
 import torch
 from attrs import frozen
@@ -44,8 +45,12 @@ def run(settings: Settings) -> None:
         settings.measure(
             "digits",
             f"{sparsity:.1f}",
-            lambda s=sparsity: _row(copy.deepcopy(model), s, training, test, settings),
+            partial(_copied_row, model, sparsity, training, test, settings),
         )
+
+
+def _copied_row(model: nn.Module, sparsity: float, training: Images, test: Images, settings: Settings) -> Row:
+    return _row(copy.deepcopy(model), sparsity, training, test, settings)
 
 
 def digits() -> tuple[Images, Images]:

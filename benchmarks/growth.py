@@ -10,6 +10,7 @@ import math
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
 from benchmarks.settings import Settings
@@ -33,7 +34,7 @@ def run(settings: Settings) -> None:
     sizes = _SMOKE if settings.smoke else SIZES
     for kind in settings.chosen(sizes, sizes):
         for size in sizes[kind]:
-            settings.measure("growth", f"{kind}/{size}", lambda kind=kind, size=size: _row(kind, size))
+            settings.measure("growth", f"{kind}/{size}", partial(_row, kind, size))
 
 
 def _row(kind: str, size: int) -> Row:

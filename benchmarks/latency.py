@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 import torch
@@ -33,7 +34,7 @@ CHANNELS_LAST = ("resnet18", "resnet50", "mobilenet_v2", "efficientnet_b0", "con
 def run(settings: Settings) -> None:
     """Measure every model in every way; one row per model and way."""
     for name in settings.chosen((*SEED, *VISION, BERT), ["fpgm_mnist"]):
-        settings.measure("latency", name, lambda name=name: _row(name, settings))
+        settings.measure("latency", name, partial(_row, name, settings))
 
 
 def _row(name: str, settings: Settings) -> Row:
@@ -86,11 +87,10 @@ def _taken(
 def _channels_last(
     one: Subject, models: Mapping[str, nn.Module], batch: int, settings: Settings
 ) -> dict[str, Any]:
-    last: Any = torch.channels_last
-    x: Tensor = one.inputs(batch, 0).to(memory_format=last)
+    x: Tensor = one.inputs(batch, 0).to(memory_format=torch.channels_last)
     try:
         for model in models.values():
-            model.to(memory_format=last)
+            model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         return _taken(one, models, x, settings.threads, settings)
     finally:
         for model in models.values():

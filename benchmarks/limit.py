@@ -7,6 +7,7 @@ anew; `torch.export` of the model is the least that anything which looks at its 
 from __future__ import annotations
 
 import copy
+from functools import partial
 from typing import Any
 
 import torch
@@ -26,7 +27,7 @@ _SECONDS = 9.0
 def run(settings: Settings) -> None:
     """Measure every model with half of each layer masked, each layer on its own."""
     for name in settings.chosen((*SEED, *VISION, BERT), ["fpgm_mnist"]):
-        settings.measure("limit", name, lambda name=name: _row(name, settings))
+        settings.measure("limit", name, partial(_row, name, settings))
 
 
 def hand_built(small: nn.Module) -> nn.Module:

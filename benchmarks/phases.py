@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from typing import Any
 from unittest.mock import patch
 
@@ -44,7 +45,7 @@ def run(settings: Settings) -> None:
     """Profile planning on every model, half of each layer masked."""
     torch.set_num_threads(settings.threads)
     for name in settings.chosen(MODELS, ["fpgm_mnist"]):
-        settings.measure("phases", name, lambda name=name: _row(name, settings))
+        settings.measure("phases", name, partial(_row, name, settings))
 
 
 def _row(name: str, settings: Settings) -> Row:

@@ -51,12 +51,19 @@ def slim(model: nn.Module, example: Any = None) -> Masks:
 
 def fpgm(model: nn.Module, example: Any = None) -> Masks:
     """Half the filters of each convolution: those with the least sum of distances to the others."""
-    return _by_score(model, lambda path, conv: torch.cdist(*[conv.weight.detach().flatten(1)] * 2).sum(1))
+
+    def distances(path: str, conv: nn.Conv2d) -> Tensor:
+        rows = conv.weight.detach().flatten(1)
+        return torch.cdist(rows, rows).sum(1)
+
+    return _by_score(model, distances)
 
 
 def least_l1(model: nn.Module, example: Any = None) -> Masks:
     """Half the filters of the convolutions that the published example prunes, by L1 norm."""
-    scores = {path: model.get_submodule(path).weight.detach().abs().flatten(1).sum(1) for path in _PRUNED}
+    scores = {
+        path: model.get_parameter(f"{path}.weight").detach().abs().flatten(1).sum(1) for path in _PRUNED
+    }
     return _by_score(model, lambda path, conv: scores.get(path))
 
 

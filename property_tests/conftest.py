@@ -11,6 +11,7 @@ import json
 import logging
 import os
 from pathlib import Path
+from typing import Any, cast
 
 import pytest
 import torch
@@ -77,7 +78,7 @@ class Search:
             self._failed.append(report.nodeid)
         found = [value for name, value in report.user_properties if name == PROPERTY]
         if report.when == "call" and found:
-            self._tally.update(from_report(found[0]))
+            self._tally.update(from_report(cast("dict[str, Any]", found[0])))
             if path := os.environ.get("SPEEDUP_TALLY"):
                 written = {"failed": self._failed, **to_report(self._tally)}
                 Path(path).write_text(json.dumps(written, indent=1) + "\n")

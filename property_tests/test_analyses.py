@@ -23,7 +23,7 @@ from speedup.testing.strategies import Case, cases
 from speedup.tracing.trace import trace
 
 _FEW = settings(max_examples=max(1, settings().max_examples // 6))
-_CLOSE = {"rtol": 1e-8, "atol": 1e-8}
+_CLOSE = 1e-8
 
 
 def _traced(case: Case, inputs: tuple[Tensor, ...]) -> tuple[Graph, Mapping[str, Tensor]]:
@@ -74,7 +74,7 @@ def test_what_is_known_of_a_network_is_so_at_every_batch_size(case: Case, seed: 
         if not found.is_unknown:
             # What is known one by one along the batch does not broadcast to another batch.
             known, told = (t.expand(tensor.shape) for t in (found.known, found.value))
-            torch.testing.assert_close(told[known], tensor[known], **_CLOSE)
+            torch.testing.assert_close(told[known], tensor[known], rtol=_CLOSE, atol=_CLOSE)
 
 
 @_FEW
@@ -94,4 +94,4 @@ def test_what_is_dead_in_a_network_does_not_change_what_it_returns(case: Case, s
 
     plain, changed = _run(graph, tensors, inputs), _run(graph, tensors, inputs, disturbed)
     for value in graph.outputs:
-        torch.testing.assert_close(changed[value.index], plain[value.index], **_CLOSE)
+        torch.testing.assert_close(changed[value.index], plain[value.index], rtol=_CLOSE, atol=_CLOSE)

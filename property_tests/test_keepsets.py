@@ -195,9 +195,9 @@ def _staged(system: System) -> dict[Dim, Tensor]:
     sets = {dim: torch.zeros(extent, dtype=torch.bool) for dim, extent in system.extents.items()}
     for dim, seed in system.seeds.items():
         sets[dim] = torch.ones_like(sets[dim]) if seed is None else seed.clone()
-    for dim in (None, *system.by_extent):
-        if dim is not None and not bool(sets[dim].any()):
-            sets[dim] = torch.arange(system.extents[dim]) == 0
+    for lost in (None, *system.by_extent):
+        if lost is not None and not bool(sets[lost].any()):
+            sets[lost] = torch.arange(system.extents[lost]) == 0
         _round_robin(sets, forced)
         while _ask(sets, choices):
             _round_robin(sets, forced)

@@ -62,7 +62,7 @@ class Part(Base):
         self.parts = (5, 7)
 
     def between(self, x: Tensor) -> Tensor:
-        a, b = torch.split(x, self.parts, dim=1)
+        a, b = torch.split(x, self.parts, dim=1)  # type: ignore[arg-type]
         return torch.cat([a.tanh(), b], 1)
 
 
@@ -130,11 +130,11 @@ class OfClass(Base):
 
 class Property(Base):
     def prepare(self) -> None:
-        self.half = 6
+        self.half = 6  # type: ignore[assignment,method-assign]
 
     @property
-    def wide(self) -> int:
-        return 2 * self.half
+    def wide(self) -> int:  # type: ignore[override]
+        return 2 * self.half  # type: ignore[operator]
 
     def between(self, x: Tensor) -> Tensor:
         return x.view(-1, self.wide)
@@ -191,7 +191,7 @@ class Formatted(Base):
 
 class Slice(Base):
     def prepare(self) -> None:
-        self.half = 6
+        self.half = 6  # type: ignore[assignment,method-assign]
 
     def between(self, x: Tensor) -> Tensor:
         return torch.cat([x[:, : self.half].tanh(), x[:, self.half :]], 1)
@@ -240,11 +240,11 @@ class Slots(Base):
         return x.view(self.shape)
 
 
-def settings(model: nn.Module) -> dict[str, str]:
+def settings(model: nn.Module) -> dict[str, int | float]:
     """The integers within a model's own attributes, by name."""
-    found: dict[str, str] = {}
+    found: dict[str, int | float] = {}
 
-    def note(attribute: AttributeOf) -> int:
+    def note(attribute: AttributeOf) -> Any:
         found[f"{attribute.path}:{attribute.name}"] = attribute.number
         return attribute.number
 

@@ -32,7 +32,9 @@ def files_in(folder: Path) -> dict[str, bytes]:
 
 
 @pytest.mark.parametrize("name", ALL)
-def test_a_call_that_cannot_work_says_so_and_changes_nothing(name: str, tmp_path: Path, capfd) -> None:
+def test_a_call_that_cannot_work_says_so_and_changes_nothing(
+    name: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
     bad: Bad = ALL[name]
     model = (bad.make or Net)()
     untouched = (

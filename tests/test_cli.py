@@ -29,7 +29,7 @@ def _raising(error: Exception) -> Callable[[], None]:
     return run_demo
 
 
-def test_demo_prints_the_shapes_and_the_errors_of_both_networks():
+def test_demo_prints_the_shapes_and_the_errors_of_both_networks() -> None:
     result = RUNNER.invoke(app, ["demo"], catch_exceptions=False)
 
     assert result.exit_code == 0
@@ -39,7 +39,7 @@ def test_demo_prints_the_shapes_and_the_errors_of_both_networks():
     assert len(re.findall(r"│ (?:parameters|MACs|latency, ms) ", result.stdout)) == 6
 
 
-def test_unknown_command_is_bad_usage():
+def test_unknown_command_is_bad_usage() -> None:
     result = RUNNER.invoke(app, ["no-such-command"])
 
     assert result.exit_code == 2
@@ -58,7 +58,7 @@ def test_unknown_command_is_bad_usage():
 )
 def test_error_ends_as_one_line_and_its_exit_code(
     error: SpeedupError, code: int, monkeypatch: pytest.MonkeyPatch
-):
+) -> None:
     monkeypatch.setattr(speedup.demo, "run_demo", _raising(error))
 
     result = RUNNER.invoke(app, ["demo"])
@@ -68,13 +68,13 @@ def test_error_ends_as_one_line_and_its_exit_code(
     assert result.stderr == f"error: {error}\n"
 
 
-def test_message_of_several_lines_is_printed_as_one(monkeypatch: pytest.MonkeyPatch):
+def test_message_of_several_lines_is_printed_as_one(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(speedup.demo, "run_demo", _raising(SpeedupError("first,\n  second")))
 
     assert RUNNER.invoke(app, ["demo"]).stderr == "error: first, second\n"
 
 
-def test_debug_shows_the_traceback_and_keeps_the_exit_code(monkeypatch: pytest.MonkeyPatch):
+def test_debug_shows_the_traceback_and_keeps_the_exit_code(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(speedup.demo, "run_demo", _raising(OutputError("differs")))
 
     result = RUNNER.invoke(app, ["--debug", "demo"])
@@ -84,7 +84,7 @@ def test_debug_shows_the_traceback_and_keeps_the_exit_code(monkeypatch: pytest.M
     assert "OutputError: differs" in result.stderr
 
 
-def test_a_run_that_fails_otherwise_ends_in_one_line_too(monkeypatch: pytest.MonkeyPatch):
+def test_a_run_that_fails_otherwise_ends_in_one_line_too(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(speedup.demo, "run_demo", _raising(ZeroDivisionError("a bug")))
 
     result = RUNNER.invoke(app, ["demo"])
@@ -95,7 +95,7 @@ def test_a_run_that_fails_otherwise_ends_in_one_line_too(monkeypatch: pytest.Mon
 
 
 @pytest.mark.parametrize("command", ["plan", "compact", "verify", "report", "bench", "demo"])
-def test_every_command_tells_how_it_is_used(command: str):
+def test_every_command_tells_how_it_is_used(command: str) -> None:
     result = RUNNER.invoke(app, [command, "--help"])
 
     assert result.exit_code == 0

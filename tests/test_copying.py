@@ -51,7 +51,7 @@ class Gain(nn.Parameter):
     """A parameter class of the user's whose constructor wants more than a tensor."""
 
     def __new__(cls, data: torch.Tensor, unit: str) -> Gain:
-        gain = torch.Tensor._make_subclass(cls, data, True)
+        gain: Any = torch.Tensor._make_subclass(cls, data, True)
         gain.unit = unit
         return gain
 
@@ -84,7 +84,7 @@ def conv_bn() -> nn.Sequential:
     return nn.Sequential(nn.Conv2d(3, 4, 3, bias=False), nn.BatchNorm2d(4), nn.ReLU())
 
 
-def pruned() -> nn.Module:
+def pruned() -> nn.Sequential:
     model = nn.Sequential(nn.Linear(5, 4), nn.Linear(4, 3))
     prune.l1_unstructured(model[0], "weight", amount=0.5)
     prune.random_structured(model[1], "weight", amount=1, dim=0)
@@ -109,7 +109,7 @@ def parametrized() -> nn.Module:
     return model
 
 
-def tied() -> nn.Module:
+def tied() -> nn.Sequential:
     model = nn.Sequential(nn.Linear(5, 5), nn.Linear(5, 5))
     model[1].weight = model[0].weight
     model.append(model[0])
@@ -117,7 +117,7 @@ def tied() -> nn.Module:
 
 
 def graph_module() -> nn.Module:
-    model = fx.symbolic_trace(nn.Sequential(nn.Linear(5, 4), nn.ReLU()))
+    model: Any = fx.symbolic_trace(nn.Sequential(nn.Linear(5, 4), nn.ReLU()))
     model.unused = nn.Linear(2, 2)
     model.note = "of the user"
     model.register_forward_hook(lambda module, args, output: output + 1)
@@ -170,7 +170,7 @@ def test_a_shared_clone_holds_the_very_tensors(build: Callable[[], nn.Module]) -
 def test_flags_hooks_and_attributes_of_a_shared_clone_are_its_own() -> None:
     model = conv_bn()
     before = state(model)
-    shared = share_module(model)
+    shared: Any = share_module(model)
     shared.eval()
     shared[0].register_forward_hook(lambda *_: None)
     shared[0].note = 1
@@ -186,7 +186,7 @@ def test_a_replaced_parameter_keeps_class_and_flag() -> None:
     model[1].weight.requires_grad_(False)
     model[1].bias = Gain(torch.ones(4), "dB")
     new = {id(p): torch.zeros(2, 2) for p in model[1].parameters()}
-    copied = copy_module(model, new)
+    copied: Any = copy_module(model, new)
     assert (type(copied[1].weight), copied[1].weight.requires_grad) == (nn.Parameter, False)
     assert (type(copied[1].bias), copied[1].bias.requires_grad) == (Gain, True)
     assert copied[1].bias.unit == "dB"
@@ -197,7 +197,7 @@ def test_a_replaced_parameter_keeps_class_and_flag() -> None:
 def test_a_replacement_is_taken_over_without_a_copy() -> None:
     model = conv_bn()
     weight, mean = torch.zeros(2, 3, 3, 3), nn.Parameter(torch.zeros(2))
-    copied = copy_module(model, {id(model[0].weight): weight, id(model[1].running_mean): mean})
+    copied: Any = copy_module(model, {id(model[0].weight): weight, id(model[1].running_mean): mean})
     assert copied[0].weight.data_ptr() == weight.data_ptr()
     assert copied[1].running_mean.data_ptr() == mean.data_ptr()
     assert type(copied[1].running_mean) is torch.Tensor
@@ -212,7 +212,7 @@ def test_a_replacement_may_have_another_dtype_and_device() -> None:
 
 def test_a_replaced_tied_parameter_stays_tied() -> None:
     model = tied()
-    copied = copy_module(model, {id(model[0].weight): torch.zeros(5, 5)})
+    copied: Any = copy_module(model, {id(model[0].weight): torch.zeros(5, 5)})
     assert copied[0].weight is copied[1].weight
     assert copied[2] is copied[0]
     assert not copied[1].weight.any()
@@ -233,7 +233,7 @@ def test_a_buffer_keeps_its_standing_when_replaced() -> None:
 
 def test_a_cached_result_can_be_replaced_too() -> None:
     model = pruned()
-    copied = copy_module(model, {id(model[0].weight): torch.zeros(2, 5)})
+    copied: Any = copy_module(model, {id(model[0].weight): torch.zeros(2, 5)})
     assert copied[0].weight.shape == (2, 5)
     assert not copied[0].weight.requires_grad
 
@@ -263,10 +263,10 @@ def test_a_replacement_for_a_stranger_is_refused() -> None:
 
 
 @pytest.mark.parametrize("kind", [nn.LSTM, nn.GRU, nn.RNN])
-def test_a_recurrent_layer_uses_its_new_parameters(kind: type[nn.RNNBase]) -> None:
+def test_a_recurrent_layer_uses_its_new_parameters(kind: Callable[..., nn.RNNBase]) -> None:
     model = kind(3, 4, num_layers=2, bidirectional=True)
     x = torch.randn(5, 2, 3)
-    copied = copy_module(model, {id(p): torch.zeros_like(p) for p in model.parameters()})
+    copied: Any = copy_module(model, {id(p): torch.zeros_like(p) for p in model.parameters()})
     assert all(new is own for new, own in zip(copied._flat_weights, copied.parameters(), strict=True))
     assert all(ref() is own for ref, own in zip(copied._flat_weight_refs, copied.parameters(), strict=True))
     assert not copied(x)[0].any()
@@ -314,7 +314,7 @@ def relinked_lstm() -> nn.Module:
 def test_the_caches_of_a_recurrent_layer_are_not_refreshed(
     build: Callable[[], nn.Module], duplicate: Callable[[nn.Module], nn.Module], called: bool
 ) -> None:
-    model = build()
+    model: Any = build()
     x = torch.randn(5, 2, 3)
     if called:
         model(x)
@@ -325,7 +325,7 @@ def test_the_caches_of_a_recurrent_layer_are_not_refreshed(
 
 
 def test_a_pruned_recurrent_layer_uses_its_new_parameters() -> None:
-    model = pruned_lstm()
+    model: Any = pruned_lstm()
     copied = copy_module(model, {id(model.weight_hh_l0_orig): torch.zeros(16, 4)})
     x = torch.randn(5, 2, 3)
     with torch.no_grad():
@@ -334,7 +334,7 @@ def test_a_pruned_recurrent_layer_uses_its_new_parameters() -> None:
 
 
 def test_gradients_stay_with_the_original() -> None:
-    model = conv_bn()
+    model: Any = conv_bn()
     model.register_buffer("running", torch.ones(2, requires_grad=True))
     model.plain = torch.ones(2, requires_grad=True)
     for tensor in (*model.parameters(), model.running, model.plain):
@@ -348,49 +348,49 @@ def test_gradients_stay_with_the_original() -> None:
     assert share_module(model)[0].weight.grad is model[0].weight.grad
 
 
-def _place_in_attribute(model: nn.Module, tensor: torch.Tensor) -> Callable[[Any], torch.Tensor]:
+def _place_in_attribute(model: Any, tensor: torch.Tensor) -> Callable[[Any], torch.Tensor]:
     model.cache = tensor
     return lambda m: m.cache
 
 
-def _place_in_list(model: nn.Module, tensor: torch.Tensor) -> Callable[[Any], torch.Tensor]:
+def _place_in_list(model: Any, tensor: torch.Tensor) -> Callable[[Any], torch.Tensor]:
     model.cache = [1, tensor]
     return lambda m: m.cache[1]
 
 
-def _place_deep(model: nn.Module, tensor: torch.Tensor) -> Callable[[Any], torch.Tensor]:
+def _place_deep(model: Any, tensor: torch.Tensor) -> Callable[[Any], torch.Tensor]:
     model.cache = OrderedDict(a=({"b": deque([tensor])},))
     return lambda m: m.cache["a"][0]["b"][0]
 
 
-def _place_in_set(model: nn.Module, tensor: torch.Tensor) -> Callable[[Any], torch.Tensor]:
+def _place_in_set(model: Any, tensor: torch.Tensor) -> Callable[[Any], torch.Tensor]:
     model.cache = {tensor}
     return lambda m: next(iter(m.cache))
 
 
-def _place_in_key(model: nn.Module, tensor: torch.Tensor) -> Callable[[Any], torch.Tensor]:
+def _place_in_key(model: Any, tensor: torch.Tensor) -> Callable[[Any], torch.Tensor]:
     model.cache = {tensor: 1}
     return lambda m: next(iter(m.cache))
 
 
-def _place_in_slots(model: nn.Module, tensor: torch.Tensor) -> Callable[[Any], torch.Tensor]:
+def _place_in_slots(model: Any, tensor: torch.Tensor) -> Callable[[Any], torch.Tensor]:
     model.cache = Slotted(tensor)
     return lambda m: m.cache.tensor
 
 
-def _place_in_hook(model: nn.Module, tensor: torch.Tensor) -> Callable[[Any], torch.Tensor]:
+def _place_in_hook(model: Any, tensor: torch.Tensor) -> Callable[[Any], torch.Tensor]:
     recorder = Recorder()
     recorder.seen = tensor
     model.register_forward_hook(recorder.hook)
     return lambda m: next(iter(m._forward_hooks.values())).__self__.seen
 
 
-def _place_in_partial(model: nn.Module, tensor: torch.Tensor) -> Callable[[Any], torch.Tensor]:
+def _place_in_partial(model: Any, tensor: torch.Tensor) -> Callable[[Any], torch.Tensor]:
     model.cache = functools.partial(torch.add, tensor)
     return lambda m: m.cache.args[0]
 
 
-def _place_on_parameter(model: nn.Module, tensor: torch.Tensor) -> Callable[[Any], torch.Tensor]:
+def _place_on_parameter(model: Any, tensor: torch.Tensor) -> Callable[[Any], torch.Tensor]:
     model[0].weight.cache = tensor
     return lambda m: m[0].weight.cache
 
@@ -410,7 +410,7 @@ PLACES = [
 
 @pytest.mark.parametrize("place", PLACES)
 def test_a_computed_tensor_is_detached_wherever_it_hides(place: Callable[..., Any]) -> None:
-    model = conv_bn()
+    model: Any = conv_bn()
     tensor = model[0].weight * 2
     find = place(model, tensor)
     copied = copy_module(model, {})
@@ -433,10 +433,10 @@ def test_a_parameter_is_replaced_wherever_else_it_hides(place: Callable[..., Any
 
 
 def test_attributes_of_parameters_survive() -> None:
-    model = conv_bn()
+    model: Any = conv_bn()
     model[0].weight.no_weight_decay = True
     model[1].weight.tags = ["norm"]
-    copied = copy_module(model, {id(model[0].weight): torch.zeros(4, 3, 3, 3)})
+    copied: Any = copy_module(model, {id(model[0].weight): torch.zeros(4, 3, 3, 3)})
     assert copied[0].weight.no_weight_decay is True
     assert copied[1].weight.tags == ["norm"]
     assert copied[1].weight.tags is not model[1].weight.tags
@@ -480,17 +480,17 @@ def test_hooks_of_a_copy_see_the_copy() -> None:
 
 
 def test_an_exported_program_is_shared_and_copied() -> None:
-    model = nn.Sequential(nn.Linear(5, 4), nn.ReLU())
+    model: Any = nn.Sequential(nn.Linear(5, 4), nn.ReLU())
     x = torch.randn(2, 5)
     exported = torch.export.export(model, (x,)).module()
-    copied = copy_module(exported, {id(getattr(exported, "0").weight): torch.zeros(4, 5)})
+    copied: Any = copy_module(exported, {id(getattr(exported, "0").weight): torch.zeros(4, 5)})
     assert torch.equal(share_module(exported)(x), model(x))
     assert torch.equal(copied(x), model[0].bias.relu().expand(2, 4))
 
 
 @pytest.mark.parametrize("duplicate", [share_module, lambda model: copy_module(model, {})])
 def test_an_attribute_that_cannot_be_copied_is_named(duplicate: Callable[[nn.Module], nn.Module]) -> None:
-    model = nn.Sequential(conv_bn(), nn.ReLU())
+    model: Any = nn.Sequential(conv_bn(), nn.ReLU())
     model[0][1].lock = threading.Lock()
     with pytest.raises(SpeedupError) as caught:
         duplicate(model)
@@ -525,7 +525,7 @@ class Rebuilt(nn.Module):
 
 
 def test_a_module_that_copies_its_tensors_in_its_own_way_is_refused() -> None:
-    model = nn.Sequential(Rebuilt())
+    model: Any = nn.Sequential(Rebuilt())
     message = (
         r"the copy of '0\.linear\.weight' is not the tensor that was asked for: Linear, or a module around it"
     )

@@ -3,6 +3,7 @@ from __future__ import annotations
 import math
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
+from typing import Any
 
 import pytest
 import torch
@@ -35,9 +36,7 @@ def sequences(batch: int) -> Tensor:
     return torch.randn(batch, 5, 8, dtype=torch.float64)
 
 
-def require_exact(
-    model: nn.Module, plan: Plan, masks: Masks, make: Callable[[int], Tensor] = images
-) -> nn.Module:
+def require_exact(model: nn.Module, plan: Plan, masks: Masks, make: Callable[[int], Tensor] = images) -> Any:
     """The small model, which at batch sizes that the plan did not see equals the masked one."""
     small = materialize(plan, verify="none").eval()
     masked = apply_masks(model, masks).eval()
@@ -183,7 +182,7 @@ def test_kept_module_keeps_its_tensors_and_those_inside(named: str) -> None:
 
 def test_module_whose_name_only_begins_like_a_kept_one_shrinks() -> None:
     layers = {"layer1": nn.Linear(8, 6), "layer10": nn.Linear(6, 6), "layer2": nn.Linear(6, 5)}
-    model = nn.Sequential(OrderedDict(layers)).double()
+    model: Any = nn.Sequential(OrderedDict(layers)).double()
     masks = {"layer1": rows(model.layer1, 0), "layer10": rows(model.layer10, 1, 2)}
     plan = plan_speedup(model, features(2), masks, keep=["layer1"])
     small = require_exact(model, plan, masks, features)
@@ -320,7 +319,7 @@ def test_batch_size_of_the_example_does_not_change_the_edits(
 
 def test_channel_that_carries_constants_is_not_joined_by_another_for_the_count() -> None:
     """Groups want any channel, a padded constant the largest: that one does for both."""
-    model = nn.Sequential(
+    model: Any = nn.Sequential(
         nn.Conv2d(3, 4, 1), nn.Conv2d(4, 4, 3, padding=1, groups=2), nn.Conv2d(4, 2, 1)
     ).double()
     with torch.no_grad():

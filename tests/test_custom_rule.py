@@ -11,11 +11,12 @@ from torch import Tensor, nn
 
 from speedup import STANDARD, Plan, Rule, RuleError, apply_masks, materialize, plan_speedup
 from speedup.engine.constraints import Constraint
-from speedup.rules import pointwise, rule_for
+from speedup.rules import Operator, pointwise, rule_for
 from speedup.rules.building import ELEMENTWISE, channelwise, keeping, rearranging
 from speedup.rules.rule import UNKNOWN_OPERATOR, equal
 from speedup.rules.site import Site
 from tests.support.measure import relative_error
+from tests.support.ruled import extended
 
 
 @torch.library.custom_op("speedup_tests::scaled_tanh", mutates_args=())
@@ -51,7 +52,7 @@ def images(batch: int) -> Tensor:
     return torch.randn(batch, 3, 9, 9, dtype=torch.float64)
 
 
-def filters(conv: nn.Conv2d, *masked: int) -> dict[str, Tensor]:
+def filters(conv: Any, *masked: int) -> dict[str, Tensor]:
     mask = torch.ones_like(conv.weight)
     mask[list(masked)] = 0
     return {"weight": mask}
@@ -67,7 +68,7 @@ def masks_of(model: Net) -> dict[str, dict[str, Tensor]]:
     return {"before": filters(model.before, 0, 1), "after": filters(model.after, 3)}
 
 
-def require_exact(model: nn.Module, plan: Plan) -> nn.Module:
+def require_exact(model: Net, plan: Plan) -> Any:
     small = materialize(plan).eval()
     masked = apply_masks(model, masks_of(model)).eval()
     for batch in (1, 3):
@@ -91,8 +92,8 @@ def test_operator_without_a_rule_holds_up_nothing_else(model: Net) -> None:
 
 
 @pytest.mark.parametrize("key", [OPERATOR, torch.ops.speedup_tests.scaled_tanh], ids=["overload", "name"])
-def test_rule_lets_channels_go_and_the_result_is_exact(model: Net, key: object) -> None:
-    plan = plan_speedup(model, images(2), masks_of(model), rules=STANDARD | {key: ELEMENTWISE})
+def test_rule_lets_channels_go_and_the_result_is_exact(model: Net, key: Operator | str) -> None:
+    plan = plan_speedup(model, images(2), masks_of(model), rules=extended({key: ELEMENTWISE}))
     assert plan.unknown_operators == ()
     assert plan.blocked == ()
     small = require_exact(model, plan)
@@ -101,18 +102,19 @@ def test_rule_lets_channels_go_and_the_result_is_exact(model: Net, key: object) 
 
 
 def test_constants_that_the_operator_makes_are_computed_by_running_it(model: Net) -> None:
-    plan = plan_speedup(model, images(2), masks_of(model), rules=STANDARD | {OPERATOR: ELEMENTWISE})
-    small = materialize(plan)
+    plan = plan_speedup(model, images(2), masks_of(model), rules=extended({OPERATOR: ELEMENTWISE}))
+    small: Any = materialize(plan)
     with torch.no_grad():
-        constants = 1.5 * torch.tanh(model.before.bias[:2])
-        expected = model.after.bias + model.after.weight[:, :2].sum((2, 3)) @ constants
+        before, after = model.get_parameter("before.bias"), model.get_parameter("after.bias")
+        constants = 1.5 * torch.tanh(before[:2])
+        expected = after + model.after.weight[:, :2].sum((2, 3)) @ constants
     torch.testing.assert_close(small.after.bias.detach(), expected[:3], rtol=1e-13, atol=1e-13)
 
 
 def test_rule_without_knowledge_keeps_constants_but_not_zeros(model: Net) -> None:
     """`known` left out: what the operator makes of a constant is Unknown, so the channels stay."""
     rule = Rule(couple=pointwise.couple, live=pointwise.live)
-    plan = plan_speedup(model, images(2), masks_of(model), rules=STANDARD | {OPERATOR: rule})
+    plan = plan_speedup(model, images(2), masks_of(model), rules=extended({OPERATOR: rule}))
     assert plan.unknown_operators == ()
     assert require_exact(model, plan).before.out_channels == 6
 
@@ -122,12 +124,12 @@ def test_rule_without_knowledge_lets_go_what_nobody_reads(model: Net) -> None:
     columns = torch.ones_like(model.after.weight)
     columns[:, [2, 4, 5]] = 0
     masks = {"after": {"weight": columns}}
-    plan = plan_speedup(model, images(2), masks, rules=STANDARD | {OPERATOR: rule})
-    assert materialize(plan).before.out_channels == 3
+    plan = plan_speedup(model, images(2), masks, rules=extended({OPERATOR: rule}))
+    assert materialize(plan).get_submodule("before").out_channels == 3
 
 
 def test_rules_are_an_argument_and_leave_the_standard_ones_alone(model: Net) -> None:
-    rules = STANDARD | {OPERATOR: ELEMENTWISE}
+    rules = extended({OPERATOR: ELEMENTWISE})
     plan_speedup(model, images(2), masks_of(model), rules=rules)
     assert OPERATOR not in STANDARD
     assert rule_for(OPERATOR, STANDARD) is UNKNOWN_OPERATOR
@@ -137,12 +139,12 @@ def test_rules_are_an_argument_and_leave_the_standard_ones_alone(model: Net) -> 
 
 def test_standard_rules_cannot_be_changed_in_place() -> None:
     with pytest.raises(TypeError):
-        STANDARD[OPERATOR] = ELEMENTWISE
+        STANDARD[OPERATOR] = ELEMENTWISE  # type: ignore[index]
 
 
 def test_rule_of_a_users_table_goes_before_the_standard_one(model: Net) -> None:
     """Pinning all of ReLU in place of its own rule."""
-    rules = STANDARD | {OPERATOR: ELEMENTWISE, torch.ops.aten.relu.default: Rule()}
+    rules = extended({OPERATOR: ELEMENTWISE, torch.ops.aten.relu.default: Rule()})
     small = require_exact(model, plan_speedup(model, images(2), masks_of(model), rules=rules))
     assert (small.after.out_channels, small.before.out_channels) == (4, 4)
 
@@ -152,7 +154,7 @@ def test_rule_that_equates_different_extents_is_a_rule_error(model: Net) -> None
         value = site.op.result
         yield from equal(site.because("my rule mixes dimensions up"), (value, 0), (value, 1))
 
-    rules = STANDARD | {OPERATOR: Rule(couple=wrong)}
+    rules = extended({OPERATOR: Rule(couple=wrong)})
     with pytest.raises(RuleError, match=r"extents 2 and 6 \(my rule mixes dimensions up\)"):
         plan_speedup(model, images(2), masks_of(model), rules=rules)
 
@@ -244,7 +246,7 @@ class Between(nn.Module):
         return self.after(self.function(self.before(x), self.gain))
 
 
-CONSTRUCTED = {
+CONSTRUCTED: dict[str, tuple[Operator | str, Callable[[Tensor, Tensor], Tensor], Rule, int]] = {
     "channelwise": (
         torch.ops.speedup_tests.blur,
         lambda x, gain: torch.ops.speedup_tests.blur(x, gain, x[:, -1:]),
@@ -300,10 +302,10 @@ def test_rules_of_the_constructors_are_exact_and_as_small_as_they_can_be(name: s
             "bias": torch.tensor([0.0, 0, 1, 1, 1, 1]),
         }
     }
-    plan = plan_speedup(model, images(2), masks, rules=STANDARD | {key: rule})
+    plan = plan_speedup(model, images(2), masks, rules=extended({key: rule}))
     small, masked = materialize(plan).eval(), apply_masks(model, masks).eval()
     assert plan.unknown_operators == ()
-    assert small.before.out_channels == kept, str(plan.blocked)
+    assert small.get_submodule("before").out_channels == kept, str(plan.blocked)
     for batch in (1, 3):
         assert relative_error(masked, small, [images(batch) for _ in range(3)]) < 1e-10
 
@@ -311,5 +313,5 @@ def test_rules_of_the_constructors_are_exact_and_as_small_as_they_can_be(name: s
 def test_a_kept_operator_shows_its_reason() -> None:
     key, function, rule, _ = CONSTRUCTED["keeping"]
     model = Between(function)
-    plan = plan_speedup(model, images(2), {"before": filters(model.before, 0)}, rules=STANDARD | {key: rule})
+    plan = plan_speedup(model, images(2), {"before": filters(model.before, 0)}, rules=extended({key: rule}))
     assert "scaled_tanh is tuned for its width" in plan.explain("before")

@@ -12,8 +12,8 @@ from torch import nn
 
 from speedup import GraphError, Plan, UnboundPlanError, plan_speedup
 from speedup.ir.checking import require_well_formed
-from speedup.ir.expressions import Arithmetic, Derived, SizeOf
-from speedup.ir.graph import Graph, Guard, Op
+from speedup.ir.expressions import Arithmetic, Derived, Guard, SizeOf
+from speedup.ir.graph import Graph, Op
 from speedup.ir.inputs import example_from
 from speedup.planning.debugging import debug
 from speedup.tracing.trace import trace

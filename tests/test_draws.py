@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 import torch
@@ -46,7 +46,7 @@ class Head(nn.Module):
     def __init__(self, width: int, hidden: int = 8) -> None:
         super().__init__()
         layers = {"f": nn.Linear(width, hidden), "act": nn.ReLU(), "o": nn.Linear(hidden, 3)}
-        self.head = nn.Sequential(OrderedDict(layers))
+        self.head: Any = nn.Sequential(OrderedDict(layers))
 
 
 class Packed(Head):
@@ -143,7 +143,7 @@ class Probabilities(Head):
 IDS = torch.randint(0, 20, (3, 7), generator=generator())
 FEATURES = torch.randn(8, 6, generator=generator(), dtype=torch.float64)
 STARTS = torch.tensor([0, 3, 7])
-GIVEN = "as in the example"
+GIVEN: Literal["as in the example"] = "as in the example"
 
 
 def verified(model: nn.Module, x: Any, width: int = 8) -> Verification:
@@ -252,7 +252,7 @@ def test_floats_that_no_draw_may_replace_are_compared_as_they_are() -> None:
 def test_fault_shows_where_only_the_example_itself_is_taken() -> None:
     x = torch.rand(4, 6, generator=generator(), dtype=torch.float64)
     plan = plan_speedup(Probabilities(6).double(), x, without_rows(8))
-    small = materialize(plan)
+    small: Any = materialize(plan)
     with torch.no_grad():
         small.head.o.bias[0] += 1e-6
     with pytest.raises(OutputError, match=r"differs is 'head\.o'"):
@@ -263,7 +263,7 @@ def test_rounding_is_measured_inside_of_the_range_that_a_model_insists_on() -> N
     """An output off by more than its tolerance makes the comparison look at inputs nearby."""
     x = torch.ones(4, 6, dtype=torch.float64)
     plan = plan_speedup(Probabilities(6).double(), x, without_rows(8))
-    small = materialize(plan)
+    small: Any = materialize(plan)
     with torch.no_grad():
         small.head.o.bias[0] += 1e-6
     with pytest.raises(OutputError):
@@ -338,7 +338,7 @@ def _raises(module: nn.Module, args: Any) -> None:
 def test_small_model_that_raises_where_the_masked_one_runs_is_an_output_error() -> None:
     model = nn.Sequential(OrderedDict(head=nn.Sequential(OrderedDict(f=nn.Linear(6, 8), o=nn.Linear(8, 3)))))
     plan = plan_speedup(model.double(), FEATURES, without_rows(8))
-    small = materialize(plan)
+    small: Any = materialize(plan)
     small.head.o.register_forward_pre_hook(_raises)
     with pytest.raises(
         OutputError,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 import pytest
 import torch
@@ -86,10 +87,11 @@ _ZEROS = {"gone": {"wide": (2, 7), "q": (1, 4)}}
 
 @pytest.mark.parametrize("name", ["log-n scaling", "float", "at most six", "remainder", "shape in a tensor"])
 def test_zeros_go_whatever_they_are_multiplied_by(name: str) -> None:
+    function = sized_tokens.FUNCTIONS[name]
+
     def scaled(y: Tensor, x: Tensor) -> Tensor:
         return y * function(torch.ones(1, dtype=y.dtype), x)
 
-    function = sized_tokens.FUNCTIONS[name]
     case = evolve(TOKEN_CASES[name], make=partial(sized_tokens.Function, scaled), recipe=MaskedRows(**_ZEROS))
     assert _small(case).q.out_features == 6
     check_every_size(case)
@@ -208,7 +210,7 @@ def test_model_that_does_not_look_at_sizes_needs_no_assumption() -> None:
     assert plan_speedup(model, torch.randn(2, 3, 8, 8), {"0": {"weight": mask}}).assumptions == ()
 
 
-def _small(case: Sized) -> nn.Module:
+def _small(case: Sized) -> Any:
     masked = case.masked()
     return materialize(plan_speedup(masked.model, case.example(), masked.masks), verify="none")
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 from xml.etree import ElementTree
 
 import pytest
@@ -35,9 +37,13 @@ def names(plan: Plan) -> list[str]:
     return [label.get_text() for label in plan_figure(plan).axes[0].get_yticklabels()]
 
 
+def widths(bars: Iterable[Any]) -> list[float]:
+    return [bar.get_width() for bar in bars]
+
+
 def test_bars_are_what_layers_were_and_become(plan: Plan) -> None:
     for axes, kind in zip(plan_figure(plan).axes, ("parameters", "macs"), strict=True):
-        lengths = [bar.get_width() for bar in axes.patches]
+        lengths = widths(axes.patches)
         before = [getattr(layer, f"{kind}_before") for layer in plan.layers]
         after = [getattr(layer, f"{kind}_after") for layer in plan.layers]
         assert lengths == before + after
@@ -63,7 +69,7 @@ def test_a_deep_model_has_no_more_bars_than_are_legible(plan: Plan, layers: int)
     figure = plan_figure(telling(plan, report))
     bars = figure.axes[0].patches
     assert len(bars) <= 2 * 60
-    assert sum(bar.get_width() for bar in bars) == sum(report.parameters)
+    assert sum(widths(bars)) == sum(report.parameters)
 
 
 def test_names_are_no_formulas(plan: Plan, tmp_path: Path) -> None:

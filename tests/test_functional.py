@@ -20,9 +20,19 @@ def test_partial_layer_norm_is_the_norm_with_the_constants_put_back(
     weight, bias = (torch.randn(12, dtype=torch.float64) if given else None for given in affine)
     want = F.layer_norm(whole, (12,), weight, bias, 1e-3)[..., left]
     gone = whole[0, 0, [1, 7, 8]]
-    small = (None if t is None else t[left] for t in (weight, bias))
-    told = {"dropped_sum": float(gone.sum()), "dropped_squares": float(gone.square().sum())}
-    have = partial_layer_norm(whole[..., left], [9], *small, eps=1e-3, dropped=3, total=12, **told)
+    weight, bias = (None if t is None else t[left] for t in (weight, bias))
+    total, squares = float(gone.sum()), float(gone.square().sum())
+    have = partial_layer_norm(
+        whole[..., left],
+        [9],
+        weight,
+        bias,
+        eps=1e-3,
+        dropped=3,
+        total=12,
+        dropped_sum=total,
+        dropped_squares=squares,
+    )
     torch.testing.assert_close(have, want, rtol=1e-9, atol=1e-9)
 
 

@@ -125,7 +125,11 @@ def test_constraints_that_hold_anyway_leave_no_growth() -> None:
 
 
 def test_growth_accounts_for_everything_beyond_the_seeds() -> None:
-    constraints = [reads(A, B, [3, 2, 1, 0]), Whole(A, 2, CAUSE), Pinned(B, CAUSE, bits("0100"))]
+    constraints: list[Constraint] = [
+        reads(A, B, [3, 2, 1, 0]),
+        Whole(A, 2, CAUSE),
+        Pinned(B, CAUSE, bits("0100")),
+    ]
     kept = solved({A: "1000"}, constraints, {A: 4, B: 4})
     rebuilt = {A: bits("1000"), B: bits("0000")}
     for growth in kept.growth:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from torch import nn
@@ -115,7 +117,7 @@ def test_layers_are_measured_from_what_they_keep_on_and_the_table_is_an_alignmen
     )
     masks = {}
     for path, kept in (("0", 5), ("2", 7), ("4", 9)):
-        module = model.get_submodule(path)
+        module: Any = model.get_submodule(path)
         axis = 1 if path == "2" else 0
         mask = torch.zeros_like(module.weight)
         mask.narrow(axis, 0, kept).fill_(1)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import pathlib
 from collections import defaultdict
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import pytest
 import torch
@@ -36,7 +38,7 @@ def _model() -> nn.Sequential:
 
 
 def test_zeros_in_weights_become_masks() -> None:
-    model = _model()
+    model: Any = _model()
     with torch.no_grad():
         model[0].weight[1] = 0.0
         model[3].weight[2, 1, 0, 0] = -0.0
@@ -50,7 +52,7 @@ def test_zeros_in_weights_become_masks() -> None:
 
 
 def test_masks_of_zeros_change_nothing_in_the_model_they_come_from() -> None:
-    model = _model()
+    model: Any = _model()
     with torch.no_grad():
         model[0].weight[1] = 0.0
     x = torch.randn(1, 3, 8, 8)
@@ -81,7 +83,7 @@ def _pruned_along_columns(model: nn.Sequential) -> None:
 
 
 @pytest.mark.parametrize("prune_it", [_pruned_in_a_row, _pruned_globally, _pruned_along_columns])
-def test_masks_of_prune_say_what_its_forward_computes(prune_it) -> None:
+def test_masks_of_prune_say_what_its_forward_computes(prune_it: Callable[[nn.Sequential], None]) -> None:
     model = _model().eval()
     dense = apply_masks(model, None)
     prune_it(model)
@@ -134,7 +136,7 @@ def test_masks_by_parameter_are_read_from_safetensors(tmp_path: pathlib.Path) ->
 
 
 class _Payload:
-    def __reduce__(self) -> tuple[object, tuple[str]]:
+    def __reduce__(self) -> tuple[object, tuple[object, str]]:
         return defaultdict, (print, "never")
 
 
@@ -198,7 +200,7 @@ def test_problems_of_one_kind_raise_that_kind() -> None:
 
 
 @pytest.mark.parametrize("masks", [None, {}, {"0.bias": ROWS}, {"0": {"bias": ROWS, "weight": None}}])
-def test_masks_that_fit_have_no_problems(masks) -> None:
+def test_masks_that_fit_have_no_problems(masks: Mapping[str, object] | None) -> None:
     assert check_masks(_model(), masks) == ()
 
 
@@ -207,7 +209,7 @@ def test_what_cannot_be_read_at_all_is_one_problem(tmp_path: pathlib.Path) -> No
     assert problem.kind is MaskFileError
     assert problem.name == str(tmp_path / "absent.pt")
     assert problem.advice == "Check the path."
-    assert len(check_masks(_model(), [ROWS])) == 1
+    assert len(check_masks(_model(), [ROWS])) == 1  # type: ignore[arg-type]
 
 
 def test_sources_leave_the_model_as_it_was() -> None:

@@ -232,7 +232,7 @@ def test_a_scalar_masks_the_whole_parameter(given: Any) -> None:
 
 
 def test_a_scalar_parameter_takes_a_scalar_mask() -> None:
-    model = nn.Module()
+    model: Any = nn.Module()
     model.gain = nn.Parameter(torch.tensor(2.0))
     assert resolve_masks(model, {"gain": 0})["gain"].shape == ()
     assert apply_masks(model, {"gain": 0}).gain.item() == 0
@@ -621,7 +621,11 @@ def test_a_bad_mask_in_a_file_is_refused_like_any_other(path: pathlib.Path) -> N
 def test_resolving_leaves_model_and_masks_untouched() -> None:
     model = Net().train()
     model.scale.grad = torch.ones(4)
-    given = {"conv": {"weight": FILTERS.float()}, "scale": ROWS.clone(), "bn.bias": ROWS.long()}
+    given: dict[str, Any] = {
+        "conv": {"weight": FILTERS.float()},
+        "scale": ROWS.clone(),
+        "bn.bias": ROWS.long(),
+    }
     tensors = [given["conv"]["weight"], given["scale"], given["bn.bias"]]
     before = snapshot(model), [bits(t) for t in tensors], list(given), torch.random.get_rng_state()
     resolved = resolve_masks(model, given)
@@ -684,7 +688,7 @@ def test_the_dtype_of_a_masked_parameter_stays(dtype: torch.dtype) -> None:
 
 @pytest.mark.parametrize("mask", [FILTERS, FILTERS.expand(4, 3, 3, 3).contiguous()])
 def test_the_memory_format_of_a_masked_parameter_stays(mask: torch.Tensor) -> None:
-    model = Net().to(memory_format=torch.channels_last)
+    model = Net().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     masked = apply_masks(model, {"conv.weight": mask})
     assert masked.conv.weight.stride() == model.conv.weight.stride() != (27, 9, 3, 1)
 
@@ -696,7 +700,7 @@ def test_a_tied_parameter_stays_tied_when_masked() -> None:
 
 
 def test_a_pruned_model_can_be_masked_further() -> None:
-    model = nn.Sequential(nn.Linear(5, 4))
+    model: Any = nn.Sequential(nn.Linear(5, 4))
     prune.l1_unstructured(model[0], "weight", amount=0.5)
     masked = apply_masks(model, {"0.weight": ROWS.view(4, 1)})
     x = torch.randn(2, 5)

@@ -86,7 +86,7 @@ def test_a_key_head_goes_with_all_the_query_heads_that_share_it() -> None:
 
 
 def test_packed_keys_that_are_shared_follow_the_queries() -> None:
-    attention = _Attention(4, qkv_proj=16)
+    attention: Any = _Attention(4, qkv_proj=16)
     attention.num_key_value_heads = 2
 
     masks = masks_from_heads(attention, {"": [0, 1]})
@@ -95,14 +95,14 @@ def test_packed_keys_that_are_shared_follow_the_queries() -> None:
 
 
 def test_rows_that_are_packed_head_by_head_go_head_by_head() -> None:
-    attention = _Attention(2, qkv=12)
+    attention: Any = _Attention(2, qkv=12)
     attention.head_first = True
 
     assert _gone(masks_from_heads(attention, {"": [1]})["qkv.bias"]) == [6, 7, 8, 9, 10, 11]
 
 
 def test_biases_beside_the_projection_are_masked() -> None:
-    attention = _Attention(2, qkv=12)
+    attention: Any = _Attention(2, qkv=12)
     attention.q_bias, attention.v_bias = nn.Parameter(torch.ones(4)), nn.Parameter(torch.ones(4))
 
     masks = masks_from_heads(attention, {"": [0]})

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from speedup.ir.expressions import AttributeOf, attributes_in, derived_in
+from speedup.ir.expressions import AttributeOf, SizeOf, attributes_in, derived_in
 from speedup.ir.graph import Graph
 from speedup.ir.inputs import example_from
 from speedup.tracing.merging import Part, merged, same_program
@@ -58,6 +58,7 @@ def test_sizes_and_attributes_refer_to_the_values_and_modules_of_their_part() ->
     for op, path, given in zip(both.ops[1::2], ("one", "two"), both.inputs, strict=True):
         derived = list(derived_in(tuple(op.arguments.values())))
         assert [a for d in derived for a in attributes_in(d.expression)] == [AttributeOf(path, "width", 3)]
+        assert isinstance(derived[0].expression, SizeOf)
         assert derived[0].expression.value == given.index
 
 

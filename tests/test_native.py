@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from typing import Any
 
 import pytest
 import torch
@@ -38,7 +39,7 @@ def images(dims: int, channels: int = 3) -> Callable[[int], Tensor]:
 
 def shrunk(
     model: nn.Module, masks: Masks, make: Callable[[int], Tensor], keep: tuple[str, ...] = ()
-) -> tuple[Plan, nn.Module]:
+) -> tuple[Plan, Any]:
     """The plan and the small model, which is exact at batch sizes 1 and 3."""
     plan = plan_speedup(model, make(2), masks, keep=keep)
     small = materialize(plan, verify="none").eval()
@@ -49,8 +50,8 @@ def shrunk(
 
 
 @pytest.mark.parametrize("kind", CONVOLUTIONS)
-def test_channels_of_convolutions_match_their_weights(kind: type[nn.Module]) -> None:
-    model = nn.Sequential(kind(3, 6, 3), nn.ReLU(), kind(6, 5, 3)).double()
+def test_channels_of_convolutions_match_their_weights(kind: Any) -> None:
+    model: Any = nn.Sequential(kind(3, 6, 3), nn.ReLU(), kind(6, 5, 3)).double()
     _, small = shrunk(model, {"0": rows(model[0], 0, 1)}, images(CONVOLUTIONS.index(kind) + 1))
     for layer, channels in ((small[0], (3, 4)), (small[2], (4, 5))):
         assert (layer.in_channels, layer.out_channels) == channels
@@ -59,8 +60,8 @@ def test_channels_of_convolutions_match_their_weights(kind: type[nn.Module]) -> 
 
 
 @pytest.mark.parametrize("kind", TRANSPOSED)
-def test_channels_of_transposed_convolutions_match_their_weights(kind: type[nn.Module]) -> None:
-    model = nn.Sequential(kind(3, 6, 3), nn.ReLU(), kind(6, 5, 3)).double()
+def test_channels_of_transposed_convolutions_match_their_weights(kind: Any) -> None:
+    model: Any = nn.Sequential(kind(3, 6, 3), nn.ReLU(), kind(6, 5, 3)).double()
     _, small = shrunk(model, {"0": rows(model[0], 2, dim=1)}, images(TRANSPOSED.index(kind) + 1))
     for layer, channels in ((small[0], (3, 5)), (small[2], (5, 5))):
         assert (layer.in_channels, layer.out_channels) == channels

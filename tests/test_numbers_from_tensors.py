@@ -21,8 +21,8 @@ from speedup.ir.expressions import Settled
 from speedup.ir.graph import Graph, Op
 from speedup.ir.inputs import example_from
 from speedup.masks import resolve_masks
-from speedup.rules import OPEN_NUMBER, STANDARD, rule_of
-from speedup.rules.rule import evaluate
+from speedup.rules import STANDARD, rule_of
+from speedup.rules.rule import OPEN_NUMBER, evaluate
 from speedup.tracing.trace import trace
 from tests.support.masking import Masks
 
@@ -35,6 +35,10 @@ LOW = float(torch.tensor(0.7))
 
 class Net(nn.Module):
     """Two convolutions, and between them a step that may read numbers from the model's tensors."""
+
+    low: Tensor
+    count: Tensor
+    pair: Tensor
 
     def __init__(self, step: Step) -> None:
         super().__init__()
@@ -97,7 +101,7 @@ def selected(self: Net, y: Tensor) -> Tensor:
 
 
 def rolled(self: Net, y: Tensor) -> Tensor:
-    return torch.roll(y, (self.count.item(),), (1,))
+    return torch.roll(y, (self.count.item(),), (1,))  # type: ignore[arg-type]
 
 
 KNOWN: dict[str, Step] = {
@@ -114,7 +118,7 @@ KNOWN: dict[str, Step] = {
     "signs": lambda s, y: y * -s.low.item() + abs(-s.low.item()),
     "rounded": lambda s, y: y * round(s.low.item()) + math.floor(s.pair[1].item()) * math.ceil(s.low.item()),
     "the larger one": lambda s, y: y * torch.sym_max(s.low.item(), s.count.item()),
-    "a root": lambda s, y: y * torch._sym_sqrt(s.low.item()),
+    "a root": lambda s, y: y * torch._sym_sqrt(s.low.item()),  # type: ignore[attr-defined]
     "a comparison": lambda s, y: y + torch.sym_not(s.low.item() > 1),
     "full": lambda s, y: y * torch.full((1, 1, 1, 1), s.stride[0]),
     "scalar_tensor": lambda s, y: y + torch.scalar_tensor(s.low.item(), dtype=torch.float64),
@@ -140,8 +144,8 @@ KEPT: dict[str, Step] = {
     "masked_fill with the mean": lambda s, y: y.masked_fill(y > 0, y.mean().item()),
     "softplus of the mean": lambda s, y: F.softplus(y, beta=y.abs().mean().item()),
     "channels rolled by a constant": rolled,
-    "rolled by a sum": lambda s, y: y.roll((y > 0).sum().item(), 3),
-    "channels rolled by a sum": lambda s, y: y.roll((y > 0).sum().item(), 1),
+    "rolled by a sum": lambda s, y: y.roll((y > 0).sum().item(), 3),  # type: ignore[arg-type]
+    "channels rolled by a sum": lambda s, y: y.roll((y > 0).sum().item(), 1),  # type: ignore[arg-type]
     "written into a channel": selected,
 }
 
@@ -240,6 +244,7 @@ class Returning(Net):
 
     def forward(self, x: Tensor) -> Any:
         y = self.first(x)
+        assert self.first.bias is not None
         return self.second(y), y.abs().max().item(), self.first.bias.sum().item()
 
 
@@ -257,11 +262,11 @@ def test_numbers_that_are_returned_are_needed() -> None:
 def test_another_number_in_the_small_model_is_noticed() -> None:
     """Verification compares the op that reads the number and the one that gets it."""
     model = Net(lambda s, y: y * s.low.item())
-    other = Net(lambda s, y: y * 0.7)
+    other: Any = Net(lambda s, y: y * 0.7)
     plan = plan_speedup(model, images(), masked(bias=True))
 
     verify(plan, materialize(plan))
-    small = materialize(plan, verify="none")
+    small: Any = materialize(plan, verify="none")
     small.step = other.step
 
     with pytest.raises(StructureError, match="item"):
@@ -307,7 +312,9 @@ def test_known_numbers_stand_in_the_graph_that_rules_see() -> None:
 
 
 def test_rules_that_cannot_read_an_unknown_number_keep_everything() -> None:
-    model = Net(lambda s, y: y.roll((y > 0).sum().item(), 2).clamp(max=y.mean().item()))
+    model = Net(
+        lambda s, y: y.roll((y > 0).sum().item(), 2).clamp(max=y.mean().item())  # type: ignore[arg-type]
+    )
     graph = trace(model, example_from(images())).graph
 
     assert rule_of(named(graph, "roll"), STANDARD) is OPEN_NUMBER

@@ -47,7 +47,7 @@ class Hook:
         self.place_submodules = place_submodules
         self.weights: dict[str, Tensor] = {}
 
-    def attach(self, module: nn.Module) -> nn.Module:
+    def attach(self, module: Any) -> nn.Module:
         module._hf_hook = self
         if self.offload:
             names = [name for name, _ in module.named_parameters(recurse=self.place_submodules)]
@@ -102,7 +102,7 @@ def offloaded() -> nn.Sequential:
 
 
 def in_sequence() -> nn.Sequential:
-    model = offloaded()
+    model: Any = offloaded()
     model[2]._hf_hook = Hooks(Hook(offload=False), Hooks(model[2]._hf_hook))
     return model
 
@@ -117,6 +117,7 @@ def as_a_block() -> nn.Sequential:
 def partitioned() -> nn.Sequential:
     """As under DeepSpeed's ZeRO-3: of each parameter this process holds a part."""
     model = network()
+    parameter: Any
     for number, parameter in enumerate(model.parameters()):
         if number:
             parameter.ds_id, parameter.ds_numel = number, parameter.numel()
@@ -173,7 +174,7 @@ def test_verifying_against_an_offloaded_model_is_refused() -> None:
 
 def test_heads_of_partitioned_projections_are_refused() -> None:
     model = nn.MultiheadAttention(8, 4)
-    weight = model.in_proj_weight
+    weight: Any = model.in_proj_weight
     weight.ds_id, weight.ds_numel, weight.data = 0, weight.numel(), torch.empty(0)
     with pytest.raises(ModelError, match="parameter 'in_proj_weight' is partitioned"):
         masks_from_heads(model, {"": [1]})
@@ -196,7 +197,7 @@ def test_hooks_that_only_move_inputs_are_kept() -> None:
 
 
 def test_hooks_that_offload_nothing_do_not_matter() -> None:
-    model = network()
+    model: Any = network()
     model[1]._hf_hook = Hook(offload=True)
     model._hf_hook = Hook(offload=True)
     _checked(model)
@@ -204,13 +205,14 @@ def test_hooks_that_offload_nothing_do_not_matter() -> None:
 
 def test_gathered_parameters_are_planned() -> None:
     model = network()
+    parameter: Any
     for number, parameter in enumerate(model.parameters()):
         parameter.ds_id, parameter.ds_numel = number, parameter.numel()
     _checked(model)
 
 
 def test_a_parameter_that_is_empty_for_real_is_not_partitioned() -> None:
-    model = network()
+    model: Any = network()
     model.register_parameter("nothing", nn.Parameter(torch.empty(0)))
     model.nothing.ds_id, model.nothing.ds_numel = 0, 0
     _checked(model)

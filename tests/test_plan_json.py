@@ -248,7 +248,7 @@ def test_a_plan_without_a_model_says_so(text: str) -> None:
 def test_groups_and_additions_are_checked_too(text: str) -> None:
     body = json.loads(text)
     weight = "conv1.weight"
-    wrong = [
+    wrong: list[dict[str, Any]] = [
         {"kind": "SliceGroups", "name": weight, "rows": "0-1", "columns": ["0"]},
         {"kind": "AddToParameter", "name": weight, "delta": tensor_text(torch.ones(2)), "why": ""},
         {"kind": "MergeColumns", "name": weight, "dim": 1, "into": 0, "columns": "1", "factors": [],

@@ -249,7 +249,7 @@ def test_planning_and_materializing_touch_nothing(model: Net) -> None:
     x = images()
     before, masks_before, x_before = snapshot(model), masks_snapshot(masks), x.clone()
     assert model.head.weight.grad is not None
-    small = materialize(plan_speedup(model, x, masks))
+    small: Any = materialize(plan_speedup(model, x, masks))
     require_untouched(before, model)
     assert masks_snapshot(masks) == masks_before
     assert torch.equal(x, x_before) and x._version == 0
@@ -335,7 +335,7 @@ def digits(batch: int) -> Tensor:
 def tutorial() -> tuple[LeNet, Masks]:
     """The tutorial's LeNet: conv1's first three filters masked, while their biases are 1."""
     model = LeNet().double()
-    nn.init.ones_(model.conv1.bias)
+    nn.init.ones_(model.get_parameter("conv1.bias"))
     mask = torch.ones_like(model.conv1.weight)
     mask[:3] = 0
     return model, {"conv1": {"weight": mask}}
@@ -356,7 +356,7 @@ def test_lenet_of_the_tutorial_gets_smaller_and_stays_exact() -> None:
 def test_zeros_in_the_weights_count_without_masks() -> None:
     model, masks = tutorial()
     zeroed = apply_masks(model, masks)
-    small = materialize(plan_speedup(zeroed, digits(2)), verify="none")
+    small: Any = materialize(plan_speedup(zeroed, digits(2)), verify="none")
     assert (small.conv1.out_channels, small.conv2.in_channels) == (3, 3)
     require_exact(model, small, masks, digits)
 
@@ -394,7 +394,7 @@ def pruned_plan(model: Pruned) -> Plan:
 
 def test_structured_pruning_of_torch_is_found_without_masks() -> None:
     model = Pruned()
-    small = materialize(pruned_plan(model), verify="none")
+    small: Any = materialize(pruned_plan(model), verify="none")
     assert small.first.weight_orig.shape == (4, 3, 3, 3)
     assert small.first.weight_mask.shape == (4, 3, 3, 3)
     # What torch.nn.utils.prune keeps between forwards must not be left from the large model.
@@ -408,7 +408,7 @@ def test_pruning_made_permanent_is_found_too() -> None:
     model = Pruned()
     prune.remove(model.first, "weight")
     prune.remove(model.second, "weight")
-    small = materialize(pruned_plan(model), verify="none")
+    small: Any = materialize(pruned_plan(model), verify="none")
     assert small.first.weight.shape == (4, 3, 3, 3)
     assert small.second.weight.shape == (4, 4, 3, 3)
     require_exact(model, small, None, images)
@@ -431,7 +431,7 @@ def test_what_only_training_uses_is_left_alone() -> None:
     plan = plan_speedup(
         model, torch.randn(2, 4), {"body.weight": torch.tensor([0.0] * 3 + [1.0] * 3).reshape(6, 1)}
     )
-    small = materialize(plan)
+    small: Any = materialize(plan)
     assert small.auxiliary.weight.shape == (5, 4)
     assert small.body.weight.shape == (3, 4)
     assert small.train()(torch.randn(2, 4))[1].shape == (2, 5)

@@ -241,7 +241,12 @@ def test_numel_is_the_product_of_all_sizes() -> None:
     graph = graph_of(lambda x: x.view(x.numel() // 4, 4), X)
     found = derived(graph, "size")[0]
     assert found.number == 24
-    assert evaluate_expression(found.expression, lambda root: (4, 5, 7)[root.dim]) == 4 * 5 * 7 // 4
+
+    def extent(root: SizeOf | AttributeOf) -> int:
+        assert isinstance(root, SizeOf)
+        return (4, 5, 7)[root.dim]
+
+    assert evaluate_expression(found.expression, extent) == 4 * 5 * 7 // 4
 
 
 def test_a_size_of_an_intermediate_value_refers_to_that_value() -> None:

@@ -11,7 +11,7 @@ import functools
 import types
 import weakref
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import torch
@@ -91,7 +91,7 @@ class Pair(nn.Module):
         return self.second(F.relu(self.first(x)))
 
 
-def written(forward: Callable[..., Any], **parts: Any) -> Make:
+def written(forward: Callable[..., Any], **parts: Any) -> Callable[[], Any]:
     """A model of class `Pair` with `forward` and further attributes; functions of no argument make them."""
 
     def make() -> nn.Module:
@@ -142,7 +142,7 @@ def forward_that_is_a_closure() -> nn.Module:
     def forward(x: Tensor) -> Tensor:
         return model.second(F.relu(model.first(x)))
 
-    model.forward = forward
+    model.forward = forward  # type: ignore[method-assign]
     return model
 
 
@@ -223,7 +223,7 @@ class Result:
     extra: dict[str, Any]
 
 
-class ModelOutput(collections.OrderedDict):
+class ModelOutput(collections.OrderedDict[str, Any]):
     def __getattr__(self, name: str) -> Any:
         return self[name]
 
@@ -402,7 +402,7 @@ class ScaledConv(nn.Conv2d):
 
 @feature()
 def forward_replaced_on_the_instance() -> nn.Module:
-    model = Pair()
+    model: Any = Pair()
     model.forward = types.MethodType(lambda self, x: self.second(F.relu(self.first(x))) + 1, model)
     model.first.forward = types.MethodType(
         lambda self, x: F.linear(x, self.weight, self.bias) * 2, model.first
@@ -436,7 +436,7 @@ def methods_other_than_forward() -> nn.Module:
 def super_forward_through_several_bases() -> nn.Module:
     class Doubling:
         def forward(self, x: Tensor) -> Tensor:
-            return super().forward(x * 2)
+            return super().forward(x * 2)  # type: ignore[misc]
 
     class Mixed(Doubling, Pair):
         def forward(self, x: Tensor) -> Tensor:
@@ -475,7 +475,7 @@ def data_parallel_wrapper() -> nn.Module:
 
 @feature()
 def compiled_model() -> nn.Module:
-    return torch.compile(Pair(), backend="eager")
+    return cast(nn.Module, torch.compile(Pair(), backend="eager"))
 
 
 @feature()
@@ -762,7 +762,7 @@ def test_an_input_that_the_forward_overwrites_is_copied_first() -> None:
     model = written(forward)().double()
     (x,) = normal(4)(2, 0)
     before = x.clone()
-    small = materialize(plan_speedup(model, x, first_masked(model))).eval()
+    small: Any = materialize(plan_speedup(model, x, first_masked(model))).eval()
     masked = apply_masks(model, first_masked(model)).eval()
     assert torch.equal(x, before)
     assert small.first.out_features == 5
@@ -784,7 +784,7 @@ def test_what_a_plain_tensor_or_a_written_buffer_holds_keeps_its_size(forward: C
         self.last.copy_(x.detach().mean(0))
         return x
 
-    model = written(forward)().double()
+    model: Any = written(forward)().double()
     type(model).remembered = remembered
     model.register_buffer("last", torch.zeros(8, dtype=torch.float64))
     model.cached = model.first.bias * 2
@@ -804,8 +804,8 @@ def test_a_hook_of_a_closure_over_something_else_is_shared_not_copied() -> None:
 
 
 def test_a_lambda_of_the_small_model_calls_the_small_layers() -> None:
-    model = lambda_that_calls_a_layer_of_the_model().double()
-    small = materialize(plan_speedup(model, normal(4)(2, 0), first_masked(model)))
+    model: Any = lambda_that_calls_a_layer_of_the_model().double()
+    small: Any = materialize(plan_speedup(model, normal(4)(2, 0), first_masked(model)))
     (cell,) = small.run.__closure__
     assert cell.cell_contents is small
     assert model.run.__closure__[0].cell_contents is model
@@ -893,7 +893,8 @@ def test_inputs_may_be_views_of_one_tensor() -> None:
     model = written(lambda self, x, y: self.second(F.relu(self.first(x)) * y.sum()))()
     whole = torch.randn(6, 4)
     plan = plan_speedup(model, (whole[:2], whole), first_masked(model))
-    assert materialize(plan).first.out_features == 5
+    small: Any = materialize(plan)
+    assert small.first.out_features == 5
 
 
 def test_relative_error_is_of_the_models_own_dtype() -> None:

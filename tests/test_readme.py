@@ -28,7 +28,7 @@ def _commands() -> Callable[[str], tuple[str, ...]]:
     return module.commands
 
 
-def test_readme_holds_two_commands_that_set_themselves_up():
+def test_readme_holds_two_commands_that_set_themselves_up() -> None:
     commands = _commands()(README)
 
     assert len(commands) == 2
@@ -39,7 +39,7 @@ def test_readme_holds_two_commands_that_set_themselves_up():
     assert "-m pytest" in commands[1]
 
 
-def test_commands_stand_on_the_first_screen():
+def test_commands_stand_on_the_first_screen() -> None:
     last_command = README.index(_commands()(README)[1])
 
     assert README[:last_command].count("\n") < 30
@@ -58,12 +58,12 @@ def test_commands_stand_on_the_first_screen():
     ],
     ids=["none", "unmarked", "one", "three", "two lines", "empty", "not adjacent"],
 )
-def test_anything_but_two_one_line_commands_is_refused(text: str):
+def test_anything_but_two_one_line_commands_is_refused(text: str) -> None:
     with pytest.raises(ValueError, match=r"README\.md"):
         _commands()(text)
 
 
-def test_first_example_runs_as_it_stands(capsys: pytest.CaptureFixture[str]):
+def test_first_example_runs_as_it_stands(capsys: pytest.CaptureFixture[str]) -> None:
     example = re.search(r"^```python\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)
     assert example is not None
     case = lenet()
@@ -77,7 +77,7 @@ def test_first_example_runs_as_it_stands(capsys: pytest.CaptureFixture[str]):
     assert "conv1" in capsys.readouterr().out
 
 
-def test_what_is_said_of_saving_runs_as_it_stands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_what_is_said_of_saving_runs_as_it_stands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     example = re.search(r"^## Saving$.*?^```python\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)
     assert example is not None
     case = lenet()
@@ -94,7 +94,7 @@ def test_what_is_said_of_saving_runs_as_it_stands(tmp_path: Path, monkeypatch: p
     assert torch.equal(again(x), small(x))
 
 
-def test_sources_of_masks_run_as_they_stand(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_sources_of_masks_run_as_they_stand(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     example = re.search(
         r"^<!-- run by tests/test_readme.py -->\n```python\n(.*?)^```$", README, re.MULTILINE | re.DOTALL
     )
@@ -118,7 +118,7 @@ def test_sources_of_masks_run_as_they_stand(tmp_path: Path, monkeypatch: pytest.
     assert int(masks["conv1.weight"].sum()) == 3
 
 
-def test_plan_of_several_calls_runs_as_it_stands(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+def test_plan_of_several_calls_runs_as_it_stands(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     example = re.search(
         r"^## Several calls, every size$.*?^```python\n(.*?)^```$.*?^```text\n(.*?)^```$",
         README,
@@ -140,6 +140,6 @@ def test_plan_of_several_calls_runs_as_it_stands(tmp_path: Path, capsys: pytest.
             torch.testing.assert_close(small_one, masked_one, rtol=1e-4, atol=1e-5)
 
 
-def test_every_error_named_exists():
+def test_every_error_named_exists() -> None:
     for name in set(re.findall(r"`(\w+Error)`", README)) - {"ValueError", "TypeError", "KeyError"}:
         assert issubclass(getattr(speedup, name), speedup.SpeedupError)

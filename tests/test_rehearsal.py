@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
@@ -60,7 +62,7 @@ def test_plan_that_changes_no_code_is_not_rehearsed() -> None:
 
 
 def test_hollow_copy_has_the_new_shapes_and_next_to_no_memory() -> None:
-    model = nn.Sequential(nn.Linear(400, 300), nn.Linear(300, 2))
+    model: Any = nn.Sequential(nn.Linear(400, 300), nn.Linear(300, 2))
     rows = tuple(range(100))
     edits = (
         Slice("0.weight", 0, rows),
@@ -68,7 +70,7 @@ def test_hollow_copy_has_the_new_shapes_and_next_to_no_memory() -> None:
         Slice("1.weight", 1, rows),
         SetAttribute("0", "out_features", 300, 100),
     )
-    hollow = hollow_copy(model, edits)
+    hollow: Any = hollow_copy(model, edits)
     assert [tuple(p.shape) for p in hollow.parameters()] == [(100, 400), (100,), (2, 100), (2,)]
     assert all(p.untyped_storage().nbytes() <= 4 for p in hollow.parameters())
     assert hollow[0].out_features == 100 and model[0].out_features == 300

@@ -140,6 +140,7 @@ def test_plans_of_other_versions_are_refused(version: int, other: object) -> Non
 @pytest.mark.parametrize("part", ["subject", "report"])
 def test_damaged_plans_are_refused(version: int, part: str) -> None:
     body = json.loads(text_of(version))
+    damaged: object
     for damaged in (None, [], {}, {**body[part], "more": 1}):
         with pytest.raises(PlanFormatError):
             Plan.from_json(json.dumps({**body, part: damaged}))
@@ -177,9 +178,9 @@ def test_pickles_of_today_name_stable_addresses_alone(name: str) -> None:
     small = materialize(plan_speedup(pickled_model(name), pickled_example(name), pickled_masks(name)))
     for value in (small, resolve_masks(pickled_model(name), pickled_masks(name))):
         named = {
-            argument.split()[0]
+            str(argument).split()[0]
             for operation, argument, _ in pickletools.genops(pickle.dumps(value, 2))
-            if operation.name == "GLOBAL" and argument.startswith("speedup")
+            if operation.name == "GLOBAL" and str(argument).startswith("speedup")
         }
         assert named == {"speedup._stable"}
 

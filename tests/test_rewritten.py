@@ -161,5 +161,5 @@ def test_kinds_of_methods_stay() -> None:
 
     one = Rewritten("one", "@staticmethod\ndef one(x):\n    return x + 1\n")
     two = Rewritten("two", "@classmethod\ndef two(cls, x):\n    return cls.one(x) + 1\n")
-    made = rewritten_class(Kinds, (one, two))
+    made: Any = rewritten_class(Kinds, (one, two))
     assert (made().one(0), made.two(0)) == (1, 2)

@@ -205,6 +205,8 @@ def test_a_tied_parameter_is_one_value_under_its_first_name() -> None:
 
 
 class Block(nn.Module):
+    scale: Tensor
+
     def __init__(self) -> None:
         super().__init__()
         self.fc = nn.Linear(4, 4)
@@ -252,7 +254,7 @@ def test_state_has_the_models_names_and_origins() -> None:
 
 
 def test_tensors_share_storage_with_the_model() -> None:
-    model = Block()
+    model: Any = Block()
     tensors = traced(model).tensors
     assert tensors["fc.weight"].data_ptr() == model.fc.weight.data_ptr()
     assert tensors["scale"].data_ptr() == model.scale.data_ptr()

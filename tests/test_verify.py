@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from typing import Any
 
 import pytest
 import torch
@@ -8,7 +9,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from speedup import (
-    STANDARD,
     EquivalenceError,
     OutputError,
     Plan,
@@ -23,6 +23,7 @@ from speedup.engine.lattice import Fact, constant, indicator
 from speedup.ir.graph import Op
 from speedup.rules.pointwise import ELEMENTWISE
 from speedup.rules.rule import Facts, Lives
+from tests.support.ruled import extended
 from tests.support.untouched import differences, snapshot
 
 Masks = Mapping[str, Mapping[str, Tensor]]
@@ -87,10 +88,12 @@ def test_structural_verification_runs_nothing(plan: Plan, small: nn.Module) -> N
 
 def test_verifying_touches_nothing(plan: Plan, small: nn.Module) -> None:
     small.train()
-    before, model_before = snapshot(small), snapshot(plan.subject.model)
+    model = plan.subject.model
+    assert model is not None
+    before, model_before = snapshot(small), snapshot(model)
     verify(plan, small)
     assert differences(before, snapshot(small)) == ()
-    assert differences(model_before, snapshot(plan.subject.model)) == ()
+    assert differences(model_before, snapshot(model)) == ()
 
 
 def _nudge(name: str, by: float) -> Callable[[nn.Module], None]:
@@ -101,7 +104,7 @@ def _nudge(name: str, by: float) -> Callable[[nn.Module], None]:
     return tamper
 
 
-def _shift_statistics(small: nn.Module) -> None:
+def _shift_statistics(small: Any) -> None:
     small.norm.running_var.mul_(1.01)
 
 
@@ -132,19 +135,19 @@ def test_nan_in_the_small_model_is_an_output_error(plan: Plan, small: nn.Module)
         verify(plan, small)
 
 
-def _other_function(small: nn.Module) -> None:
+def _other_function(small: Any) -> None:
     small.act = nn.GELU()
 
 
-def _other_stride(small: nn.Module) -> None:
+def _other_stride(small: Any) -> None:
     small.second.stride = (2, 2)
 
 
-def _other_padding(small: nn.Module) -> None:
+def _other_padding(small: Any) -> None:
     small.second.padding = (2, 2)
 
 
-def _one_layer_more(small: nn.Module) -> None:
+def _one_layer_more(small: Any) -> None:
     small.act = nn.Sequential(small.act, nn.ReLU())
 
 
@@ -157,11 +160,11 @@ def _fewer_channels(small: nn.Module) -> None:
     small.second = nn.Conv2d(3, 4, 3, padding=1).double()
 
 
-def _no_bias(small: nn.Module) -> None:
+def _no_bias(small: Any) -> None:
     small.second.bias = None
 
 
-def _other_eps(small: nn.Module) -> None:
+def _other_eps(small: Any) -> None:
     small.norm.eps = 1e-3
 
 
@@ -210,7 +213,7 @@ class Swapped(nn.Module):
 
 def test_outputs_in_another_order_are_a_structure_error() -> None:
     plan = plan_speedup(Swapped(), torch.randn(2, 4))
-    small = materialize(plan, verify="none")
+    small: Any = materialize(plan, verify="none")
     small.first = False
     with pytest.raises(StructureError, match="outputs are computed by other operations"):
         verify(plan, small)
@@ -235,10 +238,10 @@ def test_wrong_rule_of_softmax_gives_an_error_in_place_of_a_model() -> None:
     masks = {"after": {"weight": torch.ones(5, 6)}}
     masks["after"]["weight"][:, [1, 2]] = 0
     right = plan_speedup(model, vectors(2), masks)
-    assert materialize(right).before.out_features == 6
-    rules = STANDARD | {torch.ops.aten.softmax.int: ELEMENTWISE}
+    assert materialize(right).get_submodule("before").out_features == 6
+    rules = extended({torch.ops.aten.softmax.int: ELEMENTWISE})
     wrong = plan_speedup(model, vectors(2), masks, rules=rules)
-    assert materialize(wrong, verify="none").before.out_features == 4
+    assert materialize(wrong, verify="none").get_submodule("before").out_features == 4
     with pytest.raises(OutputError, match="was not handed out"):
         materialize(wrong)
 
@@ -265,8 +268,9 @@ def test_wrong_rule_of_tanh_gives_an_error_in_place_of_a_model(rule: Rule) -> No
     model = nn.Sequential(nn.Linear(8, 6), nn.Tanh(), nn.Linear(6, 5)).double()
     masks = {"0": rows(model[0], 1), "2": {"weight": torch.ones(5, 6)}}
     masks["2"]["weight"][:, 3] = 0
-    assert materialize(plan_speedup(model, vectors(2), masks))[0].out_features == 4
-    rules = STANDARD | {torch.ops.aten.tanh.default: rule}
+    small = materialize(plan_speedup(model, vectors(2), masks))
+    assert small.get_submodule("0").out_features == 4
+    rules = extended({torch.ops.aten.tanh.default: rule})
     with pytest.raises(EquivalenceError):
         materialize(plan_speedup(model, vectors(2), masks, rules=rules))
 
@@ -292,7 +296,7 @@ class FixedBatch(nn.Module):
 def test_model_of_one_batch_size_is_compared_at_that_size_only() -> None:
     model = FixedBatch()
     plan = plan_speedup(model, vectors(2), {"layer": rows(model.layer, 0)})
-    small = materialize(plan)
+    small: Any = materialize(plan)
     assert small.layer.out_features == 5
     assert verify(plan, small).batch_sizes == (2,)
     _nudge("head.weight", 0.1)(small)
@@ -343,6 +347,8 @@ def test_error_in_a_small_output_counts_by_its_own_size() -> None:
 
 class Counting(nn.Module):
     """Writes to a buffer in its forward."""
+
+    steps: Tensor
 
     def __init__(self) -> None:
         super().__init__()

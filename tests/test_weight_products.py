@@ -14,7 +14,7 @@ from speedup import STANDARD, Plan, Rule, apply_masks, make_masks, materialize, 
 from speedup.engine.lattice import Fact, along, fact, vector
 from speedup.ir.graph import Op
 from speedup.pruners import Norm
-from speedup.rules import rule_for
+from speedup.rules import Rules, rule_for
 from speedup.rules.rule import Facts, Lives, equal
 from speedup.rules.site import Site
 from speedup.rules.weights import Product, WeightRule
@@ -110,13 +110,14 @@ class Chained(nn.Module):
         return self.last(torch.relu(self.form(torch.relu(self.first(x)), self.w)))
 
 
-RULES = STANDARD | {
+RULES: Rules = {
+    **STANDARD,
     torch.ops.speedup_tests.projected.default: Rule(
         couple=_as_linear,
         known=_known,
         live=_live,
         weight=WeightRule(_product),
-    )
+    ),
 }
 
 
@@ -176,7 +177,7 @@ def test_rule_of_a_products_operator_is_asked_not_its_name() -> None:
     torch.manual_seed(0)
     mask = torch.ones(6, 1)
     mask[[1, 4]] = 0
-    rules = STANDARD | {torch.ops.aten.linear.default: without}
+    rules = {**STANDARD, torch.ops.aten.linear.default: without}
     model = Projected(FORMS["linear"])
     plan = plan_speedup(model, torch.randn(3, 4, dtype=torch.float64), {"w": mask}, rules=rules)
     assert plan.blocked == () and plan.report.portions == ()

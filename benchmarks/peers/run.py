@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 import tempfile
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +41,7 @@ def run(settings: Settings, tools: tuple[str, ...] = TOOLS) -> None:
                 dense = _write(job, name, recipe, settings)
                 for tool in tools:
                     key = f"{name}/{recipe}/{tool}"
-                    settings.measure("peers", key, lambda t=tool, j=job, d=dense: _row(t, j, d))
+                    settings.measure("peers", key, partial(_row, tool, job, dense))
 
 
 def _write(job: Path, name: str, recipe: str, settings: Settings) -> Row:

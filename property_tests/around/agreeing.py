@@ -17,7 +17,7 @@ def agreeing_masks(draw: st.DrawFn, model: nn.Module) -> MaskSpec:
     spared = (
         {name for name in names if name.endswith(("shift", "bias"))} if pick(draw, False, True) else set()
     )
-    if names and pick(draw, False, False, True):
+    if bool(names) and pick(draw, False, False, True):
         spared.add(draw(st.sampled_from(names)))
     cuts = []
     for name in names:

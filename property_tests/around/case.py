@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from functools import cache
-from typing import Literal
+from typing import Literal, cast
 
 import attrs
 import torch
@@ -128,7 +128,8 @@ class OperatorCase:
             model = masked_copy(model, self.masks)
         plan = plan_speedup(model, x, mask_argument(self.masks, model))
         small, example = materialize(plan, verify="none"), example_from(x)
-        shapes = [[t.shape for t in output_of(one, example, x)] for one in (model, small)]
+        outputs = [cast("tuple[Tensor, ...]", output_of(one, example, x)) for one in (model, small)]
+        shapes = [[t.shape for t in output] for output in outputs]
         assert shapes[0] == shapes[1], f"the outputs are of shapes {shapes[1]}, not {shapes[0]}"
         return plan
 
@@ -143,13 +144,14 @@ def cases_around(draw: st.DrawFn, operator: str) -> OperatorCase:
     dims = (pick(draw, -2, -1, -3),) if agreeing else (1, 0, 2, -1)
     stems = tuple(_draw_stem(draw, call, o.sampler, dims) for o in call.operands if not o.state)
     needs_input = not stems or not result_shapes(operator, number)
+    bypasses: tuple[Bypass, ...] = ("add", "multiply") if needs_input else ("none", "none", "add", "multiply")
     bare = OperatorCase(
         operator,
         number,
         stems,
         leave=_draw_layer(draw, ("nothing", "nothing", "scale", "mix", "deep"), dims),
         head=pick(draw, True, True, True, False),
-        bypass=pick(draw, *((() if needs_input else ("none", "none")) + ("add", "multiply"))),
+        bypass=pick(draw, *bypasses),
         seed=draw(st.integers(0, 999)),
         beside=_draw_layer(draw, ("mix", "deep", "scale"), dims),
     )

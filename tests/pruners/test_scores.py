@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import itertools
 import math
+from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -48,6 +50,7 @@ X = torch.randn(3, 2, 5, 5, generator=torch.Generator().manual_seed(1))
 
 def _net() -> _Net:
     model = _Net().eval()
+    assert model.bn.running_mean is not None
     for parameter in (*model.bn.parameters(), model.bn.running_mean):
         nn.init.normal_(parameter)
     return model
@@ -62,7 +65,7 @@ def _scored(scores: Scores, model: nn.Module) -> dict[str, list[float]]:
 
 
 def _filters(model: _Net, path: str) -> list[list[float]]:
-    weight = model.get_submodule(path).weight
+    weight = model.get_parameter(f"{path}.weight")
     channels = range(weight.shape[1 if path == "up" else 0])
     return [(weight[:, c] if path == "up" else weight[c]).flatten().tolist() for c in channels]
 
@@ -177,7 +180,7 @@ def test_taylor_of_weights_is_the_sum_of_squares_of_gradient_times_weight() -> N
     model = _net()
     found = _scored(TaylorWeight(BATCHES, _loss), model)
     for path in PATHS:
-        weight = model.get_submodule(path).weight
+        weight = model.get_parameter(f"{path}.weight")
         total = torch.zeros(len(found[f"{path}.weight"]), dtype=torch.float64)
         for batch in BATCHES:
             (gradient,) = torch.autograd.grad(_loss(model, batch), [weight])
@@ -200,7 +203,7 @@ def test_scores_without_data_are_refused(scores: Scores) -> None:
         (lambda model, batch: model(batch[0]).sum().item(), "gave float"),
     ],
 )
-def test_a_loss_must_be_a_scalar(loss, says: str) -> None:
+def test_a_loss_must_be_a_scalar(loss: Callable[[nn.Module, Any], Any], says: str) -> None:
     for scores in (TaylorOutput(BATCHES, loss), TaylorWeight(BATCHES, loss)):
         with pytest.raises(PruningError, match=says):
             scores(_net(), _layers(_net()))

@@ -65,7 +65,9 @@ def rows_masked(model: nn.Module, generator: torch.Generator) -> dict[str, Tenso
         if torch.rand((), generator=generator) > 0.5 and weight.shape[0] == CHANNELS:
             masks[f"{name}.bias"] = keep.double()
     read = torch.rand(CHANNELS, generator=generator) > 0.3
-    masks["leave.weight"] = read.double().reshape(1, -1, 1, 1).expand(model.leave.weight.shape)
+    masks["leave.weight"] = (
+        read.double().reshape(1, -1, 1, 1).expand(model.get_parameter("leave.weight").shape)
+    )
     return masks
 
 

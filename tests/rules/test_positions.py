@@ -161,7 +161,9 @@ SAMPLED: dict[str, Callable[[], Case]] = {
         (2, 3, 3, 2),
     ),
     "max_unpool": lambda: case(
-        lambda x, i: F.max_unpool2d(x, i, 2), Tensors((1, 3, 2, 2), zeros_or_image), where((1, 3, 2, 2), 16)
+        lambda x, i: F.max_unpool2d(x, i, (2, 2)),
+        Tensors((1, 3, 2, 2), zeros_or_image),
+        where((1, 3, 2, 2), 16),
     ),
     "embedding_bag": lambda: direct_case(BAG, weight_like(5, 4), where((7,), 5), FIRSTS),
     "embedding_bag_weighted": lambda: direct_case(

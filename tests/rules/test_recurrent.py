@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Mapping
-from functools import cache
+from functools import cache, partial
 from typing import Any
 
 import pytest
@@ -32,7 +32,7 @@ CELLS: dict[str, Callable[..., nn.RNNCellBase]] = {
     "lstm": nn.LSTMCell,
     "gru": nn.GRUCell,
     "rnn_tanh": nn.RNNCell,
-    "rnn_relu": lambda *sizes, **options: nn.RNNCell(*sizes, nonlinearity="relu", **options),
+    "rnn_relu": partial(nn.RNNCell, nonlinearity="relu"),
 }
 
 
@@ -73,12 +73,12 @@ def _step(kind: str, bias: bool = True) -> Case:
 
 
 CASES: dict[str, Callable[[], Case]] = {
-    **{kind: lambda kind=kind: _stack(kind) for kind in GATES},
-    **{f"{kind} in both directions": lambda kind=kind: _stack(kind, 1, 2) for kind in GATES},
-    **{f"two {kind}": lambda kind=kind: _stack(kind, 2, 1, True, True) for kind in GATES},
-    **{f"two {kind} without bias": lambda kind=kind: _stack(kind, 2, 2, False) for kind in GATES},
-    **{f"{kind} cell": lambda kind=kind: _step(kind) for kind in GATES},
-    **{f"{kind} cell without bias": lambda kind=kind: _step(kind, False) for kind in GATES},
+    **{kind: partial(_stack, kind) for kind in GATES},
+    **{f"{kind} in both directions": partial(_stack, kind, 1, 2) for kind in GATES},
+    **{f"two {kind}": partial(_stack, kind, 2, 1, True, True) for kind in GATES},
+    **{f"two {kind} without bias": partial(_stack, kind, 2, 2, False) for kind in GATES},
+    **{f"{kind} cell": partial(_step, kind) for kind in GATES},
+    **{f"{kind} cell without bias": partial(_step, kind, False) for kind in GATES},
 }
 
 
@@ -242,7 +242,7 @@ def test_a_single_step_absorbs_constant_columns(kind: str) -> None:
 @pytest.mark.parametrize(("kind", "gate"), [("lstm", 2), ("gru", 2)])
 def test_a_unit_goes_when_nothing_ever_enters_it(kind: str, gate: int) -> None:
     model = double(Reader(LAYERS[kind](4, 6, batch_first=True)))
-    parameters = dict(model.layer.named_parameters())
+    parameters = dict(model.get_submodule("layer").named_parameters())
     masks = {f"layer.{n}": unit_mask(p, GATES[kind], [1, 4], gate) for n, p in parameters.items()}
     assert shrunk(model, masks)[1].layer.hidden_size == 4
 
@@ -306,7 +306,7 @@ def test_layers_and_directions_keep_different_units_but_equally_many(kind: str) 
 @pytest.mark.parametrize("kind", GATES)
 def test_a_fully_masked_layer_runs_on(kind: str) -> None:
     model = double(Reader(LAYERS[kind](4, 6, num_layers=2, bidirectional=True, batch_first=True)))
-    masks = {f"layer.{n}": torch.zeros_like(p) for n, p in model.layer.named_parameters()}
+    masks = {f"layer.{n}": torch.zeros_like(p) for n, p in model.get_submodule("layer").named_parameters()}
     plan, small = shrunk(model, masks)
     assert small.layer.hidden_size == 1
     assert plan.parameters_after < plan.parameters_before / 4
@@ -449,8 +449,8 @@ def test_an_unbatched_sequence_is_planned_too() -> None:
 
 
 @pytest.mark.parametrize("kind", [nn.LSTM, nn.GRU, nn.RNN])
-def test_a_small_layer_is_a_native_one(kind: type[nn.RNNBase]) -> None:
-    model = Reader(kind(4, 6, 2, bidirectional=True, batch_first=True))
+def test_a_small_layer_is_a_native_one(kind: Callable[..., nn.RNNBase]) -> None:
+    model: Any = Reader(kind(4, 6, 2, bidirectional=True, batch_first=True))
     gates = model.layer.weight_hh_l0.shape[0] // 6
     places = ("0", "0_reverse", "1", "1_reverse")
     masks = unit_masks(model, gates, {place: [0, 3] for place in places})

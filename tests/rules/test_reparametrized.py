@@ -303,7 +303,7 @@ def test_columns_of_a_spectrally_normed_layer_stay_with_a_reason(style: str) -> 
 class Standardized(nn.Conv2d):
     """Filters standardised as timm's `StdConv2d` and `ScaledStdConv2d` do, with a gain."""
 
-    def __init__(self, *sizes: int) -> None:
+    def __init__(self, *sizes: Any) -> None:
         super().__init__(*sizes)
         self.gain = nn.Parameter(torch.ones(self.out_channels, 1, 1, 1))
 

@@ -82,6 +82,10 @@ def as_sequences(*images: Tensor) -> list[Tensor]:
     return [one.flatten(2).mT for one in images]
 
 
+def attend(q: Tensor, k: Tensor, v: Tensor, *, scale: float | None = None) -> Tensor:
+    return F.scaled_dot_product_attention(q, k, v, scale=scale)
+
+
 # Channels that are zero go.
 SHRINKING: dict[str, Function] = {
     "gather": lambda a, b: a.gather(2, positions(1, 1, 3, 4, below=4).expand(a.shape[0], a.shape[1], 3, 4)),
@@ -104,7 +108,7 @@ SHRINKING: dict[str, Function] = {
     "unfold": lambda a, b: F.unfold(a, 3, padding=1),
     "fold": lambda a, b: F.fold(F.unfold(a, 2), (4, 4), 2),
     "grid_sample": lambda a, b: F.grid_sample(a, b[:, :2].movedim(1, -1).tanh(), align_corners=False),
-    "max_unpool": lambda a, b: F.max_unpool2d(*F.max_pool2d(a, 2, return_indices=True), 2),
+    "max_unpool": lambda a, b: F.max_unpool2d(*F.max_pool2d(a, 2, return_indices=True), (2, 2)),
     "nearest_exact": lambda a, b: F.interpolate(a, scale_factor=2, mode="nearest-exact"),
     "antialiased": lambda a, b: F.interpolate(a, size=(3, 2), mode="bilinear", antialias=True),
     "fft2": lambda a, b: torch.fft.fft2(a),
@@ -118,7 +122,7 @@ SHRINKING: dict[str, Function] = {
     "einsum_over_channels": lambda a, b: torch.einsum("bcij,bckl->bijkl", a, b),
     "einsum_ellipsis": lambda a, b: torch.einsum("bc...,bc...->b...", a, b),
     "matmul_over_channels": lambda a, b: a.flatten(2).mT @ b.flatten(2),
-    "attention_scaled": lambda a, b: F.scaled_dot_product_attention(
+    "attention_scaled": lambda a, b: attend(
         *as_sequences(a, b * torch.arange(1, 5).to(b.dtype), b), scale=0.3
     ),
     "baddbmm": lambda a, b: torch.baddbmm(a[:, :, 0, :1], a.flatten(2), b.flatten(2).mT),
@@ -145,7 +149,7 @@ COUNTING: dict[str, Function] = {
     "diff_prepended": lambda a, b: a.diff(dim=2, prepend=b[:, :, :1]),
     "cdist_of_channels": lambda a, b: torch.cdist(a.flatten(2), b.flatten(2)),
     "pairwise_distance": F.pairwise_distance,
-    "attention_with_empty_keys": lambda a, b: F.scaled_dot_product_attention(
+    "attention_with_empty_keys": lambda a, b: attend(
         *as_sequences(a), *(torch.cat([k, k.new_zeros(k.shape[0], 2, 8)], 1) for k in as_sequences(b, b))
     ),
     "attention_grouped": lambda a, b: F.scaled_dot_product_attention(a, b[:, :4], b[:, :4], enable_gqa=True),
@@ -208,7 +212,7 @@ def test_channels_that_are_zero_in_both_go(name: str) -> None:
     plan = plan_speedup(model, image(2, 0), masks)
     assert plan.unknown_operators == ()
     kept = int(masks["left.weight"].sum())
-    left = materialize(plan).get_submodule("left")
+    left: Any = materialize(plan).get_submodule("left")
     assert left.weight.shape[0] == kept, str([b.reason for b in plan.blocked])
 
 

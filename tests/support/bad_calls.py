@@ -155,8 +155,8 @@ INPUTS = (
         "verify of no level",
         errors.InputError,
         ("'fast'", "structure"),
-        lambda m, f: materialize(plan_speedup(m, X), verify="fast"),
-    ),  # type: ignore[arg-type]
+        lambda m, f: materialize(plan_speedup(m, X), verify="fast"),  # type: ignore[arg-type]
+    ),
     Bad(
         "explain of no module",
         errors.UnknownModuleError,

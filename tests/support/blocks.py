@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -191,7 +191,7 @@ class Cut(nn.Module):
 
 def pruned() -> nn.Module:
     """A convolution under `torch.nn.utils.prune`; the masks are in the model."""
-    model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 4, 3))
+    model: Any = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 4, 3))
     with torch.no_grad():
         model[0].weight.copy_(torch.arange(8.0).reshape(8, 1, 1, 1).expand(8, 3, 3, 3) + 1)
     prune.ln_structured(model[0], "weight", 0.5, 2, 0)
@@ -202,7 +202,7 @@ _FOUR = rows(0, 1, 2, 3)
 _IMAGE = (2, 3, 9, 9)
 
 
-def _padded(mode: str) -> Callable[[], nn.Module]:
+def _padded(mode: Literal["zeros", "reflect", "replicate", "circular"]) -> Callable[[], nn.Module]:
     first = nn.Conv2d(3, 8, 3, padding=1, padding_mode=mode)
     return seq(first, nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, 4, 3, padding=1, padding_mode=mode))
 

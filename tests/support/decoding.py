@@ -57,7 +57,7 @@ class EncoderDecoder(nn.Module):
         past: Past | None = None,
     ) -> tuple[Tensor, Tensor, Past]:
         if states is None:
-            source: Call = {self.model.main_input_name: inputs}
+            source: Call = {str(self.model.main_input_name): inputs}
         else:
             source = {"encoder_outputs": transformers().modeling_outputs.BaseModelOutput(states)}
         cache = None if past is None else transformers().EncoderDecoderCache(past)
@@ -79,13 +79,14 @@ def _llama() -> nn.Module:
 
 
 def _t5() -> nn.Module:
-    sizes = {"d_model": 32, "d_kv": 8, "d_ff": 48, "num_layers": 2, "num_heads": 4}
+    sizes: Call = {"d_model": 32, "d_kv": 8, "d_ff": 48, "num_layers": 2, "num_heads": 4}
     return _built("T5", **sizes, decoder_start_token_id=0)
 
 
 def _whisper() -> nn.Module:
-    lengths = {"num_mel_bins": 8, "max_source_positions": _FRAMES // 2, "max_target_positions": 40}
-    return _built("Whisper", **ENCODER_DECODER | lengths | {"use_cache": True})
+    lengths: Call = {"num_mel_bins": 8, "max_source_positions": _FRAMES // 2, "max_target_positions": 40}
+    options: Call = {**ENCODER_DECODER, **lengths, "use_cache": True}
+    return _built("Whisper", **options)
 
 
 def _built(family: str, head: str = "ForConditionalGeneration", **options: Any) -> nn.Module:

@@ -79,7 +79,7 @@ def _bright(module: nn.Module) -> nn.Module:
 
 
 def _pooled(model: Any, x: Tensor) -> Tensor:
-    return model.head(x.mean((2, 3)))  # type: ignore[no-any-return]
+    return model.head(x.mean((2, 3)))
 
 
 def _residual() -> nn.Module:
@@ -101,8 +101,9 @@ class _Attention(nn.Module):
         return x.view(x.shape[0], x.shape[1], self.heads, -1).transpose(1, 2)
 
     def forward(self, x: Tensor) -> Tensor:
-        y = F.scaled_dot_product_attention(*(self._split(layer(x)) for layer in (self.q, self.k, self.v)))
-        return self.out(y.transpose(1, 2).flatten(2))  # type: ignore[no-any-return]
+        q, k, v = (self._split(layer(x)) for layer in (self.q, self.k, self.v))
+        y = F.scaled_dot_product_attention(q, k, v)
+        return self.out(y.transpose(1, 2).flatten(2))
 
 
 def _attention() -> nn.Module:
@@ -152,9 +153,9 @@ def _depthwise() -> nn.Module:
 
 
 def _tied() -> nn.Module:
-    model = Wired(lambda m, x: m.head(torch.tanh(m.inner(x))), inner=nn.Linear(8, 8), head=nn.Linear(8, 8))
-    model.head.weight = model.inner.weight
-    return model
+    inner, head = nn.Linear(8, 8), nn.Linear(8, 8)
+    head.weight = inner.weight
+    return Wired(lambda m, x: m.head(torch.tanh(m.inner(x))), inner=inner, head=head)
 
 
 class _Words(nn.Module):
@@ -166,7 +167,7 @@ class _Words(nn.Module):
         self.head.weight = self.table.weight
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.head(self.table((x > 0).long()))  # type: ignore[no-any-return]
+        return self.head(self.table((x > 0).long()))
 
 
 def _shared() -> nn.Module:
@@ -182,7 +183,7 @@ def _recurrent() -> nn.Module:
 def _island() -> nn.Module:
     def run(m: Any, x: Tensor) -> Tensor:
         x = m.inner(x)
-        return m.head(x) if float(x.sum()) > 0 else m.head(-x)  # type: ignore[no-any-return]
+        return m.head(x) if float(x.sum()) > 0 else m.head(-x)
 
     return Wired(run, inner=nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 8)), head=nn.Linear(8, 2))
 
@@ -343,7 +344,7 @@ STAYING = (
     ),
 )  # fmt: skip
 
-GOING = (
+_GOING = (
     Case("masked filter", _normed, IMAGES, {"conv.weight": (2,)}, "conv", (2,),
          (Said("masked in conv.weight", CONV, "conv"), Said("folded into bias of head", LINEAR, "head"))),
     Case("masked scale", _normed, IMAGES, {"norm.weight": (4,)}, "conv", (4,),
@@ -373,4 +374,4 @@ GOING = (
          (Said("masked in layer.weight_ih_l0", "aten.lstm.input", "layer"),), axis="units of l0"),
 )  # fmt: skip
 
-GOING = tuple(evolve(case, stays=False) for case in GOING)
+GOING = tuple(evolve(case, stays=False) for case in _GOING)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from types import MappingProxyType
 
@@ -31,13 +31,17 @@ class MaskedModel:
     other_inputs: MakeInputs | None = None
 
 
+def _as_tuple(indices: Iterable[int]) -> tuple[int, ...]:
+    return tuple(indices)
+
+
 @frozen
 class Cut:
     """Indices of one dimension of a parameter that masks remove; the others of the parameter stay."""
 
     parameter: str
     dim: int
-    indices: tuple[int, ...] = field(converter=tuple)
+    indices: tuple[int, ...] = field(converter=_as_tuple)
     masked: bool = True
     """False where nothing masks them, and they go because nothing reads them any more."""
 
@@ -73,12 +77,12 @@ def shapes_after(model: nn.Module, cuts: tuple[Cut, ...]) -> Mapping[str, tuple[
     return MappingProxyType({name: tuple(shape) for name, shape in shapes.items()})
 
 
-def normal(*shape: int) -> MakeInputs:
+def normal(*shape: int) -> Callable[[int, int], Tensor]:
     """Standard normal float64 tensors (batch, *shape)."""
     return partial(_normal, shape)
 
 
-def token_ids(length: int, vocabulary: int) -> MakeInputs:
+def token_ids(length: int, vocabulary: int) -> Callable[[int, int], Tensor]:
     """Random token ids (batch, length)."""
     return partial(_token_ids, length, vocabulary)
 

@@ -14,7 +14,6 @@ from attrs import evolve, frozen
 from torch import Tensor, nn
 
 from tests.support.lively import Inputs
-from tests.support.masking import Masks
 from tests.support.untouched import differences, snapshot
 
 if TYPE_CHECKING:
@@ -84,7 +83,7 @@ class Exactness:
 
 def check_exact(
     model: nn.Module,
-    masks: Masks | None,
+    masks: Mapping[str, object] | None,
     make_inputs: MakeInputs,
     *,
     name: str = "",
@@ -149,7 +148,11 @@ def relative_error(masked: nn.Module, small: nn.Module, inputs: Sequence[Inputs]
 
 
 def _compacted(
-    result: Exactness, model: nn.Module, masks: Masks | None, make_inputs: MakeInputs, also_verified: bool
+    result: Exactness,
+    model: nn.Module,
+    masks: Mapping[str, object] | None,
+    make_inputs: MakeInputs,
+    also_verified: bool,
 ) -> tuple[Exactness, nn.Module]:
     from speedup import materialize, plan_speedup
 

@@ -225,11 +225,13 @@ def run_restated(analysis: Analysis, op: Op, small: Sequence[Tensor]) -> Sequenc
             dims = op.get("dim") or list(range(small[0].ndim))
             return [small[0].sum(dims, op.get("keepdim", False)) / total]
         case PartialLayerNorm(dropped, total, dropped_sum, dropped_squares):
+            affine: list[Tensor | None] = [*small[1:], None, None]
             return [
                 partial_layer_norm(
                     small[0],
                     op["normalized_shape"],
-                    *small[1:],
+                    weight=affine[0],
+                    bias=affine[1],
                     eps=op["eps"],
                     dropped=dropped,
                     total=total,

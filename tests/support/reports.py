@@ -58,7 +58,9 @@ def small() -> Report:
 
 def residual(blocks: int) -> Report:
     """`blocks` blocks of three layers each, one behind the other, each with a residual addition."""
-    layers, links, junctions = [], [], []
+    layers: list[Layer] = []
+    links: list[tuple[str, str]] = []
+    junctions: list[Junction] = []
     last = None
     for number in range(blocks):
         names = [f"model.layers.{number}.{name}" for name in ("norm", "up", "down")]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from speedup.rules import STANDARD, Operator, rule_for
+from speedup.rules import STANDARD, Operator, Rules, rule_for
 from tests.support.example_calls import Overload, overloads_of
 
 _GPU = "has a kernel for GPUs only"
@@ -20,6 +20,11 @@ UNCALLABLE: dict[str, str] = {
 }
 # Nobody may rely on what they return, so there is nothing to compare.
 UNDEFINED = frozenset({"aten.empty.memory_format", "aten.empty_like.default", "aten.new_empty.default"})
+
+
+def extended(rules: Rules) -> Rules:
+    """The standard rules and others, joined as the README says: `STANDARD` is read-only, but takes `|`."""
+    return STANDARD | rules  # type: ignore[operator]
 
 
 def own_overloads(key: Operator | str) -> list[Overload]:

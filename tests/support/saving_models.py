@@ -73,6 +73,8 @@ class Attending(nn.Module):
 class Tied(nn.Module):
     """An embedding that is also the head, and a table that no state dict holds."""
 
+    table: Tensor
+
     def __init__(self) -> None:
         super().__init__()
         self.embedding = nn.Embedding(11, 8)
@@ -172,7 +174,7 @@ def half() -> nn.Module:
 
 def channels_last() -> nn.Module:
     """Convolutions whose weights lie in another order."""
-    return Residual().to(memory_format=torch.channels_last)
+    return Residual().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
 
 @frozen(eq=False)

@@ -242,7 +242,7 @@ class ImagePositions(Images):
         self.pos = nn.Parameter(torch.zeros(1, 64, WIDTH))
 
     def middle(self, y: Tensor, x: Tensor) -> Tensor:
-        pos = self.pos
+        pos: Tensor = self.pos
         if y.shape[2] * y.shape[3] != pos.shape[1] or y.shape[2] != y.shape[3]:
             pos = pos.reshape(1, 8, 8, -1).permute(0, 3, 1, 2)
             pos = F.interpolate(pos, size=y.shape[2:], mode="bicubic").flatten(2).transpose(1, 2)
@@ -341,7 +341,7 @@ class Detection(Images):
         super().__init__()
         self.attention = nn.MultiheadAttention(WIDTH, 2, batch_first=True)
 
-    def forward(self, x: Tensor, mask: Tensor) -> Tensor:
+    def forward(self, x: Tensor, mask: Tensor) -> Tensor:  # type: ignore[override]
         y = torch.tanh(self.p(torch.relu(self.wide(x))))
         tokens, where = y.flatten(2).transpose(1, 2), self.sines(mask).flatten(1, 2).to(y.dtype)
         query = tokens + where

@@ -308,6 +308,8 @@ class PaddedChunks(Attention):
 class Causal(Attention):
     """Masked by a table of the longest length, cut to this one."""
 
+    mask: Tensor
+
     def __init__(self) -> None:
         super().__init__()
         self.register_buffer("mask", torch.full((16, 16), -1e9).triu(1), persistent=False)
@@ -410,7 +412,7 @@ class Interpolated(Added):
         self.pos = nn.Parameter(torch.zeros(1, 5, WIDTH))
 
     def middle(self, y: Tensor, x: Tensor) -> Tensor:
-        pos = self.pos
+        pos: Tensor = self.pos
         if x.shape[1] != pos.shape[1]:
             pos = F.interpolate(pos.transpose(1, 2), size=x.shape[1], mode="linear").transpose(1, 2)
         return torch.sigmoid(y + pos)

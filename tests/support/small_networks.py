@@ -60,7 +60,7 @@ class RecurrentClassifier(nn.Module):
         return self.head(F.relu(self.hidden(states[:, -1])))
 
 
-def _cnn() -> nn.Module:
+def _cnn() -> nn.Sequential:
     return nn.Sequential(
         nn.Conv2d(3, 16, 3, padding=1, bias=False),
         nn.BatchNorm2d(16),
@@ -101,7 +101,8 @@ def _transformer_encoder() -> nn.Module:
 
 def _pruned() -> MaskedModel:
     """Under `torch.nn.utils.prune`, whose hooks make the weights anew at each call; no masks but its own."""
-    model = masked_model(_cnn(), l1_half_masks, normal(3, 12, 12)).model
+    model = _cnn()
+    masked_model(model, l1_half_masks, normal(3, 12, 12))
     prune.ln_structured(model[0], "weight", 0.5, 2, 0)
     prune.l1_unstructured(model[3], "weight", 0.3)
     return MaskedModel(model, {}, normal(3, 12, 12))

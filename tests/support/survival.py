@@ -28,6 +28,7 @@ Trial: TypeAlias = Callable[[nn.Module, nn.Module, MakeInputs], None]
 TRIALS: Mapping[str, Trial] = USE_TRIALS | EXPORT_TRIALS
 # C++ is compiled in this one, which takes a minute where the others take seconds: on request only.
 ON_REQUEST = frozenset({"inductor"})
+_UNASKED = tuple(trial for trial in TRIALS if trial not in ON_REQUEST)
 
 _REASON_LENGTH = 160
 
@@ -74,7 +75,7 @@ def survivals(
     make_inputs: MakeInputs,
     *,
     name: str = "",
-    trials: Sequence[str] = tuple(trial for trial in TRIALS if trial not in ON_REQUEST),
+    trials: Sequence[str] = _UNASKED,
 ) -> Survival:
     """Put `small` to each of `trials`, and `model` too where `small` fails.
 

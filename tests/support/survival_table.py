@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 from tests.support.survival import TRIALS, Finding, Outcome, Survival
 
@@ -35,7 +36,7 @@ def to_property(survival: Survival) -> list[object]:
     return [survival.name, [[it.trial, it.outcome.name, it.reason] for it in survival.findings]]
 
 
-def from_property(row: list[object]) -> Survival:
+def from_property(row: list[Any]) -> Survival:
     """The inverse of `to_property`."""
     name, findings = row
     return Survival(str(name), tuple(Finding(t, Outcome[o], why) for t, o, why in findings))

@@ -225,6 +225,7 @@ def _enliven_frozen_norms(model: nn.Module) -> None:
     def uniform(like: Tensor, low: float, high: float) -> Tensor:
         return low + (high - low) * torch.rand(like.shape, generator=generator, dtype=like.dtype)
 
+    norm: Any
     for norm in model.modules():
         if type(norm).__name__ == "FrozenBatchNorm2d":
             norm.weight.copy_(uniform(norm.weight, 0.5, 1.5))

@@ -21,6 +21,10 @@ from tests.support import vision
 _CLASSES = 10
 
 
+def _read_only(options: Mapping[str, object]) -> Mapping[str, object]:
+    return MappingProxyType(options)
+
+
 @frozen
 class _Choice:
     """The model that stands for a family.
@@ -37,7 +41,7 @@ class _Choice:
     size: int = 96
     other: int | None = None
     sized: bool = False
-    options: Mapping[str, object] = attrs.field(factory=dict, converter=MappingProxyType, hash=False)
+    options: Mapping[str, object] = attrs.field(factory=dict, converter=_read_only, hash=False)
 
 
 # Built for images as they come.
@@ -86,7 +90,7 @@ _SPECIAL = {
 
 
 def _pairs(table: str) -> dict[str, str]:
-    return dict(entry.split("=") for entry in table.split())  # type: ignore[misc]
+    return dict(entry.split("=") for entry in table.split())
 
 
 _CHOICES: Mapping[str, _Choice] = (

@@ -75,6 +75,10 @@ def waveform(sample: Sample) -> Call:
     }
 
 
+def _read_only(options: Mapping[str, Any]) -> Mapping[str, Any]:
+    return MappingProxyType(options)
+
+
 @frozen
 class Case:
     """How one class is built and called.
@@ -88,7 +92,7 @@ class Case:
     """
 
     config: str
-    options: Mapping[str, Any] = attrs.field(converter=MappingProxyType, hash=False)
+    options: Mapping[str, Any] = attrs.field(converter=_read_only, hash=False)
     call: Callable[[Sample], Call] = tokens
     size: int = 9
     other: int | None = 12

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -77,7 +78,7 @@ def onnx_exported(model: nn.Module, original: nn.Module, make_inputs: MakeInputs
         require_close(outputs(single, inputs), outputs(program, inputs), _SINGLE_PRECISION)
 
 
-EXPORT_TRIALS = {
+EXPORT_TRIALS: dict[str, Callable[[nn.Module, nn.Module, MakeInputs], None]] = {
     "compile": partial(compiled, backend="aot_eager", whole=False),
     "fullgraph": partial(compiled, backend="aot_eager", whole=True),
     "inductor": partial(compiled, backend="inductor", whole=False),

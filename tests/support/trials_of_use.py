@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import io
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -85,7 +86,7 @@ def training_step(model: nn.Module, original: nn.Module, make_inputs: MakeInputs
     assert moved, "the step did not change the outputs"
 
 
-USE_TRIALS = {
+USE_TRIALS: dict[str, Callable[[nn.Module, nn.Module, MakeInputs], None]] = {
     "pickle": pickled,
     "state_dict": state_dict,
     "deepcopy": deep_copied,

@@ -132,9 +132,9 @@ def _recorded_parameters(name: str) -> int:
 def _import_with_declared_operators() -> ModuleType:
     for module in [module for module in sys.modules if module.split(".")[0] == "torchvision"]:
         del sys.modules[module]
-    library = torch.library.Library("torchvision", "FRAGMENT")  # type: ignore[no-untyped-call]
+    library = torch.library.Library("torchvision", "FRAGMENT")
     for schema in _OPERATORS:
-        library.define(schema)  # type: ignore[no-untyped-call]
+        library.define(schema)
     _LIBRARIES.append(library)
     try:
         return importlib.import_module("torchvision.models")

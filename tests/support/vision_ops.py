@@ -29,10 +29,10 @@ def provide() -> None:
     extension = importlib.import_module("torchvision.extension")
     if extension._has_ops():
         return
-    library = torch.library.Library("torchvision", "FRAGMENT")  # type: ignore[no-untyped-call]
-    library.define(_ROI_ALIGN)  # type: ignore[no-untyped-call]
-    library.impl("nms", nms, "CPU")  # type: ignore[no-untyped-call]
-    library.impl("roi_align", roi_align, "CPU")  # type: ignore[no-untyped-call]
+    library = torch.library.Library("torchvision", "FRAGMENT")
+    library.define(_ROI_ALIGN)
+    library.impl("nms", nms, "CPU")
+    library.impl("roi_align", roi_align, "CPU")
     _LIBRARIES.append(library)
     for name in ("torchvision.extension", "torchvision.ops.boxes", "torchvision.ops.roi_align"):
         module = importlib.import_module(name)
