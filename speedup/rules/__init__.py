@@ -75,7 +75,7 @@ def _table() -> dict[Operator | str, Rule]:
     return {key: rule for name, rule in named if (key := _key(name)) is not None}
 
 
-STANDARD: Rules = MappingProxyType(_table())
+STANDARD: MappingProxyType[Operator | str, Rule] = MappingProxyType(_table())
 """Rules by overload, by all overloads of a name, or by a name as `"torchvision::roi_align"`."""
 
 

@@ -23,8 +23,8 @@ UNDEFINED = frozenset({"aten.empty.memory_format", "aten.empty_like.default", "a
 
 
 def extended(rules: Rules) -> Rules:
-    """The standard rules and others, joined as the README says: `STANDARD` is read-only, but takes `|`."""
-    return STANDARD | rules  # type: ignore[operator]
+    """The standard rules and others, joined as the README says."""
+    return STANDARD | rules
 
 
 def own_overloads(key: Operator | str) -> list[Overload]:
