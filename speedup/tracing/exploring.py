@@ -46,6 +46,8 @@ _MOST_DOUBTFUL = 4
 # Traces that are made to see questions come out otherwise together, and how many ops these may have in all;
 # sizes put together of those of two calls.
 _MOST_COMBINED, _OPS_COMBINED, _MOST_CROSSED = 6, 2000, 8
+# Ops of these traces, of all together, that are never too many.
+_LEAST_OPS = 2000
 # Counts that are seen besides one more, one fewer and none.
 _FEW_ROUNDS = (1, 2, 3)
 # A model that has refused so many sizes and taken none is taken to insist on its own.
@@ -147,7 +149,7 @@ class _Explorer:
         for call, (example, trace) in enumerate(self.traced):
             self._note(example, trace.graph, call)
         settled: set[Key] = set()
-        while len(self.traced) - self.first < _MOST_TRACES and not self._insists():
+        while not self._is_full() and not self._insists():
             open_ = [k for k in self.questions if k not in settled and not self._is_answered(k)]
             if not open_:
                 break
@@ -172,6 +174,14 @@ class _Explorer:
     def _words(self, key: Key) -> str:
         asked = self.questions[key]
         return assumption(asked.question, asked.paper.graph, self.untraced.get(key))
+
+    def _is_full(self) -> bool:
+        """Whether enough was traced: so many calls, or several times the ops of those that were given."""
+        more = self.traced[self.first :]
+        given = sum(len(trace.graph.ops) for _, trace in self.traced[: self.first])
+        return len(more) >= _MOST_TRACES or sum(len(t.graph.ops) for _, t in more) > max(
+            _LEAST_OPS, 8 * given
+        )
 
     def _insists(self) -> bool:
         return self.refusals >= _INSISTS and len(self.traced) == self.first

@@ -8,7 +8,7 @@ from itertools import chain, combinations
 import torch
 from torch import Tensor
 
-from speedup.ir.expressions import sizes_in
+from speedup.ir.expressions import Guard, sizes_in
 from speedup.ir.graph import Graph, Shape
 from speedup.ir.inputs import Example, batch_size
 from speedup.ir.resizing import resized
@@ -112,12 +112,13 @@ def _steps(extent: int, question: Question, graph: Graph) -> Iterator[int]:
     if others_of(question) > 1:
         found.update(dict.fromkeys((extent + 1, 2 * extent, extent // 2)))
     found.update(dict.fromkeys(extent + n for n in _NEAR))
-    # What is asked of a product of sizes stands in no ratio to any one of them.
-    found.update(dict.fromkeys((2 * extent, extent // 2)))
+    if isinstance(question, Guard):
+        # What is asked of a product of sizes stands in no ratio to any one of them.
+        found.update(dict.fromkeys((2 * extent, extent // 2)))
     for constant in constants:
         for ratio in sorted(ratios or {1}):
             found.update(dict.fromkeys((constant + n) * ratio for n in (0, 1, -1)))
-    found[1] = None
+    found.update(dict.fromkeys((extent // 2, 2 * extent, 1)))
     for ratio in sorted(ratios - {1}):
         found.update(dict.fromkeys(extent + n * ratio for n in (1, -1, 2, -2, 3, 4)))
     found.update(dict.fromkeys(extent + n for n in _FURTHER))
