@@ -140,12 +140,13 @@ def _tied(op: Op, value: Value, varying: Sequence[int], moves: Moves, extents: E
     shapes = [v.shape for v in op.operands], [r.shape for r in op.results]
     for move in moves({n: concrete(a) for n, a in op.arguments.items()}, *shapes):
         if op.operands[move.operand] is value:
+            has_unit = any(value.shape[d] == 1 for d in varying)
             for block in move.blocks:
                 wide = [d for d in block.source if value.shape[d] != 1]
                 made = [d for d in block.target if op.results[move.result].shape[d] != 1]
                 if block.index is None and (len(wide) > 1 or len(made) > 1):
                     yield from (d for d in wide if d in varying)
-                if block.index is None and not any(d in varying for d in wide):
+                if block.index is None and has_unit and not any(d in varying for d in wide):
                     # An extent of 1 may be counted with them, as a batch is.
                     result = op.results[move.result]
                     yield from wide if any(extents.varies(result, d) for d in made) else ()

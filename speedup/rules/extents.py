@@ -67,7 +67,7 @@ class Extents:
 
     def follow_input(self, expression: Any) -> bool:
         """Whether a number that is derived from sizes may be another in another call."""
-        return any(self.may_vary(self.graph.values[s.value], s.dim) for s in sizes_in(expression))
+        return any(self.varies(self.graph.values[s.value], s.dim) for s in sizes_in(expression))
 
     def _fill(self, value: Value) -> None:
         pending = [value]
@@ -151,8 +151,10 @@ class Extents:
                 if any(self._known[source.index, d] for d in gone):
                     # Extents of 1, as of a batch, which any of the result's may take in at other sizes.
                     return [True] * result.ndim
-                if any(self._known[source.index, d] for d in range(source.ndim)):
-                    # So may extents of 1 that come of none.
+                sizes = [op.arguments[name] for name in _STATED if name in op.arguments]
+                is_inferred = any(isinstance(one, tuple) and -1 in one for one in sizes)
+                if is_inferred and any(self._known[source.index, d] for d in range(source.ndim)):
+                    # So may extents of 1 that come of none, if one of them is what is left.
                     for block in move.blocks:
                         if not block.source and block.index is None:
                             for dim in block.target:
