@@ -120,44 +120,12 @@ __all__ = [
     "verify",
 ]
 
+# All others are errors.
 _HOMES = MappingProxyType(
     {
         "speedup.analyses.alignment": ("Width",),
         "speedup.building.materializing": ("materialize",),
         "speedup.building.verifying": ("Drawn", "Verification", "verify"),
-        "speedup.errors": (
-            "ArchitectureError",
-            "EquivalenceError",
-            "ExportError",
-            "FileWriteError",
-            "FixpointError",
-            "ForeignSourceError",
-            "GraphError",
-            "GraphError",
-            "InputError",
-            "MaskDeviceError",
-            "MaskError",
-            "MaskFileError",
-            "MaskShapeError",
-            "MaskTargetError",
-            "MaskValueError",
-            "MissingPackageError",
-            "ModelError",
-            "NonFiniteWeightError",
-            "OtherWeightsError",
-            "OutputError",
-            "PlanFormatError",
-            "PruningError",
-            "ReportFormatError",
-            "RuleError",
-            "SavedModelError",
-            "SpeedupError",
-            "StaleModelError",
-            "StructureError",
-            "UnboundPlanError",
-            "UnknownModuleError",
-            "UnknownNameError",
-        ),
         "speedup.files.saving": ("load", "load_plan", "save"),
         "speedup.masks": (
             "MaskProblem",
@@ -181,9 +149,9 @@ _HOME_OF = MappingProxyType({name: home for home, names in _HOMES.items() for na
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _HOME_OF:
+    if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = getattr(import_module(_HOME_OF[name]), name)
+    value = getattr(import_module(_HOME_OF.get(name, "speedup.errors")), name)
     globals()[name] = value
     return value
 

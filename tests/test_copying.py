@@ -540,3 +540,17 @@ def test_parameters_of_a_copy_are_no_views() -> None:
     model = nn.Linear(3, 4)
     copied = copy_module(model, {id(model.weight): model.weight.detach()[:2].clone()})
     assert not any(parameter._is_view() for parameter in copied.parameters())
+
+
+def test_a_function_with_a_name_that_has_no_value_yet_is_copied() -> None:
+    def with_an_empty_cell(is_filled: bool) -> Callable[[], object]:
+        def inner() -> object:
+            return later, model
+
+        if is_filled:
+            later = 3
+        return inner
+
+    model: Any = nn.Linear(2, 3)
+    model.inner = with_an_empty_cell(False)
+    assert copy_module(model, {}).inner is not model.inner

@@ -18,10 +18,9 @@ from speedup.engine.lattice import Fact, any_over, uniform, uniform_along
 from speedup.ir.expressions import concrete
 from speedup.ir.graph import Op, Value
 from speedup.rules import Rules, rule_of
-from speedup.rules.extents import Extents, numbers_follow
+from speedup.rules.extents import STATED_SIZES, Extents, numbers_follow
 from speedup.rules.rule import Moves
 
-_SIZES = frozenset({"size", "shape", "sizes"})
 _BOUNDS = ("start", "end", "index")
 _TURNS = frozenset({"flip", "roll", "fliplr", "flipud", "rot90"})
 _PADS = frozenset({"pad", "constant_pad_nd"})
@@ -80,7 +79,7 @@ def _unsteady(op: Op, value: Value, varying: Sequence[int], rules: Rules, extent
         return varying
     if op.name in _TURNS and not any(numbers_follow(extents, op, n) for n in op.arguments):
         return tuple(d for d in varying if d in _axes(op, value))
-    others = [n for n in op.arguments if n not in _SIZES]
+    others = [n for n in op.arguments if n not in STATED_SIZES]
     if any(numbers_follow(extents, op, n) for n in others):
         return tuple(d for d in range(value.ndim) if d in _axes(op, value))
     counted = [op.get(n) for n in _BOUNDS]

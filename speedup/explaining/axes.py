@@ -14,7 +14,6 @@ from speedup.engine.constraints import Dim
 from speedup.engine.lattice import along
 from speedup.ir.graph import Op, Value
 from speedup.rules import rule_of
-from speedup.rules.site import Site
 from speedup.rules.weights import MAKES, READS, LayerAxis, Product
 
 
@@ -51,22 +50,22 @@ class Axis:
 
 def axes_of(op: Op, analysis: Analysis) -> Iterator[Axis]:
     """The axes of the layer that `op` is; none when it is none."""
-    rule, site = rule_of(op, analysis.rules), analysis.sites[op.index]
-    product = rule.weight.product(site)
+    product = product_of(op, analysis)
     if product is not None:
         yield from _of_product(op, product, analysis)
-    for axis in rule.weight.axes(site):
+    for axis in rule_of(op, analysis.rules).weight.axes(analysis.sites[op.index]):
         yield _of_layer(op, axis, analysis)
 
 
 def product_of(op: Op, analysis: Analysis) -> Product | None:
     """The product with a weight that `op` computes; None when it is no layer of that kind."""
-    return rule_of(op, analysis.rules).weight.product(analysis.sites[op.index])
+    site = analysis.sites[op.index]
+    return site.once("product", lambda: rule_of(op, analysis.rules).weight.product(site))
 
 
 def read_by(op: Op, product: Product, dim: int, live: Tensor, analysis: Analysis) -> Tensor:
     """Which indices of a dimension of a product's data it reads where `live` of its result is read."""
-    site: Site = analysis.sites[op.index]
+    site = analysis.sites[op.index]
     reads = rule_of(op, analysis.rules).live(op, [site.fact(v) for v in op.operands], [live])
     number = next(n for n, v in enumerate(op.operands) if v is product.data)
     return along(reads[number], dim, product.data.shape[dim])

@@ -17,7 +17,6 @@ from speedup.ir.expressions import Root, SizeOf, carried, derived_in, sizes_in
 from speedup.ir.graph import Graph, Op, Shape, Value, call_arguments
 from speedup.ir.operators import functional
 
-# Numbers that the forward reads from tensors stand for themselves; which they are decides no size.
 _RECURRENT = ("lstm", "gru", "rnn_")
 _Meta = Mapping[int, Tensor | float]
 
@@ -38,6 +37,7 @@ def resized(graph: Graph, shapes: Sequence[Shape], wanted: Iterable[int]) -> Map
             tensors.update((r.index, _empty(r.shape, r)) for r in op.results)
             continue
         if op.results and all(r.is_number for r in op.results):
+            # Which numbers the forward reads from tensors decides no size.
             tensors.update((r.index, 1.0 if r.dtype.is_floating_point else 1) for r in op.results)
             continue
         try:

@@ -15,6 +15,8 @@ from typing import Any
 from attrs import frozen
 from torch import nn
 
+from speedup.modules.functions import is_filled
+
 Parts = Callable[[object], Iterable[object]]
 
 
@@ -46,7 +48,7 @@ class Twin:
 def held_by(function: FunctionType) -> Iterator[object]:
     """What a function refers to besides its globals."""
     for cell in function.__closure__ or ():
-        if _is_filled(cell):
+        if is_filled(cell):
             yield cell.cell_contents
     yield from function.__defaults__ or ()
     yield from (function.__kwdefaults__ or {}).values()
@@ -87,15 +89,10 @@ def walk(start: object, parts: Parts) -> Iterator[object]:
         pending.extend(held_by(value) if isinstance(value, FunctionType) else parts(value))
 
 
-def _is_filled(cell: CellType) -> bool:
-    # An empty cell has no contents to ask for.
-    return hasattr(cell, "cell_contents")
-
-
 def _hollow(function: FunctionType, reaches: Callable[[object], bool]) -> FunctionType:
     """A copy of `function` with empty cells for those that hold a part of the model; it shares the others."""
     cells = tuple(
-        CellType() if _is_filled(cell) and reaches(cell.cell_contents) else cell
+        CellType() if is_filled(cell) and reaches(cell.cell_contents) else cell
         for cell in function.__closure__ or ()
     )
     twin = FunctionType(function.__code__, function.__globals__, function.__name__, None, cells or None)

@@ -21,10 +21,11 @@ def unwrapped(function: Any) -> Any:
 def enclosed(function: Any) -> dict[str, Any]:
     """What a plain function finds by name in the functions around it."""
     cells = zip(function.__code__.co_freevars, function.__closure__ or (), strict=True)
-    return {name: cell.cell_contents for name, cell in cells if _is_filled(cell)}
+    return {name: cell.cell_contents for name, cell in cells if is_filled(cell)}
 
 
-def _is_filled(cell: CellType) -> bool:
+def is_filled(cell: CellType) -> bool:
+    """Whether a closure's cell holds something; an empty one raises what `hasattr` does not expect."""
     try:
         cell.cell_contents  # noqa: B018
     except ValueError:

@@ -28,7 +28,8 @@ from speedup.rules import Rules, rule_of
 from speedup.rules.contraction import describe
 
 _PRODUCTS = ("linear", "conv")
-_STATED = ("size", "shape", "sizes")
+STATED_SIZES = ("size", "shape", "sizes")
+"""Arguments in which a call states the sizes of its result."""
 
 
 @frozen(eq=False)
@@ -123,7 +124,7 @@ class Extents:
 
     def _stated(self, op: Op, result: Value, dim: int) -> bool | None:
         """What a size that the call states for the dimension says; None where it states none."""
-        name = next((n for n in _STATED if n in op.arguments), None)
+        name = next((n for n in STATED_SIZES if n in op.arguments), None)
         sizes = None if name is None else op.arguments[name]
         if not isinstance(sizes, tuple) or len(sizes) != result.ndim or op.is_inner:
             return None
@@ -135,7 +136,7 @@ class Extents:
     def _moved(self, op: Op, result: Value) -> list[bool]:
         moves = rule_of(op, self.rules).moves
         # Sizes that the call states are told apart by dimension already.
-        others = [argument for name, argument in op.arguments.items() if name not in _STATED]
+        others = [argument for name, argument in op.arguments.items() if name not in STATED_SIZES]
         if moves is None or any(self._known[s.value, s.dim] for a in others for s in _sizes_of(a)):
             return [True] * result.ndim
         found = moves(
@@ -151,7 +152,7 @@ class Extents:
                 if any(self._known[source.index, d] for d in gone):
                     # Extents of 1, as of a batch, which any of the result's may take in at other sizes.
                     return [True] * result.ndim
-                sizes = [op.arguments[name] for name in _STATED if name in op.arguments]
+                sizes = [op.arguments[name] for name in STATED_SIZES if name in op.arguments]
                 is_inferred = any(isinstance(one, tuple) and -1 in one for one in sizes)
                 if is_inferred and any(self._known[source.index, d] for d in range(source.ndim)):
                     # So may extents of 1 that come of none, if one of them is what is left.

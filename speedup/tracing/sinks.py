@@ -34,8 +34,6 @@ _OWN = __file__.removesuffix("sinks.py")
 _TRACER = f"{_OWN}trace.py"
 _MODULE_CALL = nn.Module._wrapped_call_impl.__code__
 _GENERATED = ("<eval_with_key", "<frozen ", "<attrs generated", "<__array_function__")
-# The file that calls the forward.
-_TRACER = f"{_OWN}trace.py"
 _RANGE = range
 _DEPTH, _MOST_HINTS = 3, 8
 _LOOKUP, _UNREADABLE, _UNKNOWN = "a lookup", "code whose source is not at hand", "a function found by running"
