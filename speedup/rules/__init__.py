@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import lru_cache
 from types import MappingProxyType
 
 import torch
@@ -84,11 +85,15 @@ def rule_for(target: torch._ops.OpOverload, rules: Rules) -> Rule:
 
     An operator without any rule gets the one that keeps everything it touches.
     """
+    key = next((key for key in _keys_of(target) if key in rules), None)
+    return UNKNOWN_OPERATOR if key is None else rules[key]
+
+
+@lru_cache(maxsize=4096)
+def _keys_of(target: torch._ops.OpOverload) -> tuple[Operator | str, ...]:
+    """What tables may call an operator, the closest name first."""
     pure = functional(target)
-    for key in (target, target.overloadpacket, pure, pure.overloadpacket, target._schema.name):
-        if key in rules:
-            return rules[key]
-    return UNKNOWN_OPERATOR
+    return target, target.overloadpacket, pure, pure.overloadpacket, target._schema.name
 
 
 def rule_of(op: Op, rules: Rules) -> Rule:

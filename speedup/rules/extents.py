@@ -30,6 +30,8 @@ from speedup.rules.contraction import describe
 _PRODUCTS = ("linear", "conv")
 STATED_SIZES = ("size", "shape", "sizes")
 """Arguments in which a call states the sizes of its result."""
+_LAST_SIZES = "output_size"
+"""The argument in which poolings and interpolations state the last of them."""
 
 
 @frozen(eq=False)
@@ -124,11 +126,14 @@ class Extents:
 
     def _stated(self, op: Op, result: Value, dim: int) -> bool | None:
         """What a size that the call states for the dimension says; None where it states none."""
-        name = next((n for n in STATED_SIZES if n in op.arguments), None)
+        name = next((n for n in (*STATED_SIZES, _LAST_SIZES) if n in op.arguments), None)
         sizes = None if name is None else op.arguments[name]
-        if not isinstance(sizes, tuple) or len(sizes) != result.ndim or op.is_inner:
+        if not isinstance(sizes, tuple) or op.is_inner:
             return None
-        size = sizes[dim]
+        first = result.ndim - len(sizes)
+        if dim < first or (first != 0 and name != _LAST_SIZES):
+            return None
+        size = sizes[dim - first]
         if isinstance(size, Derived):
             return any(self._known[s.value, s.dim] for s in sizes_in(size.expression))
         return None if isinstance(size, Value) or size == -1 else False
