@@ -13,11 +13,11 @@ from property_tests.test_networks import given_model
 from speedup import STANDARD
 from speedup.analyses import constants, liveness
 from speedup.engine.lattice import Fact
+from speedup.ir.evaluation import evaluate
 from speedup.ir.graph import Graph, Value
 from speedup.ir.inputs import example_from
 from speedup.masks import apply_masks, resolve_masks
 from speedup.modules.isolation import isolated
-from speedup.rules.rule import evaluate
 from speedup.testing.grammar.sized import looks_at_sizes
 from speedup.testing.strategies import Case, cases
 from speedup.tracing.trace import trace

@@ -19,6 +19,7 @@ ROOT = Path(speedup.__file__).parent
 LAYERS = (
     ("_stable", "errors"),
     ("engine", "ir", "writing"),
+    ("lowerings",),
     ("modules", "rules"),
     ("analyses", "masks", "tracing"),
     ("explaining", "forwards", "rendering"),

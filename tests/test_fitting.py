@@ -12,7 +12,7 @@ from speedup.analyses.analysis import Analysis
 from speedup.forwards.rewriting import Writer
 from speedup.ir.expressions import AttributeOf
 from speedup.ir.inputs import example_from
-from speedup.ir.restatements import Arguments
+from speedup.lowerings import Arguments
 from speedup.masks import resolve_masks
 from speedup.planning.coupling import couple
 from speedup.tracing.trace import trace

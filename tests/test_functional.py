@@ -6,7 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from speedup.modules.functional import partial_layer_norm
+from speedup.lowerings.partial_layer_norm import partial_layer_norm
 
 
 @pytest.mark.parametrize("affine", [(True, True), (True, False), (False, False)])

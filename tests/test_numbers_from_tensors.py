@@ -17,12 +17,13 @@ from speedup.analyses import constants, liveness
 from speedup.analyses.constants import settled
 from speedup.engine.lattice import Fact
 from speedup.errors import ExportError
+from speedup.ir.evaluation import evaluate
 from speedup.ir.expressions import Settled
 from speedup.ir.graph import Graph, Op
 from speedup.ir.inputs import example_from
 from speedup.masks import resolve_masks
 from speedup.rules import STANDARD, rule_of
-from speedup.rules.rule import OPEN_NUMBER, evaluate
+from speedup.rules.rule import OPEN_NUMBER
 from speedup.tracing.trace import trace
 from tests.support.masking import Masks
 

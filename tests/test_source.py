@@ -8,8 +8,9 @@ from typing import Any
 
 import pytest
 
-from speedup.forwards.source import Change, end_of, is_code, is_wrapper, source_file, start_of
+from speedup.forwards.source import is_code, is_wrapper, source_file
 from speedup.ir.graph import Frame
+from speedup.lowerings.syntax import Change, end_of, start_of
 from speedup.modules.functions import enclosed, names_of, unwrapped
 
 

@@ -14,9 +14,9 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from speedup.errors import ExportError
+from speedup.ir.evaluation import evaluate
 from speedup.ir.graph import Graph, Origin
 from speedup.ir.inputs import example_from, tensors_of
-from speedup.rules.rule import evaluate
 from speedup.tracing.trace import Trace, trace
 from tests.support.soundness import Calling, graph_of
 from tests.support.untouched import differences, snapshot

@@ -14,7 +14,7 @@ from speedup.engine.keepsets import KeepSets
 from speedup.engine.lattice import Fact
 from speedup.ir.expressions import AttributeOf, Root, carried
 from speedup.ir.graph import Graph, Op, Shape, Value
-from speedup.ir.restatements import Restatement
+from speedup.lowerings import Lowering
 from speedup.rules import Rules, rule_of
 from speedup.rules.site import Site
 
@@ -40,7 +40,7 @@ class Analysis:
     constraints: tuple[Constraint, ...]
     resized: Mapping[int, Shape]
     attributes: Mapping[AttributeOf, Number] = field(factory=lambda: MappingProxyType({}))
-    restated: Mapping[int, Restatement] = field(factory=lambda: MappingProxyType({}))
+    restated: Mapping[int, Lowering] = field(factory=lambda: MappingProxyType({}))
     unaligned: Analysis | None = None
 
     def sizes(self, value: Value) -> Shape:

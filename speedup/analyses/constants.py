@@ -12,11 +12,12 @@ from torch import Tensor
 from speedup.analyses.steadiness import steady_facts
 from speedup.engine.lattice import Fact, constant, fact, unknown
 from speedup.errors import RuleError
+from speedup.ir.evaluation import evaluate
 from speedup.ir.expressions import Argument, Settled
 from speedup.ir.graph import Graph, Op, Value
 from speedup.rules import Rules, rule_of
 from speedup.rules.extents import Extents
-from speedup.rules.rule import evaluate, full_values, nothing_known
+from speedup.rules.rule import full_values, nothing_known
 
 
 def analyse(

@@ -20,10 +20,11 @@ from torch import fx, nn
 from speedup.analyses.analysis import Analysis
 from speedup.errors import SpeedupError
 from speedup.forwards.phrasing import Phrase, phrased
-from speedup.forwards.source import Change, is_code, is_wrapper, source_file
+from speedup.forwards.source import is_code, is_wrapper, source_file
 from speedup.ir.edits import Rewritten
 from speedup.ir.graph import Frame, Op
-from speedup.ir.restatements import Restatement
+from speedup.lowerings import Lowering
+from speedup.lowerings.syntax import Change
 from speedup.modules.functions import names_of, unwrapped
 from speedup.modules.rewritten import built_methods
 
@@ -55,12 +56,12 @@ class Writer:
     own_numbers: frozenset[str] = frozenset()
     own_source: frozenset[str] = frozenset()
 
-    def written(self, analysis: Analysis, wanted: Mapping[int, Restatement]) -> Mapping[int, Restatement]:
-        """Those of the restatements `wanted`, by op, that the source can be made to state."""
+    def written(self, analysis: Analysis, wanted: Mapping[int, Lowering]) -> Mapping[int, Lowering]:
+        """Those of the lowerings `wanted`, by op, that the source can be made to state."""
         phrases: dict[Site, set[Phrase | None]] = {}
         for op in self._sharing(analysis, wanted):
-            restatement = wanted.get(op.index)
-            said = None if restatement is None else self.phrase(op, restatement, analysis)
+            lowering = wanted.get(op.index)
+            said = None if lowering is None else self.phrase(op, lowering, analysis)
             phrases.setdefault((op.owner.path, op.calls[0]), set()).add(said)
         agreed = {site for site, said in phrases.items() if len(said) == 1 and None not in said}
         ops = analysis.graph.ops
@@ -78,7 +79,7 @@ class Writer:
             return False
         return True
 
-    def _sharing(self, analysis: Analysis, wanted: Mapping[int, Restatement]) -> Iterable[Op]:
+    def _sharing(self, analysis: Analysis, wanted: Mapping[int, Lowering]) -> Iterable[Op]:
         """All ops of the kinds that are to be restated which the same pieces of source run."""
         ops = analysis.graph.ops
         places = {
@@ -93,7 +94,7 @@ class Writer:
             and (op.owner.path, op.calls[0], op.target, _axis(op)) in places
         )
 
-    def phrase(self, op: Op, restatement: Restatement, analysis: Analysis) -> Phrase | None:
+    def phrase(self, op: Op, lowering: Lowering, analysis: Analysis) -> Phrase | None:
         """How the source has to be changed for `op`; None when it cannot be."""
         route = self.route(op)
         if route is None:
@@ -102,7 +103,7 @@ class Writer:
         expression = None if file is None else file.expression(op.calls[0])
         if file is None or expression is None:
             return None
-        return phrased(op, restatement, expression, analysis, route.scope)
+        return phrased(op, lowering, expression, analysis, route.scope)
 
     def route(self, op: Op) -> Route | None:
         """How a method of the op's module reaches the op's call."""
@@ -230,9 +231,9 @@ def rewritten_functions(
     """By module path: the functions to run in place of its methods, and what they state otherwise."""
     drafts: dict[str, dict[str, _Draft]] = {}
     notes: dict[str, dict[str, None]] = {}
-    for number, restatement in analysis.restated.items():
+    for number, lowering in analysis.restated.items():
         op = analysis.graph.ops[number]
-        route, phrase = writer.route(op), writer.phrase(op, restatement, analysis)
+        route, phrase = writer.route(op), writer.phrase(op, lowering, analysis)
         assert route is not None and phrase is not None, "only what can be written is restated"
         level = drafts.setdefault(op.owner.path, {})
         for name, frame in zip(route.names, route.frames, strict=True):

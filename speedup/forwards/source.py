@@ -16,19 +16,11 @@ from typing import Any, TypeGuard
 from attrs import field, frozen
 
 from speedup.ir.graph import Frame
+from speedup.lowerings.syntax import Change, Position, end_of
 from speedup.modules.functions import unwrapped
 
 Function = ast.FunctionDef | ast.AsyncFunctionDef
 Expr = ast.Call | ast.Subscript
-
-
-@frozen
-class Change:
-    """Replace what lies between two (line, column) positions by `text`."""
-
-    start: tuple[int, int]
-    end: tuple[int, int]
-    text: str
 
 
 @frozen(eq=False)
@@ -39,7 +31,7 @@ class SourceFile:
     calls: Mapping[tuple[type, int, int], Expr] = field(repr=False)
     functions: Mapping[tuple[int, str], Function] = field(repr=False)
 
-    def text(self, start: tuple[int, int], end: tuple[int, int]) -> str:
+    def text(self, start: Position, end: Position) -> str:
         """The text between two positions."""
         if start[0] == end[0]:
             return self.lines[start[0] - 1][start[1] : end[1]].decode()
@@ -92,16 +84,6 @@ def _is_text(node: ast.AST) -> TypeGuard[ast.Constant]:
 def first_line(function: Function) -> int:
     """Where Python says that the function's code starts: at its first decorator."""
     return min([function.lineno, *(d.lineno for d in function.decorator_list)])
-
-
-def start_of(node: ast.expr) -> tuple[int, int]:
-    """Where the text of `node` begins."""
-    return node.lineno, node.col_offset
-
-
-def end_of(node: ast.expr) -> tuple[int, int]:
-    """Where the text of `node` has ended."""
-    return node.end_lineno or node.lineno, node.end_col_offset or node.col_offset
 
 
 def source_file(file: str) -> SourceFile | None:

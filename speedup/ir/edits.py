@@ -97,7 +97,7 @@ class Rewritten:
     """A function's new `source`, decorators included.
 
     `helpers` are functions that it calls by name and that are rewritten too; `borrowed` are names
-    of `speedup.functional` that it uses.
+    of `speedup.lowerings.HELPERS` that it uses.
     """
 
     name: str

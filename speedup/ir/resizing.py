@@ -108,7 +108,8 @@ def _run(op: Op, tensors: _Meta) -> Sequence[Any]:
     if torch.Tag.pointwise in target.tags:
         # Torch's own ways to the same shape take many times longer.
         given = [_shape(tensors[v.index]) for v in op.operands]
-        return [_empty(torch.broadcast_shapes(*given), result) for result in op.results]
+        shape = torch.broadcast_shapes(*given)  # type: ignore[no-untyped-call]
+        return [_empty(shape, result) for result in op.results]
     filled = {name: fill(argument) for name, argument in op.arguments.items()}
     if "device" in filled:
         filled["device"] = torch.device("meta")

@@ -19,7 +19,7 @@ from torch import nn
 from speedup._stable import stable
 from speedup.errors import SpeedupError
 from speedup.ir.edits import Rewritten
-from speedup.modules import functional
+from speedup.lowerings import HELPERS
 from speedup.modules.functions import enclosed, unwrapped
 
 _ATTRIBUTE = "_speedup_rewritten"
@@ -121,7 +121,7 @@ def build(function: Rewritten, original: Callable[..., Any], owner: type | None)
     for helper in function.helpers:
         names[helper.name] = build(helper, plain.__globals__[helper.name], None)
     for name in function.borrowed:
-        names[name] = getattr(functional, name)
+        names[name] = HELPERS[name]
     if function.name in names:
         raise SpeedupError(f"{function.name!r} is also the name of something that it uses")
     file = f"<speedup {function.name} {hashlib.sha256(function.source.encode()).hexdigest()[:16]}>"

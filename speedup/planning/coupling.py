@@ -62,7 +62,7 @@ def couple(
     fit = _settled(problem, constraints, writer, frozenset())
     if align is None:
         return fit.analysis
-    wider = _settled(problem, fit.analysis.constraints, writer, fit.fallen_back, align)
+    wider = _settled(problem, fit.analysis.constraints, writer, fit.granted, align)
     return evolve(wider.analysis, unaligned=fit.analysis)
 
 
@@ -82,18 +82,18 @@ def _settled(
     problem: _Problem,
     given: Iterable[Constraint],
     writer: Writer,
-    fallen_back: frozenset[int],
+    granted: frozenset[int],
     align: Align | None = None,
 ) -> Fit:
     """The keep-sets under the constraints `given` and those that the forward adds, with nothing missing."""
     constraints = list(given)
     for _ in range(2 * len(problem.graph.ops) + 2):
         found = _solved(problem, constraints, align)
-        fit = fitted(found, writer, fallen_back)
+        fit = fitted(found, writer, granted)
         if not fit.missing:
             return fit
         constraints += fit.missing
-        fallen_back = fit.fallen_back
+        granted = fit.granted
     raise FixpointError("the sizes that the forward computes do not settle; a rule is at fault")
 
 

@@ -9,8 +9,9 @@ from torch import Tensor
 
 from speedup.engine.constraints import Constraint
 from speedup.engine.lattice import Fact, all_over, any_over, fact, spread
+from speedup.ir.evaluation import evaluate
 from speedup.ir.graph import Op
-from speedup.rules.rule import Facts, Lives, Rule, evaluate, matched, nothing_known, pinned, reason_for
+from speedup.rules.rule import Facts, Lives, Rule, matched, nothing_known, pinned, reason_for
 from speedup.rules.site import Site
 
 

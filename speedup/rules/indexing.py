@@ -11,18 +11,9 @@ from torch import Tensor, nn
 from speedup.engine.constraints import Constraint
 from speedup.engine.lattice import Fact, all_over, along, any_over, constant, fact, indicator, vector
 from speedup.engine.layout import Block, Move, pull
+from speedup.ir.evaluation import evaluate
 from speedup.ir.graph import Op, Value
-from speedup.rules.rule import (
-    Facts,
-    Lives,
-    Rule,
-    Sizes,
-    equal,
-    evaluate,
-    everything_read,
-    nothing_known,
-    pinned,
-)
+from speedup.rules.rule import Facts, Lives, Rule, Sizes, equal, everything_read, nothing_known, pinned
 from speedup.rules.site import Site
 from speedup.rules.stated import result_sizes
 from speedup.rules.weights import MAKES, Attributes, LayerAxis, WeightRule

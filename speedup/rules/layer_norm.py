@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping
+from math import prod
 from types import MappingProxyType
 from typing import Any
 
@@ -19,16 +20,18 @@ from speedup.engine.constraints import Constraint
 from speedup.engine.keepsets import KeepSets
 from speedup.engine.lattice import Fact, all_over, along, any_over, fact, indicator, spread
 from speedup.ir.edits import AddToParameter, Edit, Frozen, SetAttribute
+from speedup.ir.evaluation import evaluate
 from speedup.ir.graph import Op
-from speedup.ir.restatements import PartialLayerNorm, Restatement
+from speedup.lowerings import Alternative, PartialLayerNorm
 from speedup.rules.pointwise import aligned
 from speedup.rules.rule import (
     Facts,
     Lives,
     Rule,
     Sizes,
+    any_of,
     equal,
-    evaluate,
+    keep_instead,
     named_fact,
     nothing_known,
     pinned,
@@ -36,6 +39,9 @@ from speedup.rules.rule import (
 )
 from speedup.rules.site import Site
 from speedup.rules.weights import Attributes, normalized
+
+_PASSES = 4
+"""How often the norm that is told what is gone reads or writes its data more than LayerNorm does."""
 
 
 def _last(op: Op) -> range:
@@ -125,11 +131,12 @@ def _statistics_hold(site: Site, kept: KeepSets) -> bool:
     return not _is_read(site) or all(kept.is_full((data, d)) for d in _last(site.op))
 
 
-def partial_layer_norm(site: Site, sizes: Sizes, kept: KeepSets) -> Restatement | None:
+def tell_what_is_gone(site: Site, sizes: Sizes, kept: KeepSets) -> Iterable[Alternative]:
     """LayerNorm of what is left, told what the rest adds up to."""
     gone = _dropped(site, kept)
     total = site.op["normalized_shape"][0]
-    return PartialLayerNorm(gone.numel(), total, float(gone.sum()), float(gone.square().sum()))
+    told = PartialLayerNorm(gone.numel(), total, float(gone.sum()), float(gone.square().sum()))
+    yield Alternative(told, cost=_PASSES * prod(sizes(site.op.operands[0])))
 
 
 def norm_needs(site: Site, sizes: Sizes, kept: KeepSets) -> Mapping[str, Any]:
@@ -143,8 +150,7 @@ LAYER_NORM = Rule(
     live=layer_norm_live,
     needs=norm_needs,
     holds=lambda site, sizes, kept: _statistics_hold(site, kept),
-    restate=partial_layer_norm,
-    otherwise=_statistics_kept,
+    alternatives=any_of(tell_what_is_gone, keep_instead(_statistics_kept)),
 )
 
 

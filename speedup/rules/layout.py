@@ -56,18 +56,19 @@ from speedup.rules.moves import (
     unfold,
 )
 from speedup.rules.rule import (
+    Alternatives,
     Facts,
     Lives,
     Moves,
     Needs,
-    Restate,
     Rule,
-    all_pinned_as_stated,
+    any_of,
     equal,
     everything_read,
+    keep_instead,
     matched,
+    no_alternatives,
     no_needs,
-    not_restated,
     nothing_known,
     pinned,
     reason_for,
@@ -209,8 +210,8 @@ def layout_rule(
     needs: Needs = no_needs,
     *,
     extra: Callable[[Site], Iterable[Constraint]] = unconstrained,
-    restate: Restate = not_restated,
-    otherwise: Callable[[Site], Iterable[Constraint]] = all_pinned_as_stated,
+    alternatives: Alternatives = no_alternatives,
+    aliases: tuple[str, ...] = (),
 ) -> Rule:
     """The rule of an operator that only moves elements; `extra` adds constraints."""
     return Rule(
@@ -219,14 +220,14 @@ def layout_rule(
         live=lambda op, facts, live: layout_live(op, live, moves),
         moves=moves,
         needs=needs,
-        restate=restate,
-        otherwise=otherwise,
+        alternatives=alternatives,
+        aliases=aliases,
     )
 
 
-def _taken(moves: Moves) -> Rule:
+def _taken(moves: Moves, aliases: tuple[str, ...] = ()) -> Rule:
     """The rule of an operator that picks along one dimension, and that a list of indices can replace."""
-    return layout_rule(moves, restate=as_indices(moves))
+    return layout_rule(moves, alternatives=as_indices(moves), aliases=aliases)
 
 
 def _wrapped_kept(site: Site) -> Iterable[Constraint]:
@@ -274,7 +275,7 @@ def _keep_table(site: Site) -> Iterable[Constraint]:
 
 
 def _slice_rule(moves: Moves, needs: Needs) -> Rule:
-    rule = layout_rule(moves, needs, extra=_keep_table, restate=as_indices(moves))
+    rule = layout_rule(moves, needs, extra=_keep_table, alternatives=as_indices(moves))
     return evolve(rule, known=lambda op, facts: slice_known(op, facts, moves))
 
 
@@ -333,13 +334,20 @@ def _pad_rule() -> Rule:
 _VIEWS = """
     flatten squeeze unsqueeze atleast_1d.default _reshape_alias ravel
 """.split()
-_RESHAPES = {"view.default": "size", "_unsafe_view": "size", "reshape": "shape"}
+_RESHAPES = {
+    "view.default": ("size", ("reshape",)),
+    "_unsafe_view": ("size", ("reshape", "view")),
+    "reshape": ("shape", ()),
+}
 _EXPANSIONS = {"expand": "size", "broadcast_to": "size"}
-_CHUNKS = layout_rule(split, restate=as_split, otherwise=_even_chunks)
+_CHUNKS = layout_rule(split, alternatives=any_of(as_split, keep_instead(_even_chunks)))
 
 RULES: dict[str, Rule] = {
     **{name: layout_rule(reshape) for name in _VIEWS},
-    **{name: layout_rule(reshape, result_sizes(argument)) for name, argument in _RESHAPES.items()},
+    **{
+        name: layout_rule(reshape, result_sizes(argument), aliases=aliases)
+        for name, (argument, aliases) in _RESHAPES.items()
+    },
     "unflatten": layout_rule(reshape, unflattened),
     "permute": layout_rule(permute),
     **{name: layout_rule(swap) for name in ("transpose", "swapaxes", "swapdims")},
@@ -351,9 +359,10 @@ RULES: dict[str, Rule] = {
     "repeat_interleave.self_int": layout_rule(repeat_interleave),
     **{name: layout_rule(cat) for name in ("cat", "concat", "concatenate")},
     "stack": layout_rule(stack),
-    "split_with_sizes": layout_rule(split, split_sizes),
-    "split.sizes": layout_rule(split, split_sizes),
-    **{name: layout_rule(split, split_size, restate=as_split) for name in ("split", "unsafe_split")},
+    "split_with_sizes": layout_rule(split, split_sizes, aliases=("split",)),
+    "split.sizes": layout_rule(split, split_sizes, aliases=("chunk",)),
+    "split": layout_rule(split, split_size, alternatives=as_split, aliases=("chunk",)),
+    "unsafe_split": layout_rule(split, split_size, alternatives=as_split),
     **dict.fromkeys(("chunk", "unsafe_chunk"), _CHUNKS),
     "unbind": layout_rule(unbind),
     "select.int": layout_rule(select, selected),
@@ -362,11 +371,12 @@ RULES: dict[str, Rule] = {
     "slice_scatter": layout_rule(slice_scatter),
     "select_scatter": layout_rule(select_scatter),
     "copy": _shaped_like("self", copy),
-    "roll": evolve(_taken(roll), otherwise=_wrapped_kept),
+    "roll": layout_rule(roll, alternatives=any_of(as_indices(roll), keep_instead(_wrapped_kept))),
     "flip": _taken(flip),
     **dict.fromkeys(("pad", "constant_pad_nd"), _pad_rule()),
     **{f"reflection_pad{n}d": layout_rule(fixed_pad("reflect")) for n in (1, 2, 3)},
     **{f"replication_pad{n}d": layout_rule(fixed_pad("replicate")) for n in (1, 2, 3)},
     "unfold": layout_rule(unfold),
-    **dict.fromkeys(("channel_shuffle", "native_channel_shuffle"), _taken(channel_shuffle)),
+    "channel_shuffle": _taken(channel_shuffle),
+    "native_channel_shuffle": _taken(channel_shuffle, ("channel_shuffle",)),
 }

@@ -10,9 +10,10 @@ from torch import Tensor, nn
 
 from speedup.engine.constraints import Constraint
 from speedup.engine.lattice import Fact, constant, fact, fold_to, indicator, vector
+from speedup.ir.evaluation import evaluate
 from speedup.ir.graph import Op, Value
 from speedup.rules.kept import keeping
-from speedup.rules.rule import Facts, Lives, Rule, Sizes, equal, evaluate, nothing_known, reason_for
+from speedup.rules.rule import Facts, Lives, Rule, Sizes, equal, nothing_known, reason_for
 from speedup.rules.site import Site
 from speedup.rules.weights import Attributes, WeightRule
 

@@ -13,7 +13,7 @@ from speedup.engine.layout import Block, Move, Shape, plain, reshape_blocks
 from speedup.ir.graph import Op
 from speedup.rules.layout import layout_rule
 from speedup.rules.moves import Arguments, axis_of, expand, flip, split, swap
-from speedup.rules.rule import Facts, Moves, Rule, equal
+from speedup.rules.rule import Facts, Moves, Rule, any_of, equal, keep_instead
 from speedup.rules.site import Site
 from speedup.rules.stated import as_split
 
@@ -212,7 +212,7 @@ RULES: dict[str, Rule] = {
     "fliplr": layout_rule(flip_axis(1)),
     "flipud": layout_rule(flip_axis(0)),
     "rot90": layout_rule(rot90),
-    "tensor_split.sections": layout_rule(split, restate=as_split, otherwise=_even(None)),
+    "tensor_split.sections": layout_rule(split, alternatives=any_of(as_split, keep_instead(_even(None)))),
     "tensor_split.indices": layout_rule(split),
     "unsafe_split_with_sizes": layout_rule(split),
     "hsplit": layout_rule(split_axis(1), extra=_even(1)),

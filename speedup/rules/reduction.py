@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from functools import reduce
+from math import prod
 from operator import or_
 
 import torch
@@ -22,15 +23,17 @@ from speedup.engine.lattice import (
     uniform_along,
     unknown,
 )
+from speedup.ir.evaluation import evaluate
 from speedup.ir.graph import Op
-from speedup.ir.restatements import MeanOfTotal, Restatement
+from speedup.lowerings import Alternative, MeanOfTotal
 from speedup.rules.rule import (
     Facts,
     Lives,
     Rule,
     Sizes,
+    any_of,
     equal,
-    evaluate,
+    keep_instead,
     matched,
     nothing_known,
     pinned,
@@ -149,10 +152,10 @@ def _mean_holds(site: Site, sizes: Sizes, kept: KeepSets) -> bool:
     return all(kept.is_full((data.index, d)) for d in _dims(site.op))
 
 
-def mean_of_total(site: Site, sizes: Sizes, kept: KeepSets) -> Restatement | None:
+def mean_of_total(site: Site, sizes: Sizes, kept: KeepSets) -> Iterable[Alternative]:
     """A mean over what is left, divided by what there was."""
     (dim,) = _dims(site.op)
-    return MeanOfTotal(site.op.operands[0].shape[dim])
+    yield Alternative(MeanOfTotal(site.op.operands[0].shape[dim]), cost=prod(sizes(site.op.result)))
 
 
 def along_known(op: Op, facts: Facts) -> tuple[Fact, ...]:
@@ -254,8 +257,7 @@ MEAN = Rule(
     known=reduce_known,
     live=reduce_live,
     holds=_mean_holds,
-    restate=mean_of_total,
-    otherwise=reduce_couple,
+    alternatives=any_of(mean_of_total, keep_instead(reduce_couple)),
 )
 SUM = Rule(couple=sum_couple, known=counting_known, live=reduce_live)
 ALONG = Rule(couple=along_couple, known=along_known, live=along_live)

@@ -7,9 +7,9 @@ leaves at the sound default: nothing known, everything read, every dimension pin
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from itertools import chain
 from typing import Any, Literal, Protocol, TypeVar
 
-import torch
 from attrs import frozen
 from torch import Tensor
 
@@ -18,10 +18,8 @@ from speedup.engine.keepsets import KeepSets
 from speedup.engine.lattice import Fact, indicator, spread, unknown
 from speedup.engine.layout import Move
 from speedup.ir.edits import Edit
-from speedup.ir.expressions import concrete
-from speedup.ir.graph import Op, Shape, Value, call_arguments
-from speedup.ir.operators import functional
-from speedup.ir.restatements import Restatement
+from speedup.ir.graph import Op, Shape, Value
+from speedup.lowerings import Alternative
 from speedup.rules.site import Site
 from speedup.rules.weights import NO_LAYER, WeightRule
 
@@ -30,7 +28,7 @@ Facts = Sequence[Fact]
 Lives = Sequence[Tensor]
 Sizes = Callable[[Value], Shape]
 Needs = Callable[["Site", Sizes, KeepSets], Mapping[str, Any]]
-Restate = Callable[["Site", Sizes, KeepSets], Restatement | None]
+Alternatives = Callable[["Site", Sizes, KeepSets], Iterable[Alternative]]
 TakesOver = Callable[["Site", KeepSets], Iterable[tuple[Dim, Tensor, str]]]
 Moves = Callable[[Mapping[str, Any], Sequence[Shape], Sequence[Shape]], tuple[Move, ...]]
 
@@ -77,13 +75,6 @@ def all_pinned(site: Site) -> Iterable[Constraint]:
         yield from pinned(value, range(value.ndim), cause)
 
 
-def all_pinned_as_stated(site: Site) -> Iterable[Constraint]:
-    """The call works on the sizes it was written for."""
-    cause = site.because("the forward states these sizes in a way that cannot follow")
-    for value in (*site.op.operands, *site.op.results):
-        yield from pinned(value, range(value.ndim), cause)
-
-
 def no_needs(site: Site, sizes: Sizes, kept: KeepSets) -> Mapping[str, Any]:
     """The op keeps its arguments whatever the sizes are."""
     return {}
@@ -94,9 +85,19 @@ def holds_always(site: Site, sizes: Sizes, kept: KeepSets) -> bool:
     return True
 
 
-def not_restated(site: Site, sizes: Sizes, kept: KeepSets) -> Restatement | None:
+def no_alternatives(site: Site, sizes: Sizes, kept: KeepSets) -> Iterable[Alternative]:
     """No other call could stand for this one."""
-    return None
+    return ()
+
+
+def any_of(*offers: Alternatives) -> Alternatives:
+    """All that `offers` offer."""
+    return lambda site, sizes, kept: chain.from_iterable(offer(site, sizes, kept) for offer in offers)
+
+
+def keep_instead(constrain: Callable[[Site], Iterable[Constraint]]) -> Alternatives:
+    """The call as it stands, under these constraints."""
+    return lambda site, sizes, kept: (Alternative(constraints=tuple(constrain(site))),)
 
 
 def no_resizing(site: Site, kept: KeepSets) -> Mapping[int, Shape]:
@@ -135,9 +136,9 @@ class Rule:
         moves: for layout operators, the index maps at given arguments and shapes.
         needs: arguments that the op must have at new sizes, where they differ from now.
         holds: whether some arguments let the op still do what it has to.
-        restate: another call that does what this one has to where no arguments of its own would;
-            the source is rewritten to hold it.
-        otherwise: constraints under which the call can stay as it is stated.
+        alternatives: other calls that do what this one has to, which the source is rewritten to hold, and
+            constraints under which the call can stay as it is stated.
+        aliases: further names under which Python calls the operator.
         resize: shapes of values, by index, that keep-sets alone do not tell (weights in groups).
         pay: edits that make up for dropped constants.
         takes_over: which constants these are, for explanations: a dimension that the op reads, a bool
@@ -158,8 +159,8 @@ class Rule:
     moves: Moves | None = None
     needs: Needs = no_needs
     holds: Callable[[Site, Sizes, KeepSets], bool] = holds_always
-    restate: Restate = not_restated
-    otherwise: Callable[[Site], Iterable[Constraint]] = all_pinned_as_stated
+    alternatives: Alternatives = no_alternatives
+    aliases: tuple[str, ...] = ()
     resize: Callable[[Site, KeepSets], Mapping[int, Shape]] = no_resizing
     pay: Callable[[Site, KeepSets], Iterable[Edit]] = no_payment
     takes_over: TakesOver = nothing_taken_over
@@ -203,42 +204,6 @@ def matched(cause: Cause, values: Sequence[Value], dims: Iterable[int]) -> Itera
     for dim in dims:
         extent = max(v.shape[dim] for v in values)
         yield from equal(cause, *((v, dim) for v in values if v.shape[dim] == extent))
-
-
-def evaluate(op: Op, tensors: Sequence[Tensor]) -> tuple[Tensor, ...]:
-    """Run the op on `tensors` in place of its operands, on the CPU and without side effects.
-
-    Operands that are numbers are passed as such, unless the op is arithmetic of numbers.
-    """
-    supply = iter(tensors)
-    is_arithmetic = any(r.is_number for r in op.results)
-
-    def fill(argument: Any) -> Any:
-        if isinstance(argument, Value):
-            given = next(supply)
-            return given.item() if argument.is_number and not is_arithmetic else given
-        if isinstance(argument, tuple):
-            return [fill(a) for a in argument]
-        return concrete(argument)
-
-    target = functional(op.target)
-    filled = {name: fill(argument) for name, argument in op.arguments.items()}
-    if filled.get("device") is not None:
-        filled["device"] = torch.device("cpu")
-    positional, keywords = call_arguments(op, filled)
-    if target._schema.is_mutable:
-        positional = [p.clone() if isinstance(p, Tensor) else p for p in positional]
-    if is_arithmetic:
-        positional = [_widest(a) if isinstance(a, int | float) else a for a in positional]
-    results = target(*positional, **keywords)
-    if not isinstance(results, Tensor) and is_arithmetic:
-        return (torch.tensor(results, dtype=op.result.dtype),)
-    return tuple(results) if isinstance(results, list | tuple) else (results,)
-
-
-def _widest(number: float) -> Tensor:
-    """A Python number as a tensor that loses nothing of it."""
-    return torch.tensor(number, dtype=torch.float64 if isinstance(number, float) else None)
 
 
 def full_values(op: Op, facts: Facts) -> list[Tensor]:

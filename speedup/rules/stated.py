@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from math import prod
 from typing import Any
 
 from torch import Tensor
@@ -10,8 +11,8 @@ from torch import Tensor
 from speedup.engine.keepsets import KeepSets
 from speedup.engine.layout import restricted
 from speedup.ir.graph import Op
-from speedup.ir.restatements import Restatement, SplitSizes, TakeIndices
-from speedup.rules.rule import Moves, Needs, Restate, Sizes
+from speedup.lowerings import Alternative, SplitSizes, TakeIndices
+from speedup.rules.rule import Alternatives, Moves, Needs, Sizes
 from speedup.rules.site import Site
 
 _NO_END = 2**62
@@ -86,29 +87,29 @@ def selected(site: Site, sizes: Sizes, kept: KeepSets) -> Mapping[str, Any]:
     return {"index": _moved(op["index"], _kept(op, kept))}
 
 
-def as_split(site: Site, sizes: Sizes, kept: KeepSets) -> Restatement | None:
+def as_split(site: Site, sizes: Sizes, kept: KeepSets) -> Iterable[Alternative]:
     """Chunks that are no longer equal are a split with sizes."""
     op = site.op
     axis = op["dim"] % op.operands[0].ndim
-    return SplitSizes(tuple(sizes(r)[axis] for r in op.results), op["dim"])
+    yield Alternative(SplitSizes(tuple(sizes(r)[axis] for r in op.results), op["dim"]))
 
 
-def as_indices(moves: Moves) -> Restate:
+def as_indices(moves: Moves) -> Alternatives:
     """What is left of an irregular selection along one dimension is a list of indices."""
 
-    def restate(site: Site, sizes: Sizes, kept: KeepSets) -> Restatement | None:
+    def offer(site: Site, sizes: Sizes, kept: KeepSets) -> Iterable[Alternative]:
         op = site.op
         arguments = {name: op[name] for name in op.arguments}
         (move,) = moves(arguments, [v.shape for v in op.operands], [v.shape for v in op.results])
         found = [b for b in move.blocks if not b.is_plain]
         if len(found) != 1 or len(found[0].source) != 1 or len(found[0].target) != 1:
-            return None
+            return
         (block,) = found
         source = kept[(op.operands[0].index, block.source[0])]
         target = kept[(op.result.index, block.target[0])]
         read = restricted(block.index, source, target)
         if read is None or bool((read < 0).any()):
-            return None
-        return TakeIndices(tuple(read.tolist()), block.source[0])
+            return
+        yield Alternative(TakeIndices(tuple(read.tolist()), block.source[0]), cost=prod(sizes(op.result)))
 
-    return restate
+    return offer

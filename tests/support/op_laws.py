@@ -15,19 +15,11 @@ from speedup.building.applying import apply_edits
 from speedup.engine.lattice import Fact, fact, indicator, unknown
 from speedup.forwards.rewriting import Writer
 from speedup.ir.edits import AddToParameter, MergeColumns, SliceGroups
+from speedup.ir.evaluation import evaluate
 from speedup.ir.graph import Graph, Op, Value
-from speedup.ir.restatements import (
-    Arguments,
-    MeanOfTotal,
-    PartialLayerNorm,
-    Restatement,
-    SplitSizes,
-    TakeIndices,
-)
-from speedup.modules.functional import partial_layer_norm
+from speedup.lowerings import Lowering
 from speedup.planning.coupling import couple
 from speedup.rules import STANDARD, rule_for
-from speedup.rules.rule import evaluate
 from tests.support.soundness import Abstract, Case, Tensors, abstract, some_extents
 
 CLOSE: Mapping[str, Any] = {"rtol": 1e-9, "atol": 1e-10, "equal_nan": True}
@@ -63,7 +55,7 @@ def _raised(found: Fact, generator: torch.Generator) -> Fact:
 class Obliging(Writer):
     """A source that can be made to say anything."""
 
-    def written(self, analysis: Analysis, wanted: Mapping[int, Restatement]) -> Mapping[int, Restatement]:
+    def written(self, analysis: Analysis, wanted: Mapping[int, Lowering]) -> Mapping[int, Lowering]:
         """All that is wanted."""
         return wanted
 
@@ -212,33 +204,8 @@ def _smaller(found: Sliced, full: Sequence[Tensor]) -> list[Tensor]:
 def run_restated(analysis: Analysis, op: Op, small: Sequence[Tensor]) -> Sequence[Tensor]:
     """Run the op on smaller operands as the analysis says that it has to be stated."""
     arguments = analysis.arguments(op)
-    match analysis.restated.get(op.index):
-        case None:
-            return _run(op, arguments, small)
-        case Arguments(changes):
-            return _run(op, {**arguments, **changes}, small)
-        case SplitSizes(sizes, dim):
-            return torch.split(small[0], list(sizes), dim)
-        case TakeIndices(indices, dim):
-            return [small[0].index_select(dim, torch.tensor(indices, dtype=torch.int64))]
-        case MeanOfTotal(total):
-            dims = op.get("dim") or list(range(small[0].ndim))
-            return [small[0].sum(dims, op.get("keepdim", False)) / total]
-        case PartialLayerNorm(dropped, total, dropped_sum, dropped_squares):
-            affine: list[Tensor | None] = [*small[1:], None, None]
-            return [
-                partial_layer_norm(
-                    small[0],
-                    op["normalized_shape"],
-                    weight=affine[0],
-                    bias=affine[1],
-                    eps=op["eps"],
-                    dropped=dropped,
-                    total=total,
-                    dropped_sum=dropped_sum,
-                    dropped_squares=dropped_squares,
-                )
-            ]
+    lowering = analysis.restated.get(op.index)
+    return _run(op, arguments, small) if lowering is None else lowering.compute(op, arguments, small)
 
 
 def _run(op: Op, arguments: Mapping[str, Any], small: Sequence[Tensor]) -> Sequence[Tensor]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from property_tests.faults.fault import Fault
 from property_tests.faults.killers import (
+    ALTERNATIVES,
     ATTRIBUTES,
     COUPLING,
     FITTING,
@@ -31,14 +32,14 @@ FAULTS = (
     ),
     Fault(
         "forward: an attribute that left the trace's sight is set all the same",
-        "forwards.fitting",
+        "forwards.attributes",
         "{r: r.number for r in analysis.graph.escaped if isinstance(r, AttributeOf)}",
         "{r: r.number for r in () if isinstance(r, AttributeOf)}",
         (f"{ISLANDS}::test_an_attribute_that_code_outside_of_islands_names_does_not_change",),
     ),
     Fault(
         "forward: branches are not asked whether new numbers suit them",
-        "forwards.fitting",
+        "forwards.attributes",
         "equations += [Equation(g.expression, g.outcome) for g in analysis.graph.guards]",
         "equations += []",
         (f"{ATTRIBUTES}::test_a_number_that_a_branch_needs_stays_and_those_of_other_modules_are_set",),
@@ -46,13 +47,13 @@ FAULTS = (
     Fault(
         "forward: calls that no attribute helps are forgotten where one is set",
         "forwards.fitting",
-        "if op.index in before or _reads(op, attributes)]",
+        "if op.index in before or reads(op, attributes)]",
         "if _reads(op, attributes)]",
         (f"{ATTRIBUTES}::test_a_number_is_set_where_others_have_to_be_written",),
     ),
     Fault(
         "forward: attributes of torch's own layers are solved for like any other",
-        "forwards.fitting",
+        "forwards.attributes",
         "    fixed.update(_of_layers(analysis, first))\n",
         "",
         (f"{ATTRIBUTES}::test_numbers_of_layers_tell_what_they_hold_and_nothing_else",),
@@ -101,14 +102,14 @@ FAULTS = (
     ),
     Fault(
         "forward: a mean is divided by one too few",
-        "forwards.phrasing",
-        'f" / {total})"',
-        'f" / {total - 1})"',
+        "lowerings.mean_of_total",
+        'f" / {self.total})"',
+        'f" / {self.total - 1})"',
         (PHRASING,),
     ),
     Fault(
         "forward: a call is not held against what it has to move",
-        "forwards.fitting",
+        "forwards.native",
         "    return list(_moved_otherwise(op, before, after, analysis))",
         "    return []",
         (*sliced("roll"), PHRASING),
@@ -119,5 +120,26 @@ FAULTS = (
         "    made = copy.copy(value)\n",
         "    made = value\n",
         (ATTRIBUTES,),
+    ),
+    Fault(
+        "forward: of several ways to state a call the dearest is taken",
+        "forwards.fitting",
+        "key=lambda one: one.cost)",
+        "key=lambda one: -one.cost)",
+        (ALTERNATIVES,),
+    ),
+    Fault(
+        "forward: a way that needs constraints is taken without them",
+        "forwards.fitting",
+        "if a.lowering and (not a.constraints or number in granted)]",
+        "if a.lowering]",
+        (ALTERNATIVES,),
+    ),
+    Fault(
+        "forward: where one way cannot be written the others are forgotten",
+        "forwards.fitting",
+        "    while wanted := {",
+        "    if wanted := {",
+        (ALTERNATIVES,),
     ),
 )

@@ -22,7 +22,7 @@ FAULTS = (
     ),
     Fault(
         "statistics: a partial LayerNorm forgets the sum of what is gone",
-        "modules.functional",
+        "lowerings.partial_layer_norm",
         "mean = (wide.sum(dims, keepdim=True) + dropped_sum) / total",
         "mean = wide.sum(dims, keepdim=True) / total",
         (FEATURES, SEQUENCES),

@@ -1,0 +1,40 @@
+"""Ways to state a call so that it works on smaller operands, one file each.
+
+An op whose operands have become smaller may go on as it stands (`forwards/native.py`), read numbers of its
+module that are set anew (`forwards/attributes.py`), or be called otherwise: by one of the lowerings here.
+A rule offers these as `Alternative` values; planning takes the cheapest that the model's source can state.
+
+A new lowering is one file with a class, and one line in `LOWERINGS`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Any
+
+from speedup.lowerings.arguments import Arguments
+from speedup.lowerings.lowering import Alternative, Lowering
+from speedup.lowerings.mean_of_total import MeanOfTotal
+from speedup.lowerings.partial_layer_norm import PartialLayerNorm
+from speedup.lowerings.split_sizes import SplitSizes
+from speedup.lowerings.take_indices import TakeIndices
+
+__all__ = [
+    "HELPERS",
+    "LOWERINGS",
+    "Alternative",
+    "Arguments",
+    "Lowering",
+    "MeanOfTotal",
+    "PartialLayerNorm",
+    "SplitSizes",
+    "TakeIndices",
+]
+
+LOWERINGS: tuple[type[Lowering], ...] = (Arguments, SplitSizes, TakeIndices, MeanOfTotal, PartialLayerNorm)
+
+HELPERS: Mapping[str, Any] = MappingProxyType(
+    {name: helper for one in LOWERINGS for name, helper in one.helpers.items()}
+)
+"""What rewritten source may name beside its own names."""

@@ -1,0 +1,78 @@
+"""What a lowering is, and the alternatives that a rule offers."""
+
+from __future__ import annotations
+
+import ast
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
+from typing import Any, ClassVar
+
+from attrs import frozen
+from torch import Tensor
+
+from speedup.engine.constraints import Constraint
+from speedup.ir.graph import Op
+from speedup.lowerings.syntax import Call, Change
+
+Agrees = Callable[[Any, Any, bool], bool]
+"""Whether one piece of syntax is another but for numbers; the last argument: as an argument of a call."""
+
+
+@frozen(eq=False)
+class Written:
+    """How the source states an op.
+
+    Attributes:
+        op: the op.
+        node: the call or subscript.
+        call: its parts, if it is a call.
+        given: the arguments that the op gets on smaller operands, by name, as the source stands.
+        may_be_literal: whether a number may stand in the source as it is: that of an argument, by its name,
+            or of a list among them, by the place in it too.
+    """
+
+    op: Op
+    node: ast.Call | ast.Subscript
+    call: Call | None
+    given: Mapping[str, Any]
+    may_be_literal: Callable[[str, int | None], bool]
+
+
+class Lowering(ABC):
+    """Another way to state one call, as a value: what a rule says of it."""
+
+    helpers: ClassVar[Mapping[str, Any]] = MappingProxyType({})
+    """Names that the source may borrow for it, and what they stand for."""
+
+    @abstractmethod
+    def compute(self, op: Op, arguments: Mapping[str, Any], operands: Sequence[Tensor]) -> Sequence[Tensor]:
+        """What the new call gives for smaller operands: the laws of rules compare it with the whole op."""
+
+    @abstractmethod
+    def rewrite(self, written: Written) -> tuple[Change, ...] | None:
+        """Changes that make the source state it; None where it is written in a way that is too unusual."""
+
+    def borrow(self, call: Call | None) -> tuple[str, ...]:
+        """The helpers that the new source of `call` names."""
+        return ()
+
+    @staticmethod
+    def may_replace(old: ast.Call, new: ast.AST, agrees: Agrees) -> bool:
+        """Whether source from a file may hold `new` where the model's own holds `old`, numbers aside."""
+        return False
+
+
+@frozen
+class Alternative:
+    """One way to carry an op on smaller operands, beside its call with other numbers.
+
+    Attributes:
+        lowering: what the source states in place of the call; None: the call as it stands.
+        constraints: what keep-sets have to satisfy for it.
+        cost: elements that it reads and writes in one forward beyond what the call does.
+    """
+
+    lowering: Lowering | None = None
+    constraints: tuple[Constraint, ...] = ()
+    cost: int = 0
