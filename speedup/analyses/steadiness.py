@@ -19,12 +19,9 @@ from speedup.ir.expressions import concrete
 from speedup.ir.graph import Op, Value
 from speedup.rules import Rules, rule_of
 from speedup.rules.extents import STATED_SIZES, Extents, numbers_follow
-from speedup.rules.rule import Moves
+from speedup.rules.rule import Moves, Rule
 
 _BOUNDS = ("start", "end", "index")
-_TURNS = frozenset({"flip", "roll", "fliplr", "flipud", "rot90"})
-_PADS = frozenset({"pad", "constant_pad_nd"})
-_JOINS = frozenset({"cat", "concat", "concatenate"})
 
 
 def steady_facts(op: Op, facts: Sequence[Fact], rules: Rules, extents: Extents) -> Sequence[Fact]:
@@ -34,7 +31,7 @@ def steady_facts(op: Op, facts: Sequence[Fact], rules: Rules, extents: Extents) 
     rule = rule_of(op, rules)
     if rule.is_local:
         return facts
-    if op.name in _JOINS:
+    if rule.arrangement == "joins":
         return _joined(op, facts, extents)
     return [
         uniform(one, unsteady_dims(op, value, _spread(one), rules, extents))
@@ -77,17 +74,17 @@ def _unsteady(op: Op, value: Value, varying: Sequence[int], rules: Rules, extent
     rule = rule_of(op, rules)
     if rule.moves is None:
         return varying
-    if op.name in _TURNS and not any(numbers_follow(extents, op, n) for n in op.arguments):
-        return tuple(d for d in varying if d in _axes(op, value))
+    if rule.arrangement == "turns" and not any(numbers_follow(extents, op, n) for n in op.arguments):
+        return tuple(d for d in varying if d in _axes(op, value, rule))
     others = [n for n in op.arguments if n not in STATED_SIZES]
     if any(numbers_follow(extents, op, n) for n in others):
-        return tuple(d for d in range(value.ndim) if d in _axes(op, value))
+        return tuple(d for d in range(value.ndim) if d in _axes(op, value, rule))
     counted = [op.get(n) for n in _BOUNDS]
     if any(isinstance(n, int) and n < 0 for n in counted):
-        return tuple(d for d in varying if d in _axes(op, value))
-    if not varying or op.name in _JOINS:
+        return tuple(d for d in varying if d in _axes(op, value, rule))
+    if not varying or rule.arrangement == "joins":
         return ()
-    frayed = (d for d in varying if d in _axes(op, value) and has_moving_end(value, d, extents))
+    frayed = (d for d in varying if d in _axes(op, value, rule) and has_moving_end(value, d, extents))
     return tuple(dict.fromkeys((*_tied(op, value, varying, rule.moves, extents), *frayed)))
 
 
@@ -102,7 +99,8 @@ def _moving_ends(extents: Extents) -> frozenset[Dim]:
     found: set[Dim] = set()
     for op in extents.graph.ops:
         ended = {d for v in op.operands for d in range(v.ndim) if (v.index, d) in found}
-        if op.name in _PADS:
+        rule = rule_of(op, extents.rules)
+        if rule.arrangement == "pads":
             source, amounts = op.operands[0], concrete(op["pad"])
             last = source.ndim - 1
             ended |= {
@@ -113,17 +111,17 @@ def _moving_ends(extents: Extents) -> frozenset[Dim]:
         if ended:
             # Ops that turn or split dimensions may have it anywhere.
             is_aligned = all(v.ndim == r.ndim for r in op.results for v in op.operands if v.ndim)
-            keeps = op.name in _PADS or (is_aligned and rule_of(op, extents.rules).is_local)
+            keeps = rule.arrangement == "pads" or (is_aligned and rule.is_local)
             for result in op.results:
                 dims = ended if keeps else range(result.ndim)
                 found.update((result.index, d) for d in dims if d < result.ndim)
     return frozenset(found)
 
 
-def _axes(op: Op, value: Value) -> frozenset[int]:
+def _axes(op: Op, value: Value, rule: Rule) -> frozenset[int]:
     """The dimensions along which the op moves anything; all where it does not say."""
     given = op.get("dims", op.get("dim"))
-    if op.name in _PADS:
+    if rule.arrangement == "pads":
         # Its own rule knows of borders; what is cut off is another part at other sizes.
         cut = [number // 2 for number, amount in enumerate(op["pad"]) if amount < 0]
         return frozenset(value.ndim - 1 - number for number in cut)

@@ -56,7 +56,7 @@ def couple(
     # A choice that names an index comes before those that only count, which that index may satisfy.
     constraints = sorted(constraints_of(graph, sites, rules), key=lambda c: not isinstance(c, Carrier))
     constraints += _kept_modules(graph, tuple(keep))
-    for dim in _copies(graph, constraints):
+    for dim in _copies(graph, constraints, rules):
         seeds.pop(dim, None)
     problem = _Problem(graph, facts, sites, rules, extents, seeds)
     fit = _settled(problem, constraints, writer, frozenset())
@@ -157,16 +157,16 @@ def _needed(value: Value, found: Fact, live: Tensor) -> Iterable[tuple[Dim, Tens
     ]
 
 
-def _copies(graph: Graph, constraints: Iterable[Constraint]) -> Iterable[Dim]:
+def _copies(graph: Graph, constraints: Iterable[Constraint], rules: Rules) -> Iterable[Dim]:
     """Dimensions along which there are only copies that one view lists: how many there are counts."""
     for constraint in constraints:
         if isinstance(constraint, Copied):
             value, dim = constraint.copies
             producer = graph.producer[value]
-            while producer is not None and graph.readers[value] == (graph.readers[value][0],):
+            while producer is not None and len(graph.readers[value]) == 1:
                 yield value, dim
                 op = graph.ops[producer]
-                if op.name == "expand":
+                if rule_of(op, rules).arrangement == "copies":
                     break
                 value = op.operands[0].index
                 producer = graph.producer[value]

@@ -57,6 +57,7 @@ from speedup.rules.moves import (
 )
 from speedup.rules.rule import (
     Alternatives,
+    Arrangement,
     Facts,
     Lives,
     Moves,
@@ -212,6 +213,7 @@ def layout_rule(
     extra: Callable[[Site], Iterable[Constraint]] = unconstrained,
     alternatives: Alternatives = no_alternatives,
     aliases: tuple[str, ...] = (),
+    arrangement: Arrangement = "plain",
 ) -> Rule:
     """The rule of an operator that only moves elements; `extra` adds constraints."""
     return Rule(
@@ -222,6 +224,7 @@ def layout_rule(
         needs=needs,
         alternatives=alternatives,
         aliases=aliases,
+        arrangement=arrangement,
     )
 
 
@@ -323,7 +326,7 @@ def _padded_known(op: Op, facts: Facts, moves: Moves) -> tuple[Fact, ...]:
 
 
 def _pad_rule() -> Rule:
-    rule = layout_rule(pad)
+    rule = layout_rule(pad, arrangement="pads")
     return evolve(
         rule,
         known=lambda op, facts: _padded_known(op, facts, pad),
@@ -352,12 +355,15 @@ RULES: dict[str, Rule] = {
     "permute": layout_rule(permute),
     **{name: layout_rule(swap) for name in ("transpose", "swapaxes", "swapdims")},
     **{name: layout_rule(transpose_2d) for name in ("t", "numpy_T")},
-    **{name: layout_rule(expand, result_sizes(argument)) for name, argument in _EXPANSIONS.items()},
+    **{
+        name: layout_rule(expand, result_sizes(argument), arrangement="copies")
+        for name, argument in _EXPANSIONS.items()
+    },
     "expand_as": _shaped_like("other", expand),
     **{name: _shaped_like("other", reshape) for name in ("view_as", "reshape_as")},
     **{name: layout_rule(repeat) for name in ("repeat", "tile")},
     "repeat_interleave.self_int": layout_rule(repeat_interleave),
-    **{name: layout_rule(cat) for name in ("cat", "concat", "concatenate")},
+    **{name: layout_rule(cat, arrangement="joins") for name in ("cat", "concat", "concatenate")},
     "stack": layout_rule(stack),
     "split_with_sizes": layout_rule(split, split_sizes, aliases=("split",)),
     "split.sizes": layout_rule(split, split_sizes, aliases=("chunk",)),
@@ -371,8 +377,10 @@ RULES: dict[str, Rule] = {
     "slice_scatter": layout_rule(slice_scatter),
     "select_scatter": layout_rule(select_scatter),
     "copy": _shaped_like("self", copy),
-    "roll": layout_rule(roll, alternatives=any_of(as_indices(roll), keep_instead(_wrapped_kept))),
-    "flip": _taken(flip),
+    "roll": layout_rule(
+        roll, arrangement="turns", alternatives=any_of(as_indices(roll), keep_instead(_wrapped_kept))
+    ),
+    "flip": layout_rule(flip, arrangement="turns", alternatives=as_indices(flip)),
     **dict.fromkeys(("pad", "constant_pad_nd"), _pad_rule()),
     **{f"reflection_pad{n}d": layout_rule(fixed_pad("reflect")) for n in (1, 2, 3)},
     **{f"replication_pad{n}d": layout_rule(fixed_pad("replicate")) for n in (1, 2, 3)},

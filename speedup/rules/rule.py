@@ -24,6 +24,7 @@ from speedup.rules.site import Site
 from speedup.rules.weights import NO_LAYER, WeightRule
 
 T = TypeVar("T")
+Arrangement = Literal["plain", "turns", "pads", "joins", "copies"]
 Facts = Sequence[Fact]
 Lives = Sequence[Tensor]
 Sizes = Callable[[Value], Shape]
@@ -139,6 +140,7 @@ class Rule:
         alternatives: other calls that do what this one has to, which the source is rewritten to hold, and
             constraints under which the call can stay as it is stated.
         aliases: further names under which Python calls the operator.
+        arrangement: of layout operators, whether they turn, pad, join or copy along their dimensions.
         resize: shapes of values, by index, that keep-sets alone do not tell (weights in groups).
         pay: edits that make up for dropped constants.
         takes_over: which constants these are, for explanations: a dimension that the op reads, a bool
@@ -161,6 +163,7 @@ class Rule:
     holds: Callable[[Site, Sizes, KeepSets], bool] = holds_always
     alternatives: Alternatives = no_alternatives
     aliases: tuple[str, ...] = ()
+    arrangement: Arrangement = "plain"
     resize: Callable[[Site, KeepSets], Mapping[int, Shape]] = no_resizing
     pay: Callable[[Site, KeepSets], Iterable[Edit]] = no_payment
     takes_over: TakesOver = nothing_taken_over
