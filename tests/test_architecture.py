@@ -17,7 +17,7 @@ ROOT = Path(speedup.__file__).parent
 
 # From the bottom up; those of one layer do not know one another.
 LAYERS = (
-    ("_stable", "errors"),
+    ("_stable", "errors", "torch_api"),
     ("engine", "ir", "writing"),
     ("lowerings",),
     ("modules", "rules"),

@@ -30,6 +30,7 @@ from speedup.modules.attention import MultiheadAttention
 from speedup.modules.attributes import set_attribute
 from speedup.modules.copying import copy_module
 from speedup.modules.rewritten import rewrite_module
+from speedup.torch_api import pre_hooks_of
 
 
 def apply_edits(
@@ -145,7 +146,7 @@ def _give_biases(small: nn.Module, edits: Iterable[Edit]) -> None:
 def _refresh_cached(small: nn.Module) -> None:
     """Recompute the weights that `torch.nn.utils` keeps on modules between forwards."""
     for module in small.modules():
-        for hook in module._forward_pre_hooks.values():
+        for hook in pre_hooks_of(module).values():
             if isinstance(hook, BasePruningMethod | WeightNorm):
                 hook(module, None)
 

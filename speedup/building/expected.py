@@ -13,6 +13,7 @@ from speedup.ir.edits import Edit, NewBias
 from speedup.ir.expressions import Argument, Settled, concrete
 from speedup.ir.graph import Graph, Op, Shape, Value, read_in
 from speedup.parts import Expected, ExpectedOp
+from speedup.torch_api import schema_of
 
 
 def expected_trace(analysis: Analysis, edits: Sequence[Edit]) -> Expected:
@@ -60,7 +61,7 @@ def _described(
 
 def _passes_on(op: Op, sizes: Callable[[Value], Shape]) -> bool:
     """Whether the op returns its operand: tracing writes down a slice of everything as an alias."""
-    name = op.target._schema.name
+    name = schema_of(op.target).name
     return name == "aten::alias" or (name == "aten::slice" and sizes(op.result) == sizes(op.operands[0]))
 
 

@@ -10,7 +10,7 @@ import torch
 from speedup.analyses.analysis import Analysis
 from speedup.engine.layout import Block, Move, box, restricted
 from speedup.ir.expressions import concrete
-from speedup.ir.graph import Op, Shape, Value
+from speedup.ir.graph import Op, Shape, Value, call_arguments
 from speedup.ir.operators import functional
 from speedup.rules import rule_of
 from speedup.rules.copies import copied
@@ -83,8 +83,7 @@ def _meta_shapes(op: Op, arguments: Mapping[str, Any], analysis: Analysis) -> li
 
     target = functional(op.target)
     filled = {name: fill(argument) for name, argument in arguments.items()}
-    keywords = {p.name: filled[p.name] for p in target._schema.arguments if p.kwarg_only}
-    positional = [filled[p.name] for p in target._schema.arguments if not p.kwarg_only]
+    positional, keywords = call_arguments(op, filled)
     try:
         results = target(*positional, **keywords)
     except (RuntimeError, IndexError, ValueError, TypeError):

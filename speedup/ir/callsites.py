@@ -6,14 +6,14 @@ from functools import lru_cache
 from types import CodeType, FrameType
 
 import torch
-from torch import nn
 
 from speedup.ir.graph import Frame
+from speedup.torch_api import CALL_IMPL, WRAPPED_CALL_IMPL
 
 Running = tuple[CodeType, int]
 """A function's code and the offset of the instruction that it is at."""
 
-_CALLED_BY = (nn.Module._call_impl.__code__, nn.Module._wrapped_call_impl.__code__)
+_CALLED_BY = (CALL_IMPL, WRAPPED_CALL_IMPL)
 _LIBRARY = torch.__file__.removesuffix("__init__.py")
 _LAYERS = f"{_LIBRARY}nn/modules/"
 

@@ -11,6 +11,7 @@ from torch import Tensor
 from speedup.ir.expressions import concrete
 from speedup.ir.graph import Op, Value, call_arguments
 from speedup.ir.operators import functional
+from speedup.torch_api import schema_of
 
 
 def evaluate(op: Op, tensors: Sequence[Tensor]) -> tuple[Tensor, ...]:
@@ -34,7 +35,7 @@ def evaluate(op: Op, tensors: Sequence[Tensor]) -> tuple[Tensor, ...]:
     if filled.get("device") is not None:
         filled["device"] = torch.device("cpu")
     positional, keywords = call_arguments(op, filled)
-    if target._schema.is_mutable:
+    if schema_of(target).is_mutable:
         positional = [p.clone() if isinstance(p, Tensor) else p for p in positional]
     if is_arithmetic:
         positional = [_widest(a) if isinstance(a, int | float) else a for a in positional]

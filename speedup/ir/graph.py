@@ -21,6 +21,7 @@ import torch
 from attrs import frozen
 
 from speedup.ir.expressions import Argument, Guard, Root, Settled, Use, concrete, derived_in, sizes_in
+from speedup.torch_api import Overload, schema_of
 
 Shape = tuple[int, ...]
 T = TypeVar("T")
@@ -116,7 +117,7 @@ class Op:
     """
 
     index: int
-    target: torch._ops.OpOverload
+    target: Overload
     arguments: Mapping[str, Argument] = attrs.field(eq=attrs.cmp_using(eq=lambda a, b: dict(a) == dict(b)))
     results: tuple[Value, ...]
     owner: Owner
@@ -158,7 +159,7 @@ class Op:
     @property
     def name(self) -> str:
         """The operator's name without namespace and overload, such as `conv2d` or `relu_`."""
-        return str(self.target._schema.name.split("::")[-1])
+        return str(schema_of(self.target).name.split("::")[-1])
 
     def follows_sizes(self, *names: str) -> bool:
         """Whether the arguments `names`, or any when none is named, hold numbers derived from sizes."""
@@ -182,7 +183,7 @@ def call_arguments(op: Op, arguments: Mapping[str, Any]) -> tuple[list[Any], dic
     """Split `arguments` into positional and keyword ones, as the operator's schema wants them."""
     positional: list[Any] = []
     keywords: dict[str, Any] = {}
-    for parameter in op.target._schema.arguments:
+    for parameter in schema_of(op.target).arguments:
         if parameter.kwarg_only:
             keywords[parameter.name] = arguments[parameter.name]
         else:

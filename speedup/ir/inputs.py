@@ -10,9 +10,9 @@ import attrs
 import torch
 from attrs import frozen
 from torch import Tensor
-from torch.utils import _pytree as pytree
 
 from speedup.errors import InputError
+from speedup.torch_api import TreeSpec, tree_flatten, tree_unflatten
 
 _SEED = 10_000
 
@@ -40,13 +40,13 @@ class Example:
 
     tensors: tuple[Tensor, ...]
     _leaves: tuple[Any, ...] = attrs.field(alias="leaves")
-    _spec: pytree.TreeSpec = attrs.field(alias="spec")
+    _spec: TreeSpec = attrs.field(alias="spec")
 
     def call(self, tensors: Sequence[Tensor]) -> tuple[tuple[Any, ...], dict[str, Any]]:
         """The arguments of the same call with `tensors` in place of the example's."""
         supply = iter(tensors)
         leaves = [next(supply) if isinstance(leaf, Tensor | Sketch) else leaf for leaf in self._leaves]
-        args, kwargs = pytree.tree_unflatten(leaves, self._spec)
+        args, kwargs = tree_unflatten(leaves, self._spec)
         return tuple(args), dict(kwargs)
 
     def fresh(self) -> Example:
@@ -86,7 +86,7 @@ class Example:
             _of_size(leaf, next(supply)) if isinstance(leaf, Tensor | Sketch) else leaf
             for leaf in self._leaves
         ]
-        args, kwargs = pytree.tree_unflatten(leaves, self._spec)
+        args, kwargs = tree_unflatten(leaves, self._spec)
         return tuple(args), dict(kwargs)
 
 
@@ -106,7 +106,7 @@ def _of_size(leaf: Tensor | Sketch, tensor: Tensor) -> Tensor | Sketch:
 
 def drawn_example(args: Sequence[Any], kwargs: Mapping[str, Any]) -> Example:
     """The call of these arguments; where they are sketches, tensors are drawn, the same every time."""
-    leaves, spec = pytree.tree_flatten((tuple(args), dict(kwargs)))
+    leaves, spec = tree_flatten((tuple(args), dict(kwargs)))
     generator = torch.Generator().manual_seed(_SEED)
     tensors = tuple(
         leaf if isinstance(leaf, Tensor) else drawn(leaf, leaf.shape, generator)
@@ -159,7 +159,7 @@ def example_from(x: Any, kwargs: Mapping[str, Any] | None = None) -> Example:
             f"the example input is {type(x).__name__}; pass what the forward takes: a tensor, "
             "a tuple of positional arguments, or a dict of keyword arguments"
         )
-    leaves, spec = pytree.tree_flatten((args, keywords))
+    leaves, spec = tree_flatten((args, keywords))
     tensors = tuple(leaf for leaf in leaves if isinstance(leaf, Tensor))
     if not tensors:
         raise InputError(

@@ -7,18 +7,21 @@ from functools import lru_cache
 import torch
 from torch.fx import Node
 
+from speedup.torch_api import Overload, schema_of
 
-def operator_of(node: Node) -> torch._ops.OpOverload | None:
+
+def operator_of(node: Node) -> Overload | None:
     """The operator that `node` calls, if it calls one."""
-    return node.target if isinstance(node.target, torch._ops.OpOverload) else None
+    return node.target if isinstance(node.target, Overload) else None
 
 
 @lru_cache(maxsize=4096)
-def functional(target: torch._ops.OpOverload) -> torch._ops.OpOverload:
+def functional(target: Overload) -> Overload:
     """The operator that computes what the in-place `target` computes, without writing."""
-    if not target._schema.is_mutable:
+    schema = schema_of(target)
+    if not schema.is_mutable:
         return target
-    namespace, name = target._schema.name.split("::")
+    namespace, name = schema.name.split("::")
     packet = getattr(getattr(torch.ops, namespace), name.rstrip("_"), None)
-    overload = getattr(packet, target._overloadname, None)
-    return overload if isinstance(overload, torch._ops.OpOverload) else target
+    overload = getattr(packet, schema.overload_name or "default", None)
+    return overload if isinstance(overload, Overload) else target

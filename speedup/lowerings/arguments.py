@@ -13,6 +13,7 @@ from speedup.ir.evaluation import evaluate
 from speedup.ir.graph import Op
 from speedup.lowerings.lowering import Lowering, Written
 from speedup.lowerings.syntax import Call, Change, element_of, replace
+from speedup.torch_api import schema_of
 
 
 @frozen
@@ -56,7 +57,7 @@ class Arguments(Lowering):
 
 
 def _argument(name: str, wanted: Any, call: Call, written: Written) -> list[Change] | None:
-    place = [p.name for p in written.op.target._schema.arguments].index(name) - 1
+    place = [p.name for p in schema_of(written.op.target).arguments].index(name) - 1
     one = call.keyword(name)
     if not isinstance(wanted, tuple):
         one = one or (call.arguments[place] if 0 <= place < len(call.arguments) else None)

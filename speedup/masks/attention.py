@@ -12,9 +12,9 @@ from typing import Any
 
 from attrs import evolve, frozen
 from torch import Tensor, nn
-from torch.nn.modules.conv import _ConvNd
 
 from speedup.ir.paths import joined
+from speedup.torch_api import ConvNd, modules_of, parameters_of
 
 _SEPARATE: tuple[tuple[str, str, str], ...] = (
     ("q_proj", "k_proj", "v_proj"),
@@ -181,7 +181,7 @@ def _separate(path: str, module: nn.Module) -> Iterator[Projection]:
 
 def _own_biases(path: str, module: nn.Module) -> Iterator[Projection]:
     for part, local in enumerate(_OWN_BIASES):
-        if isinstance(bias := module._parameters.get(local), Tensor):
+        if isinstance(bias := parameters_of(module).get(local), Tensor):
             yield Projection(joined(path, local), 0, bias.shape[0], (part,))
 
 
@@ -209,13 +209,13 @@ def _child(module: nn.Module, name: str) -> Any:
     """What `module` holds under the dotted `name`; None if nothing."""
     found: Any = module
     for part in name.split("."):
-        found = getattr(found, "_modules", {}).get(part)
+        found = modules_of(found).get(part) if isinstance(found, nn.Module) else None
     return found
 
 
 def _row_dim(layer: Any) -> int | None:
     """The dimension of a layer's weight that holds its outputs; None if it is no such layer."""
-    if isinstance(layer, nn.Linear) or (isinstance(layer, _ConvNd) and layer.groups == 1):
+    if isinstance(layer, nn.Linear) or (isinstance(layer, ConvNd) and layer.groups == 1):
         return 1 if getattr(layer, "transposed", False) else 0
     # transformers' Conv1D is a linear layer whose weight is (in, out).
     return 1 if type(layer).__name__ == "Conv1D" and getattr(layer, "weight", None) is not None else None

@@ -13,6 +13,7 @@ from torch import nn
 from speedup.errors import MaskTargetError, UnknownNameError
 from speedup.ir.paths import joined
 from speedup.masks.problems import RefusedError
+from speedup.torch_api import parameters_of
 
 
 @attrs.frozen(eq=False)
@@ -110,7 +111,7 @@ def _why_unknown(name: str, names: Names) -> tuple[str, str]:
         return "it is a module", f"Name its parameter: {{{name!r}: {{'weight': mask}}}}."
     if module is None:
         return "no module or parameter is called that", _near(name, names.parameters)
-    if local in module._parameters:
+    if local in parameters_of(module):
         return f"this {type(module).__name__} was made without {local!r} (it is None)", "Drop this mask."
     near = _near(local, dict(module.named_parameters()))
     return f"this {type(module).__name__} has no parameter {local!r}", near

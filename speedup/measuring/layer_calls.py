@@ -7,7 +7,8 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
+
+from speedup.torch_api import ConvNd, ConvTransposeNd
 
 _CONVOLUTIONS = (
     nn.Conv1d,
@@ -20,7 +21,7 @@ _CONVOLUTIONS = (
 
 
 def _is_depthwise(module: nn.Module) -> bool:
-    return isinstance(module, _ConvNd) and 1 < module.groups == module.in_channels == module.out_channels
+    return isinstance(module, ConvNd) and 1 < module.groups == module.in_channels == module.out_channels
 
 
 def is_measured(module: nn.Module) -> bool:
@@ -62,7 +63,7 @@ def call_of(module: nn.Module, data: Tensor, width: int) -> Callable[[], object]
 
 def _convolving(module: Any, data: Tensor, width: int, made: dict[str, Any]) -> tuple[nn.Module, Tensor]:
     names = ["kernel_size", "stride", "padding", "dilation", "padding_mode"]
-    if isinstance(module, _ConvTransposeNd):
+    if isinstance(module, ConvTransposeNd):
         names.append("output_padding")
     made.update({name: getattr(module, name) for name in names})
     if not _is_depthwise(module):

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from speedup._stable import stable
+from speedup.torch_api import QKV_SAME_EMBED_DIM
 
 
 class MultiheadAttention(nn.MultiheadAttention):
@@ -44,7 +45,7 @@ class MultiheadAttention(nn.MultiheadAttention):
         module.__class__ = cls
         state = vars(module)
         # torch.nn.TransformerEncoderLayer takes its fused path only when this is set.
-        state["_qkv_same_embed_dim"] = False
+        state[QKV_SAME_EMBED_DIM] = False
         state["value_head_dim"] = state["head_dim"]
         state["scale"] = state["head_dim"] ** -0.5
 

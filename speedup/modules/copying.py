@@ -21,6 +21,7 @@ from torch import fx, nn
 
 from speedup.errors import SpeedupError
 from speedup.modules.closures import renew_weak_references, twins_of, walk
+from speedup.torch_api import make_subclass
 
 ModuleT = TypeVar("ModuleT", bound=nn.Module)
 
@@ -147,7 +148,7 @@ def _dressed(old: torch.Tensor, new: torch.Tensor) -> torch.Tensor:
     if issubclass(type(old), nn.Parameter):
         # The constructor of a subclass may want arguments that nobody here knows. Nor is this a view, as
         # `as_subclass` makes: how torch multiplies by a matrix depends on whether it is one.
-        data = torch.Tensor._make_subclass(type(old), data, False)
+        data = make_subclass(type(old), data, False)
     elif is_parameter:
         data = nn.Parameter(data, requires_grad=False)
     return data.requires_grad_(old.requires_grad and (is_parameter or old.is_leaf))

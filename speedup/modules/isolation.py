@@ -9,8 +9,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stderr
 
 import torch
-import torch.fx.config
-from torch.fx._lazy_graph_module import _use_lazy_graph_module
+
+from speedup.torch_api import fx_config, use_lazy_graph_module
 
 
 @contextmanager
@@ -53,10 +53,10 @@ def lean() -> Iterator[None]:
 
     They are a quarter of its time.
     """
-    before = torch.fx.config.do_not_emit_stack_traces
-    torch.fx.config.do_not_emit_stack_traces = True
+    before = fx_config.do_not_emit_stack_traces
+    fx_config.do_not_emit_stack_traces = True
     try:
-        with _use_lazy_graph_module(True):
+        with use_lazy_graph_module(True):
             yield
     finally:
-        torch.fx.config.do_not_emit_stack_traces = before
+        fx_config.do_not_emit_stack_traces = before

@@ -32,8 +32,9 @@ from speedup.rules import (
     weaving,
 )
 from speedup.rules.rule import OPEN_NUMBER, UNKNOWN_OPERATOR, Rule
+from speedup.torch_api import Overload, Packet, schema_of
 
-Operator = torch._ops.OpOverload | torch._ops.OpOverloadPacket
+Operator = Overload | Packet
 Rules = Mapping[Operator | str, Rule]
 
 FAMILIES = (
@@ -80,7 +81,7 @@ STANDARD: MappingProxyType[Operator | str, Rule] = MappingProxyType(_table())
 """Rules by overload, by all overloads of a name, or by a name as `"torchvision::roi_align"`."""
 
 
-def rule_for(target: torch._ops.OpOverload, rules: Rules) -> Rule:
+def rule_for(target: Overload, rules: Rules) -> Rule:
     """The rule of an operator: of the overload, of its name, or of what it does without writing.
 
     An operator without any rule gets the one that keeps everything it touches.
@@ -90,10 +91,10 @@ def rule_for(target: torch._ops.OpOverload, rules: Rules) -> Rule:
 
 
 @lru_cache(maxsize=4096)
-def _keys_of(target: torch._ops.OpOverload) -> tuple[Operator | str, ...]:
+def _keys_of(target: Overload) -> tuple[Operator | str, ...]:
     """What tables may call an operator, the closest name first."""
     pure = functional(target)
-    return target, target.overloadpacket, pure, pure.overloadpacket, target._schema.name
+    return target, target.overloadpacket, pure, pure.overloadpacket, schema_of(target).name
 
 
 def rule_of(op: Op, rules: Rules) -> Rule:
@@ -111,11 +112,7 @@ def has_open_number(op: Op) -> bool:
     if not any(v.is_number for v in op.operands):
         return False
     return any(
-        not _takes_tensors(parameter.type)
+        "Tensor" not in str(parameter.type)
         and any(v.is_number for v in values_in(op.arguments.get(parameter.name)))
-        for parameter in op.target._schema.arguments
+        for parameter in schema_of(op.target).arguments
     )
-
-
-def _takes_tensors(kind: torch._C.JitType) -> bool:
-    return "Tensor" in str(kind)

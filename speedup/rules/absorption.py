@@ -41,6 +41,7 @@ from speedup.rules.contraction import (
 )
 from speedup.rules.rule import Rule
 from speedup.rules.site import Site
+from speedup.torch_api import schema_of
 
 
 @frozen
@@ -89,7 +90,7 @@ def _batch_norm_after(site: Site, together: tuple[int, ...]) -> Value | None:
     if len(readers) != 1 or result in site.graph.outputs:
         return None
     reader = site.graph.ops[readers[0]]
-    if reader.target._schema.name != "aten::batch_norm" or reader["training"]:
+    if schema_of(reader.target).name != "aten::batch_norm" or reader["training"]:
         return None
     mean = reader.arguments.get("running_mean")
     if not isinstance(mean, Value) or mean.origin is not Origin.BUFFER or reader.operands[0] is not result:

@@ -15,7 +15,6 @@ from typing import Any
 import torch
 from attrs import frozen
 from torch import Tensor, nn
-from torch.nn.modules.conv import _ConvNd
 
 from speedup.engine.constraints import Balanced, Constraint, Pinned
 from speedup.engine.keepsets import KeepSets
@@ -25,6 +24,7 @@ from speedup.ir.graph import Op, Shape, Value
 from speedup.rules.rule import Channels, Facts, Lives, Sizes, equal, nothing_known, pinned, reason_for
 from speedup.rules.site import Site
 from speedup.rules.weights import Attributes, Product, WeightRule
+from speedup.torch_api import ConvNd
 
 
 @frozen(eq=False)
@@ -355,5 +355,5 @@ LINEAR = WeightRule(
     contraction_product, attributes=MappingProxyType({nn.Linear: _linear_attributes}), takes_bias=_takes_bias
 )
 CONVOLUTION = WeightRule(
-    contraction_product, attributes=MappingProxyType({_ConvNd: _conv_attributes}), takes_bias=_takes_bias
+    contraction_product, attributes=MappingProxyType({ConvNd: _conv_attributes}), takes_bias=_takes_bias
 )

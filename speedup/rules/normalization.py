@@ -9,7 +9,6 @@ from typing import Any
 import torch
 from attrs import evolve
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _NormBase
 
 from speedup.engine.constraints import Constraint, Whole
 from speedup.engine.lattice import (
@@ -30,6 +29,7 @@ from speedup.rules.pointwise import aligned
 from speedup.rules.rule import Facts, Lives, Rule, Sizes, equal, named_fact, nothing_known, pinned, reason_for
 from speedup.rules.site import Site
 from speedup.rules.weights import Attributes, normalized
+from speedup.torch_api import NormBase
 
 
 def _per_channel(op: Op, facts: Facts, name: str, otherwise: float) -> Fact:
@@ -181,7 +181,7 @@ def _channels(op: Op, sizes: Sizes) -> Attributes:
     return {"num_channels": sizes(op.operands[0])[1], **group_norm_needs(op, sizes)}
 
 
-_BY_FEATURE = evolve(normalized(last=False), attributes=MappingProxyType({_NormBase: _features}))
+_BY_FEATURE = evolve(normalized(last=False), attributes=MappingProxyType({NormBase: _features}))
 _BY_GROUP = evolve(normalized(last=False), attributes=MappingProxyType({nn.GroupNorm: _channels}))
 
 RULES: dict[str, Rule] = {

@@ -22,6 +22,7 @@ from speedup.ir.graph import Op, Shape, Value
 from speedup.lowerings import Alternative
 from speedup.rules.site import Site
 from speedup.rules.weights import NO_LAYER, WeightRule
+from speedup.torch_api import schema_of
 
 T = TypeVar("T")
 Arrangement = Literal["plain", "turns", "pads", "joins", "copies"]
@@ -222,4 +223,4 @@ def named_fact(op: Op, facts: Facts, name: str) -> Fact | None:
 
 def reason_for(op: Op, what: str) -> str:
     """A uniform wording for causes: the operator's short name, then what it does."""
-    return f"{op.target._schema.name.split('::')[-1].rstrip('_')} {what}"
+    return f"{schema_of(op.target).name.split('::')[-1].rstrip('_')} {what}"

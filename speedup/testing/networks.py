@@ -11,7 +11,6 @@ import attrs
 import torch
 from hypothesis import strategies as st
 from torch import Tensor, nn
-from torch.utils import _pytree as pytree
 
 from speedup.testing.grammar.chain import draw_blocks, draw_opening, draw_sized
 from speedup.testing.grammar.compositions import adapter
@@ -32,6 +31,7 @@ from speedup.testing.modules import (
 )
 from speedup.testing.spec import Spec, sequential
 from speedup.testing.state import enliven
+from speedup.torch_api import tree_leaves
 
 MOST_BLOCKS = 8
 VOCABULARY = 7
@@ -182,7 +182,7 @@ def _makes_one_each(network: Network, call: Call, batch: int) -> bool:
             output = skeleton(network)(*sample_call(call, batch))
     except Exception:
         return False
-    leaves = [leaf for leaf in pytree.tree_leaves(output) if isinstance(leaf, Tensor)]
+    leaves = [leaf for leaf in tree_leaves(output) if isinstance(leaf, Tensor)]
     return all(leaf.numel() > 0 and len(leaf) == batch for leaf in leaves)
 
 

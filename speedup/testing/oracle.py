@@ -8,7 +8,6 @@ from functools import partial
 import torch
 from attrs import frozen
 from torch import Tensor, nn
-from torch.utils import _pytree as pytree
 
 from speedup.building.comparison import first_line
 from speedup.building.draws import draws
@@ -16,6 +15,7 @@ from speedup.ir.inputs import Example, batch_size, example_from, leaves_of
 from speedup.modules.copying import copy_module
 from speedup.modules.isolation import isolated
 from speedup.testing.masks import MaskSpec, write_masks
+from speedup.torch_api import TreeSpec, tree_structure
 
 # Merging channels reorders sums. In float64, perturbing every weight of a small, well conditioned network
 # by 1e-14 moves its outputs by less than 1e-11 of their variation; a lost constant by much more than 1e-9.
@@ -170,8 +170,8 @@ def _same_non_number(have: Tensor, want: Tensor) -> Tensor:
     return (have == want) | (have.isnan() & want.isnan())
 
 
-def _structure(output: object) -> pytree.TreeSpec:
-    return pytree.tree_structure(output)
+def _structure(output: object) -> TreeSpec:
+    return tree_structure(output)
 
 
 def _form(tensor: Tensor) -> str:

@@ -11,6 +11,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from speedup.torch_api import version_of
+
 
 @attrs.frozen
 class TensorState:
@@ -122,7 +124,7 @@ def _tensor_state(name: str, tensor: Tensor) -> TensorState:
     return TensorState(
         name=name,
         identity=id(tensor),
-        version=tensor._version,
+        version=version_of(tensor),
         address=tensor.data_ptr(),
         requires_grad=tensor.requires_grad,
         has_grad=tensor.grad is not None,

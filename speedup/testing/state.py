@@ -10,10 +10,10 @@ import math
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
-from torch.nn.modules.instancenorm import _InstanceNorm
 
-_NORMS = (_BatchNorm, _InstanceNorm, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm)
+from speedup.torch_api import BatchNorm, InstanceNorm
+
+_NORMS = (BatchNorm, InstanceNorm, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm)
 
 Inputs = tuple[Tensor, ...]
 
@@ -63,7 +63,7 @@ def _calibrate(model: nn.Module, inputs: Inputs, generator: torch.Generator) -> 
     """Run the model once, each norm with running statistics taking them from what it is about to read."""
 
     def observe(module: nn.Module, args: tuple[Tensor, ...]) -> None:
-        assert isinstance(module, _BatchNorm | _InstanceNorm)
+        assert isinstance(module, BatchNorm | InstanceNorm)
         assert module.running_mean is not None and module.running_var is not None
         by_channel = args[0].detach().transpose(0, 1).flatten(1)
         mean, variance = by_channel.mean(1), by_channel.var(1, unbiased=False)
@@ -75,7 +75,7 @@ def _calibrate(model: nn.Module, inputs: Inputs, generator: torch.Generator) -> 
     handles = [
         module.register_forward_pre_hook(observe)
         for module in model.modules()
-        if isinstance(module, _BatchNorm | _InstanceNorm) and module.running_mean is not None
+        if isinstance(module, BatchNorm | InstanceNorm) and module.running_mean is not None
     ]
     model(*inputs)
     for handle in handles:

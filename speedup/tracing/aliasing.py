@@ -14,11 +14,12 @@ import torch
 from torch.fx import Graph, Node
 
 from speedup.ir.operators import functional, operator_of
+from speedup.torch_api import Overload, schema_of
 
 # Operators whose schema does not say that they may return their input.
 _MAY_ALIAS = frozenset({"aten::dropout", "aten::feature_dropout", "aten::alpha_dropout"})
 # A view, and the operator that puts it back into what it was taken from.
-_SCATTERS: Mapping[torch._ops.OpOverload, torch._ops.OpOverload] = MappingProxyType(
+_SCATTERS: Mapping[Overload, Overload] = MappingProxyType(
     {
         torch.ops.aten.slice.Tensor: torch.ops.aten.slice_scatter.default,
         torch.ops.aten.select.int: torch.ops.aten.select_scatter.default,
@@ -29,9 +30,9 @@ _SCATTERS: Mapping[torch._ops.OpOverload, torch._ops.OpOverload] = MappingProxyT
 def written_by(node: Node) -> Node | None:
     """The node whose tensor `node` overwrites, if any."""
     target = operator_of(node)
-    if target is None or not target._schema.is_mutable:
+    if target is None or not schema_of(target).is_mutable:
         return None
-    for position, parameter in enumerate(target._schema.arguments):
+    for position, parameter in enumerate(schema_of(target).arguments):
         if parameter.alias_info is not None and parameter.alias_info.is_write:
             operand = node.args[position] if position < len(node.args) else node.kwargs.get(parameter.name)
             return operand if isinstance(operand, Node) else None
@@ -45,8 +46,9 @@ def viewed_by(node: Node) -> Node | None:
     target = operator_of(node)
     if target is None or not node.args or not isinstance(node.args[0], Node):
         return None
-    returns = target._schema.returns
-    shares = target._schema.name in _MAY_ALIAS or (returns and returns[0].alias_info is not None)
+    schema = schema_of(target)
+    returns = schema.returns
+    shares = schema.name in _MAY_ALIAS or (returns and returns[0].alias_info is not None)
     return node.args[0] if shares else None
 
 
@@ -56,7 +58,7 @@ def storage_of(node: Node) -> Node:
     return node if viewed is None else storage_of(viewed)
 
 
-def scatter_of(view: Node) -> torch._ops.OpOverload | None:
+def scatter_of(view: Node) -> Overload | None:
     """The operator that puts a slice or selection back; None for the result of an in-place op."""
     target = operator_of(view)
     return None if target is None else _SCATTERS.get(target)
@@ -96,7 +98,7 @@ def written_back(graph: Graph) -> Mapping[Node, tuple[Node, ...]] | None:
 
 def _has_functional(node: Node) -> bool:
     target = operator_of(node)
-    return target is not None and not functional(target)._schema.is_mutable
+    return target is not None and not schema_of(functional(target)).is_mutable
 
 
 def _views(written: Node) -> tuple[Node, ...] | None:

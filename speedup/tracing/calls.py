@@ -10,12 +10,12 @@ import torch
 from attrs import define, field, frozen
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
-from torch.utils import _pytree as pytree
 
 from speedup.ir.graph import Shape
 from speedup.ir.inputs import Example, leaves_of
 from speedup.modules.copying import copy_module
 from speedup.modules.isolation import isolated, quiet, unfused
+from speedup.torch_api import DisableTorchFunction, TreeSpec, tree_flatten, tree_leaves
 from speedup.tracing.trace import export_error
 
 _SEED = 0
@@ -132,8 +132,8 @@ class _Recorder(TorchFunctionMode):
 
     def _entering(self, path: str) -> Callable[..., None]:
         def hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-            with torch._C.DisableTorchFunction():
-                leaves, spec = pytree.tree_flatten((args, kwargs))
+            with DisableTorchFunction():
+                leaves, spec = tree_flatten((args, kwargs))
                 self._note_reads(leaves)
                 frame = self._opened(path, leaves, spec)
             if self._frame is None:
@@ -144,7 +144,7 @@ class _Recorder(TorchFunctionMode):
 
         return hook
 
-    def _opened(self, path: str, leaves: list[Any], spec: pytree.TreeSpec) -> _Frame:
+    def _opened(self, path: str, leaves: list[Any], spec: TreeSpec) -> _Frame:
         structure = f"{spec} {[_described(leaf) for leaf in leaves]}"
         shapes = tuple(tuple(leaf.shape) for leaf in leaves if isinstance(leaf, Tensor))
         objection = _objection(leaves)
@@ -174,12 +174,12 @@ class _Recorder(TorchFunctionMode):
         frame = self._frame
         if frame is None or func in _SIZELESS:
             return func(*args, **kwargs)
-        leaves = pytree.tree_leaves((args, kwargs))
+        leaves = tree_leaves((args, kwargs))
         self._note_reads(leaves)
         for leaf in leaves:
             self._note_leak(leaf)
         result = func(*args, **kwargs)
-        for leaf in pytree.tree_leaves(result):
+        for leaf in tree_leaves(result):
             if isinstance(leaf, Tensor) and self._origin(leaf) is None and id(leaf) not in self._names:
                 self._made[id(leaf)] = _Made(weakref.ref(leaf), frame)
         return result

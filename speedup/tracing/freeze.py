@@ -21,6 +21,7 @@ from speedup.ir.callsites import frame_of
 from speedup.ir.checking import require_well_formed
 from speedup.ir.graph import Frame, Graph, Op, Origin, Owner, Value
 from speedup.ir.operators import functional, operator_of
+from speedup.torch_api import CUSTOM, TO_COPY, Overload, schema_of
 from speedup.tracing.adapting import adapted
 from speedup.tracing.aliasing import scatter_of, storage_of, viewed_by, written_by
 from speedup.tracing.numbers import ARITHMETIC, as_type, computing_type, is_arithmetic, is_check, number_type
@@ -54,7 +55,7 @@ def _needs_lowering(node: Node) -> bool:
     target = operator_of(node)
     if target is None:
         return isinstance(node.target, FunctionType) and not is_arithmetic(node)
-    keywords = (p.alias_info for p in target._schema.arguments if p.kwarg_only)
+    keywords = (p.alias_info for p in schema_of(target).arguments if p.kwarg_only)
     return any(alias is not None and alias.is_write for alias in keywords)
 
 
@@ -192,7 +193,7 @@ class _Freezer:
             self.higher_order(node)
             return
         arguments: dict[str, Any] = {}
-        for position, parameter in enumerate(target._schema.arguments):
+        for position, parameter in enumerate(schema_of(target).arguments):
             if position < len(node.args) and not parameter.kwarg_only:
                 arguments[parameter.name] = self.argument(node.args[position])
             else:
@@ -223,7 +224,8 @@ class _Freezer:
         dtype = number_type(node.meta.get("val"))
         operands = [self.argument(a) for a in node.args if a is not None]
         target = ARITHMETIC[node.target]
-        names = [p.name for p in target._schema.arguments if not p.kwarg_only and not p.has_default_value()]
+        parameters = schema_of(target).arguments
+        names = [p.name for p in parameters if not p.kwarg_only and not p.has_default_value()]
         is_plain = all(isinstance(o, Value | int | float) for o in operands) and not node.kwargs
         if dtype is None or not is_plain or len(operands) != len(names):
             self.current[node] = _Untold(self.words(node))
@@ -240,12 +242,10 @@ class _Freezer:
         if operand.dtype == dtype:
             return operand
         given = {"self": operand, "dtype": dtype}
-        return self.computed(node, torch.ops.aten._to_copy.default, given, dtype)
+        return self.computed(node, TO_COPY, given, dtype)
 
-    def computed(
-        self, node: Node, target: torch._ops.OpOverload, given: Mapping[str, Any], dtype: torch.dtype
-    ) -> Value:
-        arguments = {p.name: given.get(p.name, p.default_value) for p in target._schema.arguments}
+    def computed(self, node: Node, target: Overload, given: Mapping[str, Any], dtype: torch.dtype) -> Value:
+        arguments = {p.name: given.get(p.name, p.default_value) for p in schema_of(target).arguments}
         result = self.number(dtype)
         self.ops.append(self.op(node, target, arguments, (result,)))
         return result
@@ -253,13 +253,13 @@ class _Freezer:
     def op(
         self,
         node: Node,
-        target: torch._ops.OpOverload,
+        target: Overload,
         arguments: dict[str, Any],
         results: tuple[Value, ...],
     ) -> Op:
         owner, calls = self.owner(node), self.calls_of(node)
         is_rigid = bool(_notes(node).get("rigid"))
-        is_inner = target._schema.name in _SHAPING and _notes(node).get("function") not in _SHAPING_CALLS
+        is_inner = schema_of(target).name in _SHAPING and _notes(node).get("function") not in _SHAPING_CALLS
         return Op(
             len(self.ops), target, MappingProxyType(arguments), results, owner, calls, is_rigid, is_inner
         )
@@ -274,7 +274,7 @@ class _Freezer:
         taken = operator_of(view)
         assert taken is not None
         arguments: dict[str, Any] = {"self": self.current[base], "src": self.current[view]}
-        for position, parameter in enumerate(taken._schema.arguments[1:], start=1):
+        for position, parameter in enumerate(schema_of(taken).arguments[1:], start=1):
             default = view.kwargs.get(parameter.name, parameter.default_value)
             given = view.args[position] if position < len(view.args) else default
             arguments[parameter.name] = self.argument(given)
@@ -334,7 +334,7 @@ class _Freezer:
 
 def _notes(node: Node) -> dict[str, Any]:
     """What the tracking mode wrote down about the Python call that created `node`."""
-    return (node.meta.get("custom") or {}).get(META_KEY) or {}
+    return (node.meta.get(CUSTOM) or {}).get(META_KEY) or {}
 
 
 def _flat(item: Any) -> Iterator[Any]:

@@ -18,11 +18,11 @@ from torch.fx import Node
 
 from speedup.ir.graph import Value
 from speedup.ir.operators import operator_of
+from speedup.torch_api import SYMBOLIC_MATH, Overload, schema_of
 
 _ATEN = torch.ops.aten
-_MATHS = ("sqrt", "cos", "cosh", "sin", "sinh", "tan", "tanh", "asin", "acos", "atan", "log2")
 
-ARITHMETIC: Mapping[Any, torch._ops.OpOverload] = MappingProxyType(
+ARITHMETIC: Mapping[Any, Overload] = MappingProxyType(
     {
         operator.add: _ATEN.add.Tensor,
         operator.sub: _ATEN.sub.Tensor,
@@ -54,7 +54,7 @@ ARITHMETIC: Mapping[Any, torch._ops.OpOverload] = MappingProxyType(
         torch.sym_max: _ATEN.maximum.default,
         torch.sym_min: _ATEN.minimum.default,
         torch.sym_not: _ATEN.logical_not.default,
-        **{getattr(torch, f"_sym_{name}"): getattr(_ATEN, name).default for name in _MATHS},
+        **{function: getattr(_ATEN, name).default for name, function in SYMBOLIC_MATH.items()},
     }
 )
 """By the function that Python calls: the operator that computes the same."""
@@ -96,7 +96,7 @@ def is_check(node: Node) -> bool:
     """Whether `node` only checks a number, or computes one that is only checked."""
     target = operator_of(node)
     if target is not None:
-        return target._schema.name in _CHECKS
+        return schema_of(target).name in _CHECKS
     return is_arithmetic(node) and all(is_check(user) for user in node.users)
 
 

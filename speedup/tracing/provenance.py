@@ -16,7 +16,6 @@ from contextlib import contextmanager
 from typing import Any, cast
 
 import torch
-from torch.fx.experimental.proxy_tensor import get_proxy_mode
 
 from speedup.ir.expressions import (
     FUNCTIONS,
@@ -24,6 +23,7 @@ from speedup.ir.expressions import (
     Expression,
     roots_in,
 )
+from speedup.torch_api import get_proxy_mode
 from speedup.tracing.numbers import number_type
 from speedup.tracing.record import Record
 from speedup.tracing.sinks import (

@@ -27,12 +27,12 @@ from attrs import frozen
 from torch import nn
 
 from speedup.ir.expressions import MATH
+from speedup.torch_api import WRAPPED_CALL_IMPL, modules_of
 
 _LIBRARY = torch.__file__.removesuffix("__init__.py")
 _OWN = __file__.removesuffix("sinks.py")
 # What traces the forward; frames outside of it are those of whoever plans.
 _TRACER = f"{_OWN}trace.py"
-_MODULE_CALL = nn.Module._wrapped_call_impl.__code__
 _GENERATED = ("<eval_with_key", "<frozen ", "<attrs generated", "<__array_function__")
 _RANGE = range
 _DEPTH, _MOST_HINTS = 3, 8
@@ -152,7 +152,7 @@ def _named(node: ast.expr, local: Mapping[str, Any], outer: Mapping[str, Any]) -
     if isinstance(node, ast.Subscript):
         holder, key = _named(node.value, local, outer), _named(node.slice, local, outer)
         if isinstance(holder, nn.ModuleList | nn.ModuleDict):
-            holder = dict(holder._modules) if isinstance(key, str) else list(holder._modules.values())
+            holder = dict(modules_of(holder)) if isinstance(key, str) else list(modules_of(holder).values())
         is_plain = type(holder) in (dict, list, tuple, MappingProxyType) and type(key) in (str, int, bool)
         try:
             return holder[key] if is_plain else None
@@ -160,8 +160,8 @@ def _named(node: ast.expr, local: Mapping[str, Any], outer: Mapping[str, Any]) -
             return None
     if isinstance(node, ast.Attribute):
         holder = _named(node.value, local, outer)
-        if isinstance(holder, nn.Module) and node.attr in holder._modules:
-            return holder._modules[node.attr]
+        if isinstance(holder, nn.Module) and node.attr in modules_of(holder):
+            return modules_of(holder)[node.attr]
         return None if holder is None else inspect.getattr_static(holder, node.attr, None)
     return None
 
@@ -195,7 +195,7 @@ def _names_in(frame: FrameType) -> Iterator[Any]:
     for name in frame.f_code.co_names:
         yield frame.f_globals.get(name)
         if owner is not None:
-            yield owner._modules.get(name) if isinstance(owner, nn.Module) else None
+            yield modules_of(owner).get(name) if isinstance(owner, nn.Module) else None
             yield inspect.getattr_static(owner, name, None)
 
 
@@ -491,7 +491,7 @@ def place(frame: FrameType | None, paths: Mapping[int, str]) -> tuple[str, Any]:
     key: list[Any] = []
     outer: FrameType | None = frame
     while outer is not None and outer.f_code.co_filename != _TRACER:
-        if outer.f_code is _MODULE_CALL:
+        if outer.f_code is WRAPPED_CALL_IMPL:
             key.append(paths.get(id(vars(outer.f_locals["self"])), ""))
         elif _is_users(outer):
             key.append((outer.f_code, outer.f_lasti))

@@ -28,6 +28,7 @@ from speedup.ir.expressions import (
     sizes_in,
 )
 from speedup.ir.graph import Op
+from speedup.torch_api import schema_of
 from speedup.tracing.record import Record
 
 # A number in one of these equals a size only by coincidence.
@@ -122,7 +123,7 @@ def _numbers(argument: Any) -> Iterator[Any]:
 
 def _given(op: Op) -> dict[str, Any]:
     """The arguments that do not simply repeat the schema's default."""
-    defaults = {p.name: p.default_value for p in op.target._schema.arguments}
+    defaults = {p.name: p.default_value for p in schema_of(op.target).arguments}
     return {n: a for n, a in op.arguments.items() if a != _held(defaults[n]) or not list(_numbers(a))}
 
 

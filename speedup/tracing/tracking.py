@@ -9,13 +9,12 @@ from typing import Any, cast
 import torch
 from torch import nn
 from torch.fx import Node
-from torch.fx.experimental.proxy_tensor import get_proxy_mode, get_proxy_slot
 from torch.overrides import TorchFunctionMode
-from torch.utils import _pytree as pytree
 
 from speedup.ir.callsites import running_frames
 from speedup.ir.expressions import Arithmetic, Expression, SizeOf, evaluate_expression
 from speedup.modules.attributes import replace_integers
+from speedup.torch_api import CUSTOM, get_proxy_mode, get_proxy_slot, tree_leaves
 from speedup.tracing.adapting import ADAPTING
 from speedup.tracing.provenance import META_KEY, Tracked, plain, tracked
 from speedup.tracing.record import Record
@@ -24,7 +23,7 @@ from speedup.tracing.sinks import users_frame
 
 def _flat_numbers(arguments: Any) -> Iterator[Any]:
     """The numbers in a Python call's arguments, those inside slices included."""
-    for leaf in pytree.tree_leaves(arguments):
+    for leaf in tree_leaves(arguments):
         if isinstance(leaf, slice):
             yield from (b for b in (leaf.start, leaf.stop, leaf.step) if isinstance(b, int))
         elif isinstance(leaf, int | float) and not isinstance(leaf, bool):
@@ -104,7 +103,7 @@ class Tracking(TorchFunctionMode):
         for node in reversed(nodes):
             if node is last:
                 break
-            node.meta.setdefault("custom", {}).setdefault(META_KEY, {}).update(notes)
+            node.meta.setdefault(CUSTOM, {}).setdefault(META_KEY, {}).update(notes)
         return result
 
     def _notes(
@@ -130,7 +129,7 @@ class Tracking(TorchFunctionMode):
         node = _node_of(tensor)
         if node is None:
             return None
-        notes = node.meta.setdefault("custom", {}).setdefault(META_KEY, {})
+        notes = node.meta.setdefault(CUSTOM, {}).setdefault(META_KEY, {})
         if "root" not in notes:
             notes["root"] = self._roots
             self._roots += 1

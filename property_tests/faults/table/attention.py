@@ -79,8 +79,8 @@ FAULTS = (
     Fault(
         "attention: torch's fused layer runs with a replaced module",
         "modules.attention",
-        'state["_qkv_same_embed_dim"] = False',
-        'state["_qkv_same_embed_dim"] = True',
+        "state[QKV_SAME_EMBED_DIM] = False",
+        "state[QKV_SAME_EMBED_DIM] = True",
         (f"{ATTENTION}::test_encoder_with_an_even_number_of_heads_left_stays_exact",),
     ),
     Fault(

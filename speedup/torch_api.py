@@ -1,0 +1,84 @@
+"""The names of torch that are not public, each with what it is for: the library has them from here alone.
+
+All were seen in torch 2.13.0 and in no other release. Where a name has gone, or does something else, in
+another one, `tests/test_torch_api.py` fails by that name; this module is then the one to change.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from operator import attrgetter
+from types import MappingProxyType
+from typing import Any, Final
+
+import torch
+from torch import nn
+from torch.fx import config as fx_config
+from torch.fx._lazy_graph_module import _use_lazy_graph_module as use_lazy_graph_module
+from torch.fx.experimental.proxy_tensor import get_proxy_mode, get_proxy_slot
+from torch.nn.modules.batchnorm import _BatchNorm as BatchNorm
+from torch.nn.modules.batchnorm import _NormBase as NormBase
+from torch.nn.modules.conv import _ConvNd as ConvNd
+from torch.nn.modules.conv import _ConvTransposeNd as ConvTransposeNd
+from torch.nn.modules.instancenorm import _InstanceNorm as InstanceNorm
+from torch.utils._pytree import TreeSpec, tree_flatten, tree_leaves, tree_structure, tree_unflatten
+
+__all__ = [  # noqa: RUF022  by what they are for
+    # Operators: what a graph calls, and how its arguments are named.
+    "Overload",  # `aten.add.Tensor`, which a node of an exported graph calls
+    "Packet",  # `aten.add`: all overloads of a name, for which a table may have one rule
+    "Schema",  # an operator's name, its arguments with their defaults, and which of them it writes
+    "schema_of",
+    "TO_COPY",  # a tensor in another type: what stands for Python's casts of numbers
+    "SYMBOLIC_MATH",  # by name: what torch.export writes for a function of the math module
+    # What a call is given and returns, as a flat list of tensors, numbers and objects.
+    "TreeSpec",
+    "tree_flatten",
+    "tree_unflatten",
+    "tree_leaves",
+    "tree_structure",
+    # Tracing.
+    "get_proxy_mode",  # the trace under way, whose last nodes are those that a call created
+    "get_proxy_slot",  # the node that made a tensor
+    "CUSTOM",  # key of `Node.meta` for what others note, which torch.export keeps through its passes
+    "DisableTorchFunction",  # to look at a call's arguments without that being taken for a call
+    "use_lazy_graph_module",  # makes no source of graph modules, which nobody here reads
+    "fx_config",  # `do_not_emit_stack_traces` does the same for the stack traces of nodes
+    # Layers by what they have in common: the attributes that say how many channels there are.
+    "ConvNd",
+    "ConvTransposeNd",
+    "NormBase",
+    "BatchNorm",
+    "InstanceNorm",
+    # Inside modules and tensors.
+    "modules_of",  # those that a module holds itself, under all of their names; None for one left out
+    "parameters_of",  # those that a module holds itself; None for one that it was made without
+    "pre_hooks_of",  # what runs before a forward: torch.nn.utils computes weights there
+    "CALL_IMPL",  # the code between `module(x)` and the forward, where a module's own frames end
+    "WRAPPED_CALL_IMPL",  # the same, the outer one
+    "QKV_SAME_EMBED_DIM",  # without this flag of its attention a transformer layer takes no fused path
+    "make_subclass",  # a parameter of any class without its constructor, and no view
+    "version_of",  # how often a tensor was written to
+]
+
+Overload = torch._ops.OpOverload
+Packet = torch._ops.OpOverloadPacket
+Schema = torch._C.FunctionSchema
+schema_of: Callable[[Overload], Schema] = attrgetter("_schema")
+TO_COPY: Final[Overload] = torch.ops.aten._to_copy.default
+_MATH = ("sqrt", "cos", "cosh", "sin", "sinh", "tan", "tanh", "asin", "acos", "atan", "log2")
+SYMBOLIC_MATH: Final[Mapping[str, Callable[..., Any]]] = MappingProxyType(
+    {name: getattr(torch, f"_sym_{name}") for name in _MATH}
+)
+
+CUSTOM: Final = "custom"
+DisableTorchFunction = torch._C.DisableTorchFunction
+
+modules_of: Callable[[nn.Module], dict[str, nn.Module | None]] = attrgetter("_modules")
+parameters_of: Callable[[nn.Module], dict[str, nn.Parameter | None]] = attrgetter("_parameters")
+pre_hooks_of: Callable[[nn.Module], dict[int, Callable[..., Any]]] = attrgetter("_forward_pre_hooks")
+CALL_IMPL: Final = nn.Module._call_impl.__code__
+WRAPPED_CALL_IMPL: Final = nn.Module._wrapped_call_impl.__code__
+QKV_SAME_EMBED_DIM: Final = "_qkv_same_embed_dim"
+make_subclass = torch.Tensor._make_subclass
+version_of: Callable[[torch.Tensor], int] = attrgetter("_version")
