@@ -22,9 +22,9 @@ from speedup.engine.constraints import Aligned, Cause, Constraint
 from speedup.engine.keepsets import KeepSets, grown
 from speedup.errors import InputError
 from speedup.ir.graph import Op
-from speedup.rules import Rules, rule_of
-from speedup.rules.rule import Channels
+from speedup.rules import Rules, product_of, rule_of
 from speedup.rules.site import Site
+from speedup.rules.weights import KernelDim
 
 
 @frozen
@@ -32,7 +32,8 @@ class Width:
     """How many channels the product of a module with its weight computes ("out") or reads ("in").
 
     `kept` of `total` have to stay; with `groups` > 1 both count within each of the groups. `kind` is the
-    operator, such as "conv2d", "linear" or "lstm"; `path` is "" for the model's own forward.
+    operator, such as "conv2d", "linear" or "lstm"; `path` is "" for the model's own forward. `weight` is the
+    name of the weight, or of what it is made from; "" where there are several or none.
     """
 
     path: str
@@ -42,6 +43,7 @@ class Width:
     total: int
     groups: int
     dtype: torch.dtype
+    weight: str = field(default="", eq=False)
 
 
 Choose = Callable[[Width], int]
@@ -78,14 +80,17 @@ def named(align: Align) -> str:
     return getattr(align, "__qualname__", type(align).__qualname__)
 
 
-def channels_of(sites: Iterable[Site], rules: Rules) -> Iterable[tuple[Op, Channels]]:
+def kernel_dims(sites: Iterable[Site], rules: Rules) -> Iterable[tuple[Op, KernelDim]]:
     """Every width of the graph, with its op, in the order of the graph."""
     for site in sites:
-        for channels in rule_of(site.op, rules).widths(site):
-            yield site.op, channels
+        product = product_of(site, rules)
+        for dim in () if product is None else product.kernel_dims(site):
+            yield site.op, dim
+        for dim in rule_of(site.op, rules).widths(site):
+            yield site.op, dim
 
 
-def width_of(op: Op, channels: Channels, kept: KeepSets) -> Width:
+def width_of(op: Op, channels: KernelDim, kept: KeepSets) -> Width:
     """The width as `kept` has it: the most channels of any group."""
     runs = kept[channels.dim].reshape(channels.groups, -1)
     return Width(
@@ -96,11 +101,12 @@ def width_of(op: Op, channels: Channels, kept: KeepSets) -> Width:
         total=runs.shape[1],
         groups=channels.groups,
         dtype=op.results[0].dtype,
+        weight=channels.weight,
     )
 
 
 def aligned(
-    kept: KeepSets, constraints: Sequence[Constraint], widths: Iterable[tuple[Op, Channels]], align: Align
+    kept: KeepSets, constraints: Sequence[Constraint], widths: Iterable[tuple[Op, KernelDim]], align: Align
 ) -> tuple[KeepSets, tuple[Aligned, ...]]:
     """`kept` grown to the widths that `align` asks for, and the constraints that this took.
 
@@ -154,10 +160,10 @@ def _widest(one: Aligned, kept: KeepSets) -> int:
 
 
 def _alignments(
-    kept: KeepSets, widths: Sequence[tuple[Op, Channels]], choose: Choose
+    kept: KeepSets, widths: Sequence[tuple[Op, KernelDim]], choose: Choose
 ) -> tuple[list[Aligned], list[Aligned]]:
     """One constraint per class of dimensions and grouping: of those that are computed, and of the others."""
-    members: dict[tuple[int, int], list[tuple[Op, Channels]]] = {}
+    members: dict[tuple[int, int], list[tuple[Op, KernelDim]]] = {}
     for op, channels in widths:
         if not kept.is_full(channels.dim):
             members.setdefault((kept.class_of(channels.dim), channels.groups), []).append((op, channels))

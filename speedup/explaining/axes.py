@@ -13,7 +13,7 @@ from speedup.analyses.analysis import Analysis
 from speedup.engine.constraints import Dim
 from speedup.engine.lattice import along
 from speedup.ir.graph import Op, Value
-from speedup.rules import rule_of
+from speedup.rules import product_of, rule_of
 from speedup.rules.weights import MAKES, READS, LayerAxis, Product
 
 
@@ -50,17 +50,11 @@ class Axis:
 
 def axes_of(op: Op, analysis: Analysis) -> Iterator[Axis]:
     """The axes of the layer that `op` is; none when it is none."""
-    product = product_of(op, analysis)
+    product = product_of(analysis.sites[op.index], analysis.rules)
     if product is not None:
         yield from _of_product(op, product, analysis)
     for axis in rule_of(op, analysis.rules).weight.axes(analysis.sites[op.index]):
         yield _of_layer(op, axis, analysis)
-
-
-def product_of(op: Op, analysis: Analysis) -> Product | None:
-    """The product with a weight that `op` computes; None when it is no layer of that kind."""
-    site = analysis.sites[op.index]
-    return site.once("product", lambda: rule_of(op, analysis.rules).weight.product(site))
 
 
 def read_by(op: Op, product: Product, dim: int, live: Tensor, analysis: Analysis) -> Tensor:

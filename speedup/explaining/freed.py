@@ -17,9 +17,10 @@ from speedup.analyses.analysis import Analysis
 from speedup.analyses.crossings import Maps, crossings, maps_of
 from speedup.engine.constraints import Dim, Mapped
 from speedup.engine.lattice import along, indicator, vector
-from speedup.explaining.axes import product_of, read_by
+from speedup.explaining.axes import read_by
 from speedup.ir.graph import Op, Value
 from speedup.ir.report import Step
+from speedup.rules import product_of
 from speedup.rules.weights import Product
 
 # Which indices of a dimension (bool vectors) a cause accounts for.
@@ -70,7 +71,7 @@ class Freed:
                 yield self._zeroed(value, None), torch.ones(value.shape[dim[1]], dtype=torch.bool)
             return
         op = self.analysis.graph.ops[producer]
-        product = product_of(op, self.analysis)
+        product = product_of(self.analysis.sites[op.index], self.analysis.rules)
         if product is not None:
             for number, (made, _) in enumerate(product.makes):
                 if dim[1] == made:
@@ -113,7 +114,7 @@ class Freed:
     def dropped_by(self, op: Op, dim: Dim) -> Iterator[tuple[Step, Tensor]]:
         """Why `op` does not read indices of `dim`, followed to the mask that did it; it may list others."""
         value = self.analysis.graph.values[dim[0]]
-        product = product_of(op, self.analysis)
+        product = product_of(self.analysis.sites[op.index], self.analysis.rules)
         if product is not None and value is product.data and any(dim[1] == d for d, _ in product.reads):
             yield from self._empty_columns(op, product, dim[1])
             return

@@ -19,10 +19,11 @@ from torch import Tensor
 from speedup.analyses.analysis import Analysis
 from speedup.engine.constraints import Cause, Dim, Equal, Pinned
 from speedup.engine.supports import NEVER
-from speedup.explaining.axes import product_of, read_by
+from speedup.explaining.axes import read_by
 from speedup.explaining.history import History, Numbers
 from speedup.ir.graph import Op, Origin
 from speedup.ir.report import Step
+from speedup.rules import product_of
 from speedup.rules.weights import Product
 
 # Of a longer chain the middle is left out: the root and what stands next to the layer tell most.
@@ -92,7 +93,7 @@ class Holds:
         found = {dim: tuple(own) for dim, own in equals.items()}
         readers: dict[int, list[tuple[Op, Product, int]]] = {}
         for op in analysis.graph.ops:
-            product = product_of(op, analysis)
+            product = product_of(analysis.sites[op.index], analysis.rules)
             if product is None:
                 continue
             for axis, _ in product.reads:

@@ -16,7 +16,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from attrs import evolve, frozen
 from torch import Tensor
 
-from speedup.analyses.alignment import Align, aligned, channels_of
+from speedup.analyses.alignment import Align, aligned, kernel_dims
 from speedup.analyses.analysis import Analysis
 from speedup.analyses.constants import settled
 from speedup.engine.constraints import Carrier, Cause, Constraint, Copied, Dim, Pinned
@@ -102,7 +102,7 @@ def _solved(problem: _Problem, constraints: Sequence[Constraint], align: Align |
     kept = solve(problem.extents, problem.seeds, constraints)
     alignments: tuple[Constraint, ...] = ()
     if align is not None:
-        kept, alignments = aligned(kept, constraints, channels_of(sites, rules), align)
+        kept, alignments = aligned(kept, constraints, kernel_dims(sites, rules), align)
     resized: dict[int, Shape] = {}
     for site in sites:
         resized.update(rule_of(site.op, rules).resize(site, kept))

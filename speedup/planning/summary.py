@@ -9,7 +9,7 @@ from types import MappingProxyType
 
 from torch import nn
 
-from speedup.analyses.alignment import Align, channels_of, named, width_of, wished
+from speedup.analyses.alignment import Align, kernel_dims, named, width_of, wished
 from speedup.analyses.analysis import Analysis
 from speedup.explaining.blockers import blockers_of
 from speedup.explaining.links import links_of
@@ -80,7 +80,7 @@ def _added_channels(analysis: Analysis) -> Mapping[str, int]:
     """By module, how many channels it computes more than without alignment; a module counts once."""
     added: dict[str, dict[int, int]] = {}
     if analysis.unaligned is not None:
-        for op, channels in channels_of(analysis.sites, analysis.rules):
+        for op, channels in kernel_dims(analysis.sites, analysis.rules):
             if channels.side == "out" and channels.groups == 1:
                 more = analysis.kept.count(channels.dim) - analysis.unaligned.kept.count(channels.dim)
                 calls = added.setdefault(op.owner.path, {})
@@ -89,7 +89,7 @@ def _added_channels(analysis: Analysis) -> Mapping[str, int]:
 
 
 def _misaligned(analysis: Analysis, plain: Analysis, align: Align) -> Iterable[Misaligned]:
-    for op, channels in channels_of(analysis.sites, analysis.rules):
+    for op, channels in kernel_dims(analysis.sites, analysis.rules):
         if not plain.kept.is_full(channels.dim):
             width = width_of(op, channels, analysis.kept)
             wanted = wished(width, align)

@@ -33,6 +33,8 @@ from speedup.rules import (
 )
 from speedup.rules.rule import OPEN_NUMBER, UNKNOWN_OPERATOR, Rule
 from speedup.torch_api import Overload, Packet, schema_of
+from speedup.rules.site import Site
+from speedup.rules.weights import Product
 
 Operator = Overload | Packet
 Rules = Mapping[Operator | str, Rule]
@@ -105,6 +107,11 @@ def rule_of(op: Op, rules: Rules) -> Rule:
     """
     rule = rule_for(op.target, rules)
     return rule if rule.reads_numbers or not has_open_number(op) else OPEN_NUMBER
+
+
+def product_of(site: Site, rules: Rules) -> Product | None:
+    """The product with a weight that the op at `site` computes; None if it computes none."""
+    return site.once("product", lambda: rule_of(site.op, rules).weight.product(site))
 
 
 def has_open_number(op: Op) -> bool:

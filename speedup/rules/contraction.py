@@ -21,7 +21,7 @@ from speedup.engine.keepsets import KeepSets
 from speedup.engine.lattice import Fact, along, any_over, fact, indicator, pieces, vector, wide
 from speedup.ir.expressions import Derived
 from speedup.ir.graph import Op, Shape, Value
-from speedup.rules.rule import Channels, Facts, Lives, Sizes, equal, nothing_known, pinned, reason_for
+from speedup.rules.rule import Facts, Lives, Sizes, equal, nothing_known, pinned, reason_for
 from speedup.rules.site import Site
 from speedup.rules.weights import Attributes, Product, WeightRule
 from speedup.torch_api import ConvNd
@@ -272,17 +272,6 @@ def contraction_resize(site: Site, kept: KeepSets) -> Mapping[int, Shape]:
     return {shape.weight.index: (int(outer.sum()), width, *shape.weight.shape[2:])}
 
 
-def contraction_widths(site: Site) -> Iterable[Channels]:
-    """Rows and columns, those of one group before all together; a depthwise kernel has but one width."""
-    shape = describe(site.op)
-    rows, columns = (site.op.result.index, shape.result_axis), (shape.data.index, shape.axis)
-    grouped = shape.groups > 1 and not shape.is_depthwise
-    for groups in (shape.groups, 1) if grouped else (1,):
-        yield Channels(rows, "out", groups)
-        if not shape.is_depthwise:
-            yield Channels(columns, "in", groups)
-
-
 def contraction_needs(op: Op, sizes: Sizes) -> Mapping[str, Any]:
     """`groups` follows from the new extents of the weight and of the channels it counts."""
     if "groups" not in op.arguments:
@@ -320,6 +309,7 @@ def contraction_product(site: Site) -> Product | None:
         ((shape.axis, None if shape.groups > 1 else shape.column_dim),),
         shape.is_depthwise,
         lambda weight: ~_full(any_over(pattern(shape, weight), [2]).squeeze(2), shape.groups, shape.rows),
+        1 if shape.is_depthwise else shape.groups,
     )
 
 

@@ -19,7 +19,6 @@ from speedup.engine.constraints import Constraint, Pinned
 from speedup.engine.lattice import Fact, along, broadcast, fact
 from speedup.ir.graph import Op, Value
 from speedup.rules.rule import (
-    Channels,
     Facts,
     Lives,
     Rule,
@@ -31,7 +30,7 @@ from speedup.rules.rule import (
     reason_for,
 )
 from speedup.rules.site import Site
-from speedup.rules.weights import Attributes, Product, WeightRule, is_weight
+from speedup.rules.weights import Attributes, KernelDim, Product, WeightRule, is_weight
 
 # Operands after a "+" are added. Capitals in front stand for leading dimensions, as many as there are.
 _EQUATIONS = {
@@ -261,21 +260,16 @@ def _constants_stay(site: Site, members: Sequence[tuple[Value, int]]) -> Iterabl
         )
 
 
-def einsum_widths(site: Site) -> Iterable[Channels]:
-    """Of a weight with one dimension that the result has, or one that is summed, that dimension."""
+def einsum_widths(site: Site) -> Iterable[KernelDim]:
+    """Of more than two factors, which make no `Product`: what a weight alone gives to the result."""
     op, terms = site.op, terms_of(site.op)
-    for number in terms.factors if terms is not None else ():
-        value = op.operands[number]
-        if terms is None or not value.is_state:
-            continue
-        own = [c for c in terms.operands[number] if c]
+    if terms is None or len(terms.factors) < 3:
+        return
+    for number in terms.factors:
         elsewhere = {c for n in terms.factors if n != number for c in terms.operands[n]}
-        rows = [c for c in own if c in terms.result and c not in elsewhere]
-        columns = [c for c in own if c not in terms.result]
-        if len(rows) == 1:
-            yield Channels((op.result.index, terms.result.index(rows[0])), "out")
-        if len(columns) == 1:
-            yield Channels((value.index, terms.operands[number].index(columns[0])), "in")
+        rows = [c for c in terms.operands[number] if c and c in terms.result and c not in elsewhere]
+        if op.operands[number].is_state and len(rows) == 1:
+            yield KernelDim((op.result.index, terms.result.index(rows[0])), "out")
 
 
 def einsum_product(site: Site) -> Product | None:

@@ -30,10 +30,9 @@ from speedup.rules.contraction import (
     contraction_live,
     contraction_macs,
     contraction_product,
-    contraction_widths,
 )
-from speedup.rules.einsum import einsum_couple, einsum_known, einsum_live, einsum_macs
-from speedup.rules.rule import Channels, Facts, Lives, Rule, Sizes, equal, nothing_known, pinned, reason_for
+from speedup.rules.einsum import einsum_couple, einsum_known, einsum_live, einsum_macs, einsum_product
+from speedup.rules.rule import Facts, Lives, Rule, Sizes, equal, nothing_known, pinned, reason_for
 from speedup.rules.site import Site
 from speedup.rules.weights import HEADS, LayerAxis, Product, WeightRule, is_weight
 
@@ -128,10 +127,6 @@ def product_couple(site: Site) -> Iterable[Constraint]:
 
 def product_pay(site: Site, kept: KeepSets) -> Iterable[Edit]:
     return absorbing_pay(site, kept) if is_contraction(site.op) else ()
-
-
-def product_widths(site: Site) -> Iterable[Channels]:
-    return contraction_widths(site) if is_contraction(site.op) else ()
 
 
 def product_macs(op: Op, sizes: Sizes) -> int:
@@ -248,7 +243,8 @@ def matmul_product(site: Site) -> Product | None:
     """The product with a weight on either side; none of two weights or of two activations."""
     op, result = site.op, site.op.result
     if op.name == "addmm":
-        return contraction_product(site)
+        left, right = (is_weight(site, v) for v in op.operands[1:])
+        return contraction_product(site) if right and not left else einsum_product(site)
     a, b = op.operands
     left, right = is_weight(site, a), is_weight(site, b)
     if left == right or (a if left else b).ndim < 2:
@@ -265,7 +261,6 @@ PRODUCT = Rule(
     live=product_live,
     pay=product_pay,
     weight=WeightRule(matmul_product),
-    widths=product_widths,
     macs=product_macs,
 )
 

@@ -21,7 +21,6 @@ from speedup.ir.edits import AddToParameter, Edit, Frozen
 from speedup.ir.graph import Op, Value
 from speedup.rules.recurrence import Cell, Recurrence, describe, first_weights, gate_count
 from speedup.rules.rule import (
-    Channels,
     Facts,
     Lives,
     Rule,
@@ -34,7 +33,7 @@ from speedup.rules.rule import (
 )
 from speedup.rules.site import Site
 from speedup.rules.units import Columns, Demand, Layer, analyse, by_row, demands
-from speedup.rules.weights import READS, UNITS, Attributes, LayerAxis, WeightRule
+from speedup.rules.weights import READS, UNITS, Attributes, KernelDim, LayerAxis, WeightRule
 
 
 def recurrent_known(op: Op, facts: Facts) -> tuple[Fact, ...]:
@@ -284,12 +283,12 @@ def _into_bias(site: Site, cell: Cell, bias: Value, columns: Columns, kept: Keep
         )
 
 
-def recurrent_widths(site: Site) -> Iterable[Channels]:
+def recurrent_widths(site: Site) -> Iterable[KernelDim]:
     """The units of every cell, and the columns that the first layer reads."""
     shape = _shape(site)
     if shape is not None:
-        yield from (Channels(unit_dim(cell), "out") for cell in shape.cells)
-        yield Channels((shape.data.index, shape.data.ndim - 1), "in")
+        yield from (KernelDim(unit_dim(cell), "out") for cell in shape.cells)
+        yield KernelDim((shape.data.index, shape.data.ndim - 1), "in")
 
 
 def recurrent_macs(op: Op, sizes: Sizes) -> int:

@@ -21,7 +21,7 @@ from speedup.ir.edits import Edit
 from speedup.ir.graph import Op, Shape, Value
 from speedup.lowerings import Alternative
 from speedup.rules.site import Site
-from speedup.rules.weights import NO_LAYER, WeightRule
+from speedup.rules.weights import NO_LAYER, KernelDim, WeightRule
 from speedup.torch_api import schema_of
 
 T = TypeVar("T")
@@ -33,18 +33,6 @@ Needs = Callable[["Site", Sizes, KeepSets], Mapping[str, Any]]
 Alternatives = Callable[["Site", Sizes, KeepSets], Iterable[Alternative]]
 TakesOver = Callable[["Site", KeepSets], Iterable[tuple[Dim, Tensor, str]]]
 Moves = Callable[[Mapping[str, Any], Sequence[Shape], Sequence[Shape]], tuple[Move, ...]]
-
-
-@frozen
-class Channels:
-    """A dimension of a product with a weight whose extent its kernel is fast or slow at.
-
-    The product computes these channels ("out") or reads them ("in"), in `groups` equal runs.
-    """
-
-    dim: Dim
-    side: Literal["out", "in"]
-    groups: int = 1
 
 
 class Known(Protocol):
@@ -117,8 +105,8 @@ def nothing_taken_over(site: Site, kept: KeepSets) -> Iterable[tuple[Dim, Tensor
     return ()
 
 
-def no_widths(site: Site) -> Iterable[Channels]:
-    """No kernel of the op depends on how many channels there are."""
+def no_widths(site: Site) -> Iterable[KernelDim]:
+    """No kernel of the op depends on other extents than those of its product."""
     return ()
 
 
@@ -147,7 +135,7 @@ class Rule:
         takes_over: which constants these are, for explanations: a dimension that the op reads, a bool
             vector over it, and where they go, in words.
         weight: what the op is as a layer, for reports, pruners and torch's own modules.
-        widths: the channels that `align` is asked about.
+        widths: what `align` is asked about besides the channels of the product in `weight`.
         macs: multiply-accumulates at given sizes.
         is_local: an element of a result follows from operand elements at its own place, or `known` asks that
             they are uniform; else what is known along extents that follow the inputs has to be uniform.
@@ -169,7 +157,7 @@ class Rule:
     pay: Callable[[Site, KeepSets], Iterable[Edit]] = no_payment
     takes_over: TakesOver = nothing_taken_over
     weight: WeightRule = NO_LAYER
-    widths: Callable[[Site], Iterable[Channels]] = no_widths
+    widths: Callable[[Site], Iterable[KernelDim]] = no_widths
     macs: Callable[[Op, Sizes], int] = no_macs
     is_local: bool = False
     reads_sizes: bool = False

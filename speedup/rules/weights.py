@@ -6,21 +6,35 @@ name. A product with a weight, whichever operator computes it, needs no more tha
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from types import MappingProxyType
-from typing import Any
+from typing import Any, Literal
 
 from attrs import frozen
 from torch import Tensor, nn
 
 from speedup.engine.constraints import Dim
 from speedup.engine.lattice import Fact, along
-from speedup.ir.graph import Op, Origin, Shape, Value
+from speedup.ir.graph import Graph, Op, Origin, Shape, Value
 from speedup.rules.site import Site
 
 MAKES, READS, UNITS, HEADS = "makes", "reads", "units", "heads"
 
 Attributes = Mapping[str, int | tuple[int, ...]]
+
+
+@frozen
+class KernelDim:
+    """A dimension of a product with a weight whose extent its kernel is fast or slow at.
+
+    The product computes these channels ("out") or reads them ("in"), in `groups` equal runs. `weight` is
+    the name of the weight, or of what it is made from; empty where there are several or none.
+    """
+
+    dim: Dim
+    side: Literal["out", "in"]
+    groups: int = 1
+    weight: str = ""
 
 
 @frozen(eq=False)
@@ -37,6 +51,7 @@ class Product:
         is_depthwise: each channel is made of one of its own.
         empty: for an entry of `makes` and what is known of the weight, a bool vector over its channels, True
             where all weights are zero; None: looked up in the weight's own dimension.
+        groups: in how many equal runs channels are made, each of a run of its own; 1 if it is depthwise.
     """
 
     data: Value
@@ -46,6 +61,20 @@ class Product:
     reads: tuple[tuple[int, int | None], ...]
     is_depthwise: bool = False
     empty: Callable[[Fact], Tensor] | None = None
+    groups: int = 1
+
+    def kernel_dims(self, site: Site) -> Iterator[KernelDim]:
+        """Rows and columns that one dimension lists, those of one group before all together.
+
+        A depthwise kernel has but one width.
+        """
+        held = held_by(site.graph, self.weight)
+        name = "" if held is None else held.name
+        for groups in dict.fromkeys((self.groups, 1)):
+            if len(self.makes) == 1:
+                yield KernelDim((site.op.results[0].index, self.makes[0][0]), "out", groups, name)
+            if len(self.reads) == 1 and not self.is_depthwise:
+                yield KernelDim((self.data.index, self.reads[0][0]), "in", groups, name)
 
     def empty_rows(self, number: int, weight: Fact) -> Tensor:
         """Channels of entry `number` of `makes` that are made with zeros alone."""
@@ -140,8 +169,13 @@ def normalized(last: bool) -> WeightRule:
 
 def is_weight(site: Site, value: Value) -> bool:
     """Whether a tensor is a parameter or buffer, or one that was transposed, scaled or the like."""
-    producer = site.graph.producer[value.index]
+    return held_by(site.graph, value) is not None
+
+
+def held_by(graph: Graph, value: Value) -> Value | None:
+    """The parameter or buffer that a tensor is, transposed, scaled or the like; None if it is none."""
+    producer = graph.producer[value.index]
     if producer is None:
-        return value.is_state
-    operands = site.graph.ops[producer].operands
-    return len(operands) == 1 and is_weight(site, operands[0])
+        return value if value.is_state else None
+    operands = graph.ops[producer].operands
+    return held_by(graph, operands[0]) if len(operands) == 1 else None
