@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from speedup import Width, plan_speedup
+from speedup import Width, materialize, plan_speedup
 from speedup.demo.cases import lenet
 from speedup.errors import InputError
 from speedup.ir.edits import Slice
@@ -24,6 +24,7 @@ from speedup.measuring.latency import (
 from speedup.measuring.timing import Timing, take_turns
 from speedup.planning.planner import realigned
 from speedup.testing.snapshots import model_state
+from tests.test_weight_products import RULES
 
 _CONDITIONS = Conditions("cpu", "float32", 1, 2)
 
@@ -133,6 +134,43 @@ def test_layers_are_measured_from_what_they_keep_on_and_the_table_is_an_alignmen
     assert chosen.report.alignment is not None
     assert chosen.report.alignment.to == "WidthTable.best_width"
     assert "0" in str(found)
+
+
+class Mixed(nn.Module):
+    """Products of three kinds with weights that one module holds, the last of an operator of the user's."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b = nn.Parameter(torch.randn(5, 8)), nn.Parameter(torch.randn(10, 8))
+        self.c = nn.Parameter(torch.randn(12, 10))
+        self.last = nn.Linear(12, 3)
+        self.double()
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = torch.einsum("...i,oi->...o", torch.relu(x @ self.a), self.b)
+        return self.last(torch.relu(torch.ops.speedup_tests.projected(torch.relu(x), self.c)))
+
+
+def test_layers_of_one_module_are_measured_each_by_the_operator_that_it_is(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    shapes: list[tuple[int, ...]] = []
+
+    def turns(runs: Any, **options: object) -> tuple[Timing, ...]:
+        shapes.extend(tuple(run().shape) for run in runs)
+        return tuple(timing(2.0 - number) for number, _ in enumerate(runs))
+
+    monkeypatch.setattr("speedup.measuring.latency.take_turns", turns)
+    model, x = Mixed().eval(), torch.randn(2, 5, dtype=torch.float64)
+    masks = {"a": torch.ones(1, 8), "b": torch.ones(10, 1), "c": torch.ones(12, 1)}
+    masks["a"][:, 6:], masks["b"][7:], masks["c"][3:] = 0, 0, 0
+    plan = plan_speedup(model, x, masks, rules=RULES)
+    found = measure_widths(plan, torch.randn(7, 5), reach=1)
+    assert [(one.path, one.weight) for one in found.layers] == [("", "a"), ("", "b"), ("", "c")]
+    assert [[width for width, _ in one.widths] for one in found.layers] == [[6, 7], [7, 8], [3, 4]]
+    assert shapes == [(7, 6), (7, 7), (7, 7), (7, 8), (7, 3), (7, 4)]
+    small = materialize(plan_speedup(model, x, masks, rules=RULES, align=found.best_width))
+    assert [tuple(small.get_parameter(name).shape) for name in "abc"] == [(5, 7), (8, 7), (4, 8)]
 
 
 def test_models_of_several_calls_are_measured_in_the_example_and_planned_again_for_all() -> None:

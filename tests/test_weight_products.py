@@ -13,6 +13,8 @@ from torch import Tensor, nn
 from speedup import STANDARD, Plan, Rule, apply_masks, make_masks, materialize, plan_speedup
 from speedup.engine.lattice import Fact, along, fact, vector
 from speedup.ir.graph import Op
+from speedup.measuring.latency import measure_widths
+from speedup.measuring.timing import Timing
 from speedup.pruners import Norm
 from speedup.rules import Rules, rule_for
 from speedup.rules.rule import Facts, Lives, equal
@@ -170,6 +172,23 @@ def test_its_channels_are_pruned_as_of_a_linear_layer(name: str) -> None:
     x = torch.randn(3, 5, dtype=torch.float64)
     masks = make_masks(model, x, Norm(), 0.5, rules=RULES)
     assert int((masks["w"].sum(1) == 0).sum()) == 3
+
+
+@pytest.mark.parametrize("name", FORMS)
+def test_its_widths_are_measured_and_chosen_as_of_a_linear_layer(name: str) -> None:
+    model = Chained(FORMS[name])
+    found = measure_widths(planned(model), rounds=2, seconds=0)
+    assert [(one.path, one.weight, [w for w, _ in one.widths]) for one in found.layers] == [
+        ("", "w", [4, 5, 6])
+    ]
+    # The second of three widths is the fastest.
+    timings = [Timing(median, median, median) for median in (3.0, 1.0, 2.0)]
+    layer = evolve(found.layers[0], widths=tuple(zip((4, 5, 6), timings, strict=True)))
+    chosen = planned(model, align=evolve(found, layers=(layer,)).best_width)
+    assert materialize(chosen).get_parameter("w").shape == (5, 4)
+    other = evolve(layer, weight="other")
+    chosen = planned(model, align=evolve(found, layers=(other,)).best_width)
+    assert materialize(chosen).get_parameter("w").shape == (4, 4)
 
 
 def test_rule_of_a_products_operator_is_asked_not_its_name() -> None:

@@ -7,12 +7,13 @@ nothing is assumed here: measure on the device, and at the batch size, that the 
 from __future__ import annotations
 
 import io
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from math import inf
 from typing import Any
 
 import torch
-from attrs import frozen
+from attrs import evolve, frozen
 from rich.console import Console
 from rich.table import Table
 from torch import Tensor, nn
@@ -22,11 +23,11 @@ from speedup.building.materializing import materialize
 from speedup.errors import InputError
 from speedup.ir.inputs import Example, example_from
 from speedup.masks import apply_masks
-from speedup.measuring.layer_calls import call_of, is_measured, signature, width_of
+from speedup.measuring.layer_calls import LayerCall, call_at, measurable, random_like
 from speedup.measuring.timing import Timing, take_turns
 from speedup.modules.isolation import isolated
 from speedup.plan import Plan
-from speedup.planning.planner import realigned
+from speedup.planning.planner import realigned, request_of, solve
 
 
 @frozen
@@ -85,10 +86,14 @@ class LatencyTable:
 
 @frozen
 class LayerLatency:
-    """One layer at several numbers of result channels, all else as in the small model."""
+    """One layer at several numbers of result channels, all else as in the small model.
+
+    `path` and `weight` are as of a `Width`.
+    """
 
     path: str
     widths: tuple[tuple[int, Timing], ...]
+    weight: str = ""
 
 
 @frozen
@@ -109,7 +114,7 @@ class WidthTable:
         measured = [
             (count, timing)
             for layer in self.layers
-            if layer.path == width.path
+            if (layer.path, layer.weight) == (width.path, width.weight)
             for count, timing in layer.widths
             if width.kept <= count <= width.total
         ]
@@ -186,29 +191,35 @@ def measure_widths(
 ) -> WidthTable:
     """Measure each layer that shrinks at the widths from what it keeps to `reach` more.
 
-    Layers are linear layers and convolutions without groups or depthwise, at the sizes that they have in
-    the small model's forward; layers of the same sizes are measured once. One layer takes about
-    `reach * rounds * seconds`. Arguments are otherwise as in `latency_table`.
+    Layers are products with a weight, by whichever operator, without groups or depthwise. Each is called as
+    in the small model without alignment, on random numbers; layers of the same sizes are measured once. One
+    layer takes about `reach * rounds * seconds`. Arguments are otherwise as in `latency_table`.
 
     Raises:
         InputError: `x` is no input.
     """
-    small = _small(plan, device, dtype)
-    example = _moved(plan.subject.example if x is None else example_from(x), device, dtype)
-    original = dict(plan.subject.planned_model().named_modules(remove_duplicate=False))
-    known: dict[object, tuple[tuple[int, Timing], ...]] = {}
+    request = request_of(plan)
+    example = request.calls[0] if x is None else example_from(x)
+    if x is not None:
+        # It is planned beside the planned calls, where and in the type that the model is.
+        first = _first(request.calls[0])
+        request = evolve(request, calls=(_moved(example, first.device, first.dtype), *request.calls))
+    with torch.inference_mode(mode=False), torch.no_grad():
+        analysis = solve(request).analysis
+    example = _moved(example, device, dtype)
+    fill = partial(random_like, device=_first(example).device, dtype=dtype, layout=_layout(example))
+    known: dict[tuple[LayerCall, ...], tuple[tuple[int, Timing], ...]] = {}
     layers: list[LayerLatency] = []
     with isolated():
-        for path, (module, data) in _calls(small, example).items():
-            least, most = width_of(module), width_of(original[path])
-            if least < most:
-                widths = range(least, min(least + reach, most) + 1)
-                key = (widths, signature(module), tuple(data.shape))
-                if key not in known:
-                    runs = [call_of(module, data, width) for width in widths]
-                    timings = take_turns(runs, rounds=rounds, threads=threads, seconds=seconds)
-                    known[key] = tuple(zip(widths, timings, strict=True))
-                layers.append(LayerLatency(path, known[key]))
+        for op, dim in measurable(analysis):
+            least, most = analysis.kept.count(dim.dim), analysis.kept[dim.dim].numel()
+            widths = range(least, min(least + reach, most) + 1)
+            calls = tuple(call_at(width, op, dim, analysis) for width in widths)
+            if calls not in known:
+                runs = [call.runnable(fill) for call in calls]
+                timings = take_turns(runs, rounds=rounds, threads=threads, seconds=seconds)
+                known[calls] = tuple(zip(widths, timings, strict=True))
+            layers.append(LayerLatency(op.owner.path, known[calls], dim.weight))
     return WidthTable(tuple(layers), _conditions(example, threads, rounds))
 
 
@@ -226,31 +237,24 @@ def _forward(model: nn.Module, example: Example) -> Callable[[], object]:
     return lambda: model(*args, **kwargs)
 
 
+def _first(example: Example) -> Tensor:
+    """The first tensor of the call that holds real numbers, or the first of all."""
+    return next((t for t in example.tensors if t.is_floating_point()), example.tensors[0])
+
+
+def _layout(example: Example) -> torch.memory_format:
+    """How images lie in memory."""
+    images = [t for t in example.tensors if t.ndim == 4 and not t.is_contiguous()]
+    is_last = any(t.is_contiguous(memory_format=torch.channels_last) for t in images)
+    return torch.channels_last if is_last else torch.contiguous_format
+
+
 def _conditions(example: Example, threads: int | None, rounds: int) -> Conditions:
-    first = next((t for t in example.tensors if t.is_floating_point()), example.tensors[0])
+    first = _first(example)
     device = torch.cuda.get_device_name(first.device) if first.is_cuda else str(first.device)
     return Conditions(
         device, str(first.dtype).removeprefix("torch."), threads or torch.get_num_threads(), rounds
     )
-
-
-def _calls(model: nn.Module, example: Example) -> Mapping[str, tuple[nn.Module, Tensor]]:
-    """By path: each layer that can be measured, and what its first call in one forward got."""
-    calls: dict[str, tuple[nn.Module, Tensor]] = {}
-
-    def hook(path: str) -> Callable[[nn.Module, tuple[Any, ...]], None]:
-        def record(module: nn.Module, args: tuple[Any, ...]) -> None:
-            if len(args) == 1 and isinstance(args[0], Tensor):
-                calls.setdefault(path, (module, args[0].detach()))
-
-        return record
-
-    handles = [m.register_forward_pre_hook(hook(p)) for p, m in model.named_modules() if is_measured(m)]
-    with torch.inference_mode():
-        _forward(model, example)()
-    for handle in handles:
-        handle.remove()
-    return calls
 
 
 def _printed(headings: Sequence[str], rows: Iterable[Sequence[str]], conditions: Conditions) -> str:

@@ -1,73 +1,102 @@
-"""Calls of single layers at other widths than their own, to be timed."""
+"""Calls of single products with a weight at other widths than their own, to be timed."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from attrs import frozen
+from torch import Tensor
 
-from speedup.torch_api import ConvNd, ConvTransposeNd
-
-_CONVOLUTIONS = (
-    nn.Conv1d,
-    nn.Conv2d,
-    nn.Conv3d,
-    nn.ConvTranspose1d,
-    nn.ConvTranspose2d,
-    nn.ConvTranspose3d,
-)
+from speedup.analyses.analysis import Analysis
+from speedup.ir.expressions import concrete
+from speedup.ir.graph import Op, Shape, Value, call_arguments
+from speedup.ir.operators import functional
+from speedup.rules import product_of, rule_of
+from speedup.rules.weights import KernelDim
+from speedup.torch_api import Overload
 
 
-def _is_depthwise(module: nn.Module) -> bool:
-    return isinstance(module, ConvNd) and 1 < module.groups == module.in_channels == module.out_channels
+@frozen
+class Blank:
+    """A tensor or number of a call, but for what it holds."""
+
+    shape: Shape
+    dtype: torch.dtype
+    is_number: bool
 
 
-def is_measured(module: nn.Module) -> bool:
-    """Whether it is a linear layer, or a convolution without groups or depthwise."""
-    if isinstance(module, _CONVOLUTIONS):
-        return module.groups == 1 or _is_depthwise(module)
-    return isinstance(module, nn.Linear)
+@frozen
+class LayerCall:
+    """A call of an operator, but for what its tensors hold."""
+
+    target: Overload
+    positional: tuple[Any, ...]
+    keywords: tuple[tuple[str, Any], ...]
+
+    def runnable(self, fill: Callable[[Blank], Any]) -> Callable[[], object]:
+        """The call, with what `fill` gives for each blank."""
+        keywords = {name: _filled(argument, fill) for name, argument in self.keywords}
+        return partial(self.target, *_filled(self.positional, fill), **keywords)
 
 
-def width_of(module: nn.Module) -> int:
-    """How many channels a layer that can be measured computes."""
-    width = module.out_features if isinstance(module, nn.Linear) else module.out_channels
-    return int(width)  # type: ignore[arg-type]
+def measurable(analysis: Analysis) -> Iterator[tuple[Op, KernelDim]]:
+    """The products of the example's call whose channels shrink, without groups or depthwise.
+
+    Of a weight that the forward uses several times, the first.
+    """
+    seen: set[tuple[str, str]] = set()
+    for site in filter(lambda site: analysis.graph.is_counted(site.op), analysis.sites):
+        product = product_of(site, analysis.rules)
+        for dim in () if product is None or product.groups > 1 else product.kernel_dims(site):
+            key = (site.op.owner.path, dim.weight)
+            if dim.side == "out" and key not in seen:
+                seen.add(key)
+                if not analysis.kept.is_full(dim.dim):
+                    yield site.op, dim
 
 
-def signature(module: nn.Module) -> tuple[object, ...]:
-    """What a layer's speed depends on besides its widths and its input."""
-    if isinstance(module, nn.Linear):
-        return nn.Linear, module.weight.dtype, module.bias is None
-    names = ("kernel_size", "stride", "padding", "output_padding", "dilation", "groups", "padding_mode")
-    hyper = tuple(getattr(module, name) for name in names)
-    return (_convolution(module), module.weight.dtype, module.bias is None, *hyper)
+def call_at(width: int, op: Op, dim: KernelDim, analysis: Analysis) -> LayerCall:
+    """The call of `op` as the small model makes it, but that `width` channels are kept along `dim`.
+
+    What else keeps the same indices, by constraint, has as many.
+    """
+    own = analysis.kept.class_of(dim.dim)
+
+    def sizes(value: Value) -> Shape:
+        dims = enumerate(analysis.sizes(value))
+        return tuple(width if analysis.kept.class_of((value.index, d)) == own else n for d, n in dims)
+
+    needs = rule_of(op, analysis.rules).needs(analysis.sites[op.index], sizes, analysis.kept)
+    given = {**analysis.arguments(op), **needs}
+    arguments = {name: _blank(argument, sizes) for name, argument in given.items()}
+    positional, keywords = call_arguments(op, arguments)
+    return LayerCall(functional(op.target), tuple(positional), tuple(keywords.items()))
 
 
-def _convolution(module: nn.Module) -> Callable[..., nn.Module]:
-    return next(kind for kind in _CONVOLUTIONS if isinstance(module, kind))
+def _blank(argument: Any, sizes: Callable[[Value], Shape]) -> Any:
+    if isinstance(argument, Value):
+        return Blank(sizes(argument), argument.dtype, argument.is_number)
+    if isinstance(argument, tuple | list):
+        return tuple(_blank(a, sizes) for a in argument)
+    return concrete(argument)
 
 
-def call_of(module: nn.Module, data: Tensor, width: int) -> Callable[[], object]:
-    """A call of a layer like `module` that computes `width` channels, with random weights."""
-    weight: Any = module.weight
-    made: dict[str, Any] = {"bias": module.bias is not None, "device": weight.device, "dtype": weight.dtype}
-    if isinstance(module, nn.Linear):
-        layer: nn.Module = nn.Linear(module.in_features, width, **made)
-    else:
-        layer, data = _convolving(module, data, width, made)
-    return lambda: layer(data)
+def _filled(argument: Any, fill: Callable[[Blank], Any]) -> Any:
+    if isinstance(argument, Blank):
+        return fill(argument)
+    return [_filled(a, fill) for a in argument] if isinstance(argument, tuple) else argument
 
 
-def _convolving(module: Any, data: Tensor, width: int, made: dict[str, Any]) -> tuple[nn.Module, Tensor]:
-    names = ["kernel_size", "stride", "padding", "dilation", "padding_mode"]
-    if isinstance(module, ConvTransposeNd):
-        names.append("output_padding")
-    made.update({name: getattr(module, name) for name in names})
-    if not _is_depthwise(module):
-        return _convolution(module)(module.in_channels, width, **made), data
-    axis = data.ndim - module.weight.ndim + 1
-    wide = torch.randn((*data.shape[:axis], width, *data.shape[axis + 1 :]), dtype=data.dtype).to(data.device)
-    return _convolution(module)(width, width, groups=width, **made), wide
+def random_like(
+    blank: Blank, device: torch.device, dtype: torch.dtype | None, layout: torch.memory_format
+) -> Any:
+    """A tensor of random numbers, zeros of whole ones; `layout` is that of four dimensions."""
+    is_real = blank.dtype.is_floating_point
+    if blank.is_number:
+        return 1.0 if is_real else 1
+    make: Callable[..., Tensor] = torch.randn if is_real or blank.dtype.is_complex else torch.zeros
+    found = make(blank.shape).to(device, dtype if dtype is not None and is_real else blank.dtype)
+    return found.contiguous(memory_format=layout) if found.ndim == 4 else found
