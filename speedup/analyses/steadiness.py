@@ -20,6 +20,7 @@ from speedup.ir.graph import Op, Value
 from speedup.rules import Rules, rule_of
 from speedup.rules.extents import STATED_SIZES, Extents, numbers_follow
 from speedup.rules.rule import Moves, Rule
+from speedup.rules.moves import moves_at
 
 _BOUNDS = ("start", "end", "index")
 
@@ -134,8 +135,7 @@ def _axes(op: Op, value: Value, rule: Rule) -> frozenset[int]:
 
 def _tied(op: Op, value: Value, varying: Sequence[int], moves: Moves, extents: Extents) -> Iterable[int]:
     """Dimensions that a reshape counts together with others that vary, or takes apart if they do."""
-    shapes = [v.shape for v in op.operands], [r.shape for r in op.results]
-    for move in moves({n: concrete(a) for n, a in op.arguments.items()}, *shapes):
+    for move in moves_at(op, moves):
         if op.operands[move.operand] is value:
             has_unit = any(value.shape[d] == 1 for d in varying)
             for block in move.blocks:

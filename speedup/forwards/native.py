@@ -14,6 +14,7 @@ from speedup.ir.graph import Op, Shape, Value, call_arguments
 from speedup.ir.operators import functional
 from speedup.rules import rule_of
 from speedup.rules.copies import copied
+from speedup.rules.moves import moves_at
 from speedup.rules.rule import Moves
 
 
@@ -48,11 +49,7 @@ def misplaced(
     """The blocks of a layout op that would not come out as they must, given `arguments`."""
     wanted = [analysis.sizes(r) for r in op.results]
     found = _meta_shapes(op, arguments, analysis)
-    before = moves(
-        {n: concrete(a) for n, a in op.arguments.items()},
-        [v.shape for v in op.operands],
-        [v.shape for v in op.results],
-    )
+    before = moves_at(op, moves)
     if found is None or len(found) != len(wanted):
         return [(move, block) for move in before for block in move.blocks]
     if found != wanted:

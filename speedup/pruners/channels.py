@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -13,10 +13,11 @@ from speedup.analyses import constants, liveness
 from speedup.engine.constraints import Dim
 from speedup.ir.graph import Graph, Op, Origin, Value
 from speedup.ir.inputs import example_from, further_calls
+from speedup.ir.paths import is_within
 from speedup.modules.plannable import require_plannable
 from speedup.planning.coupling import boundary, constraints_of, extents_of, sites_of
 from speedup.pruners.units import Units, units_of
-from speedup.rules import STANDARD, Rules, rule_of
+from speedup.rules import STANDARD, Rules, moves_of, product_of
 from speedup.rules.site import Site
 from speedup.rules.weights import Product
 from speedup.tracing.islands import survey
@@ -92,36 +93,49 @@ def channels_of(model: nn.Module, x: Any, rules: Rules = STANDARD, others: Seque
             (v.index, d): None for v in graph.values if v.index in whole for d in range(v.ndim)
         }
         units = units_of(extents_of(graph), seeds, constraints)
-    products = {one.weight.name: (op, one) for op, one in _products(sites, rules)}
-    layers = {name: _layer(graph, op, product) for name, (op, product) in products.items()}
-    return Channels(
-        tuple(layers.values()),
-        {name: (one.weight.index, layers[name].dim) for name, (_, one) in products.items()},
-        {name: (one.data.index, one.reads[0][0]) for name, (_, one) in products.items()},
-        tuple(_masked(graph, units)),
-        units,
-    )
-
-
-def _products(sites: Iterable[Site], rules: Rules) -> Iterator[tuple[Op, Product]]:
-    """The products with a parameter that lists its output channels in one dimension."""
+    rows: dict[str, Dim] = {}
+    columns: dict[str, Dim] = {}
+    layers: dict[str, Layer] = {}
     for site in sites:
-        product = rule_of(site.op, rules).weight.product(site)
-        if product is None or product.weight.origin is not Origin.PARAMETER:
-            continue
-        if len(product.makes) == 1 and product.makes[0][1] is not None and product.reads:
-            yield site.op, product
+        found = _product(site, rules)
+        if found is not None:
+            product, weight, dim = found
+            layers[weight.name] = _layer(site, product, weight, dim)
+            rows[weight.name] = weight.index, dim
+            columns[weight.name] = product.data.index, product.reads[0][0]
+    return Channels(tuple(layers.values()), rows, columns, tuple(_masked(graph, units, rules)), units)
 
 
-def _layer(graph: Graph, op: Op, product: Product) -> Layer:
-    weight, bias = product.weight, product.bias
+def _product(site: Site, rules: Rules) -> tuple[Product, Value, int] | None:
+    """A product with a parameter that lists its output channels in one dimension; which, and in which."""
+    product = product_of(site, rules)
+    if product is None or len(product.makes) != 1 or not product.reads:
+        return None
+    dim = product.makes[0][1]
+    held = None if dim is None else _held(site.graph, product.weight, dim, rules)
+    return None if held is None else (product, *held)
+
+
+def _held(graph: Graph, value: Value, dim: int, rules: Rules) -> tuple[Value, int] | None:
+    """The parameter that `value` is or is a view of, and its dimension that is dimension `dim` of `value`."""
+    number = graph.producer[value.index]
+    if number is None:
+        return (value, dim) if value.origin is Origin.PARAMETER else None
+    op = graph.ops[number]
+    for move in moves_of(op, rules) if len(op.operands) == 1 else ():
+        for block in move.blocks:
+            if move.covers and block.is_plain and block.target == (dim,):
+                return _held(graph, op.operands[0], block.source[0], rules)
+    return None
+
+
+def _layer(site: Site, product: Product, weight: Value, dim: int) -> Layer:
+    graph, op, bias = site.graph, site.op, product.bias
     path = weight.name.rpartition(".")[0]
     norm = _norm(graph, op)
-    output = "" if op.owner.path != path else path
+    output = path if op.owner.path == path and _leaves(graph, op) else ""
     if norm is not None:
         output = norm.owner.path
-    ((made, dim),) = product.makes
-    assert dim is not None, "such products are left out"
     return Layer(
         path,
         weight.name,
@@ -130,8 +144,14 @@ def _layer(graph: Graph, op: Op, product: Product) -> Layer:
         bias.name if bias is not None and bias.origin is Origin.PARAMETER else "",
         "" if norm is None else norm.arguments["weight"].name,
         output,
-        made - op.result.ndim,
+        product.makes[0][0] - op.result.ndim,
     )
+
+
+def _leaves(graph: Graph, op: Op) -> bool:
+    """Whether the module that runs `op` does nothing more with its result."""
+    readers = (graph.ops[number].owner.path for number in graph.readers[op.result.index])
+    return not any(is_within(path, op.owner.path) for path in readers)
 
 
 def _norm(graph: Graph, op: Op) -> Op | None:
@@ -145,17 +165,24 @@ def _norm(graph: Graph, op: Op) -> Op | None:
     return reader if is_norm and isinstance(weight, Value) and weight.origin is Origin.PARAMETER else None
 
 
-def _masked(graph: Graph, units: Units) -> Iterator[tuple[str, Dim]]:
+def _masked(graph: Graph, units: Units, rules: Rules) -> Iterator[tuple[str, Dim]]:
     """The dimensions of parameters that are channels of what is computed from them."""
     for value in graph.state:
         if value.origin is not Origin.PARAMETER:
             continue
         made = {
             units.class_of((result.index, d))
-            for number in graph.readers[value.index]
-            for result in graph.ops[number].results
+            for result in _made_from(graph, value, rules)
             for d in range(result.ndim)
         }
         for d in range(value.ndim):
             if value.shape[d] > 1 and units.class_of((value.index, d)) in made:
                 yield value.name, (value.index, d)
+
+
+def _made_from(graph: Graph, value: Value, rules: Rules) -> Iterator[Value]:
+    """What is computed from a tensor or a view of it."""
+    for op in (graph.ops[number] for number in graph.readers[value.index]):
+        for result in op.results:
+            is_view = len(op.operands) == 1 and bool(moves_of(op, rules))
+            yield from _made_from(graph, result, rules) if is_view else (result,)

@@ -8,6 +8,7 @@ from types import MappingProxyType
 
 import torch
 
+from speedup.engine.layout import Move
 from speedup.ir.graph import Op, values_in
 from speedup.ir.operators import functional
 from speedup.rules import (
@@ -31,6 +32,7 @@ from speedup.rules import (
     scatter,
     weaving,
 )
+from speedup.rules.moves import moves_at
 from speedup.rules.rule import OPEN_NUMBER, UNKNOWN_OPERATOR, Rule
 from speedup.torch_api import Overload, Packet, schema_of
 from speedup.rules.site import Site
@@ -112,6 +114,12 @@ def rule_of(op: Op, rules: Rules) -> Rule:
 def product_of(site: Site, rules: Rules) -> Product | None:
     """The product with a weight that the op at `site` computes; None if it computes none."""
     return site.once("product", lambda: rule_of(site.op, rules).weight.product(site))
+
+
+def moves_of(op: Op, rules: Rules) -> tuple[Move, ...]:
+    """How the op moves elements; empty where its rule does not say that it only does that."""
+    moves = rule_of(op, rules).moves
+    return () if moves is None else moves_at(op, moves)
 
 
 def has_open_number(op: Op) -> bool:

@@ -37,6 +37,7 @@ from speedup.rules.moves import (
     expand,
     fixed_pad,
     flip,
+    moves_at,
     narrow,
     pad,
     permute,
@@ -88,11 +89,6 @@ from speedup.rules.stated import (
 )
 
 
-def _moves_of(op: Op, moves: Moves) -> tuple[Move, ...]:
-    arguments = {name: op[name] for name in op.arguments}
-    return moves(arguments, [v.shape for v in op.operands], [v.shape for v in op.results])
-
-
 def _fill(op: Op) -> Tensor:
     """What a pad writes where it reads nothing."""
     return torch.tensor(op.get("value") or 0, dtype=op.results[0].dtype)
@@ -101,7 +97,7 @@ def _fill(op: Op) -> Tensor:
 def layout_known(op: Op, facts: Facts, moves: Moves) -> tuple[Fact, ...]:
     if all(f.is_unknown for f in facts) and not _has_fill(op):
         return tuple(unknown(r.ndim, r.dtype) for r in op.results)
-    found = _moves_of(op, moves)
+    found = moves_at(op, moves)
     return tuple(
         _overlay(op, result, facts, [m for m in found if m.result == n])
         for n, result in enumerate(op.results)
@@ -137,7 +133,7 @@ def _overlay(op: Op, result: Value, facts: Facts, moves: list[Move]) -> Fact:
 
 def layout_live(op: Op, live: Lives, moves: Moves) -> tuple[Tensor, ...]:
     reads = [indicator(False, v.ndim) for v in op.operands]
-    for move in _moves_of(op, moves):
+    for move in moves_at(op, moves):
         source, target = op.operands[move.operand].shape, op.results[move.result].shape
         reads[move.operand] = reads[move.operand] | push(move, live[move.result], source, target)
     return tuple(reads)
@@ -147,7 +143,7 @@ def layout_couple(site: Site, moves: Moves) -> Iterable[Constraint]:
     op = site.op
     cause = site.because(reason_for(op, "ties the dimensions it rearranges"))
     padded = _has_fill(op)
-    for move in _moves_of(op, moves):
+    for move in moves_at(op, moves):
         source, target = op.operands[move.operand], op.results[move.result]
         for block in move.blocks:
             copies = copied(site.graph, source, block)

@@ -13,9 +13,17 @@ import torch
 from torch import Tensor
 
 from speedup.engine.layout import Block, Move, Shape, plain, reshape_blocks, same_dims
+from speedup.ir.expressions import concrete
+from speedup.ir.graph import Op
 from speedup.rules.rule import Moves
 
 Arguments = Mapping[str, Any]
+
+
+def moves_at(op: Op, moves: Moves) -> tuple[Move, ...]:
+    """What `moves` says of the op's own arguments and sizes."""
+    arguments = {name: concrete(a) for name, a in op.arguments.items()}
+    return moves(arguments, [v.shape for v in op.operands], [v.shape for v in op.results])
 
 
 def axis_of(dim: int, ndim: int) -> int:
