@@ -1,6 +1,6 @@
 """Masks of channels that go together: those of least score, or those that another pruner removed."""
 
-from speedup.pruners.channels import Layer
+from speedup.pruners.channels import ScoredLayer as Layer
 from speedup.pruners.making import make_masks
 from speedup.pruners.measured import ActiveShare, TaylorOutput, TaylorWeight
 from speedup.pruners.scoring import GeometricMedian, Norm, Normalized, Random, Scores, Slimming

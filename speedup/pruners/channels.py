@@ -27,7 +27,7 @@ Gone = Mapping[tuple[str, int], Tensor]
 
 
 @frozen
-class Layer:
+class ScoredLayer:
     """A linear layer or convolution, as scores get to see it.
 
     Attributes:
@@ -60,7 +60,7 @@ class Channels:
     which a channel that goes has an entry that must be zero.
     """
 
-    layers: tuple[Layer, ...]
+    layers: tuple[ScoredLayer, ...]
     rows: Mapping[str, Dim]
     columns: Mapping[str, Dim]
     masked: tuple[tuple[str, Dim], ...]
@@ -95,7 +95,7 @@ def channels_of(model: nn.Module, x: Any, rules: Rules = STANDARD, others: Seque
         units = units_of(extents_of(graph), seeds, constraints)
     rows: dict[str, Dim] = {}
     columns: dict[str, Dim] = {}
-    layers: dict[str, Layer] = {}
+    layers: dict[str, ScoredLayer] = {}
     for site in sites:
         found = _product(site, rules)
         if found is not None:
@@ -129,14 +129,14 @@ def _held(graph: Graph, value: Value, dim: int, rules: Rules) -> tuple[Value, in
     return None
 
 
-def _layer(site: Site, product: Product, weight: Value, dim: int) -> Layer:
+def _layer(site: Site, product: Product, weight: Value, dim: int) -> ScoredLayer:
     graph, op, bias = site.graph, site.op, product.bias
     path = weight.name.rpartition(".")[0]
     norm = _norm(graph, op)
     output = path if op.owner.path == path and _leaves(graph, op) else ""
     if norm is not None:
         output = norm.owner.path
-    return Layer(
+    return ScoredLayer(
         path,
         weight.name,
         dim,

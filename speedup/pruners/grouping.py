@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from speedup.ir.paths import is_within
-from speedup.pruners.channels import Channels, Layer
+from speedup.pruners.channels import Channels, ScoredLayer
 from speedup.pruners.selection import Group
 
 
@@ -35,18 +35,18 @@ def groups_alone(
     return tuple(groups)
 
 
-def _is_skipped(layer: Layer, skip: Collection[str]) -> bool:
+def _is_skipped(layer: ScoredLayer, skip: Collection[str]) -> bool:
     return any(is_within(layer.path, path) for path in skip)
 
 
-def _units(channels: Channels, layer: Layer) -> Tensor:
+def _units(channels: Channels, layer: ScoredLayer) -> Tensor:
     """(channels,) the unit of each row."""
     return channels.units.unit_of[channels.units.elements(channels.rows[layer.weight])]
 
 
-def _sharing(channels: Channels) -> tuple[tuple[Layer, ...], ...]:
+def _sharing(channels: Channels) -> tuple[tuple[ScoredLayer, ...], ...]:
     """The layers, those that share units together, in the order of the first of each."""
-    sharing: list[tuple[list[Layer], set[int]]] = []
+    sharing: list[tuple[list[ScoredLayer], set[int]]] = []
     for layer in channels.layers:
         units = set(_units(channels, layer).tolist())
         together = [one for one in sharing if not units.isdisjoint(one[1])]
@@ -64,7 +64,7 @@ def _sharing(channels: Channels) -> tuple[tuple[Layer, ...], ...]:
 
 
 def _group(
-    channels: Channels, layers: Sequence[Layer], scores: Mapping[str, Tensor], skip: Collection[str]
+    channels: Channels, layers: Sequence[ScoredLayer], scores: Mapping[str, Tensor], skip: Collection[str]
 ) -> Group | None:
     rows = [_units(channels, layer) for layer in layers]
     numbers = _in_order(torch.cat(rows))
@@ -91,7 +91,7 @@ def _in_order(numbers: Tensor) -> Tensor:
     return torch.tensor(list(dict.fromkeys(numbers.tolist())))
 
 
-def _runs(channels: Channels, layers: Sequence[Layer], count: int) -> int:
+def _runs(channels: Channels, layers: Sequence[ScoredLayer], count: int) -> int:
     """How many runs of equal counts the units come in, where they are the rows of a layer in their order."""
     first = channels.rows[layers[0].weight]
     runs = channels.units.runs.get(channels.units.class_of(first), 1)

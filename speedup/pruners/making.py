@@ -15,7 +15,7 @@ from speedup.ir.paths import is_within
 from speedup.masks.fitting import mask_along
 from speedup.modules.copying import copy_module
 from speedup.modules.isolation import isolated
-from speedup.pruners.channels import Channels, Gone, Layer, channels_of
+from speedup.pruners.channels import Channels, Gone, ScoredLayer, channels_of
 from speedup.pruners.grouping import groups_alone, groups_of
 from speedup.pruners.scoring import Scores
 from speedup.pruners.selection import Group, dropped_units, losses_by_group, losses_over_all
@@ -122,7 +122,7 @@ def _require_settings(sparsity: float | Mapping[str, float], scope: str, round_t
         raise PruningError(f"round_to is {round_to}; pass 1 or more.")
 
 
-def _require_layer(path: str, layers: Collection[Layer]) -> None:
+def _require_layer(path: str, layers: Collection[ScoredLayer]) -> None:
     if any(is_within(layer.path, path) for layer in layers):
         return
     near = difflib.get_close_matches(path, [layer.path for layer in layers], 3)
@@ -141,7 +141,7 @@ def _share_of(shares: Mapping[str, float], group: Group) -> float:
     return min(found, default=0.0)
 
 
-def _scored(model: nn.Module, layers: tuple[Layer, ...], scores: Scores) -> dict[str, Tensor]:
+def _scored(model: nn.Module, layers: tuple[ScoredLayer, ...], scores: Scores) -> dict[str, Tensor]:
     """What `scores` says of a copy of `model`, in float64 on the CPU."""
     with torch.inference_mode(mode=False), isolated():
         copy = copy_module(model, {}).eval()

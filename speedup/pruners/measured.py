@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from speedup.errors import PruningError
 from speedup.ir.inputs import example_from
-from speedup.pruners.channels import Layer
+from speedup.pruners.channels import ScoredLayer
 from speedup.pruners.scoring import rows_of
 
 Run = Callable[[nn.Module, Any], Any]
@@ -48,11 +48,11 @@ class ActiveShare:
     batches: Iterable[Any]
     run: Run = run_as_input
 
-    def __call__(self, model: nn.Module, layers: Sequence[Layer]) -> Mapping[str, Tensor]:
+    def __call__(self, model: nn.Module, layers: Sequence[ScoredLayer]) -> Mapping[str, Tensor]:
         active: dict[str, Tensor] = {}
         seen: dict[str, int] = {}
 
-        def watch(layer: Layer, output: Tensor) -> None:
+        def watch(layer: ScoredLayer, output: Tensor) -> None:
             positive = _by_channel(output, layer) > 0
             active[layer.weight] = active.get(layer.weight, torch.zeros(())) + positive.double().sum(1).cpu()
             seen[layer.weight] = seen.get(layer.weight, 0) + positive.shape[1]
@@ -79,9 +79,9 @@ class TaylorOutput:
     batches: Iterable[Any]
     loss: Loss
 
-    def __call__(self, model: nn.Module, layers: Sequence[Layer]) -> Mapping[str, Tensor]:
+    def __call__(self, model: nn.Module, layers: Sequence[ScoredLayer]) -> Mapping[str, Tensor]:
         totals: dict[str, Tensor] = {}
-        outputs: list[tuple[Layer, Tensor]] = []
+        outputs: list[tuple[ScoredLayer, Tensor]] = []
         samples: dict[str, int] = {}
         with torch.enable_grad(), _watching(model, layers, lambda *found: outputs.append(found)):
             for batch in _each(self.batches):
@@ -110,7 +110,7 @@ class TaylorWeight:
     batches: Iterable[Any]
     loss: Loss
 
-    def __call__(self, model: nn.Module, layers: Sequence[Layer]) -> Mapping[str, Tensor]:
+    def __call__(self, model: nn.Module, layers: Sequence[ScoredLayer]) -> Mapping[str, Tensor]:
         weights = {layer.weight: model.get_parameter(layer.weight).requires_grad_() for layer in layers}
         totals = {layer.weight: torch.zeros(layer.channels, dtype=torch.float64) for layer in layers}
         count = 0
@@ -144,11 +144,11 @@ def _gradients(loss: Tensor, tensors: Sequence[Tensor]) -> tuple[Tensor, ...]:
 
 @contextmanager
 def _watching(
-    model: nn.Module, layers: Sequence[Layer], watch: Callable[[Layer, Tensor], object]
+    model: nn.Module, layers: Sequence[ScoredLayer], watch: Callable[[ScoredLayer, Tensor], object]
 ) -> Iterator[None]:
     """Call `watch` with the output of each layer whenever it is computed."""
 
-    def hook_of(layer: Layer) -> Callable[[nn.Module, Any, Any], Any]:
+    def hook_of(layer: ScoredLayer) -> Callable[[nn.Module, Any, Any], Any]:
         def hook(module: nn.Module, args: Any, output: Any) -> Any:
             if not isinstance(output, Tensor):
                 return None
@@ -170,12 +170,12 @@ def _watching(
             handle.remove()
 
 
-def _by_channel(output: Tensor, layer: Layer) -> Tensor:
+def _by_channel(output: Tensor, layer: ScoredLayer) -> Tensor:
     """(channels, everything else)"""
     return output.movedim(layer.axis, 0).flatten(1)
 
 
-def _by_sample(output: Tensor, layer: Layer) -> Tensor:
+def _by_sample(output: Tensor, layer: ScoredLayer) -> Tensor:
     """(samples, channels, positions) in float64; samples are the first dimension."""
     axis = layer.axis % output.ndim
     batched = output[None] if axis == 0 else output

@@ -9,7 +9,7 @@ import torch
 from attrs import frozen
 from torch import Tensor, nn
 
-from speedup.pruners.channels import Layer
+from speedup.pruners.channels import ScoredLayer
 
 
 class Scores(Protocol):
@@ -20,10 +20,10 @@ class Scores(Protocol):
     cannot be scored is left out. The same arguments give the same scores.
     """
 
-    def __call__(self, model: nn.Module, layers: Sequence[Layer]) -> Mapping[str, Tensor]: ...
+    def __call__(self, model: nn.Module, layers: Sequence[ScoredLayer]) -> Mapping[str, Tensor]: ...
 
 
-def rows_of(model: nn.Module, layer: Layer) -> Tensor:
+def rows_of(model: nn.Module, layer: ScoredLayer) -> Tensor:
     """(channels, weights per channel) the weights of a layer by output channel, in float64."""
     return model.get_parameter(layer.weight).detach().double().transpose(0, layer.dim).flatten(1)
 
@@ -34,7 +34,7 @@ class Norm:
 
     p: float = 1.0
 
-    def __call__(self, model: nn.Module, layers: Sequence[Layer]) -> Mapping[str, Tensor]:
+    def __call__(self, model: nn.Module, layers: Sequence[ScoredLayer]) -> Mapping[str, Tensor]:
         return {layer.weight: rows_of(model, layer).norm(self.p, dim=1) for layer in layers}
 
 
@@ -46,7 +46,7 @@ class GeometricMedian:
     Acceleration", CVPR 2019.
     """
 
-    def __call__(self, model: nn.Module, layers: Sequence[Layer]) -> Mapping[str, Tensor]:
+    def __call__(self, model: nn.Module, layers: Sequence[ScoredLayer]) -> Mapping[str, Tensor]:
         return {layer.weight: _distances(rows_of(model, layer)).sum(1) for layer in layers}
 
 
@@ -63,7 +63,7 @@ class Slimming:
     with an L1 penalty on the scales and rank them over all layers (`scope="global"`).
     """
 
-    def __call__(self, model: nn.Module, layers: Sequence[Layer]) -> Mapping[str, Tensor]:
+    def __call__(self, model: nn.Module, layers: Sequence[ScoredLayer]) -> Mapping[str, Tensor]:
         scales = {layer.weight: layer.norm for layer in layers if layer.norm}
         return {name: model.get_parameter(norm).detach().double().abs() for name, norm in scales.items()}
 
@@ -74,7 +74,7 @@ class Random:
 
     seed: int = 0
 
-    def __call__(self, model: nn.Module, layers: Sequence[Layer]) -> Mapping[str, Tensor]:
+    def __call__(self, model: nn.Module, layers: Sequence[ScoredLayer]) -> Mapping[str, Tensor]:
         generator = torch.Generator().manual_seed(self.seed)
         return {
             layer.weight: torch.rand(layer.channels, generator=generator, dtype=torch.float64)
@@ -91,7 +91,7 @@ class Normalized:
 
     scores: Scores
 
-    def __call__(self, model: nn.Module, layers: Sequence[Layer]) -> Mapping[str, Tensor]:
+    def __call__(self, model: nn.Module, layers: Sequence[ScoredLayer]) -> Mapping[str, Tensor]:
         tiny = torch.finfo(torch.float64).tiny
         found = self.scores(model, layers)
         return {name: one.double() / one.double().norm().clamp(min=tiny) for name, one in found.items()}

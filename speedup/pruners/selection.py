@@ -9,7 +9,7 @@ import torch
 from attrs import frozen
 from torch import Tensor
 
-from speedup.pruners.channels import Layer
+from speedup.pruners.channels import ScoredLayer
 
 
 @frozen(eq=False)
@@ -24,7 +24,7 @@ class Group:
         runs: units come in so many equal runs, which keep equal counts.
     """
 
-    layers: tuple[Layer, ...]
+    layers: tuple[ScoredLayer, ...]
     units: Tensor
     scores: Tensor
     free: Tensor

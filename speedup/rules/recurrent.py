@@ -32,7 +32,7 @@ from speedup.rules.rule import (
     reason_for,
 )
 from speedup.rules.site import Site
-from speedup.rules.units import Columns, Demand, Layer, analyse, by_row, demands
+from speedup.rules.units import CellLayer, Columns, Demand, analyse, by_row, demands
 from speedup.rules.weights import READS, UNITS, Attributes, KernelDim, LayerAxis, WeightRule
 
 
@@ -88,7 +88,7 @@ def _is_interchangeable(state: Fact) -> bool:
     return state.is_all_known() and uniform_along(state.value, [state.ndim - 1])
 
 
-def _demands(shape: Recurrence, layers: tuple[Layer, ...], live: Lives) -> tuple[Demand, ...]:
+def _demands(shape: Recurrence, layers: tuple[CellLayer, ...], live: Lives) -> tuple[Demand, ...]:
     if shape.output is None:
         return demands(shape, layers, None, tuple(live))
     return demands(shape, layers, live[0], tuple(live[1:]))
@@ -98,7 +98,7 @@ def _shape(site: Site) -> Recurrence | None:
     return site.once("recurrence", lambda: describe(site.op))
 
 
-def _layers(site: Site, shape: Recurrence) -> tuple[Layer, ...]:
+def _layers(site: Site, shape: Recurrence) -> tuple[CellLayer, ...]:
     facts = [site.fact(v) for v in site.op.operands]
     return site.once("layers", lambda: analyse(shape, site.op, facts))
 

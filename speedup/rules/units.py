@@ -38,7 +38,7 @@ class Columns:
 
 
 @frozen(eq=False)
-class Units:
+class CellUnits:
     """The outcome of one cell's units: `zero` at every step, or `constant` with `value` after the first."""
 
     zero: Tensor
@@ -47,7 +47,7 @@ class Units:
 
 
 @frozen(eq=False)
-class Layer:
+class CellLayer:
     """One layer's columns and, per direction, its units and what they read.
 
     `reads_columns[d]` (hidden, columns) and `reads_units[d]` (hidden, hidden): whether unit j of
@@ -55,12 +55,12 @@ class Layer:
     """
 
     columns: Columns
-    units: tuple[Units, ...]
+    units: tuple[CellUnits, ...]
     reads_columns: tuple[Tensor, ...]
     reads_units: tuple[Tensor, ...]
 
 
-def analyse(shape: Recurrence, op: Op, facts: Facts) -> tuple[Layer, ...]:
+def analyse(shape: Recurrence, op: Op, facts: Facts) -> tuple[CellLayer, ...]:
     """The layers from first to last, given the facts of `op`'s operands."""
     found = {v.index: f for v, f in zip(op.operands, facts, strict=True)}
     start = _starts_at_zero(shape, found)
@@ -74,7 +74,7 @@ def analyse(shape: Recurrence, op: Op, facts: Facts) -> tuple[Layer, ...]:
         pairs = list(zip(cells, units, strict=True))
         ih = tuple(_reads(shape, found[c.weight_ih.index], c.weight_ih, u) for c, u in pairs)
         hh = tuple(_reads(shape, found[c.weight_hh.index], c.weight_hh, u) for c, u in pairs)
-        layers.append(Layer(columns, tuple(units), ih, hh))
+        layers.append(CellLayer(columns, tuple(units), ih, hh))
         constant, value = (torch.cat([getattr(u, n) for u in units]) for n in ("constant", "value"))
         columns = Columns(constant, constant, value, constant & (value != 0))
     return tuple(layers)
@@ -138,7 +138,7 @@ def _from_columns(
 
 def _units(
     shape: Recurrence, cell: Cell, columns: Columns, start: Tensor, facts: Mapping[int, Fact]
-) -> Units:
+) -> CellUnits:
     fixed, value = _from_columns(shape, cell, columns, facts)
     own, offset = _bias(shape, cell.bias_hh, facts)
     fixed = fixed & own
@@ -153,11 +153,11 @@ def _units(
     reads = _content(shape, recurrent)
     zero = _closed(silent & start, reads)
     if not shape.kind.startswith("rnn"):
-        return Units(zero, zero, torch.zeros(shape.hidden).double())
+        return CellUnits(zero, zero, torch.zeros(shape.hidden).double())
     total = value + offset
     output = total.tanh() if shape.kind == "rnn_tanh" else total.relu()
     constant = zero | (fixed & ~(reads & ~zero).any(1))
-    return Units(zero, constant, torch.where(constant & ~zero, output, 0.0))
+    return CellUnits(zero, constant, torch.where(constant & ~zero, output, 0.0))
 
 
 def _closed(candidates: Tensor, reads: Tensor) -> Tensor:
@@ -173,7 +173,7 @@ def _closed(candidates: Tensor, reads: Tensor) -> Tensor:
     return candidates
 
 
-def _reads(shape: Recurrence, found: Fact, weight: Value, units: Units) -> Tensor:
+def _reads(shape: Recurrence, found: Fact, weight: Value, units: CellUnits) -> Tensor:
     nonzero = found.maybe_nonzero.expand(weight.shape).reshape(shape.gates, shape.hidden, -1)
     return torch.where(units.zero[:, None], nonzero[shape.content], nonzero.any(0))
 
@@ -187,7 +187,7 @@ class Demand:
 
 
 def demands(
-    shape: Recurrence, layers: tuple[Layer, ...], output: Tensor | None, final: tuple[Tensor, ...]
+    shape: Recurrence, layers: tuple[CellLayer, ...], output: Tensor | None, final: tuple[Tensor, ...]
 ) -> tuple[Demand, ...]:
     """The demands on the layers from first to last, given the liveness of the results."""
     rows = torch.zeros(len(shape.cells), shape.hidden, dtype=torch.bool)
@@ -206,7 +206,7 @@ def demands(
     return tuple(reversed(found))
 
 
-def _demand(layer: Layer, wanted: Tensor) -> Demand:
+def _demand(layer: CellLayer, wanted: Tensor) -> Demand:
     units = tuple(_reached(w, r) for w, r in zip(wanted, layer.reads_units, strict=True))
     columns = torch.zeros_like(layer.columns.known)
     for live, reads in zip(units, layer.reads_columns, strict=True):
