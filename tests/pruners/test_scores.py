@@ -207,3 +207,25 @@ def test_a_loss_must_be_a_scalar(loss: Callable[[nn.Module, Any], Any], says: st
     for scores in (TaylorOutput(BATCHES, loss), TaylorWeight(BATCHES, loss)):
         with pytest.raises(PruningError, match=says):
             scores(_net(), _layers(_net()))
+
+
+class TwoWeights(nn.Module):
+    """What it makes with its first weight is no module's output."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.up, self.down = nn.Parameter(torch.randn(6, 4)), nn.Parameter(torch.randn(4, 6))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.relu(x @ self.up.t()) @ self.down.t()
+
+
+def test_output_is_that_of_the_module_only_where_it_goes_on_no_further() -> None:
+    model, x = nn.Sequential(TwoWeights(), nn.ReLU(), nn.Linear(4, 2)), torch.randn(3, 4)
+    layers = channels_of(model, x).layers
+    assert [(one.weight, one.dim, one.output) for one in layers] == [
+        ("0.up", 0, ""),
+        ("0.down", 0, "0"),
+        ("2.weight", 0, "2"),
+    ]
+    assert ActiveShare([x])(model, layers).keys() == {"0.down", "2.weight"}
