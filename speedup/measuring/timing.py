@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from random import Random
 from statistics import median, quantiles
+from timeit import Timer
 
 import torch
 from attrs import frozen
@@ -26,7 +28,8 @@ def take_turns(
 ) -> tuple[Timing, ...]:
     """Time each of `runs` in inference mode, once per round, so that all meet the same machine.
 
-    Measured with `torch.utils.benchmark`, which warms up and waits for devices.
+    Each runs once to warm up before it is timed, on the clock of `torch.utils.benchmark`, which waits for
+    devices. Every round has an order of its own: a run is some percent slower where it follows a larger one.
 
     Args:
         runs: what to time; called without arguments.
@@ -35,16 +38,22 @@ def take_turns(
         seconds: how long one measurement shall take at least; it repeats its run until then.
     """
     # It takes a while to import and is only needed to measure.
-    from torch.utils.benchmark import Timer
+    from torch.utils.benchmark import timer as clock
 
-    threads = threads or torch.get_num_threads()
-    timers = [Timer("run()", globals={"run": run}, num_threads=threads) for run in runs]
+    timers = [Timer(run, timer=clock) for run in runs]
     found: list[list[float]] = [[] for _ in runs]
-    with torch.inference_mode():
-        numbers = [_repeats(timer.timeit(1).mean, seconds) for timer in timers]
-        for _ in range(rounds):
-            for timer, number, own in zip(timers, numbers, found, strict=True):
-                own.append(timer.timeit(number).mean)
+    shuffled = Random(0)
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads or before)
+    try:
+        with torch.inference_mode():
+            numbers = [_repeats(min(timer.repeat(2, 1)), seconds) for timer in timers]
+            for _ in range(rounds):
+                for which in shuffled.sample(range(len(timers)), len(timers)):
+                    timers[which].timeit(1)
+                    found[which].append(timers[which].timeit(numbers[which]) / numbers[which])
+    finally:
+        torch.set_num_threads(before)
     return tuple(_timing(own) for own in found)
 
 
