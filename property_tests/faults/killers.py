@@ -85,6 +85,8 @@ ZERO_IN_ONE = f"{SANDWICHES}::test_channels_that_are_zero_in_one_and_constant_in
 STATED = "tests/rules/test_stated.py"
 HEADS = "tests/test_attention_heads.py"
 WIDTHS = "tests/test_attention_widths.py"
+LATENCY = "tests/test_latency.py"
+PRODUCTS = "tests/test_weight_products.py"
 ATTENTION = "tests/test_attention.py"
 
 # Other sizes, other calls, numbers read from tensors.

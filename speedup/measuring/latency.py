@@ -197,6 +197,7 @@ def measure_widths(
 
     Raises:
         InputError: `x` is no input.
+        UnboundPlanError: the plan was read back, and so does not say how it was made.
     """
     request = request_of(plan)
     example = request.calls[0] if x is None else example_from(x)

@@ -3,9 +3,40 @@
 from __future__ import annotations
 
 from property_tests.faults.fault import Fault
-from property_tests.faults.killers import EINSUMS, ZERO_IN_ONE, dead, exact_around, known, sliced, unchanging
+from property_tests.faults.killers import (
+    EINSUMS,
+    LATENCY,
+    PRODUCTS,
+    ZERO_IN_ONE,
+    dead,
+    exact_around,
+    known,
+    sliced,
+    unchanging,
+)
 
 FAULTS = (
+    Fault(
+        "products: nobody is asked about the width of what a product with a weight makes",
+        "rules.weights",
+        "            if len(self.makes) == 1:",
+        "            if len(self.makes) > 1:",
+        (PRODUCTS,),
+    ),
+    Fault(
+        "products: a weight is measured at one width whichever was asked for",
+        "measuring.layer_calls",
+        "return tuple(width if",
+        "return tuple(n if",
+        (LATENCY,),
+    ),
+    Fault(
+        "products: a weight that is transposed first is no layer to prune",
+        "pruners.channels",
+        "if move.covers and block.is_plain",
+        "if move.covers and not block.is_plain",
+        (PRODUCTS,),
+    ),
     Fault(
         "products: a constant that is uniform along a summed letter counts as often as in the example",
         "rules.einsum",
