@@ -28,8 +28,8 @@ SECONDS = 300
 CONTROL_SECONDS = 3600
 # It is about the gate itself, which is off.
 _NOT_WITHOUT_GATE = (
-    "tests/test_materialize.py::test_wrong_numbers_are_found_by_full_verification_only",
-    "tests/test_materialize.py::test_wrong_sizes_are_found_by_structural_verification",
+    "tests/building/test_materialize.py::test_wrong_numbers_are_found_by_full_verification_only",
+    "tests/building/test_materialize.py::test_wrong_sizes_are_found_by_structural_verification",
 )
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-from pathlib import Path
 
 import pytest
 import torch
@@ -13,8 +12,9 @@ from speedup import STANDARD, plan_speedup
 from speedup.rules import FAMILIES, rule_for
 from speedup.rules.kept import KEPT, RULES
 from speedup.rules.rule import UNKNOWN_OPERATOR, Rule
+from tests.support.repository import DATA
 
-INVENTORY = Path(__file__).parents[1] / "data" / "op_inventory.tsv"
+INVENTORY = DATA / "op_inventory.tsv"
 # Parts of an exported graph that are no operators; freezing a trace resolves them.
 RESOLVED = {"<built-in function getitem>", "wrap_with_set_grad_enabled", "wrap_with_autocast"}
 

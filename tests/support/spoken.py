@@ -1,4 +1,4 @@
-"""Functions that the models of `tests/test_rewriting.py` import by name."""
+"""Functions that the models of `tests/forwards/test_rewriting.py` import by name."""
 
 from __future__ import annotations
 

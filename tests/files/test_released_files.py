@@ -27,8 +27,8 @@ from tests.support.released import (
     pickled_model,
     planned_today,
 )
+from tests.support.repository import DATA
 
-DATA = Path(__file__).parent / "data"
 VERSIONS = (1, 2)
 NEWEST = max(VERSIONS)
 each = pytest.mark.parametrize("version", VERSIONS)

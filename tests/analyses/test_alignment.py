@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from itertools import pairwise
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -19,8 +18,8 @@ from speedup.engine.constraints import Aligned, Cause, Mapped
 from speedup.engine.keepsets import grown, solve
 from speedup.errors import InputError
 from speedup.testing import assert_equivalent
+from tests.support.repository import example_run_by
 
-README = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
 _CAUSE = Cause(None, "drawn")
 
 
@@ -255,11 +254,9 @@ def test_one_at_a_time_asks_again_when_all_else_has_settled() -> None:
 
 
 def test_example_in_the_readme_runs_as_it_stands(capsys: pytest.CaptureFixture[str]) -> None:
-    example = re.search(r"run by tests/test_alignment\.py -->\n```python\n(.*?)^```$", README, re.M | re.S)
-    assert example is not None
     case = lenet()
     names = {**vars(speedup), "model": case.model, "x": case.inputs(1, seed=0), "masks": case.masks}
-    exec(example[1], names)
+    exec(example_run_by(__file__), names)
     assert "Aligned to 8" in capsys.readouterr().out
 
 

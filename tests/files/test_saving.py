@@ -30,9 +30,8 @@ from speedup import (
     save,
     verify,
 )
+from tests.support.repository import ROOT
 from tests.support.saving_models import CASES, Residual, Rewritten, masks_of
-
-ROOT = Path(__file__).parents[1]
 
 
 def planned(name: str) -> tuple[Plan, Any]:

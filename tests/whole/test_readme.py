@@ -14,9 +14,7 @@ from torch import nn
 
 import speedup
 from speedup.demo.cases import lenet
-
-ROOT = Path(__file__).parents[1]
-README = (ROOT / "README.md").read_text(encoding="utf-8")
+from tests.support.repository import README, ROOT, example_run_by
 
 
 def _commands() -> Callable[[str], tuple[str, ...]]:
@@ -95,10 +93,6 @@ def test_what_is_said_of_saving_runs_as_it_stands(tmp_path: Path, monkeypatch: p
 
 
 def test_sources_of_masks_run_as_they_stand(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    example = re.search(
-        r"^<!-- run by tests/test_readme.py -->\n```python\n(.*?)^```$", README, re.MULTILINE | re.DOTALL
-    )
-    assert example is not None
     monkeypatch.chdir(tmp_path)
     case = lenet()
     torch.save(case.masks, "masks.pth")
@@ -111,7 +105,7 @@ def test_sources_of_masks_run_as_they_stand(tmp_path: Path, monkeypatch: pytest.
         "vit": nn.ModuleDict({"encoder": nn.TransformerEncoder(layer, 1, enable_nested_tensor=False)}),
     }
 
-    exec(example[1], names)
+    exec(example_run_by(__file__), names)
 
     masks = names["masks"]
     assert isinstance(masks, dict)

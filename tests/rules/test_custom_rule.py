@@ -1,8 +1,6 @@
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterable
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -16,6 +14,7 @@ from speedup.rules.building import ELEMENTWISE, channelwise, keeping, rearrangin
 from speedup.rules.rule import UNKNOWN_OPERATOR, equal
 from speedup.rules.site import Site
 from tests.support.measure import relative_error
+from tests.support.repository import example_run_by
 from tests.support.ruled import extended
 
 
@@ -159,9 +158,6 @@ def test_rule_that_equates_different_extents_is_a_rule_error(model: Net) -> None
         plan_speedup(model, images(2), masks_of(model), rules=rules)
 
 
-README = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
-
-
 class Scaled(nn.Module):
     """The operator of the README's example between two convolutions, with a bare parameter."""
 
@@ -181,10 +177,6 @@ def first_two_masked(model: nn.Module) -> dict[str, dict[str, Tensor]]:
 
 
 def test_example_of_the_readme_runs_as_it_stands_and_is_exact() -> None:
-    example = re.search(
-        r"<!-- run by tests/test_custom_rule.py -->\n```python\n(.*?)^```$", README, re.M | re.S
-    )
-    assert example is not None
     model = Scaled()
     masks = {
         "before": {
@@ -194,15 +186,16 @@ def test_example_of_the_readme_runs_as_it_stands_and_is_exact() -> None:
     }
     names: dict[str, Any] = {"model": model, "x": images(2), "masks": masks}
 
-    exec(example[1], names)
+    example = example_run_by(__file__)
+    exec(example, names)
 
     small, masked = names["small"].eval(), apply_masks(model, masks).eval()
     assert small.before.out_channels == 4
     assert small.scale.shape == (4,)
     for batch in (1, 3):
         assert relative_error(masked, small, [images(batch) for _ in range(3)]) < 1e-10
-    rule = next(line for line in example[1].splitlines() if line.startswith("RULE"))
-    assert len(example[1].strip().splitlines()) < 20, rule
+    rule = next(line for line in example.splitlines() if line.startswith("RULE"))
+    assert len(example.strip().splitlines()) < 20, rule
 
 
 @torch.library.custom_op("speedup_tests::deal", mutates_args=())

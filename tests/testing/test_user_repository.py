@@ -10,8 +10,9 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parents[1]
-REPOSITORY = ROOT / "tests" / "data" / "user_repository"
+from tests.support.repository import DATA, ROOT
+
+REPOSITORY = DATA / "user_repository"
 
 
 @pytest.fixture

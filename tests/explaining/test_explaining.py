@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from pathlib import Path
 
 import pytest
 import torch
@@ -13,6 +12,7 @@ from speedup import STANDARD, Plan, plan_speedup
 from speedup.errors import UnknownModuleError
 from speedup.rendering.explanation import ranges
 from tests.support.explained import ADD, GOING, IMAGES, STAYING, Case, Said, Wired
+from tests.support.repository import README
 
 
 def planned(case: Case) -> Plan:
@@ -165,10 +165,9 @@ def test_indices_are_told_as_ranges_and_not_too_many(indices: tuple[int, ...], t
 
 
 def test_the_readme_shows_what_its_example_prints(capsys: pytest.CaptureFixture[str]) -> None:
-    readme = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
     found = re.search(
-        r"<!-- run by tests/test_explaining.py -->\n```python\n(.*?)```\n\n```text\n(.*?)```",
-        readme,
+        r"<!-- run by tests/explaining/test_explaining.py -->\n```python\n(.*?)```\n\n```text\n(.*?)```",
+        README,
         re.DOTALL,
     )
     assert found is not None

@@ -20,6 +20,7 @@ from speedup import Plan, apply_masks, load, load_plan
 from speedup.cli import app
 from speedup.cli.examples import call_of
 from tests.support.bad_commands import fill
+from tests.support.repository import ROOT
 
 SHAPE = "1x3x8x8"
 
@@ -88,9 +89,7 @@ def test_compact_writes_what_loads_again_bit_for_bit_in_another_process(folder: 
             "x = torch.load(sys.argv[1] + '/x.pt', weights_only=True)\n"
             "torch.save(small(x).detach(), sys.argv[1] + '/y.pt')\n"
         )
-        subprocess.run(
-            [sys.executable, "-c", program, str(folder)], check=True, cwd=Path(__file__).parents[1]
-        )
+        subprocess.run([sys.executable, "-c", program, str(folder)], check=True, cwd=ROOT)
         assert torch.equal(torch.load(folder / "y.pt", weights_only=True), small(x))
 
 
@@ -146,7 +145,7 @@ def test_the_package_can_be_run_as_a_module() -> None:
         capture_output=True,
         text=True,
         check=True,
-        cwd=Path(__file__).parents[1],
+        cwd=ROOT,
     )
     assert "compact" in done.stdout
 

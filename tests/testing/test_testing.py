@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import importlib
-import re
 import subprocess
 import sys
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -49,9 +47,8 @@ from speedup.testing.modules import (
     TwoInputNet,
 )
 from speedup.tracing.exploring import Exploration
+from tests.support.repository import ROOT, example_run_by
 
-ROOT = Path(__file__).parents[1]
-README = (ROOT / "README.md").read_text(encoding="utf-8")
 QUICK = settings(
     max_examples=10,
     deadline=None,
@@ -407,12 +404,10 @@ def test_without_hypothesis_the_extra_is_named() -> None:
 
 
 def test_example_of_the_readme_runs_as_it_stands() -> None:
-    example = re.search(r"<!-- run by tests/test_testing.py -->\n```python\n(.*?)^```$", README, re.M | re.S)
-    assert example is not None
     names: dict[str, object] = {}
     profile = settings.get_current_profile_name()
     try:
-        exec(example[1], names)
+        exec(example_run_by(__file__), names)
     finally:
         settings.load_profile(profile)
     test = names["test_small_model_is_equivalent"]

@@ -1,0 +1,1 @@
+"""What is known, read and aligned, over whole graphs."""

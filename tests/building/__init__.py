@@ -1,0 +1,1 @@
+"""Small models made from plans, and verified."""

@@ -1,0 +1,1 @@
+"""The lattice, index maps and fixpoints over graphs without a meaning."""

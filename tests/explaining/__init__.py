@@ -1,0 +1,1 @@
+"""Why each index goes or stays."""

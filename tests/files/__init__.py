@@ -1,0 +1,1 @@
+"""Small models on disk, of this release and of earlier ones."""

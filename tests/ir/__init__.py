@@ -1,0 +1,1 @@
+"""Graphs, expressions of sizes and inputs as values."""

@@ -1,0 +1,1 @@
+"""Masks from every source, and what is wrong with those that do not fit."""

@@ -1,0 +1,1 @@
+"""Surgery on modules, without any plan."""

@@ -1,0 +1,1 @@
+"""From one forward to a graph."""
