@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any
 
 import pytest
 import torch
@@ -11,15 +10,13 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from speedup import STANDARD, Plan, UnknownModuleError, materialize, plan_speedup
+from tests.support.drawn import doubles
+from tests.support.masking import filters
+from tests.support.measure import numel
+
+images = doubles(3, 12, 12)
 
 Masks = Mapping[str, Mapping[str, Tensor]]
-
-
-def filters(conv: Any, *masked: int) -> dict[str, Tensor]:
-    """Masks of a layer's rows; its bias, if any, stays alive."""
-    mask = torch.ones_like(conv.weight)
-    mask[list(masked)] = 0
-    return {"weight": mask}
 
 
 class Net(nn.Module):
@@ -44,10 +41,6 @@ class Net(nn.Module):
         shape = (-1, 144)
         x = self.unread(self.body(x)).view(*shape)
         return self.head(torch.relu(self.hidden(x)))
-
-
-def images(batch: int = 2) -> Tensor:
-    return torch.randn(batch, 3, 12, 12, dtype=torch.float64)
 
 
 def masks_of(model: Net) -> Masks:
@@ -310,10 +303,6 @@ def macs(model: nn.Module, x: Tensor) -> int:
         model(x)
     assert counter.get_total_flops() % 2 == 0
     return counter.get_total_flops() // 2
-
-
-def numel(model: nn.Module) -> int:
-    return sum(p.numel() for p in model.parameters())
 
 
 @pytest.mark.parametrize(

@@ -18,56 +18,29 @@ from speedup import (
     Plan,
     StaleModelError,
     StructureError,
-    apply_masks,
     materialize,
     plan_speedup,
 )
 from speedup.building.materializing import Level
 from speedup.ir.edits import AddToParameter, MergeColumns, NewBias
-from tests.support.measure import relative_error
+from tests.support.contract import require_as_masked
+from tests.support.drawn import doubles, images
+from tests.support.masking import filters, rows
+
+vectors = doubles(8)
 
 Masks = Mapping[str, Mapping[str, Tensor]]
 Make = Callable[[int], Tensor]
-
-
-def filters(layer: Any, *masked: int) -> dict[str, Tensor]:
-    """Masks of a layer's rows; its bias stays alive, so that these rows become constants."""
-    mask = torch.ones_like(layer.weight)
-    mask[list(masked)] = 0
-    return {"weight": mask}
-
-
-def rows(layer: nn.Module, *masked: int) -> dict[str, Tensor]:
-    """Masks of a layer's rows and their biases: these rows become zero."""
-    masks = {name: torch.ones_like(p) for name, p in layer.named_parameters(recurse=False)}
-    for mask in masks.values():
-        mask[list(masked)] = 0
-    return masks
-
-
-def images(batch: int, size: int = 8) -> Tensor:
-    return torch.randn(batch, 3, size, size, dtype=torch.float64)
-
-
-def vectors(batch: int) -> Tensor:
-    return torch.randn(batch, 8, dtype=torch.float64)
 
 
 def tokens(batch: int) -> Tensor:
     return torch.randint(10, (batch, 4))
 
 
-def require_exact(model: nn.Module, small: nn.Module, masks: Masks, make: Make) -> None:
-    masked = apply_masks(model, masks).eval()
-    candidate = copy.deepcopy(small).eval()
-    for batch in (1, 3):
-        assert relative_error(masked, candidate, [make(batch) for _ in range(3)]) < 1e-10
-
-
 def shrunk(model: nn.Module, masks: Masks, make: Make) -> tuple[Plan, Any]:
     plan = plan_speedup(model, make(2), masks)
     small = materialize(plan, verify="none")
-    require_exact(model, small, masks, make)
+    require_as_masked(model, copy.deepcopy(small), masks, make)
     return plan, small
 
 
@@ -190,7 +163,7 @@ def test_padded_constants_are_carried_by_one_channel_at_any_resolution(padding: 
     assert (merge.into, merge.columns, merge.factors) == (1, (0, 2), (0.25, 0.5))
     assert small[0].out_channels == 4
     for size in (3, 5, 13):
-        require_exact(model, small, masks, partial(images, size=size))
+        require_as_masked(model, copy.deepcopy(small), masks, partial(images, size=size))
 
 
 def test_negative_constants_are_carried_with_their_sign() -> None:
@@ -212,7 +185,7 @@ def test_constants_of_a_transposed_convolution_are_carried(padding: int) -> None
     plan, small = shrunk(model, masks, images)
     assert kinds(plan) == {MergeColumns}
     assert small[2].in_channels == 4
-    require_exact(model, small, masks, lambda batch: images(batch, 5))
+    require_as_masked(model, copy.deepcopy(small), masks, lambda batch: images(batch, 5))
 
 
 def test_constants_before_a_grouped_padded_convolution_are_carried_group_by_group() -> None:

@@ -13,19 +13,12 @@ from speedup.ir.inputs import example_from
 from speedup.rules import STANDARD, rule_of
 from speedup.rules.weights import WeightRule
 from speedup.tracing.trace import trace
+from tests.support.masking import rows
 from tests.support.measure import relative_error
 
 Masks = Mapping[str, Mapping[str, Tensor]]
 CONVOLUTIONS = [nn.Conv1d, nn.Conv2d, nn.Conv3d]
 TRANSPOSED = [nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d]
-
-
-def rows(module: nn.Module, *masked: int, dim: int = 0) -> dict[str, Tensor]:
-    """Masks of whole channels; `dim` is that of the weight, biases have but one."""
-    masks = {name: torch.ones_like(p) for name, p in module.named_parameters(recurse=False)}
-    for mask in masks.values():
-        mask.index_fill_(dim if mask.ndim > 1 else 0, torch.tensor(masked), 0)
-    return masks
 
 
 def layer_of(op: Op) -> WeightRule:

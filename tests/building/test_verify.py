@@ -23,8 +23,12 @@ from speedup.engine.lattice import Fact, constant, indicator
 from speedup.ir.graph import Op
 from speedup.rules.pointwise import ELEMENTWISE
 from speedup.rules.rule import Facts, Lives
+from tests.support.drawn import doubles, images
+from tests.support.masking import rows
 from tests.support.ruled import extended
 from tests.support.untouched import differences, snapshot
+
+vectors = doubles(8)
 
 Masks = Mapping[str, Mapping[str, Tensor]]
 
@@ -44,17 +48,6 @@ class Net(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         x = self.norm(self.second(self.act(self.first(x))))
         return self.head(torch.tanh(x).mean((2, 3)))
-
-
-def images(batch: int = 2) -> Tensor:
-    return torch.randn(batch, 3, 8, 8, dtype=torch.float64)
-
-
-def rows(layer: nn.Module, *masked: int) -> dict[str, Tensor]:
-    masks = {name: torch.ones_like(p) for name, p in layer.named_parameters(recurse=False)}
-    for mask in masks.values():
-        mask[list(masked)] = 0
-    return masks
 
 
 @pytest.fixture
@@ -273,10 +266,6 @@ def test_wrong_rule_of_tanh_gives_an_error_in_place_of_a_model(rule: Rule) -> No
     rules = extended({torch.ops.aten.tanh.default: rule})
     with pytest.raises(EquivalenceError):
         materialize(plan_speedup(model, vectors(2), masks, rules=rules))
-
-
-def vectors(batch: int) -> Tensor:
-    return torch.randn(batch, 8, dtype=torch.float64)
 
 
 class FixedBatch(nn.Module):

@@ -20,14 +20,10 @@ from speedup.engine.constraints import (
     Whole,
     carrier_of,
 )
+from tests.support.bits import bits
 
 A, B, C = (0, 0), (1, 0), (2, 0)
 CAUSE = Cause(None, "test")
-
-
-def bits(text: str) -> Tensor:
-    """ "101" as a bool vector."""
-    return torch.tensor([c == "1" for c in text], dtype=torch.bool)
 
 
 def text(vector: Tensor) -> str:

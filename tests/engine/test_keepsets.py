@@ -7,7 +7,6 @@ from typing import Any, cast
 import pytest
 import torch
 from attrs import frozen
-from torch import Tensor
 
 from speedup.engine.constraints import (
     Balanced,
@@ -24,14 +23,11 @@ from speedup.engine.constraints import (
 )
 from speedup.engine.keepsets import KeepSets, solve
 from speedup.errors import RuleError
+from tests.support.bits import bits
 
 # Dimensions of no tensor in particular.
 A, B, C, D = (0, 0), (0, 1), (1, 0), (2, 0)
 CAUSE = Cause(None, "because")
-
-
-def bits(text: str) -> Tensor:
-    return torch.tensor([c == "1" for c in text], dtype=torch.bool)
 
 
 def shown(kept: KeepSets, *dims: Dim) -> list[str]:

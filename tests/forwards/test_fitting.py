@@ -17,6 +17,9 @@ from speedup.masks import resolve_masks
 from speedup.planning.coupling import couple
 from speedup.tracing.trace import trace
 from tests.support.contract import dropped, shrunk
+from tests.support.drawn import doubles
+
+vectors = doubles(4)
 
 
 class Net(nn.Module):
@@ -91,10 +94,6 @@ class OfSeveralWidths(Net):
         for step in (torch.tanh, self.second):
             x = step(x).view(-1, 12)
         return x
-
-
-def vectors(batch: int) -> Tensor:
-    return torch.randn(batch, 4, dtype=torch.float64)
 
 
 def analysed(kind: type[Net], writable: bool = True, batch: int = 2, gone: int = 5) -> Analysis:

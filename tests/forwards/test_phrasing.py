@@ -8,10 +8,9 @@ import torch.nn.functional as F
 from torch import Tensor, chunk, mean, nn
 
 from tests.support.contract import shrunk
+from tests.support.drawn import doubles
 
-
-def vectors(batch: int) -> Tensor:
-    return torch.randn(batch, 4, dtype=torch.float64)
+vectors = doubles(4)
 
 
 class Base(nn.Module):

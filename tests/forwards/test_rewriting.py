@@ -14,14 +14,13 @@ from torch import Tensor, nn, reshape
 
 from speedup import materialize, plan_speedup
 from tests.support.contract import dropped, shrunk
+from tests.support.drawn import doubles
 from tests.support.spoken import as_rows, decorated, hiding
+
+vectors = doubles(4)
 
 GONE = (0, 3, 4, 7, 11)
 WIDE = 12
-
-
-def vectors(batch: int) -> Tensor:
-    return torch.randn(batch, 4, dtype=torch.float64)
 
 
 class Base(nn.Module):

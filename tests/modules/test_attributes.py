@@ -15,14 +15,10 @@ from torch import Tensor, nn
 from speedup.ir.expressions import AttributeOf
 from speedup.modules.attributes import replace_integers, set_attribute
 from tests.support.contract import shrunk
+from tests.support.drawn import doubles
 
-
-def vectors(batch: int) -> Tensor:
-    return torch.randn(batch, 4, dtype=torch.float64)
-
-
-def sequences(batch: int) -> Tensor:
-    return torch.randn(batch, 5, 8, dtype=torch.float64)
+vectors = doubles(4)
+sequences = doubles(5, 8)
 
 
 class Base(nn.Module):

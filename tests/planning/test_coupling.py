@@ -10,43 +10,23 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from speedup import Plan, apply_masks, materialize, plan_speedup
-from tests.support.measure import relative_error
+from speedup import Plan, materialize, plan_speedup
+from tests.support.contract import require_as_masked
+from tests.support.drawn import doubles, images
+from tests.support.masking import rows
+from tests.support.reports import reasons
+
+features = doubles(8)
+sequences = doubles(5, 8)
 
 Masks = Mapping[str, Mapping[str, Tensor]]
-
-
-def rows(module: nn.Module, *masked: int) -> dict[str, Tensor]:
-    """Masks of whole rows, biases included, so that what they give is zero."""
-    masks = {name: torch.ones_like(p) for name, p in module.named_parameters(recurse=False)}
-    for mask in masks.values():
-        mask[list(masked)] = 0
-    return masks
-
-
-def images(batch: int, size: int = 8) -> Tensor:
-    return torch.randn(batch, 3, size, size, dtype=torch.float64)
-
-
-def features(batch: int) -> Tensor:
-    return torch.randn(batch, 8, dtype=torch.float64)
-
-
-def sequences(batch: int) -> Tensor:
-    return torch.randn(batch, 5, 8, dtype=torch.float64)
 
 
 def require_exact(model: nn.Module, plan: Plan, masks: Masks, make: Callable[[int], Tensor] = images) -> Any:
     """The small model, which at batch sizes that the plan did not see equals the masked one."""
     small = materialize(plan, verify="none").eval()
-    masked = apply_masks(model, masks).eval()
-    for batch in (1, 3):
-        assert relative_error(masked, small, [make(batch) for _ in range(3)]) < 1e-10
+    require_as_masked(model, small, masks, make)
     return small
-
-
-def reasons(plan: Plan, path: str) -> str:
-    return "; ".join(b.reason for b in plan.blocked if b.path == path)
 
 
 class Net(nn.Module):

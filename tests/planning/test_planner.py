@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import os
 import pathlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import pytest
@@ -28,8 +28,12 @@ from speedup import (
     plan_speedup,
 )
 from speedup.demo.networks import LeNet
-from tests.support.measure import relative_error
+from tests.support.contract import require_as_masked
+from tests.support.drawn import doubles
 from tests.support.untouched import Snapshot, differences, snapshot
+
+images = doubles(3, 6, 6)
+digits = doubles(1, 28, 28)
 
 Masks = Mapping[str, Any]
 
@@ -46,10 +50,6 @@ class Net(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return self.head(torch.relu(self.bn(self.conv(x))).mean((2, 3)))
-
-
-def images(batch: int = 2) -> Tensor:
-    return torch.randn(batch, 3, 6, 6, dtype=torch.float64)
 
 
 def half() -> Tensor:
@@ -318,20 +318,6 @@ def test_example_may_be_positional_or_by_keyword() -> None:
     assert plan_speedup(model, (x, y), masks, kwargs={"twice": True}) != plans[0]
 
 
-def require_exact(
-    model: nn.Module, small: nn.Module, masks: Masks | None, make: Callable[[int], Tensor]
-) -> None:
-    masked = apply_masks(model, masks).eval()
-    small.eval()
-    for batch in (1, 3):
-        calls = [make(batch) for _ in range(3)]
-        assert relative_error(masked, small, calls) < 1e-10
-
-
-def digits(batch: int) -> Tensor:
-    return torch.randn(batch, 1, 28, 28, dtype=torch.float64)
-
-
 def tutorial() -> tuple[LeNet, Masks]:
     """The tutorial's LeNet: conv1's first three filters masked, while their biases are 1."""
     model = LeNet().double()
@@ -346,7 +332,7 @@ def test_lenet_of_the_tutorial_gets_smaller_and_stays_exact() -> None:
     small = materialize(plan_speedup(model, digits(2), masks), verify="none")
     assert "(conv1): Conv2d(1, 3, " in repr(small)
     assert "(conv2): Conv2d(3, 16, " in repr(small)
-    require_exact(model, small, masks, digits)
+    require_as_masked(model, small, masks, digits)
     x = digits(4)
     with torch.no_grad():
         error = (small(x) - apply_masks(model, masks).eval()(x)).abs().max()
@@ -358,7 +344,7 @@ def test_zeros_in_the_weights_count_without_masks() -> None:
     zeroed = apply_masks(model, masks)
     small: Any = materialize(plan_speedup(zeroed, digits(2)), verify="none")
     assert (small.conv1.out_channels, small.conv2.in_channels) == (3, 3)
-    require_exact(model, small, masks, digits)
+    require_as_masked(model, small, masks, digits)
 
 
 def test_model_without_masks_or_zeros_stays_as_it_is(model: Net) -> None:
@@ -401,7 +387,7 @@ def test_structured_pruning_of_torch_is_found_without_masks() -> None:
     assert small.first.weight.shape == (4, 3, 3, 3)
     assert (small.second.in_channels, small.second.out_channels) == (4, 4)
     assert small.head.in_features == 4
-    require_exact(model, small, None, images)
+    require_as_masked(model, small, None, images)
 
 
 def test_pruning_made_permanent_is_found_too() -> None:
@@ -411,7 +397,7 @@ def test_pruning_made_permanent_is_found_too() -> None:
     small: Any = materialize(pruned_plan(model), verify="none")
     assert small.first.weight.shape == (4, 3, 3, 3)
     assert small.second.weight.shape == (4, 4, 3, 3)
-    require_exact(model, small, None, images)
+    require_as_masked(model, small, None, images)
 
 
 class WithAuxiliary(nn.Module):

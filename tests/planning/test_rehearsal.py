@@ -11,12 +11,11 @@ from speedup import plan_speedup
 from speedup.building.applying import hollow_copy
 from speedup.ir.edits import RewriteForward, SetAttribute, Slice
 from tests.support.contract import shrunk
+from tests.support.drawn import doubles
+
+sequences = doubles(3, 6)
 
 WIDE = 4
-
-
-def sequences(batch: int) -> Tensor:
-    return torch.randn(batch, 3, 6, dtype=torch.float64)
 
 
 class Heads(nn.Module):

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import cache
 
 import pytest
 import torch
 import torch.nn.functional as F
 
-from tests.support.soundness import Case, Tensors, below, case, dead_claims, known_claims, weight
+from tests.support.soundness import Case, Tensors, below, case, dead_claims, known_claims, made_once, weight
 
 attend = F.scaled_dot_product_attention
 
@@ -91,11 +90,7 @@ TWO_FACTORS: dict[str, Callable[[], Case]] = {
     "matmul_of_weight": lambda: case(lambda x, w: torch.matmul(w, x), (4, 3), weight(5, 4)),
 }
 
-
-@cache
-def built(name: str) -> Case:
-    """The case `name`, traced once."""
-    return CASES[name]()
+built = made_once(CASES)
 
 
 @pytest.mark.parametrize("name", CASES)

@@ -13,9 +13,13 @@ from speedup.rules import Operator, pointwise, rule_for
 from speedup.rules.building import ELEMENTWISE, channelwise, keeping, rearranging
 from speedup.rules.rule import UNKNOWN_OPERATOR, equal
 from speedup.rules.site import Site
-from tests.support.measure import relative_error
+from tests.support.contract import require_as_masked, require_exact
+from tests.support.drawn import doubles
+from tests.support.masking import filters
 from tests.support.repository import example_run_by
 from tests.support.ruled import extended
+
+images = doubles(3, 9, 9)
 
 
 @torch.library.custom_op("speedup_tests::scaled_tanh", mutates_args=())
@@ -47,16 +51,6 @@ class Net(nn.Module):
         return self.far(torch.relu(self.after(x)))
 
 
-def images(batch: int) -> Tensor:
-    return torch.randn(batch, 3, 9, 9, dtype=torch.float64)
-
-
-def filters(conv: Any, *masked: int) -> dict[str, Tensor]:
-    mask = torch.ones_like(conv.weight)
-    mask[list(masked)] = 0
-    return {"weight": mask}
-
-
 @pytest.fixture
 def model() -> Net:
     return Net()
@@ -67,11 +61,9 @@ def masks_of(model: Net) -> dict[str, dict[str, Tensor]]:
     return {"before": filters(model.before, 0, 1), "after": filters(model.after, 3)}
 
 
-def require_exact(model: Net, plan: Plan) -> Any:
-    small = materialize(plan).eval()
-    masked = apply_masks(model, masks_of(model)).eval()
-    for batch in (1, 3):
-        assert relative_error(masked, small, [images(batch) for _ in range(3)]) < 1e-10
+def exact(model: Net, plan: Plan) -> Any:
+    small = materialize(plan)
+    require_as_masked(model, small, masks_of(model), images)
     return small
 
 
@@ -81,12 +73,12 @@ def test_operator_without_a_rule_is_reported_and_keeps_what_it_touches(model: Ne
     assert "speedup_tests.scaled_tanh.default" in str(plan)
     assert [(b.path, b.count, b.of) for b in plan.blocked] == [("before", 2, 6)]
     assert "speedup_tests.scaled_tanh.default has no rule" in plan.explain("before")
-    small = require_exact(model, plan)
+    small = exact(model, plan)
     assert (small.before.out_channels, small.after.in_channels) == (6, 6)
 
 
 def test_operator_without_a_rule_holds_up_nothing_else(model: Net) -> None:
-    small = require_exact(model, plan_speedup(model, images(2), masks_of(model)))
+    small = exact(model, plan_speedup(model, images(2), masks_of(model)))
     assert (small.after.out_channels, small.far.in_channels) == (3, 3)
 
 
@@ -95,7 +87,7 @@ def test_rule_lets_channels_go_and_the_result_is_exact(model: Net, key: Operator
     plan = plan_speedup(model, images(2), masks_of(model), rules=extended({key: ELEMENTWISE}))
     assert plan.unknown_operators == ()
     assert plan.blocked == ()
-    small = require_exact(model, plan)
+    small = exact(model, plan)
     assert (small.before.out_channels, small.after.in_channels) == (4, 4)
     assert (small.after.out_channels, small.far.in_channels) == (3, 3)
 
@@ -115,7 +107,7 @@ def test_rule_without_knowledge_keeps_constants_but_not_zeros(model: Net) -> Non
     rule = Rule(couple=pointwise.couple, live=pointwise.live)
     plan = plan_speedup(model, images(2), masks_of(model), rules=extended({OPERATOR: rule}))
     assert plan.unknown_operators == ()
-    assert require_exact(model, plan).before.out_channels == 6
+    assert exact(model, plan).before.out_channels == 6
 
 
 def test_rule_without_knowledge_lets_go_what_nobody_reads(model: Net) -> None:
@@ -144,7 +136,7 @@ def test_standard_rules_cannot_be_changed_in_place() -> None:
 def test_rule_of_a_users_table_goes_before_the_standard_one(model: Net) -> None:
     """Pinning all of ReLU in place of its own rule."""
     rules = extended({OPERATOR: ELEMENTWISE, torch.ops.aten.relu.default: Rule()})
-    small = require_exact(model, plan_speedup(model, images(2), masks_of(model), rules=rules))
+    small = exact(model, plan_speedup(model, images(2), masks_of(model), rules=rules))
     assert (small.after.out_channels, small.before.out_channels) == (4, 4)
 
 
@@ -192,8 +184,7 @@ def test_example_of_the_readme_runs_as_it_stands_and_is_exact() -> None:
     small, masked = names["small"].eval(), apply_masks(model, masks).eval()
     assert small.before.out_channels == 4
     assert small.scale.shape == (4,)
-    for batch in (1, 3):
-        assert relative_error(masked, small, [images(batch) for _ in range(3)]) < 1e-10
+    require_exact(masked, small, images)
     rule = next(line for line in example.splitlines() if line.startswith("RULE"))
     assert len(example.strip().splitlines()) < 20, rule
 
@@ -299,8 +290,7 @@ def test_rules_of_the_constructors_are_exact_and_as_small_as_they_can_be(name: s
     small, masked = materialize(plan).eval(), apply_masks(model, masks).eval()
     assert plan.unknown_operators == ()
     assert small.get_submodule("before").out_channels == kept, str(plan.blocked)
-    for batch in (1, 3):
-        assert relative_error(masked, small, [images(batch) for _ in range(3)]) < 1e-10
+    require_exact(masked, small, images)
 
 
 def test_a_kept_operator_shows_its_reason() -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import cache
 
 import pytest
 import torch
@@ -12,7 +11,7 @@ import torch.nn.functional as F
 from speedup.engine.lattice import constant, unknown
 from speedup.rules import STANDARD, rule_for
 from speedup.rules.einsum import terms_of
-from tests.support.soundness import Case, case, dead_claims, known_claims, weight
+from tests.support.soundness import Case, case, dead_claims, known_claims, made_once, weight
 
 CASES: dict[str, Callable[[], Case]] = {
     "weight": lambda: case(lambda x, w: torch.einsum("bnd,hd->bhn", x, w), (2, 3, 4), weight(5, 4)),
@@ -46,11 +45,7 @@ CASES: dict[str, Callable[[], Case]] = {
     "bilinear_of_sequences": lambda: case(F.bilinear, (2, 3, 3), (2, 3, 4), weight(5, 3, 4)),
 }
 
-
-@cache
-def built(name: str) -> Case:
-    """The case `name`, traced once."""
-    return CASES[name]()
+built = made_once(CASES)
 
 
 @pytest.mark.parametrize("name", CASES)

@@ -9,12 +9,11 @@ import torch
 from torch import Tensor, nn
 
 from tests.support.contract import dropped, shrunk
+from tests.support.drawn import doubles
+
+vectors = doubles(4)
 
 GONE = (0, 3, 7)
-
-
-def vectors(batch: int) -> Tensor:
-    return torch.randn(batch, 4, dtype=torch.float64)
 
 
 def normed(norm: nn.Module, *, bias: bool = True) -> nn.Sequential:

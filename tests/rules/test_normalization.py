@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import cache
 
 import pytest
 import torch
@@ -11,7 +10,17 @@ import torch.nn.functional as F
 
 from speedup.engine.lattice import constant, unknown
 from speedup.rules import STANDARD, rule_for
-from tests.support.soundness import Case, Tensors, blank, case, dead_claims, known_claims, positive, weight
+from tests.support.soundness import (
+    Case,
+    Tensors,
+    blank,
+    case,
+    dead_claims,
+    known_claims,
+    made_once,
+    positive,
+    weight,
+)
 
 DATA = (2, 4, 3)
 VARIANCE = weight(4, sampler=positive)
@@ -50,11 +59,7 @@ PLAIN: dict[str, Callable[[], Case]] = {
     "rms_norm": lambda: case(lambda x: F.rms_norm(x, (4,)), (2, 3, 4)),
 }
 
-
-@cache
-def built(name: str) -> Case:
-    """The case `name`, traced once."""
-    return CASES[name]()
+built = made_once(CASES)
 
 
 @pytest.mark.parametrize("name", CASES)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import cache
 
 import pytest
 import torch
@@ -19,6 +18,7 @@ from tests.support.soundness import (
     direct_case,
     flags,
     known_claims,
+    made_once,
     op_of,
     positive,
     weight,
@@ -70,11 +70,7 @@ CASES: dict[str, Callable[[], Case]] = {
     ),
 }
 
-
-@cache
-def built(name: str) -> Case:
-    """The case `name`, traced once."""
-    return CASES[name]()
+built = made_once(CASES)
 
 
 @pytest.mark.parametrize("name", CASES)

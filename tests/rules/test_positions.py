@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import cache
 
 import pytest
 import torch
@@ -20,6 +19,7 @@ from tests.support.soundness import (
     dead_claims,
     direct_case,
     known_claims,
+    made_once,
     sparse,
     weight,
 )
@@ -220,11 +220,7 @@ COMPARED: dict[str, Callable[[], Case]] = {
 SELDOM = {"scatter_of_a_part", "embedding_bag_weighted", "linalg_cross"}
 CASES = PLACED | WOVEN | SAMPLED | LOOKED_UP | MIXED | COMPARED
 
-
-@cache
-def built(name: str) -> Case:
-    """The case `name`, traced once."""
-    return CASES[name]()
+built = made_once(CASES)
 
 
 @pytest.mark.parametrize("name", CASES)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Mapping
-from functools import cache, partial
+from functools import partial
 from typing import Any
 
 import pytest
@@ -17,7 +17,8 @@ from speedup.rules import STANDARD, rule_for
 from speedup.rules.recurrence import describe
 from speedup.tracing.trace import trace
 from tests.support.measure import check_exact, relative_error
-from tests.support.soundness import Case, Shape, Tensors, blank, case, dead_claims, known_claims
+from tests.support.reports import reasons
+from tests.support.soundness import Case, Shape, Tensors, blank, case, dead_claims, known_claims, made_once
 
 Masks = dict[str, Tensor]
 HIDDEN, FEATURES = 3, 4
@@ -81,11 +82,7 @@ CASES: dict[str, Callable[[], Case]] = {
     **{f"{kind} cell without bias": partial(_step, kind, False) for kind in GATES},
 }
 
-
-@cache
-def built(name: str) -> Case:
-    """The case `name`, traced once."""
-    return CASES[name]()
+built = made_once(CASES)
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -170,10 +167,6 @@ def shrunk(model: nn.Module, masks: Masks, lengths: tuple[int, ...] = (1, 9)) ->
     check_exact(model, masks, inputs(), other_inputs=others, also_verified=True).require_exact()
     plan = plan_speedup(model, inputs()(2, 0), masks)
     return plan, materialize(plan, verify="none")
-
-
-def reasons(plan: Plan, path: str) -> str:
-    return "; ".join(b.reason for b in plan.blocked if b.path == path)
 
 
 # (layers, in both directions, with bias, batch first, whether the head reads the last states)

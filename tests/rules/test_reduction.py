@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import cache
 
 import pytest
 import torch
@@ -12,7 +11,7 @@ import torch.nn.functional as F
 from speedup.engine.lattice import constant
 from speedup.rules import STANDARD, rule_for
 from tests.support.other_batch import check_known_at_another_batch
-from tests.support.soundness import SEEDS, Case, Tensors, blank, case, dead_claims, known_claims
+from tests.support.soundness import SEEDS, Case, Tensors, blank, case, dead_claims, known_claims, made_once
 
 DATA = (2, 3, 4)
 IMAGE = (2, 3, 4, 4)
@@ -77,11 +76,7 @@ COUNTING = {"sum", "sum_of_two", "var", "var_mean", "logsumexp", "vector_norm", 
 # What these give depends on how many elements there are, so a part of them says nothing.
 NEEDS_EVERY_ELEMENT = {"var", "var_mean", "logsumexp", "vector_norm_of_all"}
 
-
-@cache
-def built(name: str) -> Case:
-    """The case `name`, traced once."""
-    return CASES[name]()
+built = made_once(CASES)
 
 
 @pytest.mark.parametrize("name", CASES)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable
-from functools import cache
 from typing import Any
 
 import pytest
@@ -16,7 +15,17 @@ from torch.nn.utils import parametrizations, parametrize, prune
 from speedup import Plan, apply_masks, materialize, plan_speedup
 from speedup.ir.edits import Slice
 from tests.support.measure import check_exact
-from tests.support.soundness import Case, Tensors, case, dead_claims, known_claims, positive, sparse
+from tests.support.reports import reasons
+from tests.support.soundness import (
+    Case,
+    Tensors,
+    case,
+    dead_claims,
+    known_claims,
+    made_once,
+    positive,
+    sparse,
+)
 
 Masks = dict[str, Tensor]
 Wrap = Callable[[nn.Module], nn.Module]
@@ -36,11 +45,7 @@ CASES: dict[str, Callable[[], Case]] = {
     "vdot": lambda: case(torch.vdot, (4,), (4,)),
 }
 
-
-@cache
-def built(name: str) -> Case:
-    """The case `name`, traced once."""
-    return CASES[name]()
+built = made_once(CASES)
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -127,10 +132,6 @@ def without(parameter: Tensor, indices: list[int], dim: int = 0) -> Tensor:
     """A keep-mask that drops slices of `parameter`."""
     mask = torch.ones_like(parameter)
     return mask.index_fill_(dim, torch.tensor(indices), 0)
-
-
-def reasons(plan: Plan, path: str) -> str:
-    return "; ".join(b.reason for b in plan.blocked if b.path == path)
 
 
 @pytest.mark.parametrize("style", WEIGHT_NORMS)

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from speedup import Plan, apply_masks, load, load_plan, materialize, plan_speedup, save
 from speedup.ir.inputs import tensors_of
+from tests.support.masking import rows as masked_rows
 from tests.support.measure import relative_error
 from tests.support.untouched import differences, snapshot
 
@@ -23,19 +24,18 @@ Masks = Mapping[str, Mapping[str, Tensor]]
 
 def dropped(model: nn.Module, rows: Mapping[str, Sequence[int]]) -> dict[str, dict[str, Tensor]]:
     """Masks of whole rows of layers, biases included, by path."""
-    masks: dict[str, dict[str, Tensor]] = {}
-    for path, indices in rows.items():
-        own = {n: torch.ones_like(p) for n, p in model.get_submodule(path).named_parameters(recurse=False)}
-        for mask in own.values():
-            mask[list(indices)] = 0
-        masks[path] = own
-    return masks
+    return {path: masked_rows(model.get_submodule(path), *indices) for path, indices in rows.items()}
 
 
 def require_exact(masked: nn.Module, small: nn.Module, make: Make) -> None:
     """The two agree, in eval mode, at batch sizes that were traced and that were not."""
     for batch in (1, 3, 7):
         assert relative_error(masked, small, [(make(batch),) for _ in range(3)]) < 1e-10
+
+
+def require_as_masked(model: nn.Module, small: nn.Module, masks: Masks | None, make: Make) -> None:
+    """The small model agrees with the model under its masks, both in eval mode, where it is left."""
+    require_exact(apply_masks(model, masks).eval(), small.eval(), make)
 
 
 def require_same_when_saved(plan: Plan, small: nn.Module, model: nn.Module, example: Tensor) -> None:

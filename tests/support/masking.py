@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor, nn
@@ -16,6 +16,19 @@ Select: TypeAlias = Callable[[str, nn.Module], bool]
 _CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 # The dimension of the weight that holds a layer's outputs, by class.
 _OUTPUT_DIMS: Mapping[type[nn.Module], int] = dict.fromkeys((*_CONVOLUTIONS, nn.Linear), 0)
+
+
+def rows(layer: nn.Module, *masked: int, dim: int = 0) -> dict[str, Tensor]:
+    """Masks of `masked` in all own parameters of a layer, in matrices and the like along `dim`."""
+    masks = {name: torch.ones_like(p) for name, p in layer.named_parameters(recurse=False)}
+    for mask in masks.values():
+        mask.index_fill_(dim if mask.ndim > 1 else 0, torch.tensor(masked, dtype=torch.long), 0)
+    return masks
+
+
+def filters(layer: Any, *masked: int) -> dict[str, Tensor]:
+    """Masks of `masked` in the weight of a layer; biases stay alive."""
+    return {"weight": _row_mask(layer.weight, torch.tensor(masked, dtype=torch.long))}
 
 
 def l1_half_masks(model: nn.Module, fraction: float = 0.5) -> Masks:

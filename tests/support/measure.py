@@ -201,8 +201,8 @@ def _inputs(make: MakeInputs, batch: int) -> list[Inputs]:
 
 def _require_counts(plan: Plan, model: nn.Module, small: nn.Module) -> None:
     for when, counted, planned in (
-        ("before", _numel(model), plan.parameters_before),
-        ("after", _numel(small), plan.parameters_after),
+        ("before", numel(model), plan.parameters_before),
+        ("after", numel(small), plan.parameters_after),
     ):
         assert counted == planned, f"the plan counts {planned} parameters {when}, the model has {counted}"
 
@@ -217,7 +217,7 @@ def _storages(model: nn.Module) -> set[int]:
     return {tensor.untyped_storage().data_ptr() for tensor in tensors if tensor.numel()}
 
 
-def _numel(model: nn.Module) -> int:
+def numel(model: nn.Module) -> int:
     return sum(parameter.numel() for parameter in model.parameters())
 
 

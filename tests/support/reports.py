@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from itertools import pairwise
 
+from speedup import Plan
 from speedup.ir.report import Blocked, Blocker, Inside, Junction, Layer, Outside, Report
 
 HOSTILE = '<script>alert(1)</script>&"quoted"\''
@@ -14,6 +15,11 @@ HOSTILE = '<script>alert(1)</script>&"quoted"\''
 def linear(path: str, before: int = 64, after: int = 48, *notes: str) -> Layer:
     counts = (before * 576, after * 576, before * 1_806_336, after * 1_806_336)
     return Layer(path, "Linear", f"Linear(64, {before})", f"Linear(64, {after})", *counts, notes)
+
+
+def reasons(plan: Plan, path: str) -> str:
+    """Why the plan leaves what it leaves at a module."""
+    return "; ".join(b.reason for b in plan.blocked if b.path == path)
 
 
 def reported(layers: Sequence[Layer], **further: object) -> Report:

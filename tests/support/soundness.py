@@ -7,7 +7,8 @@ among random concrete ones.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import cache
 from types import MappingProxyType
 from typing import Any
 
@@ -140,6 +141,11 @@ def case(function: Callable[..., Any], *operands: Tensors | Shape) -> Case:
     (op,) = graph.ops
     order = tuple(_place(v, graph, len(inputs)) for v in op.operands)
     return Case(function, (*(t for t in every if not t.state), *(t for t in every if t.state)), op, order)
+
+
+def made_once(cases: Mapping[str, Callable[[], Case]]) -> Callable[[str], Case]:
+    """From the name of a case to the case, which is traced the first time only."""
+    return cache(lambda name: cases[name]())
 
 
 def _place(value: Value, graph: Graph, inputs: int) -> int:

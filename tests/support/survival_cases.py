@@ -11,7 +11,6 @@ from functools import partial
 
 import torch
 from attrs import evolve, frozen
-from torch import nn
 
 from speedup import materialize, plan_speedup
 from tests.support import small_networks, vision
@@ -26,6 +25,7 @@ from tests.support.attention_models import (
 )
 from tests.support.masked_model import MaskedModel, masked_model
 from tests.support.masking import Recipe, l1_half_masks, random_row_masks
+from tests.support.measure import numel
 from tests.support.survival import ON_REQUEST, TRIALS, Survival, survivals
 from tests.support.tasks import TASKS, lively_model
 
@@ -54,27 +54,19 @@ def check_case(name: str) -> Survival:
         torch.manual_seed(0)
         masked = case.build()
     small = materialize(plan_speedup(masked.model, masked.make_inputs(2, 0), masked.masks))
-    before, after = _parameters(masked.model), _parameters(small)
+    before, after = numel(masked.model), numel(small)
     assert after < before, f"{name}: {before} -> {after} parameters; nothing became smaller"
     return survivals(masked.model, small, masked.make_inputs, name=name, trials=case.trials)
-
-
-def _parameters(model: nn.Module) -> int:
-    return sum(parameter.numel() for parameter in model.parameters())
 
 
 def _classifier(name: str) -> Case:
     """A torchvision classifier with half of every convolution's filters masked."""
 
     def build() -> MaskedModel:
-        images = partial(_images, _IMAGE_SIZE)
+        images = partial(vision.doubles, _IMAGE_SIZE)
         return masked_model(vision.build(name, _IMAGE_SIZE), l1_half_masks, images)
 
     return Case(build, needs=("torchvision",))
-
-
-def _images(size: int, batch: int, seed: int) -> torch.Tensor:
-    return vision.images(batch, size, seed, torch.float64)
 
 
 def _task(name: str) -> Case:

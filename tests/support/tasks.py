@@ -95,10 +95,6 @@ class InDouble(nn.Module):
             return self.raft(first, second, updates)
 
 
-def images(size: int, batch: int, seed: int) -> Tensor:
-    return vision.images(batch, size, seed, torch.float64)
-
-
 def image_list(height: int, width: int, batch: int, seed: int) -> tuple[list[Tensor]]:
     """Images of two sizes in turn, as detectors take them."""
     both = vision.images(batch, max(height, width), seed, torch.float64) / 4 + 0.5
@@ -112,8 +108,8 @@ def clips(frames: int, size: int, batch: int, seed: int) -> Tensor:
 
 
 def image_pairs(size: int, updates: int, batch: int, seed: int) -> Inputs:
-    first = images(size, batch, seed)
-    return first, first.roll(2, 3) + 0.1 * images(size, batch, seed + 5000), updates
+    first = vision.doubles(size, batch, seed)
+    return first, first.roll(2, 3) + 0.1 * vision.doubles(size, batch, seed + 5000), updates
 
 
 # The number of regions differs between images, and with it the shapes of what follows.
@@ -137,10 +133,10 @@ _LIST = partial(image_list, 64, 80)
 
 SEGMENTATION: Mapping[str, Task] = MappingProxyType(
     {
-        "fcn_resnet50": Task(partial(images, 64), {"aux_loss": True}),
-        "deeplabv3_resnet50": Task(partial(images, 64), {"aux_loss": True}),
-        "deeplabv3_mobilenet_v3_large": Task(partial(images, 64), {"aux_loss": True}),
-        "lraspp_mobilenet_v3_large": Task(partial(images, 64)),
+        "fcn_resnet50": Task(partial(vision.doubles, 64), {"aux_loss": True}),
+        "deeplabv3_resnet50": Task(partial(vision.doubles, 64), {"aux_loss": True}),
+        "deeplabv3_mobilenet_v3_large": Task(partial(vision.doubles, 64), {"aux_loss": True}),
+        "lraspp_mobilenet_v3_large": Task(partial(vision.doubles, 64)),
     }
 )
 DETECTION: Mapping[str, Task] = MappingProxyType(

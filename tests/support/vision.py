@@ -124,6 +124,11 @@ def images(batch: int, size: int, seed: int, dtype: torch.dtype = torch.float32)
     return (mixed / mixed.square().mean((1, 2, 3), keepdim=True).sqrt()).to(dtype)
 
 
+def doubles(size: int, batch: int, seed: int) -> Tensor:
+    """The same in float64; the size first, since it is what a model has fixed."""
+    return images(batch, size, seed, torch.float64)
+
+
 def _recorded_parameters(name: str) -> int:
     records = torchvision_models().get_model_weights(name)
     return min(int(record.meta["num_params"]) for record in records)

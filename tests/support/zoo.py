@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from functools import partial
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from tests.support import timm_models, transformers_models, vision
 from tests.support.lively import make_lively
@@ -49,10 +49,10 @@ def check_classifier(
     return check_exact(
         model,
         masks,
-        partial(_images, size),
+        partial(vision.doubles, size),
         name=name,
-        other_inputs=[] if other is None or sizes else [partial(_images, other)],
-        sizes={at: partial(_images, at) for at in ((size, *sizes) if sizes else ())},
+        other_inputs=[] if other is None or sizes else [partial(vision.doubles, other)],
+        sizes={at: partial(vision.doubles, at) for at in ((size, *sizes) if sizes else ())},
         also_verified=also_verified,
     )
 
@@ -68,9 +68,9 @@ def check_timm(family: str, *, seed: int = _SEED, also_verified: bool = False) -
     return check_exact(
         model,
         recipe(model),
-        partial(_images, size),
+        partial(vision.doubles, size),
         name=f"{family}/{timm_models.model_name(family)}",
-        other_inputs=[] if other is None else [partial(_images, other)],
+        other_inputs=[] if other is None else [partial(vision.doubles, other)],
         also_verified=also_verified,
     )
 
@@ -90,10 +90,6 @@ def check_transformers(name: str, *, seed: int = _SEED, also_verified: bool = Fa
         other_inputs=[] if other is None else [partial(_call, name, other)],
         also_verified=also_verified,
     )
-
-
-def _images(size: int, batch: int, seed: int) -> Tensor:
-    return vision.images(batch, size, seed, torch.float64)
 
 
 def _call(name: str, size: int, batch: int, seed: int) -> Call:

@@ -6,10 +6,9 @@ import torch
 from torch import Tensor, nn
 
 from tests.support.contract import shrunk
+from tests.support.drawn import doubles
 
-
-def images(batch: int) -> Tensor:
-    return torch.randn(batch, 3, 4, 4, dtype=torch.float64)
+images = doubles(3, 4, 4)
 
 
 class Lowered(nn.Module):

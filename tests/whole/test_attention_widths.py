@@ -11,12 +11,12 @@ from torch import Tensor, nn
 
 from speedup.testing.modules import SharedKeys
 from tests.support.contract import shrunk
+from tests.support.drawn import doubles
 
 HEADS, WIDE, DIM = 6, 4, 24
 
 
-def sequences(batch: int) -> Tensor:
-    return torch.randn(batch, 5, DIM, dtype=torch.float64)
+sequences = doubles(5, DIM)
 
 
 class Attention(nn.Module):

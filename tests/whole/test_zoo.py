@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import pytest
-from torch import nn
 
 from tests.support import vision
-from tests.support.masking import Masks, random_row_masks
+from tests.support.tasks import half_of_all_rows
 from tests.support.zoo import check_classifier
 
 pytestmark = pytest.mark.skipif(not vision.available(), reason="torchvision is not installed")
@@ -41,7 +40,7 @@ def test_classifier_with_half_the_filters_masked_becomes_smaller_and_stays_the_s
 
 @pytest.mark.parametrize("name", _QUICK_WITH_LINEAR_LAYERS)
 def test_classifier_with_half_of_all_rows_masked_becomes_smaller_and_stays_the_same(name: str) -> None:
-    result = check_classifier(name, recipe=_half_of_all_rows, also_verified=True)
+    result = check_classifier(name, recipe=half_of_all_rows, also_verified=True)
     result.require_exact(_TOLERANCE)
     assert result.parameters_kept < 0.99
     assert result.macs_kept < 0.99
@@ -51,7 +50,3 @@ def test_classifier_with_half_of_all_rows_masked_becomes_smaller_and_stays_the_s
 @pytest.mark.parametrize("name", vision.classifiers() if vision.available() else ())
 def test_every_classifier_with_half_the_filters_masked_stays_the_same(name: str) -> None:
     check_classifier(name).require_exact(_TOLERANCE)
-
-
-def _half_of_all_rows(model: nn.Module) -> Masks:
-    return random_row_masks(model, 0.5, seed=11)
