@@ -11,6 +11,8 @@ from collections.abc import Iterator
 import pytest
 import torch
 
+from tests.support.fast_tier import changed_paths, is_fast, operators_of
+from tests.support.repository import ROOT
 from tests.support.survival_table import PROPERTY, from_property, table_lines
 
 # A repository of its own, whose tests are run by one of ours.
@@ -30,6 +32,28 @@ def _same_global_randomness() -> Iterator[None]:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         yield
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Mark the fast tests, where that is asked for: to know them, git is asked what has changed."""
+    if "fast" not in config.option.markexpr:
+        return
+    operators = operators_of(changed_paths(ROOT))
+    for item in items:
+        file = item.path.relative_to(ROOT).as_posix() if item.path.is_relative_to(ROOT) else ""
+        if is_fast(file, _key_of(item), operators) and not _is_long(item):
+            item.add_marker("fast")
+
+
+def _key_of(item: pytest.Item) -> str | None:
+    """The operator that a test is about, where it is one of many alike."""
+    callspec = getattr(item, "callspec", None)
+    return None if callspec is None or "key" not in callspec.params else str(callspec.params["key"])
+
+
+def _is_long(item: pytest.Item) -> bool:
+    return any(item.get_closest_marker(name) for name in ("zoo", "nightly"))
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
