@@ -19,8 +19,8 @@ from speedup.ir.expressions import concrete
 from speedup.ir.graph import Op, Value
 from speedup.rules import Rules, rule_of
 from speedup.rules.extents import STATED_SIZES, Extents, numbers_follow
-from speedup.rules.rule import Moves, Rule
 from speedup.rules.moves import moves_at
+from speedup.rules.rule import Moves, Rule
 
 _BOUNDS = ("start", "end", "index")
 

@@ -34,9 +34,9 @@ from speedup.rules import (
 )
 from speedup.rules.moves import moves_at
 from speedup.rules.rule import OPEN_NUMBER, UNKNOWN_OPERATOR, Rule
-from speedup.torch_api import Overload, Packet, schema_of
 from speedup.rules.site import Site
 from speedup.rules.weights import Product
+from speedup.torch_api import Overload, Packet, schema_of
 
 Operator = Overload | Packet
 Rules = Mapping[Operator | str, Rule]

@@ -1,1 +1,1 @@
-"""Surgery on modules, without any plan."""
+"""What calls may become, and the functions that rewritten source calls."""

@@ -24,7 +24,7 @@ from speedup.measuring.latency import (
 from speedup.measuring.timing import Timing, take_turns
 from speedup.planning.planner import realigned
 from speedup.testing.snapshots import model_state
-from tests.test_weight_products import RULES
+from tests.rules.test_weight_products import RULES
 
 _CONDITIONS = Conditions("cpu", "float32", 1, 2)
 
