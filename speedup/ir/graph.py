@@ -250,7 +250,8 @@ class Graph:
     def _fixed(self) -> frozenset[int]:
         found = {v.index for v in self.state}
         for op in self.ops:
-            if all(v.index in found for v in op.operands):
+            sizes = (s for d in derived_in(tuple(op.arguments.values())) for s in sizes_in(d.expression))
+            if all(v.index in found for v in op.operands) and all(s.value in found for s in sizes):
                 found.update(r.index for r in op.results)
         return frozenset(found)
 

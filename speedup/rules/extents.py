@@ -232,6 +232,10 @@ _STEPS: Sequence[Callable[[int], int]] = (
     lambda n: n + 1,
     lambda n: 3 * n,
     lambda n: n + 8,
+    # The example may be as long as can be.
+    lambda n: n - 1,
+    lambda n: n // 2,
+    lambda n: n // 3,
 )
 
 
@@ -270,6 +274,8 @@ class _Trial:
         best: Mapping[int, Shape] = {}
         is_same_way = self.runs
         for step in _STEPS:
+            if any(step(extent) < 1 for extent in unit.values()):
+                continue
             shapes = [
                 tuple(step(n) if (number, dim) in unit else n for dim, n in enumerate(value.shape))
                 for number, value in enumerate(self.graph.inputs)

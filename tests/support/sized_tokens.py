@@ -506,6 +506,31 @@ class LongerOnly(Tokens):
         return y
 
 
+class Positioned(Tokens):
+    """Positions for at most nine tokens, told in one of several ways; more than six meet another layer."""
+
+    def __init__(self, how: str) -> None:
+        super().__init__()
+        self.p, self.how = nn.Linear(WIDTH, WIDTH), how
+        self.table, self.vectors = nn.Embedding(9, WIDTH), nn.Parameter(torch.randn(9, WIDTH))
+        self.register_buffer("numbers", torch.arange(9)[None])
+        self.register_buffer("causal", torch.ones(9, 9).tril())
+
+    def middle(self, y: Tensor, x: Tensor) -> Tensor:
+        y = torch.relu(y)
+        length = y.shape[1]
+        match self.how:
+            case "vectors":
+                y = y + self.vectors[:length]
+            case "counted":
+                y = y + self.table(torch.arange(length))
+            case "numbered":
+                y = y + self.table(self.get_buffer("numbers")[:, :length])
+            case _:
+                y = self.get_buffer("causal")[:length, :length] @ y
+        return torch.relu(self.p(y)) if length > 6 else y
+
+
 class NormOfBatches(Tokens):
     """A norm that a batch of one goes without."""
 
@@ -653,6 +678,12 @@ TOKEN_CASES: Mapping[str, Sized] = {
     "fading rounds, example of eight": _sized(Fading, (8, 1, 2, 3, 5, 9)),
     "recurrence, example of one token": _sized(StepByStep, (1, 2, 7, 4), constant={"h": (1, 4)}),
     "layer of longer inputs, example long": _sized(LongerOnly, (9, 5, 6, 7, 12), constant={"p": (4, 6)}),
+    **{
+        f"positions that are {how}, as many as there are": _sized(
+            partial(Positioned, how), (9, 6, 3, 7, 1), constant={"p": (4, 6)}
+        )
+        for how in ("vectors", "counted", "numbered", "causal")
+    },
     "reduction tree, example of one token": _sized(Tree, (1, 2, 3, 5, 8), constant={"join": (0, 3)}),
     "gate over five tokens, example of seven": _sized(Gated, (7, 5, 4)),
 }
