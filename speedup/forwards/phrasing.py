@@ -15,7 +15,7 @@ from speedup.ir.expressions import Derived, Settled, SizeOf, roots_in
 from speedup.ir.graph import Op
 from speedup.lowerings import Lowering
 from speedup.lowerings.lowering import Written
-from speedup.lowerings.syntax import Change, call_of
+from speedup.lowerings.syntax import Change, read_call
 from speedup.rules import rule_of
 
 
@@ -35,7 +35,7 @@ def phrased(
 
     `scope` is what the function around `node` finds by name outside of itself.
     """
-    call = call_of(node, scope) if isinstance(node, ast.Call) else None
+    call = read_call(node, scope) if isinstance(node, ast.Call) else None
     if isinstance(node, ast.Call):
         names = (op.name.rstrip("_"), *rule_of(op, analysis.rules).aliases)
         if call is None or call.name.rstrip("_") not in names:

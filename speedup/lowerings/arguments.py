@@ -12,7 +12,7 @@ from torch import Tensor
 from speedup.ir.evaluation import evaluate
 from speedup.ir.graph import Op
 from speedup.lowerings.lowering import Lowering, Written
-from speedup.lowerings.syntax import Call, Change, element_of, replace
+from speedup.lowerings.syntax import Change, WrittenCall, element_of, replace
 from speedup.torch_api import schema_of
 
 
@@ -56,7 +56,7 @@ class Arguments(Lowering):
         return tuple(found) if len(found) == len(changes) else None
 
 
-def _argument(name: str, wanted: Any, call: Call, written: Written) -> list[Change] | None:
+def _argument(name: str, wanted: Any, call: WrittenCall, written: Written) -> list[Change] | None:
     place = [p.name for p in schema_of(written.op.target).arguments].index(name) - 1
     one = call.keyword(name)
     if not isinstance(wanted, tuple):

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from speedup.engine.constraints import Constraint
 from speedup.ir.graph import Op
-from speedup.lowerings.syntax import Call, Change
+from speedup.lowerings.syntax import Change, WrittenCall
 
 Agrees = Callable[[Any, Any, bool], bool]
 """Whether one piece of syntax is another but for numbers; the last argument: as an argument of a call."""
@@ -34,7 +34,7 @@ class Written:
 
     op: Op
     node: ast.Call | ast.Subscript
-    call: Call | None
+    call: WrittenCall | None
     given: Mapping[str, Any]
     may_be_literal: Callable[[str, int | None], bool]
 
@@ -53,7 +53,7 @@ class Lowering(ABC):
     def rewrite(self, written: Written) -> tuple[Change, ...] | None:
         """Changes that make the source state it; None where it is written in a way that is too unusual."""
 
-    def borrow(self, call: Call | None) -> tuple[str, ...]:
+    def borrow(self, call: WrittenCall | None) -> tuple[str, ...]:
         """The helpers that the new source of `call` names."""
         return ()
 

@@ -27,7 +27,7 @@ class Change:
 
 
 @frozen(eq=False)
-class Call:
+class WrittenCall:
     """A call of an operator: its name as written, the tensor it is about, the other arguments."""
 
     node: ast.Call
@@ -48,7 +48,7 @@ class Call:
         return Change(start, end, f"torch.{name}")
 
 
-def call_of(node: ast.Call, scope: Mapping[str, Any]) -> Call | None:
+def read_call(node: ast.Call, scope: Mapping[str, Any]) -> WrittenCall | None:
     """The parts of a call; None when it is spread over iterables, or about no tensor.
 
     `scope` tells modules, such as `torch` or `nn.functional`, from objects.
@@ -57,13 +57,13 @@ def call_of(node: ast.Call, scope: Mapping[str, Any]) -> Call | None:
         return None
     if isinstance(node.func, ast.Attribute):
         if not isinstance(_value_of(node.func.value, scope), ModuleType):
-            return Call(node, node.func.attr, node.func.value, tuple(node.args), True)
+            return WrittenCall(node, node.func.attr, node.func.value, tuple(node.args), True)
         name = node.func.attr
     elif isinstance(node.func, ast.Name):
         name = node.func.id
     else:
         return None
-    return Call(node, name, node.args[0], tuple(node.args[1:]), False) if node.args else None
+    return WrittenCall(node, name, node.args[0], tuple(node.args[1:]), False) if node.args else None
 
 
 def _value_of(node: ast.expr, scope: Mapping[str, Any]) -> Any:
@@ -117,7 +117,7 @@ def elements_of(node: ast.Subscript) -> list[ast.expr]:
     return list(node.slice.elts) if isinstance(node.slice, ast.Tuple) else [node.slice]
 
 
-def tensors_of(call: ast.Call) -> Iterable[ast.expr]:
+def subjects_of(call: ast.Call) -> Iterable[ast.expr]:
     """What a call may be about: that whose method it is, or its first argument."""
     if isinstance(call.func, ast.Attribute):
         yield call.func.value

@@ -21,7 +21,7 @@ from speedup.lowerings.syntax import (
     is_full_slice,
     is_literal,
     start_of,
-    tensors_of,
+    subjects_of,
 )
 
 
@@ -63,4 +63,4 @@ class TakeIndices(Lowering):
         if not isinstance(new, ast.Subscript):
             return False
         is_index = all(is_full_slice(one) or is_literal(one) for one in elements_of(new))
-        return is_index and any(agrees(one, new.value, False) for one in tensors_of(old))
+        return is_index and any(agrees(one, new.value, False) for one in subjects_of(old))
