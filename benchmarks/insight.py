@@ -11,14 +11,14 @@ from torch import Tensor, nn
 from speedup import STANDARD
 from speedup.analyses import constants, liveness
 from speedup.analyses.analysis import Analysis
-from speedup.engine.lattice import along
-from speedup.forwards.rewriting import Writer
+from speedup.engine.lattice import any_along
+from speedup.forwards.rewriting import SourceRewriter
 from speedup.ir.graph import Op, Origin
 from speedup.ir.inputs import example_from
 from speedup.masks import MaskSource, resolve_masks
-from speedup.planning.coupling import couple
+from speedup.planning.coupling import solve_coupling
 from speedup.rules import rule_for
-from speedup.rules.contraction import describe, pattern
+from speedup.rules.contraction import describe_contraction, pattern
 from speedup.tracing.islands import survey
 
 _PRODUCTS = ("linear", "conv", "addmm")
@@ -28,10 +28,10 @@ def analysis_of(model: nn.Module, x: Any, masks: MaskSource | None) -> Analysis:
     """The analysis that a plan of `model` is made from."""
     with torch.no_grad():
         traced = survey(model, [example_from(x, None)], explores=False).trace
-        facts = constants.analyse(traced.graph, traced.tensors, resolve_masks(model, masks), STANDARD)
-        lives = liveness.analyse(traced.graph, facts, STANDARD)
-        writer = Writer(dict(model.named_modules(remove_duplicate=False)), ())
-        return couple(traced.graph, facts, lives, STANDARD, writer)
+        facts = constants.find_constants(traced.graph, traced.tensors, resolve_masks(model, masks), STANDARD)
+        lives = liveness.find_liveness(traced.graph, facts, STANDARD)
+        rewriter = SourceRewriter(dict(model.named_modules(remove_duplicate=False)), ())
+        return solve_coupling(traced.graph, facts, lives, STANDARD, rewriter)
 
 
 def macs(analysis: Analysis) -> tuple[int, int, int]:
@@ -52,10 +52,10 @@ def macs(analysis: Analysis) -> tuple[int, int, int]:
 
 def _needed(op: Op, analysis: Analysis) -> float:
     """The share of the kernels of a layer that its results need."""
-    shape, site = describe(op), analysis.sites[op.index]
+    shape, site = describe_contraction(op), analysis.sites[op.index]
     result, data = site.fact(op.result), site.fact(shape.data)
-    rows = along(site.live(op.result) & ~result.known, shape.result_axis, shape.rows)
-    columns = along(~data.known, shape.axis, shape.data.shape[shape.axis])
+    rows = any_along(site.live(op.result) & ~result.known, shape.result_axis, shape.rows)
+    columns = any_along(~data.known, shape.axis, shape.data.shape[shape.axis])
     reads = pattern(shape, site.fact(shape.weight))
     rows, columns = rows.reshape(shape.groups, -1, 1), columns.reshape(shape.groups, 1, -1)
     kernels = (reads & rows & columns).expand(shape.groups, rows.shape[1], columns.shape[2])

@@ -39,7 +39,7 @@ def _facts(case: Case, graph: Graph, tensors: Mapping[str, Tensor]) -> tuple[Fac
     names = {v.name for v in graph.state}
     own = {**dict(model.named_parameters()), **dict(model.named_buffers())}
     held = {name: own.get(name, tensors[name]).detach() for name in names}
-    return constants.analyse(graph, held, resolve_masks(model, given_masks), STANDARD)
+    return constants.find_constants(graph, held, resolve_masks(model, given_masks), STANDARD)
 
 
 def _run(
@@ -82,7 +82,7 @@ def test_what_is_known_of_a_network_is_so_at_every_batch_size(case: Case, seed: 
 def test_what_is_dead_in_a_network_does_not_change_what_it_returns(case: Case, seed: int) -> None:
     inputs = case.inputs(case.batch, seed)
     graph, tensors = _traced(case, inputs)
-    lives = liveness.analyse(graph, _facts(case, graph, tensors), STANDARD)
+    lives = liveness.find_liveness(graph, _facts(case, graph, tensors), STANDARD)
     generator = torch.Generator().manual_seed(seed)
 
     def disturbed(value: Value, tensor: Tensor) -> Tensor:

@@ -10,11 +10,11 @@ from speedup import STANDARD
 from speedup.analyses import constants, liveness
 from speedup.analyses.analysis import Analysis
 from speedup.engine.constraints import Closure, Dim, Equal
-from speedup.engine.keepsets import solve
-from speedup.forwards.rewriting import Writer
+from speedup.engine.keepsets import solve_keep_sets
+from speedup.forwards.rewriting import SourceRewriter
 from speedup.ir.inputs import example_from
 from speedup.masks import resolve_masks
-from speedup.planning.coupling import couple
+from speedup.planning.coupling import solve_coupling
 from speedup.testing.strategies import Case, cases
 from speedup.tracing.trace import trace
 
@@ -22,10 +22,10 @@ from speedup.tracing.trace import trace
 def analysis_of(case: Case) -> Analysis:
     model, masks = given_model(case)
     traced = trace(model, example_from(case.example()))
-    facts = constants.analyse(traced.graph, traced.tensors, resolve_masks(model, masks), STANDARD)
-    lives = liveness.analyse(traced.graph, facts, STANDARD)
-    writer = Writer(dict(model.named_modules(remove_duplicate=False)))
-    return couple(traced.graph, facts, lives, STANDARD, writer)
+    facts = constants.find_constants(traced.graph, traced.tensors, resolve_masks(model, masks), STANDARD)
+    lives = liveness.find_liveness(traced.graph, facts, STANDARD)
+    rewriter = SourceRewriter(dict(model.named_modules(remove_duplicate=False)))
+    return solve_coupling(traced.graph, facts, lives, STANDARD, rewriter)
 
 
 def extents_of(analysis: Analysis) -> dict[Dim, int]:
@@ -50,7 +50,7 @@ def test_keep_sets_of_a_network_satisfy_every_constraint_and_hold_the_seeds(case
 
 def _assert_satisfied(constraint: Closure, analysis: Analysis) -> None:
     for dim, demand in constraint.close(analysis.kept.__getitem__):
-        assert not bool((demand & ~analysis.kept[dim]).any()), constraint.cause.reason
+        assert not bool((demand & ~analysis.kept[dim]).any()), constraint.reason.words
 
 
 @settings(max_examples=max(1, settings().max_examples // 3))
@@ -59,8 +59,8 @@ def test_needing_more_never_keeps_less(case: Case, data: st.DataObject) -> None:
     analysis = analysis_of(case)
     forced = [c for c in analysis.constraints if isinstance(c, Equal) or not c.is_choice]
     extents = extents_of(analysis)
-    less = solve(extents, analysis.seeds, forced)
+    less = solve_keep_sets(extents, analysis.seeds, forced)
     dims = sorted(d for d, n in extents.items() if n)
     extra = data.draw(st.lists(st.sampled_from(dims), max_size=3), label="whole dimensions needed as well")
-    more = solve(extents, {**analysis.seeds, **dict.fromkeys(extra)}, forced)
+    more = solve_keep_sets(extents, {**analysis.seeds, **dict.fromkeys(extra)}, forced)
     assert all(not bool((less[d] & ~more[d]).any()) for d in dims)

@@ -15,7 +15,6 @@ from speedup.engine.constraints import (
     Aligned,
     Balanced,
     Carrier,
-    Cause,
     Closure,
     Constraint,
     Counted,
@@ -23,11 +22,12 @@ from speedup.engine.constraints import (
     Equal,
     Mapped,
     Pinned,
-    Whole,
+    Reason,
+    Unbroken,
 )
-from speedup.engine.keepsets import KeepSets, grown, solve
+from speedup.engine.keepsets import KeepSets, grow_keep_sets, solve_keep_sets
 
-_CAUSE = Cause(None, "drawn")
+_CAUSE = Reason(None, "drawn")
 # Extents with several divisors, and few of them, so that dimensions often can be equal.
 _EXTENTS = (1, 2, 4, 6)
 
@@ -41,7 +41,7 @@ class System:
     constraints: Sequence[Constraint]
 
     def solved(self) -> KeepSets:
-        return solve(self.extents, self.seeds, self.constraints)
+        return solve_keep_sets(self.extents, self.seeds, self.constraints)
 
     @property
     def by_extent(self) -> list[Dim]:
@@ -87,9 +87,9 @@ def _mapped(draw: st.DrawFn, extents: Mapping[Dim, int]) -> Mapped:
 
 
 @st.composite
-def _whole(draw: st.DrawFn, extents: Mapping[Dim, int]) -> Whole:
+def _whole(draw: st.DrawFn, extents: Mapping[Dim, int]) -> Unbroken:
     dim = draw(st.sampled_from(list(extents)))
-    return Whole(dim, draw(_divisors([extents[dim]])), _CAUSE)
+    return Unbroken(dim, draw(_divisors([extents[dim]])), _CAUSE)
 
 
 @st.composite
@@ -254,7 +254,7 @@ def test_growing_under_more_constraints_satisfies_all_and_only_adds(
 ) -> None:
     kept = system.solved()
     more = data.draw(st.lists(_aligned(system.extents), max_size=3))
-    found = grown(kept, system.constraints, more)
+    found = grow_keep_sets(kept, system.constraints, more)
     sets = {dim: found[dim] for dim in system.extents}
     assert all(not bool((kept[dim] & ~found[dim]).any()) for dim in sets)
     for constraint in (*system.constraints, *more):
@@ -303,9 +303,9 @@ def test_growth_and_seeds_together_are_the_result(system: System) -> None:
     for dim, seed in system.seeds.items():
         known = kept.class_of(dim)
         rebuilt[known] = torch.ones_like(rebuilt[known]) if seed is None else rebuilt[known] | seed
-    for growth in kept.growth:
-        known = kept.class_of(growth.dim)
-        assert bool(growth.added.any()) and not bool((rebuilt[known] & growth.added).any())
-        rebuilt[known] = rebuilt[known] | growth.added
+    for derivation in kept.derivations:
+        known = kept.class_of(derivation.dim)
+        assert bool(derivation.added.any()) and not bool((rebuilt[known] & derivation.added).any())
+        rebuilt[known] = rebuilt[known] | derivation.added
     for dim in system.extents:
         assert rebuilt[kept.class_of(dim)].tolist() == kept[dim].tolist()

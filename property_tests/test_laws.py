@@ -15,7 +15,7 @@ from property_tests.test_networks import given_model, shapes
 from speedup import Plan, apply_masks, materialize, plan_speedup
 from speedup.building.applying import apply_edits
 from speedup.engine.constraints import Equal
-from speedup.engine.keepsets import solve
+from speedup.engine.keepsets import solve_keep_sets
 from speedup.ir.edits import (
     AddToParameter,
     MergeColumns,
@@ -24,7 +24,7 @@ from speedup.ir.edits import (
     Slice,
     SliceGroups,
 )
-from speedup.ir.paths import joined
+from speedup.ir.paths import join_path
 from speedup.masks import resolve_masks
 from speedup.testing.habits import masks
 from speedup.testing.masks import mask_tensors
@@ -61,7 +61,7 @@ def test_state_of_the_small_model_is_the_plan_applied_to_the_state_of_the_model(
     plan = plan_speedup(model, case.example(), given_masks)
     before = _tensors(model)
     changed = {**before, **apply_edits(before, resolve_masks(model, given_masks), plan.edits)}
-    changed |= {joined(e.path, "bias"): e.value.tensor for e in plan.edits if isinstance(e, NewBias)}
+    changed |= {join_path(e.path, "bias"): e.value.tensor for e in plan.edits if isinstance(e, NewBias)}
     after = _tensors(materialize(plan, verify="none"))
     assert after.keys() == changed.keys()
     for name, tensor in after.items():
@@ -122,7 +122,7 @@ def test_materializing_with_one_mask_after_another_is_materializing_with_both(
 
 def _paid(plan: Plan) -> set[str]:
     """The tensors that make up for dropped constants."""
-    new = {joined(e.path, "bias") for e in plan.edits if isinstance(e, NewBias)}
+    new = {join_path(e.path, "bias") for e in plan.edits if isinstance(e, NewBias)}
     return new | {e.name for e in plan.edits if isinstance(e, AddToParameter | MergeColumns)}
 
 
@@ -153,5 +153,5 @@ def test_order_of_forced_constraints_of_a_network_does_not_matter(case: Case, se
     supply = iter(forced)
     shuffled = [next(supply) if own else c for c, own in zip(analysis.constraints, is_forced, strict=True)]
     extents = extents_of(analysis)
-    kept = solve(extents, analysis.seeds, shuffled)
+    kept = solve_keep_sets(extents, analysis.seeds, shuffled)
     assert all(bool((kept[d] == analysis.kept[d]).all()) for d in extents)

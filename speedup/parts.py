@@ -14,7 +14,7 @@ from speedup.ir.graph import Shape
 from speedup.ir.inputs import Example
 from speedup.ir.report import Blocked, Blocker, Layer, Report
 from speedup.masks import Masks
-from speedup.modules.fingerprints import Stamp
+from speedup.modules.fingerprints import Fingerprint
 from speedup.rules import Rules
 from speedup.tracing.islands import Islands
 
@@ -52,9 +52,9 @@ class Subject:
     """What a plan was made for; none of it is part of the plan's value.
 
     It holds for the calls `example` and `others`, and for `found`, calls of other sizes that planning looked
-    for. A plan that was read back has no `model`. `free` names the tensors on whose numbers the plan does not
-    depend: with others in their place it holds all the same. `islands` are the modules that were traced,
-    with their calls, if the model could not be as a whole;
+    for. A plan that was read back has no `model`. `value_independent` names the
+    tensors on whose numbers the plan does not depend: with others in their place it holds all the same.
+    `islands` are the modules that were traced, with their calls, if the model could not be as a whole;
     `computed` are the types that the forward computes in. `is_rehearsed` says that planning has already
     traced the small model, without its weights, and found it as expected. `rules` and `keep` are what
     planning was given; a plan that was read back knows neither.
@@ -65,8 +65,8 @@ class Subject:
     example: Example
     others: tuple[Example, ...] = ()
     found: tuple[Example, ...] = ()
-    stamps: tuple[Stamp, ...]
-    free: frozenset[str] = frozenset()
+    fingerprints: tuple[Fingerprint, ...]
+    value_independent: frozenset[str] = frozenset()
     islands: Islands | None = None
     computed: frozenset[torch.dtype] = frozenset()
     is_rehearsed: bool = False

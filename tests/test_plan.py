@@ -20,7 +20,7 @@ Masks = Mapping[str, Mapping[str, Tensor]]
 
 
 class Net(nn.Module):
-    """Something of everything: what shrinks, what pays, what is blocked, what stays as it is."""
+    """Something of everything: what shrinks, what compensates, what is blocked, what stays as it is."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -18,8 +18,8 @@ from typing import Literal
 import torch
 from attrs import evolve, field, frozen
 
-from speedup.engine.constraints import Aligned, Cause, Constraint
-from speedup.engine.keepsets import KeepSets, grown
+from speedup.engine.constraints import Aligned, Constraint, Reason
+from speedup.engine.keepsets import KeepSets, grow_keep_sets
 from speedup.errors import InputError
 from speedup.ir.graph import Op
 from speedup.rules import Rules, product_of, rule_of
@@ -73,7 +73,7 @@ def next_multiple(multiple: int, width: Width) -> int:
     return -(-width.kept // multiple) * multiple
 
 
-def named(align: Align) -> str:
+def align_name(align: Align) -> str:
     """How a report names `align`."""
     if isinstance(align, int):
         return str(align)
@@ -105,7 +105,7 @@ def width_of(op: Op, channels: KernelDim, kept: KeepSets) -> Width:
     )
 
 
-def aligned(
+def align_keep_sets(
     kept: KeepSets, constraints: Sequence[Constraint], widths: Iterable[tuple[Op, KernelDim]], align: Align
 ) -> tuple[KeepSets, tuple[Aligned, ...]]:
     """`kept` grown to the widths that `align` asks for, and the constraints that this took.
@@ -140,7 +140,7 @@ def _exactly(
     """
     used = tuple(alignments)
     while True:
-        found = grown(kept, constraints, used)
+        found = grow_keep_sets(kept, constraints, used)
         overshot = {n for n, one in enumerate(used) if one.at_once and _overshot(one, kept, found)}
         if not overshot:
             return found, used
@@ -172,7 +172,7 @@ def _alignments(
     for own in members.values():
         op, channels = own[0]
         wish = _Wish(tuple(width_of(*one, kept) for one in own), choose)
-        one = Aligned(channels.dim, channels.groups, wish, True, Cause(op.index, "align= asks for more"))
+        one = Aligned(channels.dim, channels.groups, wish, True, Reason(op.index, "align= asks for more"))
         (computed if any(c.side == "out" for _, c in own) else read).append(one)
     return computed, read
 
@@ -206,6 +206,6 @@ def _answer(width: Width, choose: Choose) -> int:
     return found
 
 
-def wished(width: Width, align: Align) -> int:
+def wished_width(width: Width, align: Align) -> int:
     """The width that `align` asks for, even if there are not that many channels."""
     return _answer(width, chooser(align))

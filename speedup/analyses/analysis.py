@@ -12,7 +12,7 @@ from torch import Tensor
 from speedup.engine.constraints import Constraint, Dim
 from speedup.engine.keepsets import KeepSets
 from speedup.engine.lattice import Fact
-from speedup.ir.expressions import AttributeOf, Root, carried
+from speedup.ir.expressions import AttributeOf, Root, recompute
 from speedup.ir.graph import Graph, Op, Shape, Value
 from speedup.lowerings import Lowering
 from speedup.rules import Rules, rule_of
@@ -61,7 +61,7 @@ class Analysis:
         site = self.sites[op.index]
         needs = rule_of(op, self.rules).needs(site, self.sizes, self.kept)
         return {
-            name: needs[name] if name in needs and name in site.settable else carried(argument, self.lookup)
+            name: needs[name] if name in needs and name in site.settable else recompute(argument, self.lookup)
             for name, argument in op.arguments.items()
         }
 

@@ -46,8 +46,8 @@ def growing_dims(analysis: Analysis) -> frozenset[Dim]:
         if len(constraint.dims) > 1 and not isinstance(constraint, Carrier):
             for dim in constraint.dims:
                 neighbours.setdefault(dim, []).append(constraint.dims)
-            if constraint.cause.op is not None:
-                coupling.add(constraint.cause.op)
+            if constraint.reason.op is not None:
+                coupling.add(constraint.reason.op)
     for op in graph.ops:
         if op.index not in coupling:
             results = tuple(dim for result in op.results for dim in _dims(result))

@@ -20,7 +20,7 @@ from speedup.rules.extents import Extents
 from speedup.rules.rule import full_values, nothing_known
 
 
-def analyse(
+def find_constants(
     graph: Graph,
     tensors: Mapping[str, Tensor],
     masks: Mapping[str, Tensor],
@@ -38,24 +38,24 @@ def analyse(
             facts[value.index] = _state(tensors[value.name], masks.get(value.name))
     extents = Extents(graph, rules)
     for op in graph.ops:
-        seen = _settled_op(op, facts)
+        seen = _settle_op(op, facts)
         given = steady_facts(seen, [facts[v.index] for v in seen.operands], rules, extents)
         for result, found in zip(op.results, _transfer(seen, given, rules), strict=True):
             facts[result.index] = found
     return tuple(facts)
 
 
-def settled(graph: Graph, facts: Sequence[Fact]) -> Graph:
+def settle_numbers(graph: Graph, facts: Sequence[Fact]) -> Graph:
     """`graph` with numbers in the place of those that ops read from tensors and that are always the same.
 
     Rules then see what a forward that states these numbers would show. What is computed stays the same.
     """
-    ops = tuple(_settled_op(op, facts) for op in graph.ops)
+    ops = tuple(_settle_op(op, facts) for op in graph.ops)
     is_same = all(one is other for one, other in zip(ops, graph.ops, strict=True))
     return graph if is_same else evolve(graph, ops=ops)
 
 
-def _settled_op(op: Op, facts: Sequence[Fact]) -> Op:
+def _settle_op(op: Op, facts: Sequence[Fact]) -> Op:
     if not any(v.is_number for v in op.operands) or any(r.is_number for r in op.results):
         return op
 

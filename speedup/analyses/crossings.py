@@ -20,7 +20,7 @@ def maps_of(constraints: Iterable[Constraint]) -> Maps:
     for constraint in constraints:
         if isinstance(constraint, Mapped):
             for dim in constraint.dims:
-                found.setdefault((constraint.cause.op, dim), []).append(constraint)
+                found.setdefault((constraint.reason.op, dim), []).append(constraint)
     return {key: tuple(mapped) for key, mapped in found.items()}
 
 

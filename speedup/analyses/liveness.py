@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
-from speedup.analyses.constants import settled
+from speedup.analyses.constants import settle_numbers
 from speedup.analyses.steadiness import steady_reads
 from speedup.engine.lattice import Fact, indicator
 from speedup.errors import RuleError
@@ -20,7 +20,7 @@ from speedup.rules import Rules, rule_of
 from speedup.rules.extents import Extents
 
 
-def analyse(graph: Graph, facts: Sequence[Fact], rules: Rules) -> tuple[Tensor, ...]:
+def find_liveness(graph: Graph, facts: Sequence[Fact], rules: Rules) -> tuple[Tensor, ...]:
     """Compressed bool tensors by value index: which elements are live.
 
     Raises:
@@ -30,7 +30,7 @@ def analyse(graph: Graph, facts: Sequence[Fact], rules: Rules) -> tuple[Tensor, 
     for value in graph.outputs:
         live[value.index] = indicator(True, value.ndim)
     extents = Extents(graph, rules)
-    for op in reversed(settled(graph, facts).ops):
+    for op in reversed(settle_numbers(graph, facts).ops):
         results = [live[r.index] for r in op.results]
         if op.results and not any(bool(one.any()) for one in results):
             continue

@@ -14,8 +14,8 @@ from attrs import evolve
 from torch import Tensor
 
 from speedup.engine.constraints import Dim
-from speedup.engine.lattice import Fact, any_over, uniform, uniform_along
-from speedup.ir.expressions import concrete
+from speedup.engine.lattice import Fact, any_over, uniform_along, uniform_fact
+from speedup.ir.expressions import with_traced_numbers
 from speedup.ir.graph import Op, Value
 from speedup.rules import Rules, rule_of
 from speedup.rules.extents import STATED_SIZES, Extents, numbers_follow
@@ -35,7 +35,7 @@ def steady_facts(op: Op, facts: Sequence[Fact], rules: Rules, extents: Extents) 
     if rule.arrangement == "joins":
         return _joined(op, facts, extents)
     return [
-        uniform(one, unsteady_dims(op, value, _spread(one), rules, extents))
+        uniform_fact(one, unsteady_dims(op, value, _spread(one), rules, extents))
         for one, value in zip(facts, op.operands, strict=True)
     ]
 
@@ -102,7 +102,7 @@ def _moving_ends(extents: Extents) -> frozenset[Dim]:
         ended = {d for v in op.operands for d in range(v.ndim) if (v.index, d) in found}
         rule = rule_of(op, extents.rules)
         if rule.arrangement == "pads":
-            source, amounts = op.operands[0], concrete(op["pad"])
+            source, amounts = op.operands[0], with_traced_numbers(op["pad"])
             last = source.ndim - 1
             ended |= {
                 last - n // 2
@@ -157,7 +157,7 @@ def _joined(op: Op, facts: Sequence[Fact], extents: Extents) -> Sequence[Fact]:
     if first is None:
         return facts
     tail = ranked[first:]
-    flat = [uniform(facts[n], [axis]) for n in tail]
+    flat = [uniform_fact(facts[n], [axis]) for n in tail]
     known, value = flat[0].known, flat[0].value
     for other in flat[1:]:
         known, value = torch.broadcast_tensors(known & other.known & (value == other.value), value)  # type: ignore[no-untyped-call]

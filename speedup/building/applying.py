@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn.utils.prune import BasePruningMethod
 from torch.nn.utils.weight_norm import WeightNorm
 
-from speedup.engine.lattice import wide
+from speedup.engine.lattice import to_double
 from speedup.ir.edits import (
     AddToParameter,
     AdoptAttention,
@@ -46,19 +46,21 @@ def apply_edits(
         if not isinstance(edit, ModuleEdit):
             by_name.setdefault(edit.name, []).append(edit)
     # One tensor at a time: a masked copy at full size lives no longer than its own edits.
-    return {name: _changed(tensors[name].detach(), masks.get(name), own) for name, own in by_name.items()}
+    return {
+        name: _change_tensor(tensors[name].detach(), masks.get(name), own) for name, own in by_name.items()
+    }
 
 
-def _changed(tensor: Tensor, mask: Tensor | None, edits: Iterable[TensorEdit]) -> Tensor:
+def _change_tensor(tensor: Tensor, mask: Tensor | None, edits: Iterable[TensorEdit]) -> Tensor:
     if mask is not None:
         zero = torch.zeros((), dtype=tensor.dtype, device=tensor.device)
         tensor = torch.where(mask.to(tensor.device), tensor, zero)
     for edit in edits:
-        tensor = _applied(edit, tensor)
+        tensor = _apply(edit, tensor)
     return tensor.contiguous()
 
 
-def _applied(edit: TensorEdit, tensor: Tensor) -> Tensor:
+def _apply(edit: TensorEdit, tensor: Tensor) -> Tensor:
     match edit:
         case Slice(_, dim, indices):
             return tensor.index_select(dim, torch.tensor(indices, device=tensor.device))
@@ -67,12 +69,12 @@ def _applied(edit: TensorEdit, tensor: Tensor) -> Tensor:
             width = torch.tensor(columns, device=tensor.device)
             return tensor[height[:, None], width]
         case AddToParameter(_, delta, _):
-            return (wide(tensor) + delta.tensor.to(tensor.device)).to(tensor.dtype)
+            return (to_double(tensor) + delta.tensor.to(tensor.device)).to(tensor.dtype)
         case MergeColumns():
-            return _merged(edit, tensor)
+            return _merge_columns(edit, tensor)
 
 
-def _merged(edit: MergeColumns, tensor: Tensor) -> Tensor:
+def _merge_columns(edit: MergeColumns, tensor: Tensor) -> Tensor:
     result = tensor.clone()
     part = result if edit.rows is None else result.narrow(0, edit.rows[0], edit.rows[1] - edit.rows[0])
     columns = torch.tensor(edit.columns, device=tensor.device)
@@ -108,11 +110,11 @@ def hollow_copy(model: nn.Module, edits: Iterable[Edit]) -> nn.Module:
 
 
 def _hollow(tensor: Tensor, edits: Iterable[Slice | SliceGroups]) -> Tensor:
-    shape = reduce(_sliced, edits, tuple(tensor.shape))
+    shape = reduce(_slice_shape, edits, tuple(tensor.shape))
     return torch.zeros((), dtype=tensor.dtype, device=tensor.device).expand(shape)
 
 
-def _sliced(shape: Shape, edit: Slice | SliceGroups) -> Shape:
+def _slice_shape(shape: Shape, edit: Slice | SliceGroups) -> Shape:
     match edit:
         case Slice(_, dim, indices):
             return *shape[:dim], len(indices), *shape[dim + 1 :]
@@ -128,7 +130,7 @@ def planned_shapes(shapes: Mapping[str, Shape], edits: Iterable[Edit]) -> Mappin
     found = dict(shapes)
     for edit in edits:
         if isinstance(edit, Slice | SliceGroups):
-            found[edit.name] = _sliced(found[edit.name], edit)
+            found[edit.name] = _slice_shape(found[edit.name], edit)
         elif isinstance(edit, NewBias):
             found[f"{edit.path}.bias".lstrip(".")] = tuple(edit.value.tensor.shape)
     return MappingProxyType(found)

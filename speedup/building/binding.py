@@ -15,7 +15,13 @@ from speedup.ir.inputs import Example
 from speedup.masks import Masks
 from speedup.modules.attention import MultiheadAttention
 from speedup.modules.attributes import attribute_of
-from speedup.modules.fingerprints import Stamp, changes, other_architecture, other_contents, stamps_of
+from speedup.modules.fingerprints import (
+    Fingerprint,
+    changed_names,
+    fingerprints_of,
+    other_architecture,
+    other_contents,
+)
 from speedup.modules.plannable import require_weights
 from speedup.plan import Plan
 from speedup.tracing.islands import Island, Islands
@@ -23,24 +29,24 @@ from speedup.tracing.islands import Island, Islands
 _FEW = 3
 
 
-def current(plan: Plan, model: nn.Module | None) -> Plan:
+def current_plan(plan: Plan, model: nn.Module | None) -> Plan:
     """The plan for `model`, or for its own model if that is None or the same; both are as planned.
 
     Raises:
         UnboundPlanError: there is no model.
         StaleModelError: the plan's own model changed.
-        ArchitectureError, OtherWeightsError, ForeignSourceError: as of `bound`.
+        ArchitectureError, OtherWeightsError, ForeignSourceError: as of `bind_plan`.
     """
     if model is not None and model is not plan.subject.model:
-        return bound(plan, model)
-    changed = changes(plan.subject.stamps, stamps_of(plan.subject.planned_model()))
+        return bind_plan(plan, model)
+    changed = changed_names(plan.subject.fingerprints, fingerprints_of(plan.subject.planned_model()))
     if changed:
         names = _first(name or "the model itself" for name in changed)
         raise StaleModelError(f"the model changed since it was planned: {names}. Plan it again.")
     return plan
 
 
-def bound(plan: Plan, model: nn.Module) -> Plan:
+def bind_plan(plan: Plan, model: nn.Module) -> Plan:
     """The same plan for another model of the planned architecture.
 
     Raises:
@@ -50,9 +56,9 @@ def bound(plan: Plan, model: nn.Module) -> Plan:
         ForeignSourceError: the plan rewrites forwards to something that `model` does not hold.
     """
     require_weights(model)
-    stamps = stamps_of(model)
-    require_architecture(plan, model, stamps)
-    other = other_contents(plan.subject.stamps, stamps, plan.subject.free)
+    fingerprints = fingerprints_of(model)
+    require_architecture(plan, model, fingerprints)
+    other = other_contents(plan.subject.fingerprints, fingerprints, plan.subject.value_independent)
     if other:
         raise OtherWeightsError(
             f"the plan depends on weights that this model does not have: {_first(map(repr, other))} hold "
@@ -64,26 +70,26 @@ def bound(plan: Plan, model: nn.Module) -> Plan:
     subject = attrs.evolve(
         plan.subject,
         model=model,
-        masks=_placed(plan.subject.masks, model),
+        masks=_place_masks(plan.subject.masks, model),
         example=plan.subject.example.to(device),
         others=tuple(call.to(device) for call in plan.subject.others),
         found=tuple(call.to(device) for call in plan.subject.found),
         islands=None if islands is None else _islands_on(islands, device),
-        stamps=stamps,
+        fingerprints=fingerprints,
         is_rehearsed=False,
     )
     return attrs.evolve(plan, subject=subject)
 
 
 def require_architecture(
-    plan: Plan, model: nn.Module, stamps: Sequence[Stamp], *, dtypes: bool = True
+    plan: Plan, model: nn.Module, fingerprints: Sequence[Fingerprint], *, dtypes: bool = True
 ) -> None:
-    """Raise unless the plan's edits are for modules and tensors as `model`, of these `stamps`, has them.
+    """Raise unless the plan's edits are for what `model`, of these `fingerprints`, has.
 
     Raises:
-        ArchitectureError, ForeignSourceError: as of `bound`. `dtypes` says whether types have to agree.
+        ArchitectureError, ForeignSourceError: as of `bind_plan`. `dtypes` says whether types have to agree.
     """
-    found = [*other_architecture(plan.subject.stamps, tuple(stamps), dtypes)]
+    found = [*other_architecture(plan.subject.fingerprints, tuple(fingerprints), dtypes)]
     found = found or [*_unlike(plan, dict(model.named_modules(remove_duplicate=False)))]
     if found:
         raise ArchitectureError(
@@ -113,7 +119,7 @@ def _first(words: Iterable[str]) -> str:
     return ", ".join(listed[:_FEW]) + (" and others" if len(listed) > _FEW else "")
 
 
-def _placed(masks: Masks, model: nn.Module) -> Masks:
+def _place_masks(masks: Masks, model: nn.Module) -> Masks:
     """The masks where their parameters are."""
     devices = {name: _home(parameter) for name, parameter in model.named_parameters()}
     if all(mask.device == devices[name] for name, mask in masks.items()):

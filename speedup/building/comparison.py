@@ -26,7 +26,7 @@ _SEED = 20_000
 Leaves = list[tuple[str, Any]]
 
 
-def scratch(model: nn.Module) -> nn.Module:
+def scratch_copy(model: nn.Module) -> nn.Module:
     """A copy with the same parameters and its own buffers, which a forward may write to."""
     return copy_module(model, {id(p): p.detach() for p in model.parameters()})
 
@@ -93,10 +93,10 @@ class Comparison:
 
     def _run(self, model: nn.Module, tensors: Sequence[Tensor]) -> Leaves:
         """The leaves of one forward's output; every run starts from the same state."""
-        args, kwargs = self.example.fresh().call([t.clone() for t in tensors])
+        args, kwargs = self.example.with_fresh_objects().call([t.clone() for t in tensors])
         with torch.no_grad():
             torch.manual_seed(_SEED)
-            return [(n, _real(leaf)) for n, leaf in leaves_of(scratch(model)(*args, **kwargs))]
+            return [(n, _real(leaf)) for n, leaf in leaves_of(scratch_copy(model)(*args, **kwargs))]
 
     def _may_change_form(self, tensors: Sequence[Tensor], reference: Leaves) -> bool:
         """Whether how much the masked model returns hangs on rounding, as a number of detections may."""
@@ -120,7 +120,7 @@ class Comparison:
         """
         for units in (far, -far):
             try:
-                return self.reference(_moved(tensors, units))
+                return self.reference(_perturb(tensors, units))
             except Exception:
                 continue
         return None
@@ -129,13 +129,13 @@ class Comparison:
         module = ".".join(part for part in (self.path, self._raising(tensors)) if part)
         return OutputError(
             f"{self._name} raises an error on an input that the masked one takes, in module {module!r}: "
-            f"{type(error).__name__}: {first_line(error)}. The small model was not handed out; plan again "
+            f"{type(error).__name__}: {error_line(error)}. The small model was not handed out; plan again "
             f"with keep=[{module!r}]."
         )
 
     def _raising(self, tensors: Sequence[Tensor]) -> str:
         """The innermost module that the small model is in when it raises an error."""
-        watched, entered = scratch(self.small), [""]
+        watched, entered = scratch_copy(self.small), [""]
 
         def enter(name: str) -> Any:
             return lambda module, args: entered.append(name)
@@ -151,7 +151,7 @@ class Comparison:
         for name, module in watched.named_modules():
             module.register_forward_pre_hook(enter(name), prepend=True)
             module.register_forward_hook(leave(name))
-        args, kwargs = self.example.fresh().call([t.clone() for t in tensors])
+        args, kwargs = self.example.with_fresh_objects().call([t.clone() for t in tensors])
         with torch.no_grad(), suppress(Exception):
             torch.manual_seed(_SEED)
             watched(*args, **kwargs)
@@ -182,7 +182,7 @@ class Comparison:
         self, model: nn.Module, tensors: Sequence[Tensor]
     ) -> dict[tuple[str, int], Tensor]:
         seen: dict[tuple[str, int], Tensor] = {}
-        watched = scratch(model)
+        watched = scratch_copy(model)
         counts: dict[str, int] = {}
 
         def watch(name: str) -> Any:
@@ -195,7 +195,7 @@ class Comparison:
 
         for name, module in watched.named_modules():
             module.register_forward_hook(watch(name))
-        args, kwargs = self.example.fresh().call([t.clone() for t in tensors])
+        args, kwargs = self.example.with_fresh_objects().call([t.clone() for t in tensors])
         with torch.no_grad():
             watched(*args, **kwargs)
         return seen
@@ -206,12 +206,12 @@ def _form(leaves: Leaves) -> Leaves:
     return [(n, (tuple(v.shape), v.dtype) if isinstance(v, Tensor) else v) for n, v in leaves]
 
 
-def first_line(error: Exception) -> str:
+def error_line(error: Exception) -> str:
     """What an error says, in one line and without a full stop."""
     return str(error).strip().partition("\n")[0].removesuffix(".")
 
 
-def _moved(tensors: Sequence[Tensor], far: float) -> list[Tensor]:
+def _perturb(tensors: Sequence[Tensor], far: float) -> list[Tensor]:
     return [
         t * (1 + far * torch.finfo(t.dtype).eps) if t.is_floating_point() or t.is_complex() else t
         for t in tensors

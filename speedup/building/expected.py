@@ -10,7 +10,7 @@ from attrs import frozen
 
 from speedup.analyses.analysis import Analysis
 from speedup.ir.edits import Edit, NewBias
-from speedup.ir.expressions import Argument, Settled, concrete
+from speedup.ir.expressions import Argument, Settled, with_traced_numbers
 from speedup.ir.graph import Graph, Op, Shape, Value, read_in
 from speedup.parts import Expected, ExpectedOp
 from speedup.torch_api import schema_of
@@ -20,15 +20,15 @@ def expected_trace(analysis: Analysis, edits: Sequence[Edit]) -> Expected:
     """What the small model has to trace to."""
     new_biases = {e.path: len(e.value.tensor) for e in edits if isinstance(e, NewBias)}
     opaque = analysis.restated_paths
-    return _described(analysis.graph, analysis.sizes, analysis.arguments, new_biases, opaque)
+    return _describe(analysis.graph, analysis.sizes, analysis.arguments, new_biases, opaque)
 
 
 def actual_trace(graph: Graph, opaque: frozenset[str] = frozenset()) -> Expected:
     """A traced model in the same terms."""
-    return _described(graph, lambda v: v.shape, lambda op: {n: op[n] for n in op.arguments}, {}, opaque)
+    return _describe(graph, lambda v: v.shape, lambda op: {n: op[n] for n in op.arguments}, {}, opaque)
 
 
-def _described(
+def _describe(
     graph: Graph,
     sizes: Callable[[Value], Shape],
     arguments: Callable[[Op], Mapping[str, Any]],
@@ -80,7 +80,7 @@ def _plain(argument: Any) -> Any:
         return "tensor"
     if isinstance(argument, tuple):
         return tuple(_plain(a) for a in argument)
-    found = concrete(argument)
+    found = with_traced_numbers(argument)
     if isinstance(found, float) and math.isnan(found):
         # Two NaN are only equal where they are one.
         return math.nan
@@ -99,7 +99,7 @@ def first_difference(expected: Expected, actual: Expected) -> Difference | None:
     """The first way in which two traces differ; None when they agree."""
     for want, have in zip(expected.ops, actual.ops, strict=False):
         if want != have:
-            words = f"in {want.path or 'the forward'}: expected {_worded(want)}, found {_worded(have)}"
+            words = f"in {want.path or 'the forward'}: expected {_in_words(want)}, found {_in_words(have)}"
             return Difference(want.path, words)
     if len(expected.ops) != len(actual.ops):
         return Difference("", f"expected {len(expected.ops)} operations, found {len(actual.ops)}")
@@ -108,6 +108,6 @@ def first_difference(expected: Expected, actual: Expected) -> Difference | None:
     return None
 
 
-def _worded(op: ExpectedOp) -> str:
+def _in_words(op: ExpectedOp) -> str:
     arguments = ", ".join(f"{n}={a}" for n, a in op.arguments if a != "tensor")
     return f"{op.target}({arguments}) on {op.operands} -> {', '.join(map(str, op.results))}"

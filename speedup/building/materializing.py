@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from speedup.building.applying import apply_edits, change_modules
-from speedup.building.binding import current
+from speedup.building.binding import current_plan
 from speedup.building.verifying import verify as check
 from speedup.errors import InputError
 from speedup.modules.copying import copy_module
@@ -48,7 +48,7 @@ def materialize(plan: Plan, model: nn.Module | None = None, *, verify: Level = "
     if verify not in get_args(Level):
         raise InputError(f"verify={verify!r} is no level; choose one of {', '.join(get_args(Level))}")
     with torch.inference_mode(mode=False):
-        plan = current(plan, model)
+        plan = current_plan(plan, model)
         small = _built(plan)
         if verify != "none":
             check(plan, small, level=verify)

@@ -10,8 +10,8 @@ import torch
 from attrs import frozen
 from torch import nn
 
-from speedup.building.binding import bound
-from speedup.building.comparison import Comparison, Leaves, first_line, scratch, tolerance
+from speedup.building.binding import bind_plan
+from speedup.building.comparison import Comparison, Leaves, error_line, scratch_copy, tolerance
 from speedup.building.draws import Values, draws, first_taken
 from speedup.building.expected import actual_trace, first_difference
 from speedup.errors import ExportError, InputError, StructureError
@@ -81,7 +81,7 @@ def verify(
     """
     with torch.inference_mode(mode=False):
         if model is not None and model is not plan.subject.model:
-            plan = bound(plan, model)
+            plan = bind_plan(plan, model)
         return _verified(plan, small, level)
 
 
@@ -109,7 +109,7 @@ def _check_structure(plan: Plan, small: nn.Module) -> None:
 
 def _compared(plan: Plan, small: nn.Module, limit: float) -> Verification:
     masked = apply_masks(plan.subject.planned_model(), plan.subject.masks).eval()
-    candidate = scratch(small).eval()
+    candidate = scratch_copy(small).eval()
     generator = torch.Generator().manual_seed(_SEED)
     worst = 0.0
     with isolated():
@@ -180,6 +180,6 @@ def _does_not_run(one: Comparison, error: Exception) -> InputError:
     given = "inputs drawn in place of its example" if one.example.is_drawn else "its example"
     return InputError(
         f"{module} does not run on {given}, so that there is nothing to compare the small model with: "
-        f"{type(error).__name__}: {first_line(error)}. Plan with an input that it takes in eval mode, or "
+        f"{type(error).__name__}: {error_line(error)}. Plan with an input that it takes in eval mode, or "
         'pass verify="structure" to compare no outputs.'
     )

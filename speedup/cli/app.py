@@ -59,7 +59,7 @@ def root(
 
 
 for _command in commands.ALL:
-    app.command()(_command)
+    app.command(_command.__name__.removesuffix("_command"))(_command)
 
 
 def exit_code(error: Exception) -> int:

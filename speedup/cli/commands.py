@@ -13,7 +13,7 @@ from attrs import asdict
 from speedup.cli.examples import SYNTAX
 from speedup.cli.progress import Steps
 from speedup.cli.references import factory_of, model_of
-from speedup.cli.subject import read_subject
+from speedup.cli.subject import read_plan_arguments
 from speedup.plan import Plan
 from speedup.writing import write_text
 
@@ -60,7 +60,7 @@ def plan(
     """
     with Steps(2).shown() as step:
         with step("reading the model"):
-            subject = read_subject(model, inputs, calls, weights, masks, keep, align)
+            subject = read_plan_arguments(model, inputs, calls, weights, masks, keep, align)
         with step("planning"):
             made = subject.plan()
     if out is not None:
@@ -71,7 +71,7 @@ def plan(
         typer.echo(str(made) if explain is None else made.explain(explain))
 
 
-def compact(
+def compact_command(
     model: Model,
     inputs: Inputs,
     out: Annotated[Path, typer.Option("--out", help="The .safetensors file to write.")],
@@ -92,7 +92,7 @@ def compact(
 
     with Steps(4).shown() as step:
         with step("reading the model"):
-            subject = read_subject(model, inputs, calls, weights, masks, keep, align)
+            subject = read_plan_arguments(model, inputs, calls, weights, masks, keep, align)
         with step("planning"):
             made = subject.plan()
         with step("building and verifying"):
@@ -102,10 +102,10 @@ def compact(
     if as_json:
         typer.echo(json.dumps(_totals(made) | {"file": str(out)}))
     else:
-        typer.echo(f"{_summary(made)}\n{out}: written; {_verified(verify)}")
+        typer.echo(f"{_summary(made)}\n{out}: written; {_verification_words(verify)}")
 
 
-def verify(
+def verify_command(
     model: Model,
     small: Annotated[Path, typer.Argument(help="What `speedup compact` or `speedup.save` wrote.")],
     weights: Weights = None,
@@ -115,13 +115,13 @@ def verify(
 
     Example: speedup verify net.py:make small.safetensors --weights net.pt
     """
-    from speedup.building.binding import bound
+    from speedup.building.binding import bind_plan
     from speedup.building.verifying import verify as check
     from speedup.files.saving import load, load_plan
 
     with Steps(3).shown() as step:
         with step("reading both models"):
-            planned = bound(load_plan(small), model_of(model, weights))
+            planned = bind_plan(load_plan(small), model_of(model, weights))
             loaded = load(small, factory_of(model))
         with step("comparing"):
             found = check(planned, loaded)
@@ -149,7 +149,7 @@ def report(
     """
     with Steps(3).shown() as step:
         with step("reading the model"):
-            subject = read_subject(model, inputs, calls, weights, masks, keep, align)
+            subject = read_plan_arguments(model, inputs, calls, weights, masks, keep, align)
         with step("planning"):
             made = subject.plan()
         with step("drawing"):
@@ -180,7 +180,7 @@ def bench(
 
     with Steps(3).shown() as step:
         with step("reading the model"):
-            subject = read_subject(model, inputs, calls, weights, masks, keep, None)
+            subject = read_plan_arguments(model, inputs, calls, weights, masks, keep, None)
         with step("planning"):
             made = subject.plan()
         with step("measuring"):
@@ -195,7 +195,7 @@ def demo() -> None:
     run_demo()
 
 
-ALL: tuple[Callable[..., None], ...] = (plan, compact, verify, report, bench, demo)
+ALL: tuple[Callable[..., None], ...] = (plan, compact_command, verify_command, report, bench, demo)
 
 
 def _totals(made: Plan) -> dict[str, Any]:
@@ -209,7 +209,7 @@ def _summary(made: Plan) -> str:
     return str(made).splitlines()[-1]
 
 
-def _verified(level: str) -> str:
+def _verification_words(level: str) -> str:
     return {
         "full": "same operations as planned, same outputs as the masked model",
         "structure": "same operations as planned; outputs were not compared",

@@ -47,7 +47,7 @@ def factory_of(reference: str) -> Factory:
             f"model {reference!r}: {name!r} is {type(found).__name__}; name a function "
             "or class that returns the model"
         )
-    return lambda: _made(found, reference)
+    return lambda: _make(found, reference)
 
 
 def model_of(reference: str, weights: Path | None) -> nn.Module:
@@ -96,7 +96,7 @@ def read_state(path: Path) -> Mapping[str, Tensor]:
 
 def _module(place: str, reference: str) -> ModuleType:
     if not place.endswith(".py"):
-        return _imported(place, reference)
+        return _import(place, reference)
     path = Path(place)
     if not path.is_file():
         raise ModelReferenceError(f"model {reference!r}: there is no file {place!r}")
@@ -117,7 +117,7 @@ def _module(place: str, reference: str) -> ModuleType:
     return module
 
 
-def _imported(place: str, reference: str) -> ModuleType:
+def _import(place: str, reference: str) -> ModuleType:
     if os.getcwd() not in sys.path:
         sys.path.insert(0, os.getcwd())
     try:
@@ -142,7 +142,7 @@ def _may_make(value: object, name: str) -> bool:
     return not name.startswith("_") and (callable(value) or isinstance(value, nn.Module))
 
 
-def _made(factory: Callable[[], Any], reference: str) -> nn.Module:
+def _make(factory: Callable[[], Any], reference: str) -> nn.Module:
     try:
         model = factory()
     except Exception as error:

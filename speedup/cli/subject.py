@@ -16,7 +16,7 @@ from speedup.planning.planner import plan_speedup
 
 
 @frozen(eq=False)
-class Subject:
+class PlanArguments:
     """A model with its example input, further calls, and the other arguments of its plan."""
 
     model: nn.Module
@@ -33,7 +33,7 @@ class Subject:
         )
 
 
-def read_subject(
+def read_plan_arguments(
     model: str,
     inputs: Sequence[str],
     calls: Sequence[str] | None,
@@ -41,7 +41,7 @@ def read_subject(
     masks: str | None,
     keep: Sequence[str] | None,
     align: int | None,
-) -> Subject:
+) -> PlanArguments:
     """The subject that a command line names; inputs first, as reading them is quick."""
     example, others = example_of(inputs), tuple(call_of(text) for text in calls or ())
-    return Subject(model_of(model, weights), example, others, masks, tuple(keep or ()), align)
+    return PlanArguments(model_of(model, weights), example, others, masks, tuple(keep or ()), align)

@@ -17,7 +17,7 @@ Masks = Mapping[str, Mapping[str, Tensor]]
 
 
 @attrs.frozen(eq=False)
-class Case:
+class DemoCase:
     """A masked model and what its input looks like.
 
     `masks` maps module path and parameter name to zeros and ones of the parameter's shape;
@@ -34,7 +34,7 @@ class Case:
         return _images((batch, *self.image), torch.Generator().manual_seed(seed))
 
 
-def lenet() -> Case:
+def lenet() -> DemoCase:
     """LeNet whose conv1 has three of six filters masked, their biases left alive at +1.
 
     The masked filters put a constant 1 into conv2, which only its bias can absorb.
@@ -42,16 +42,16 @@ def lenet() -> Case:
     model = _lively(LeNet, seed=0)
     mask = torch.ones(6, 1, 5, 5)
     mask[:3] = 0
-    return Case("LeNet", model, {"conv1": {"weight": mask}}, (1, 28, 28))
+    return DemoCase("LeNet", model, {"conv1": {"weight": mask}}, (1, 28, 28))
 
 
-def resnet18() -> Case:
+def resnet18() -> DemoCase:
     """ResNet-18 with the smaller half of every convolution's filters masked, each layer on its own.
 
     Nothing makes the masks agree at the residual additions.
     """
     model = _lively(ResNet18, seed=1)
-    return Case("ResNet-18", model, _smaller_halves(model), (3, 224, 224))
+    return DemoCase("ResNet-18", model, _smaller_halves(model), (3, 224, 224))
 
 
 def _smaller_halves(model: nn.Module) -> Masks:

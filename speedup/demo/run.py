@@ -11,7 +11,7 @@ from rich.table import Table
 from torch import Tensor, nn
 
 from speedup import Plan, apply_masks, materialize, plan_speedup
-from speedup.demo.cases import Case, lenet, resnet18
+from speedup.demo.cases import DemoCase, lenet, resnet18
 from speedup.errors import OutputError
 from speedup.measuring.timing import take_turns
 
@@ -49,12 +49,12 @@ def run_demo() -> None:
     """
     console = Console()
     for case in (lenet(), resnet18()):
-        outcome = compact(case)
+        outcome = measure_case(case)
         _print(outcome, console)
         _require_equivalence(outcome)
 
 
-def compact(case: Case) -> Outcome:
+def measure_case(case: DemoCase) -> Outcome:
     """Plan, materialize and measure `case`; its model is left as it is."""
     example = case.inputs(batch=1, seed=0)
     plan = plan_speedup(case.model, example, case.masks)
@@ -63,7 +63,7 @@ def compact(case: Case) -> Outcome:
     return Outcome(case.name, plan, small, relative_error(case), measure_latency(masked, small, example))
 
 
-def relative_error(case: Case) -> float:
+def relative_error(case: DemoCase) -> float:
     """The largest difference between small and masked outputs in float64, over how outputs vary.
 
     The unit is the standard deviation of an output over the inputs, averaged over the outputs:

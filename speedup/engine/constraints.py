@@ -26,11 +26,11 @@ Demand = Iterator[tuple[Dim, Tensor]]
 
 
 @frozen(eq=False)
-class Cause:
+class Reason:
     """Who says so: the op's index (None for the model's boundary) and the reason in words."""
 
     op: int | None
-    reason: str
+    words: str
 
 
 @frozen(eq=False)
@@ -38,7 +38,7 @@ class Equal:
     """All `dims` keep the same indices."""
 
     dims: tuple[Dim, ...]
-    cause: Cause
+    reason: Reason
 
 
 @frozen(eq=False)
@@ -46,7 +46,7 @@ class Pinned:
     """The dimension keeps at least `indices`; all of them when None."""
 
     dim: Dim
-    cause: Cause
+    reason: Reason
     indices: Tensor | None = None
     is_choice: bool = field(default=False, init=False)
 
@@ -72,7 +72,7 @@ class Mapped:
     index: Tensor | None
     source_sizes: tuple[int, ...]
     target_sizes: tuple[int, ...]
-    cause: Cause
+    reason: Reason
     fixed: bool = False
     is_choice: bool = field(default=False, init=False)
 
@@ -104,7 +104,7 @@ class Balanced:
 
     dims: tuple[Dim, ...]
     groups: int
-    cause: Cause
+    reason: Reason
     fixed: bool = False
     is_choice: bool = field(default=True, init=False)
 
@@ -131,7 +131,7 @@ class Counted:
     """All dims keep equally many indices, not necessarily the same ones."""
 
     dims: tuple[Dim, ...]
-    cause: Cause
+    reason: Reason
     is_choice: bool = field(default=True, init=False)
 
     def close(self, kept: Kept) -> Demand:
@@ -154,7 +154,7 @@ class Copied:
     source: Dim
     copies: Dim
     target: Dim
-    cause: Cause
+    reason: Reason
     is_choice: bool = field(default=True, init=False)
 
     @property
@@ -173,12 +173,12 @@ class Copied:
 
 
 @frozen(eq=False)
-class Whole:
+class Unbroken:
     """The dim is split into `groups` equal runs, each of which stays whole or goes whole."""
 
     dim: Dim
     groups: int
-    cause: Cause
+    reason: Reason
     is_choice: bool = field(default=False, init=False)
 
     @property
@@ -206,7 +206,7 @@ class Carrier:
     magnitude: Tensor
     rows: Dim
     groups: int
-    cause: Cause
+    reason: Reason
     is_choice: bool = field(default=True, init=False)
     RATIO = 0.1
 
@@ -250,7 +250,7 @@ class Aligned:
     groups: int
     wanted: Callable[[int], int]
     at_once: bool
-    cause: Cause
+    reason: Reason
     is_choice: bool = field(default=True, init=False)
 
     @property
@@ -267,5 +267,5 @@ class Aligned:
         yield self.dim, (run | _first_missing(run, missing)).reshape(-1)
 
 
-Closure = Pinned | Mapped | Balanced | Counted | Copied | Whole | Carrier | Aligned
+Closure = Pinned | Mapped | Balanced | Counted | Copied | Unbroken | Carrier | Aligned
 Constraint = Equal | Closure

@@ -16,30 +16,30 @@ import torch
 from attrs import field, frozen
 from torch import Tensor
 
-from speedup.engine.constraints import Cause, Closure, Constraint, Dim, Equal
+from speedup.engine.constraints import Closure, Constraint, Dim, Equal, Reason
 from speedup.errors import FixpointError, RuleError
 
 
 @frozen(eq=False)
-class Growth:
+class Derivation:
     """A constraint made the class of `dim` keep `added` (bool vector) as well.
 
-    `constraint` is None where `cause` is that a dimension may not become empty.
+    `constraint` is None where `reason` is that a dimension may not become empty.
     """
 
     dim: Dim
     added: Tensor
-    cause: Cause
+    reason: Reason
     constraint: Closure | None = None
 
 
 @frozen(eq=False)
 class KeepSets:
-    """The kept indices of every dimension, and what made them grow beyond the seeds."""
+    """The kept indices of every dimension, and how those beyond the seeds were derived."""
 
     _classes: Mapping[Dim, int] = field(alias="classes")
     _sets: tuple[Tensor, ...] = field(alias="sets")
-    growth: tuple[Growth, ...]
+    derivations: tuple[Derivation, ...]
     _full: tuple[bool, ...] = field(init=False)
     _counts: tuple[int, ...] = field(init=False)
 
@@ -80,7 +80,7 @@ def _merge(extents: Mapping[Dim, int], equals: Iterable[Equal]) -> Mapping[Dim, 
             if extents[first] != extents[other]:
                 raise RuleError(
                     f"a rule couples dimensions of extents {extents[first]} and {extents[other]} "
-                    f"({equal.cause.reason}); dimensions can only be equal when their extents are"
+                    f"({equal.reason.words}); dimensions can only be equal when their extents are"
                 )
             parent[find(other)] = find(first)
     numbers: dict[Dim, int] = {}
@@ -88,7 +88,7 @@ def _merge(extents: Mapping[Dim, int], equals: Iterable[Equal]) -> Mapping[Dim, 
 
 
 class _Solver:
-    """The mutable state of one `solve` call."""
+    """The mutable state of one `solve_keep_sets` call."""
 
     def __init__(
         self, classes: Mapping[Dim, int], sets: list[Tensor], closures: Sequence[Closure], satisfied: int = 0
@@ -98,7 +98,7 @@ class _Solver:
         self.sets = sets
         self.full = [bool(s.all()) for s in sets]
         self.closures = closures
-        self.growth: list[Growth] = []
+        self.derivations: list[Derivation] = []
         self.watchers: list[list[int]] = [[] for _ in sets]
         for number, closure in enumerate(closures):
             for known in {classes[d] for d in closure.dims}:
@@ -120,19 +120,19 @@ class _Solver:
         closure = self.closures[number]
         if self.budget < 0:
             raise FixpointError(
-                f"the keep-sets did not settle ({closure.cause.reason}): the rule that emitted this "
+                f"the keep-sets did not settle ({closure.reason.words}): the rule that emitted this "
                 "constraint is not monotone"
             )
         if all(self.full[self.classes[d]] for d in closure.dims):
             return
         for dim, demand in closure.close(self.kept):
-            self.grow(dim, demand, closure.cause, closure)
+            self.grow(dim, demand, closure.reason, closure)
 
-    def grow(self, dim: Dim, demand: Tensor, cause: Cause, closure: Closure | None = None) -> None:
+    def grow(self, dim: Dim, demand: Tensor, reason: Reason, closure: Closure | None = None) -> None:
         known = self.classes[dim]
         if demand.shape != self.sets[known].shape:
             raise RuleError(
-                f"a constraint ({cause.reason}) demands {tuple(demand.shape)} indices of a dimension "
+                f"a constraint ({reason.words}) demands {tuple(demand.shape)} indices of a dimension "
                 f"of extent {self.sets[known].numel()}"
             )
         if self.full[known]:
@@ -142,7 +142,7 @@ class _Solver:
             return
         self.sets[known] = self.sets[known] | added
         self.full[known] = bool(self.sets[known].all())
-        self.growth.append(Growth(dim, added, cause, closure))
+        self.derivations.append(Derivation(dim, added, reason, closure))
         for number in self.watchers[known]:
             if self.closures[number].is_choice:
                 if number not in self.open_choices:
@@ -165,10 +165,10 @@ class _Solver:
             self.apply(number)
 
 
-_NOT_EMPTY = Cause(None, "a dimension cannot become empty: one index stays")
+_NOT_EMPTY = Reason(None, "a dimension cannot become empty: one index stays")
 
 
-def solve(
+def solve_keep_sets(
     extents: Mapping[Dim, int],
     seeds: Mapping[Dim, Tensor | None],
     constraints: Sequence[Constraint],
@@ -203,10 +203,10 @@ def solve(
             first[0] = True
             solver.grow(dim, first, _NOT_EMPTY)
             solver.settle()
-    return KeepSets(classes, tuple(solver.sets), tuple(solver.growth))
+    return KeepSets(classes, tuple(solver.sets), tuple(solver.derivations))
 
 
-def grown(kept: KeepSets, constraints: Sequence[Constraint], more: Sequence[Closure]) -> KeepSets:
+def grow_keep_sets(kept: KeepSets, constraints: Sequence[Constraint], more: Sequence[Closure]) -> KeepSets:
     """The least keep-sets above `kept`, which satisfies `constraints`, that satisfy `more` as well.
 
     Choices in `more` are thus made when all that does without them has settled. The same object is
@@ -218,6 +218,6 @@ def grown(kept: KeepSets, constraints: Sequence[Constraint], more: Sequence[Clos
     closures = [c for c in constraints if not isinstance(c, Equal)]
     solver = _Solver(kept._classes, list(kept._sets), [*closures, *more], satisfied=len(closures))
     solver.settle()
-    if not solver.growth:
+    if not solver.derivations:
         return kept
-    return KeepSets(kept._classes, tuple(solver.sets), kept.growth + tuple(solver.growth))
+    return KeepSets(kept._classes, tuple(solver.sets), kept.derivations + tuple(solver.derivations))

@@ -53,7 +53,7 @@ class Fact:
             "value", lambda: torch.where(self._mask, self.raw, torch.zeros((), dtype=self.raw.dtype))
         )
 
-    def picked(self, shape: Shape, picks: Mapping[int, Tensor]) -> Tensor:
+    def pick(self, shape: Shape, picks: Mapping[int, Tensor]) -> Tensor:
         """The constants of a tensor of `shape` at the indices that `picks` has for some dimensions.
 
         Of a large masked weight no more is copied than that.
@@ -165,7 +165,7 @@ def indicator(flag: bool, ndim: int) -> Tensor:
     return _true(ndim) if flag else _false(ndim)
 
 
-def wide(tensor: Tensor) -> Tensor:
+def to_double(tensor: Tensor) -> Tensor:
     """`tensor` in double precision, complex numbers as such."""
     return tensor.to(torch.complex128 if tensor.is_complex() else torch.float64)
 
@@ -193,7 +193,7 @@ def all_over(tensor: Tensor, dims: Iterable[int]) -> Tensor:
     return tensor.all(dim=chosen, keepdim=True) if chosen else tensor
 
 
-def along(tensor: Tensor, dim: int, extent: int) -> Tensor:
+def any_along(tensor: Tensor, dim: int, extent: int) -> Tensor:
     """Bool vector of length `extent`: whether anything is True at each index of `dim`."""
     kept = any_over(tensor, (d for d in range(tensor.ndim) if d != dim % tensor.ndim))
     return kept.reshape(-1).expand(extent)
@@ -214,7 +214,7 @@ def fold_to(tensor: Tensor, shape: Shape) -> Tensor:
     return any_over(tensor, (d for d, n in enumerate(shape) if n == 1))
 
 
-def runs(tensor: Tensor, dim: int, count: int) -> Tensor:
+def split_runs(tensor: Tensor, dim: int, count: int) -> Tensor:
     """Split dimension `dim` into `count` equal runs: (..., n, ...) becomes (..., count, n / count, ...)."""
     return tensor.reshape(*tensor.shape[:dim], count, -1, *tensor.shape[dim + 1 :])
 
@@ -236,7 +236,7 @@ def uniform_along(tensor: Tensor, dims: Iterable[int]) -> bool:
     return bool((tensor == first).all())
 
 
-def uniform(one: Fact, dims: Iterable[int]) -> Fact:
+def uniform_fact(one: Fact, dims: Iterable[int]) -> Fact:
     """What is known all along `dims`: Known where one constant stands at every index of them."""
     chosen = [d for d in dims if max(one.known.shape[d], one.value.shape[d]) != 1]
     if one.is_unknown or not chosen:

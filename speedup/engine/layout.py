@@ -1,12 +1,12 @@
 """Layout operators as data: how each element of a result reads an element of an operand.
 
-A `Move` splits the dimensions of an operand and a result into *blocks*. Within a block, the
+An `IndexMap` splits the dimensions of an operand and a result into *blocks*. Within a block, the
 result's flattened index maps to an index into the operand's flattened block; blocks are
-independent of each other, so that the whole map is their product. A view is a move whose
+independent of each other, so that the whole map is their product. A view is a map whose
 blocks are identities between groups of dimensions, a slice has one block with an index, a
-pad has -1 (not from this operand) in its index, a concatenation is one move per operand.
+pad has -1 (not from this operand) in its index, a concatenation is one map per operand.
 
-The forward and backward passes over a move, and the coupling of keep-sets through it, are
+The forward and backward passes over a map, and the coupling of keep-sets through it, are
 then written once, here, for every layout operator there is.
 """
 
@@ -43,7 +43,7 @@ class Block:
 
 
 @frozen(eq=False)
-class Move:
+class IndexMap:
     """Result `result` of an op reads its operand `operand` through `blocks`."""
 
     operand: int
@@ -56,7 +56,7 @@ class Move:
         return all(b.index is None or bool((b.index >= 0).all()) for b in self.blocks)
 
 
-def plain(dims: Sequence[tuple[int, int]]) -> tuple[Block, ...]:
+def identity_blocks(dims: Sequence[tuple[int, int]]) -> tuple[Block, ...]:
     """Identity blocks from (operand dim, result dim) pairs."""
     return tuple(Block((s,), (t,)) for s, t in dims)
 
@@ -95,7 +95,9 @@ def reshape_blocks(source: Shape, target: Shape) -> tuple[Block, ...]:
     return tuple(blocks)
 
 
-def _grouped(tensor: Tensor, shape: Shape, groups: Sequence[tuple[int, ...]], full: Sequence[bool]) -> Tensor:
+def _group_dims(
+    tensor: Tensor, shape: Shape, groups: Sequence[tuple[int, ...]], full: Sequence[bool]
+) -> Tensor:
     """Permute and flatten the compressed `tensor` to one dim per group; expanded where `full`."""
     wanted = list(tensor.shape)
     for group, expand in zip(groups, full, strict=True):
@@ -107,8 +109,8 @@ def _grouped(tensor: Tensor, shape: Shape, groups: Sequence[tuple[int, ...]], fu
     return moved.reshape([prod(wanted[d] for d in group) for group in groups])
 
 
-def _ungrouped(tensor: Tensor, shape: Shape, groups: Sequence[tuple[int, ...]]) -> Tensor:
-    """Inverse of `_grouped`: split each dim that is not compressed and restore the order."""
+def _ungroup_dims(tensor: Tensor, shape: Shape, groups: Sequence[tuple[int, ...]]) -> Tensor:
+    """Inverse of `_group_dims`: split each dim that is not compressed and restore the order."""
     sizes: list[int] = []
     for position, group in enumerate(groups):
         whole = prod(shape[d] for d in group)
@@ -118,20 +120,20 @@ def _ungrouped(tensor: Tensor, shape: Shape, groups: Sequence[tuple[int, ...]]) 
     return tensor.reshape(sizes).permute(inverse)
 
 
-def _compressed(tensor: Tensor, dims: tuple[int, ...]) -> bool:
+def _compress(tensor: Tensor, dims: tuple[int, ...]) -> bool:
     return all(tensor.shape[d] == 1 for d in dims)
 
 
-def pull(move: Move, tensor: Tensor, source: Shape, target: Shape, fill: Tensor) -> Tensor:
-    """Forward pass: the compressed result state, `fill` (0-dim) where the move reads nothing."""
+def pull(index_map: IndexMap, tensor: Tensor, source: Shape, target: Shape, fill: Tensor) -> Tensor:
+    """Forward pass: the compressed result state, `fill` (0-dim) where the map reads nothing."""
     if 0 in source or 0 in target:
         return fill.reshape((1,) * len(target))
-    blocks = move.blocks
+    blocks = index_map.blocks
     has_gap = [b.index is not None and bool((b.index < 0).any()) for b in blocks]
-    skip = [_compressed(tensor, b.source) and not gap for b, gap in zip(blocks, has_gap, strict=True)]
+    skip = [_compress(tensor, b.source) and not gap for b, gap in zip(blocks, has_gap, strict=True)]
     if any(has_gap) and tensor.numel() == 1 and bool(tensor == fill):
         return tensor.reshape((1,) * len(target))
-    grouped = _grouped(tensor, source, [b.source for b in blocks], [not s for s in skip])
+    grouped = _group_dims(tensor, source, [b.source for b in blocks], [not s for s in skip])
     inside = None
     for position, block in enumerate(blocks):
         if skip[position] or block.index is None:
@@ -144,17 +146,17 @@ def pull(move: Move, tensor: Tensor, source: Shape, target: Shape, fill: Tensor)
             inside = valid if inside is None else inside & valid
     if inside is not None:
         grouped = torch.where(inside, grouped, fill)
-    return _ungrouped(grouped, target, [b.target for b in blocks])
+    return _ungroup_dims(grouped, target, [b.target for b in blocks])
 
 
-def push(move: Move, live: Tensor, source: Shape, target: Shape) -> Tensor:
+def push(index_map: IndexMap, live: Tensor, source: Shape, target: Shape) -> Tensor:
     """Backward pass on a compressed bool: which operand elements some True result element reads."""
     if 0 in source or 0 in target:
         # Where both are empty, as in an empty batch, there would be something to read in others.
         return torch.full((1,) * len(source), 0 in source and 0 in target and bool(live.any()))
-    blocks = move.blocks
-    skip = [_compressed(live, b.target) and (b.index is None or _onto(b, source)) for b in blocks]
-    grouped = _grouped(live, target, [b.target for b in blocks], [not s for s in skip])
+    blocks = index_map.blocks
+    skip = [_compress(live, b.target) and (b.index is None or _onto(b, source)) for b in blocks]
+    grouped = _group_dims(live, target, [b.target for b in blocks], [not s for s in skip])
     for position, block in enumerate(blocks):
         if skip[position] or block.index is None:
             continue
@@ -164,7 +166,7 @@ def push(move: Move, live: Tensor, source: Shape, target: Shape) -> Tensor:
         shape[position] = prod(source[d] for d in block.source)
         scattered = torch.zeros(shape, dtype=torch.int32)
         grouped = scattered.index_add_(position, block.index[valid], read) > 0
-    return _ungrouped(grouped, source, [b.source for b in blocks])
+    return _ungroup_dims(grouped, source, [b.source for b in blocks])
 
 
 def _onto(block: Block, source: Shape) -> bool:
@@ -191,7 +193,7 @@ def project(flat: Tensor, sizes: Sequence[int]) -> tuple[Tensor, ...]:
     )
 
 
-def restricted(index: Tensor | None, kept_source: Tensor, kept_target: Tensor) -> Tensor | None:
+def restrict_index(index: Tensor | None, kept_source: Tensor, kept_target: Tensor) -> Tensor | None:
     """`index` renumbered onto the kept elements: the map that a smaller op has to have.
 
     None when a kept target element reads an element that is not kept.

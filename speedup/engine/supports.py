@@ -24,7 +24,7 @@ from speedup.engine.constraints import (
     Dim,
     Mapped,
     Pinned,
-    Whole,
+    Unbroken,
 )
 
 NEVER = 1 << 31
@@ -49,20 +49,20 @@ def supports(closure: Closure, dim: Dim, wanted: Tensor, since: Since) -> Iterat
         case Pinned() | Carrier() | Aligned():
             return
         case Mapped():
-            yield from _mapped(closure, dim, wanted, since)
+            yield from _of_mapped(closure, dim, wanted, since)
         case Balanced():
-            yield from _balanced(closure, dim, wanted, since)
+            yield from _of_balanced(closure, dim, wanted, since)
         case Counted():
             yield _largest(closure.dims, wanted, since)
         case Copied():
-            yield from _copied(closure, dim, wanted, since)
-        case Whole():
+            yield from _of_copied(closure, dim, wanted, since)
+        case Unbroken():
             yield from _of_runs((dim,), closure.groups, dim, wanted, since)
         case _:
             assert_never(closure)
 
 
-def _mapped(closure: Mapped, dim: Dim, wanted: Tensor, since: Since) -> Iterator[Support]:
+def _of_mapped(closure: Mapped, dim: Dim, wanted: Tensor, since: Since) -> Iterator[Support]:
     sources, targets = _latest(closure.sources, since), _latest(closure.targets, since)
     index = torch.arange(sources.numel()) if closure.index is None else closure.index
     reads = index >= 0
@@ -115,7 +115,7 @@ def _split(
             yield Support(dim, numbers[chosen], indices[chosen])
 
 
-def _balanced(closure: Balanced, dim: Dim, wanted: Tensor, since: Since) -> Iterator[Support]:
+def _of_balanced(closure: Balanced, dim: Dim, wanted: Tensor, since: Since) -> Iterator[Support]:
     """A run has to be alive because another dimension's is; or as long as the longest."""
     counts = (since(dim) < NEVER).reshape(closure.groups, -1).sum(1)
     width = since(dim).numel() // closure.groups
@@ -145,7 +145,7 @@ def _of_runs(dims: tuple[Dim, ...], groups: int, dim: Dim, wanted: Tensor, since
             left = left & ~here
 
 
-def _copied(closure: Copied, dim: Dim, wanted: Tensor, since: Since) -> Iterator[Support]:
+def _of_copied(closure: Copied, dim: Dim, wanted: Tensor, since: Since) -> Iterator[Support]:
     groups = since(closure.source).numel()
     if dim == closure.source:
         times = since(closure.target).reshape(groups, -1)[wanted]

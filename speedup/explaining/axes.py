@@ -11,7 +11,7 @@ from torch import Tensor
 
 from speedup.analyses.analysis import Analysis
 from speedup.engine.constraints import Dim
-from speedup.engine.lattice import along
+from speedup.engine.lattice import any_along
 from speedup.ir.graph import Op, Value
 from speedup.rules import product_of, rule_of
 from speedup.rules.weights import MAKES, READS, LayerAxis, Product
@@ -62,7 +62,7 @@ def read_by(op: Op, product: Product, dim: int, live: Tensor, analysis: Analysis
     site = analysis.sites[op.index]
     reads = rule_of(op, analysis.rules).live(op, [site.fact(v) for v in op.operands], [live])
     number = next(n for n, v in enumerate(op.operands) if v is product.data)
-    return along(reads[number], dim, product.data.shape[dim])
+    return any_along(reads[number], dim, product.data.shape[dim])
 
 
 def _of_product(op: Op, product: Product, analysis: Analysis) -> Iterator[Axis]:
@@ -94,4 +94,4 @@ def _seeded(value: Value, dim: int, analysis: Analysis) -> Tensor:
     if seed is not None:
         return seed
     # The boundary pins its values whole; constants among them are not needed for their own sake.
-    return along(~analysis.facts[value.index].known, dim, value.shape[dim])
+    return any_along(~analysis.facts[value.index].known, dim, value.shape[dim])

@@ -20,7 +20,7 @@ _FARTHEST = 16
 
 
 @frozen(eq=False)
-class Fold:
+class ConstantFold:
     """The constants of `indices` (bool vector) went where `step` says."""
 
     indices: Tensor
@@ -32,20 +32,20 @@ class Folds:
     """By class of dimensions: what its readers took over, and the rearrangements that lead on."""
 
     analysis: Analysis
-    taken: Mapping[int, tuple[Fold, ...]]
+    taken: Mapping[int, tuple[ConstantFold, ...]]
     onward: Mapping[int, tuple[tuple[Mapped, Dim], ...]]
 
     @classmethod
     def of(cls, analysis: Analysis) -> Folds:
         """Collect what every call of the graph takes over."""
         class_of = analysis.kept.class_of
-        taken: dict[int, list[Fold]] = {}
+        taken: dict[int, list[ConstantFold]] = {}
         for site in analysis.sites:
             op = site.op
-            for dim, indices, words in rule_of(op, analysis.rules).takes_over(site, analysis.kept):
+            for dim, indices, words in rule_of(op, analysis.rules).destinations(site, analysis.kept):
                 if bool(indices.any()):
                     step = Step(f"folded into {words}", str(op.target), op.owner.path)
-                    taken.setdefault(class_of(dim), []).append(Fold(indices, step))
+                    taken.setdefault(class_of(dim), []).append(ConstantFold(indices, step))
         onward: dict[int, list[tuple[Mapped, Dim]]] = {}
         for constraint in analysis.constraints if taken else ():
             if isinstance(constraint, Mapped):
@@ -55,7 +55,7 @@ class Folds:
             analysis, {c: tuple(f) for c, f in taken.items()}, {c: tuple(m) for c, m in onward.items()}
         )
 
-    def of_indices(self, dim: Dim, dropped: Tensor) -> Iterator[Fold]:
+    def of_indices(self, dim: Dim, dropped: Tensor) -> Iterator[ConstantFold]:
         """Where the constants at the `dropped` indices of `dim` went; zeros went nowhere."""
         class_of = self.analysis.kept.class_of
         # By index of a class, the index of `dim` that it comes from.
@@ -68,7 +68,7 @@ class Folds:
                 if bool((met >= 0).any()):
                     indices = torch.zeros_like(dropped)
                     indices[met[met >= 0]] = True
-                    yield Fold(indices, fold.step)
+                    yield ConstantFold(indices, fold.step)
             for constraint, source in self.onward.get(known, ()):
                 for crossing in crossings(constraint, source):
                     beyond = class_of(crossing.other)

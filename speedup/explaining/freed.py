@@ -16,7 +16,7 @@ from torch import Tensor
 from speedup.analyses.analysis import Analysis
 from speedup.analyses.crossings import Maps, crossings, maps_of
 from speedup.engine.constraints import Dim, Mapped
-from speedup.engine.lattice import along, indicator, vector
+from speedup.engine.lattice import any_along, indicator, vector
 from speedup.explaining.axes import read_by
 from speedup.ir.graph import Op, Value
 from speedup.ir.report import Step
@@ -49,17 +49,17 @@ class Freed:
             # Whoever asks again on the way, which only a cycle of layouts could, gets no answer.
             self._constants[dim] = {}
             value = self.analysis.graph.values[dim[0]]
-            known = ~along(~self.analysis.facts[dim[0]].known, dim[1], value.shape[dim[1]])
+            known = ~any_along(~self.analysis.facts[dim[0]].known, dim[1], value.shape[dim[1]])
             if bool(known.any()):
                 self._constants[dim] = _first_come(known, self._sources_of(value, dim))
         return self._constants[dim]
 
-    def unread(self, dim: Dim) -> Causes:
+    def droppers(self, dim: Dim) -> Causes:
         """Who drops the dead indices of `dim`."""
         if dim not in self._unread:
             self._unread[dim] = {}
             value = self.analysis.graph.values[dim[0]]
-            dead = ~along(self.analysis.sites[0].lives[dim[0]], dim[1], value.shape[dim[1]])
+            dead = ~any_along(self.analysis.sites[0].lives[dim[0]], dim[1], value.shape[dim[1]])
             if bool(dead.any()):
                 self._unread[dim] = _first_come(dead, self._droppers_of(value, dim))
         return self._unread[dim]
@@ -98,11 +98,11 @@ class Freed:
             axes = [a for a in range(operand.ndim) if self._is_same((operand.index, a), dim)]
             if operand.is_state and axes and "bias" not in operand.name and "running" not in operand.name:
                 extent = operand.shape[axes[0]]
-                zero = ~along(self.analysis.facts[operand.index].maybe_nonzero, axes[0], extent)
+                zero = ~any_along(self.analysis.facts[operand.index].maybe_nonzero, axes[0], extent)
                 for value in data:
                     for axis in range(value.ndim):
                         if self._is_same((value.index, axis), dim):
-                            zero = zero & along(~self.analysis.facts[value.index].known, axis, extent)
+                            zero = zero & any_along(~self.analysis.facts[value.index].known, axis, extent)
                 yield operand, zero
 
     def _droppers_of(self, value: Value, dim: Dim) -> Iterator[tuple[Step, Tensor]]:
@@ -123,17 +123,17 @@ class Freed:
         for result in op.results:
             for axis in range(result.ndim):
                 if self._is_same((result.index, axis), dim):
-                    yield from self.unread((result.index, axis)).items()
+                    yield from self.droppers((result.index, axis)).items()
         for constraint in self._maps.get((op.index, dim), ()):
             if dim in constraint.sources:
-                yield from _through(constraint, dim, self.unread)
+                yield from _through(constraint, dim, self.droppers)
 
     def _empty_columns(self, op: Op, product: Product, dim: int) -> Iterator[tuple[Step, Tensor]]:
         ndim = op.result.ndim
         every = indicator(True, ndim)
         yield self._zeroed(product.weight, op), ~read_by(op, product, dim, every, self.analysis)
         for made, _ in product.makes:
-            for step, rows in self.unread((op.result.index, made)).items():
+            for step, rows in self.droppers((op.result.index, made)).items():
                 yield step, read_by(op, product, dim, vector(rows, made, ndim), self.analysis)
 
     def _zeroed(self, value: Value, op: Op | None) -> Step:

@@ -43,23 +43,23 @@ class History:
         for dim, seed in analysis.seeds.items():
             times = since.setdefault(kept.class_of(dim), torch.full(kept[dim].shape, NEVER))
             times[slice(None) if seed is None else seed] = 0
-        for number, growth in enumerate(kept.growth):
-            times = since.setdefault(kept.class_of(growth.dim), torch.full(growth.added.shape, NEVER))
-            times[growth.added] = number + 1
+        for number, derivation in enumerate(kept.derivations):
+            times = since.setdefault(kept.class_of(derivation.dim), torch.full(derivation.added.shape, NEVER))
+            times[derivation.added] = number + 1
         return cls(analysis, since, maps_of(analysis.constraints))
 
     def since(self, dim: Dim) -> Numbers:
-        """Since when each index is kept: 0 from the start, else the number of the growth plus 1."""
+        """Since when each index is kept: 0 from the start, else the number of the derivation plus 1."""
         return self._times(dim).numpy()
 
     def _times(self, dim: Dim) -> Tensor:
         found = self._since.get(self.analysis.kept.class_of(dim))
         return torch.full(self.analysis.kept[dim].shape, NEVER) if found is None else found
 
-    def demanded(self, time: int) -> Places:
+    def demands_at(self, time: int) -> Places:
         """What asked for the indices that came to be kept at `time`."""
         if time not in self._demanded:
-            added = self.analysis.kept.growth[time - 1].added
+            added = self.analysis.kept.derivations[time - 1].added
             found = []
             for one in self._supports(time):
                 places = torch.full(added.shape, -1)
@@ -73,12 +73,12 @@ class History:
             times = self._times(dim)
             return torch.where(times < time, times, NEVER)
 
-        growth = self.analysis.kept.growth[time - 1]
-        if growth.constraint is not None:
-            wanted = growth.added.nonzero().reshape(-1)
-            yield from supports(growth.constraint, growth.dim, wanted, before)
+        derivation = self.analysis.kept.derivations[time - 1]
+        if derivation.constraint is not None:
+            wanted = derivation.added.nonzero().reshape(-1)
+            yield from supports(derivation.constraint, derivation.dim, wanted, before)
 
-    def needed(self, dim: Dim) -> Numbers | None:
+    def own_needs(self, dim: Dim) -> Numbers | None:
         """Indices needed in `dim` itself, not just because what it is made from has them; None if none."""
         if dim not in self._needed:
             found = self._needed_first(dim)
@@ -97,7 +97,7 @@ class History:
                     found = found & ~self._seed((value.index, axis))
         return found
 
-    def rearranged(self, dim: Dim) -> Places:
+    def sources_of(self, dim: Dim) -> Places:
         """Of the indices of `dim`, where the call that makes them takes those that are needed there."""
         if dim not in self._rearranged:
             found = []

@@ -17,7 +17,7 @@ from attrs import evolve, field, frozen
 from torch import Tensor
 
 from speedup.analyses.analysis import Analysis
-from speedup.engine.constraints import Cause, Dim, Equal, Pinned
+from speedup.engine.constraints import Dim, Equal, Pinned, Reason
 from speedup.engine.supports import NEVER
 from speedup.explaining.axes import read_by
 from speedup.explaining.history import History, Numbers
@@ -52,7 +52,7 @@ class _Part:
     indices: Numbers
     later: tuple[Step, ...] = ()
 
-    def taken(self, chosen: Numbers) -> _Part:
+    def restrict(self, chosen: Numbers) -> _Part:
         return _Part(self.dim, self.numbers[chosen], self.indices[chosen], self.later)
 
 
@@ -88,8 +88,8 @@ class Holds:
             if isinstance(constraint, Equal):
                 for dim in constraint.dims:
                     equals.setdefault(dim, []).append(constraint)
-            elif isinstance(constraint, Pinned) and constraint.cause.op is not None:
-                pins.setdefault((constraint.cause.op, kept.class_of(constraint.dim)), constraint)
+            elif isinstance(constraint, Pinned) and constraint.reason.op is not None:
+                pins.setdefault((constraint.reason.op, kept.class_of(constraint.dim)), constraint)
         found = {dim: tuple(own) for dim, own in equals.items()}
         readers: dict[int, list[tuple[Op, Product, int]]] = {}
         for op in analysis.graph.ops:
@@ -110,7 +110,7 @@ class Holds:
             indices, alike = grouped.setdefault(key, (torch.zeros_like(asked), []))
             indices[torch.from_numpy(wanted[numbers])] = True
             alike.append(steps)
-        return tuple(Hold(indices, _united(alike)) for indices, alike in grouped.values())
+        return tuple(Hold(indices, _unite(alike)) for indices, alike in grouped.values())
 
     def _endings(self, part: _Part) -> Iterator[_Ending]:
         pending = [part]
@@ -118,9 +118,9 @@ class Holds:
             open_part = pending.pop()
             times = self._history.since(open_part.dim)[open_part.indices]
             if (times == 0).any():
-                yield from self._needs(open_part.taken(times == 0))
+                yield from self._needs(open_part.restrict(times == 0))
             for time in sorted(set(times.tolist()) - {0, NEVER}):
-                for ending in self._grown(open_part.taken(times == time), time):
+                for ending in self._grown(open_part.restrict(times == time), time):
                     if isinstance(ending, _Part):
                         pending.append(ending)
                     else:
@@ -128,18 +128,18 @@ class Holds:
 
     def _grown(self, part: _Part, time: int) -> Iterator[_Part | _Ending]:
         """What demanded the indices that were added at `time`, at their root or one constraint before."""
-        growth = self.analysis.kept.growth[time - 1]
-        step = self._step(growth.cause, part.indices)
-        steps = (step, *self._between(growth.dim, part), *part.later)
+        derivation = self.analysis.kept.derivations[time - 1]
+        step = self._step(derivation.reason, part.indices)
+        steps = (step, *self._between(derivation.dim, part), *part.later)
         left = np.ones(len(part.numbers), dtype=np.bool_)
-        for dim, places in self._history.demanded(time):
+        for dim, places in self._history.demands_at(time):
             asked = places[part.indices]
             here = asked >= 0
             if here.any():
                 left &= ~here
                 yield _Part(dim, part.numbers[here], asked[here], steps)
         if left.any():
-            yield part.numbers[left], (evolve(step, indices=_listed(part.indices[left])), *steps[1:])
+            yield part.numbers[left], (evolve(step, indices=_list_indices(part.indices[left])), *steps[1:])
 
     def _between(self, root: Dim, part: _Part) -> tuple[Step, ...]:
         """What joins `root` with the dimension in question, if the data does not just flow from one to
@@ -155,7 +155,7 @@ class Holds:
     def _needs(self, part: _Part, hops: int = _HOPS) -> Iterator[_Ending]:
         left = np.ones(len(part.numbers), dtype=np.bool_)
         for dim, came in self._ways(part.dim):
-            found = self._history.needed(dim)
+            found = self._history.own_needs(dim)
             # Most members of a class need nothing that others do not need before them.
             share = None if found is None else left & found[part.indices]
             if share is not None and share.any():
@@ -176,14 +176,14 @@ class Holds:
     def _from_origin(self, part: _Part, hops: int) -> Iterator[_Ending]:
         """The need at an origin; where a call just rearranges its operand, the need of that."""
         left = np.ones(len(part.numbers), dtype=np.bool_)
-        for other, sources in self._history.rearranged(part.dim) if hops else ():
+        for other, sources in self._history.sources_of(part.dim) if hops else ():
             met = left & (sources[part.indices] >= 0)
             if met.any():
                 places = sources[part.indices[met]]
                 yield from self._needs(_Part(other, part.numbers[met], places, part.later), hops - 1)
                 left = left & ~met
         if left.any():
-            rest = part.taken(left)
+            rest = part.restrict(left)
             yield rest.numbers, (self._need(rest.dim, rest.indices), *part.later)
 
     def _ways(self, start: Dim) -> Iterator[tuple[Dim, _Came]]:
@@ -201,7 +201,7 @@ class Holds:
 
     def _need(self, dim: Dim, indices: Numbers) -> Step:
         graph = self.analysis.graph
-        value, listed = graph.values[dim[0]], _listed(indices)
+        value, listed = graph.values[dim[0]], _list_indices(indices)
         producer = graph.producer[value.index]
         if value in graph.outputs:
             return Step(self.outside, indices=listed)
@@ -212,7 +212,7 @@ class Holds:
         op = graph.ops[producer]
         pin = self._pins.get((op.index, self.analysis.kept.class_of(dim)))
         if pin is not None and (pin.indices is None or pin.indices.numpy()[indices].all()):
-            return self._step(pin.cause, indices)
+            return self._step(pin.reason, indices)
         return Step("needs them", str(op.target), op.owner.path, listed, is_need=True)
 
     def _reader(self, dim: Dim, indices: Numbers) -> Step | None:
@@ -220,7 +220,7 @@ class Holds:
         for op, product, axis in self._readers.get(self.analysis.kept.class_of(dim), ()):
             read = read_by(op, product, axis, self.analysis.sites[op.index].live(op.result), self.analysis)
             if read.numpy()[indices].any():
-                return Step("reads them", str(op.target), op.owner.path, _listed(indices), is_need=True)
+                return Step("reads them", str(op.target), op.owner.path, _list_indices(indices), is_need=True)
         return None
 
     def _joint(self, root: Dim, came: _Came, indices: Numbers) -> tuple[Step, ...]:
@@ -230,31 +230,31 @@ class Holds:
         graph, far = self.analysis.graph, root
         while far in came:
             near, equal = came[far]
-            op = equal.cause.op
+            op = equal.reason.op
             ends = [graph.values[near[0]], graph.values[far[0]]]
             if op is not None and not any(e in graph.ops[op].results or e.is_state for e in ends):
-                return (self._step(equal.cause, indices),)
-            if ends[0].is_state and near in came and came[near][1].cause.op not in (None, op):
-                return (self._step(Cause(op, f"shares {ends[0].name} with another call"), indices),)
+                return (self._step(equal.reason, indices),)
+            if ends[0].is_state and near in came and came[near][1].reason.op not in (None, op):
+                return (self._step(Reason(op, f"shares {ends[0].name} with another call"), indices),)
             far = near
         return ()
 
-    def _step(self, cause: Cause, indices: Numbers) -> Step:
-        if cause.op is None:
-            return Step(cause.reason, indices=_listed(indices))
-        op = self.analysis.graph.ops[cause.op]
-        return Step(cause.reason, str(op.target), op.owner.path, _listed(indices))
+    def _step(self, reason: Reason, indices: Numbers) -> Step:
+        if reason.op is None:
+            return Step(reason.words, indices=_list_indices(indices))
+        op = self.analysis.graph.ops[reason.op]
+        return Step(reason.words, str(op.target), op.owner.path, _list_indices(indices))
 
 
 def _kind(step: Step) -> _Kind:
     return step.words, step.operator, step.path, step.is_need
 
 
-def _listed(indices: Numbers) -> tuple[int, ...]:
+def _list_indices(indices: Numbers) -> tuple[int, ...]:
     return tuple(indices.tolist())
 
 
-def _united(alike: list[tuple[Step, ...]]) -> tuple[Step, ...]:
+def _unite(alike: list[tuple[Step, ...]]) -> tuple[Step, ...]:
     """One chain out of several that differ in their indices only."""
     united = [
         evolve(steps[0], indices=tuple(sorted({i for step in steps for i in step.indices})))

@@ -9,9 +9,9 @@ from attrs import evolve, frozen
 from torch import Tensor
 
 from speedup.analyses.analysis import Analysis
-from speedup.engine.lattice import along
+from speedup.engine.lattice import any_along
 from speedup.explaining.axes import Axis, axes_of
-from speedup.explaining.folds import Fold, Folds
+from speedup.explaining.folds import ConstantFold, Folds
 from speedup.explaining.freed import Freed
 from speedup.explaining.holds import Hold, Holds
 from speedup.ir.report import Blocked, Portion, Step
@@ -33,7 +33,7 @@ class Withheld:
     is_counted: bool = True
 
 
-def withheld(analysis: Analysis, outside: str) -> tuple[Withheld, ...]:
+def find_withheld(analysis: Analysis, outside: str) -> tuple[Withheld, ...]:
     """Per axis of every layer, what could go but stays. `outside` says who reads the graph's outputs."""
     holds = Holds.of(analysis, outside)
     found = []
@@ -55,7 +55,7 @@ def blocked_channels(found: Iterable[Withheld]) -> tuple[Blocked, ...]:
             alike.setdefault(evolve(constraint_of(hold.steps), indices=()), []).append(hold)
         for holds in alike.values():
             count = sum(int(hold.indices.sum()) for hold in holds)
-            reason = said([hold.steps for hold in holds])
+            reason = chains_in_words([hold.steps for hold in holds])
             told = Blocked(one.axis.path, count, holds[0].indices.numel(), reason)
             # Another call of a layer tells the same again.
             if one.is_counted or told not in blocked:
@@ -72,25 +72,27 @@ def constraint_of(steps: Sequence[Step]) -> Step:
     return next(others, rest[-1])
 
 
-def said(chains: Sequence[tuple[Step, ...]]) -> str:
+def chains_in_words(chains: Sequence[tuple[Step, ...]]) -> str:
     """Chains with one constraint in one line: the constraint, and who has the need or what passes it on."""
     constraint, (root, *rest) = constraint_of(chains[0]), chains[0]
     if not root.is_need:
-        return "; ".join(_said(step) for step in (root, *rest[-1:]))
-    needs = dict.fromkeys(f"{short(one[0].operator)} of {one[0].path or 'the forward'}" for one in chains)
+        return "; ".join(_in_words(step) for step in (root, *rest[-1:]))
+    needs = dict.fromkeys(
+        f"{short_operator(one[0].operator)} of {one[0].path or 'the forward'}" for one in chains
+    )
     more = f" and {len(needs) - _NEEDS} more" if len(needs) > _NEEDS else ""
     verb = "needs" if len(needs) == 1 else "need"
     coupled = f"coupled with {', '.join(list(needs)[:_NEEDS])}{more}, which {verb} them"
-    return coupled if constraint is root else f"{_said(constraint)}; {coupled}"
+    return coupled if constraint is root else f"{_in_words(constraint)}; {coupled}"
 
 
-def short(operator: str) -> str:
+def short_operator(operator: str) -> str:
     """`conv2d` for `aten.conv2d.default`, `relu` for `aten.relu_.default`."""
     parts = operator.split(".")
     return parts[1].rstrip("_") if len(parts) > 1 else operator
 
 
-def _said(step: Step) -> str:
+def _in_words(step: Step) -> str:
     return f"{step.words} ({step.path or 'in the forward'})" if step.operator else step.words
 
 
@@ -113,13 +115,13 @@ def portions(analysis: Analysis, found: Iterable[Withheld], masked: Iterable[str
                 told.add(key)
                 gone = ~analysis.kept[axis.dim]
                 if bool(gone.any()):
-                    here.extend(_gone(axis, gone, analysis, freed, folds))
-                here.extend(_kept(axis, stays.get((op.index, axis.dim)), analysis))
+                    here.extend(_portions_gone(axis, gone, analysis, freed, folds))
+                here.extend(_portions_kept(axis, stays.get((op.index, axis.dim)), analysis))
         listed.append(here)
     return tuple(portion for here in reversed(listed) for portion in here)
 
 
-def _kept(axis: Axis, found: Withheld | None, analysis: Analysis) -> Iterator[Portion]:
+def _portions_kept(axis: Axis, found: Withheld | None, analysis: Analysis) -> Iterator[Portion]:
     """What stays of an axis though it could go, and what stays beside it to align."""
     for hold in found.holds if found else ():
         yield _staying(axis, hold.indices, hold.steps)
@@ -134,10 +136,12 @@ def _staying(axis: Axis, indices: Tensor, why: tuple[Step, ...]) -> Portion:
     return Portion(axis.path, axis.label, indices.numel(), listed, True, why)
 
 
-def _gone(axis: Axis, gone: Tensor, analysis: Analysis, freed: Freed, folds: Folds) -> Iterator[Portion]:
+def _portions_gone(
+    axis: Axis, gone: Tensor, analysis: Analysis, freed: Freed, folds: Folds
+) -> Iterator[Portion]:
     """What goes of an axis, by what freed it and by where its constants went."""
     causes = list(_causes(axis, gone, analysis, freed))
-    paid = list(_paid(axis, gone, folds))[:_FOLLOWED]
+    paid = list(_folds_of(axis, gone, folds))[:_FOLLOWED]
     # Index by index, the number of its cause, then a bit for each fold that it takes part in.
     codes = torch.zeros(gone.shape, dtype=torch.int64)
     for number, (_, indices) in enumerate(causes):
@@ -154,7 +158,7 @@ def _gone(axis: Axis, gone: Tensor, analysis: Analysis, freed: Freed, folds: Fol
         yield Portion(axis.path, axis.label, gone.numel(), tuple(members), False, why)
 
 
-def _paid(axis: Axis, gone: Tensor, folds: Folds) -> Iterator[Fold]:
+def _folds_of(axis: Axis, gone: Tensor, folds: Folds) -> Iterator[ConstantFold]:
     for fold in folds.of_indices(axis.dim, gone):
         # What a layer reads is told about that layer alone.
         if axis.name != READS or fold.step.path == axis.path:
@@ -180,12 +184,12 @@ def _possible(axis: Axis, analysis: Analysis, freed: Freed) -> Iterator[tuple[St
         # The layer's own zeros come first: what it reads may be needed by others.
         yield from _own_columns(axis, analysis, freed)
     yield from freed.constants(axis.dim).items()
-    yield from freed.unread(axis.dim).items()
+    yield from freed.droppers(axis.dim).items()
 
 
 def _own_columns(axis: Axis, analysis: Analysis, freed: Freed) -> Iterator[tuple[Step, Tensor]]:
     value, extent = analysis.graph.values[axis.dim[0]], analysis.kept[axis.dim].numel()
-    known = ~along(~analysis.facts[value.index].known, axis.dim[1], extent)
+    known = ~any_along(~analysis.facts[value.index].known, axis.dim[1], extent)
     for step, indices in freed.dropped_by(axis.op, axis.dim):
         yield step, indices & ~known
 

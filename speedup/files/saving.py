@@ -25,7 +25,7 @@ from speedup.files.traits import Traits, traits_from_text, traits_of, traits_tex
 from speedup.ir.edits import NewBias
 from speedup.ir.graph import Shape
 from speedup.modules.copying import copy_module, every_tensor
-from speedup.modules.fingerprints import TensorStamp, stamps_of
+from speedup.modules.fingerprints import TensorFingerprint, fingerprints_of
 from speedup.modules.isolation import isolated
 from speedup.plan import Plan
 from speedup.writing import StrPath, replacing
@@ -65,12 +65,12 @@ def save(small: nn.Module, plan: Plan, path: StrPath) -> None:
         with replacing(path) as written:
             save_file({name: _own_storage(tensor) for name, tensor in state.items()}, written, texts)
             # What cannot be read, because the text is too long for a header, replaces nothing.
-            with _opened(written, "cpu"):
+            with _open(written, "cpu"):
                 pass
     except FileWriteError:
         raise
     except Exception as error:
-        raise SavedModelError(f"{os.fspath(path)!r} cannot be written: {_said(error)}") from error
+        raise SavedModelError(f"{os.fspath(path)!r} cannot be written: {_in_words(error)}") from error
 
 
 def load(
@@ -99,7 +99,7 @@ def load(
         ForeignSourceError: the plan's source is not that of the model's classes.
         ModelError: `make_model` returns no module.
     """
-    with torch.inference_mode(mode=False), torch.no_grad(), isolated(), _opened(path, device) as file:
+    with torch.inference_mode(mode=False), torch.no_grad(), isolated(), _open(path, device) as file:
         plan, traits = _read_plan(file, path), _read_traits(file, path)
         shapes = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
         fault = _mismatch(shapes, _planned(plan)) or traits.fault(shapes)
@@ -110,7 +110,7 @@ def load(
         if small is None:
             with torch.device(device):
                 model = make_model()
-            small = source.assembled(model)
+            small = source.assemble(model)
     return small
 
 
@@ -120,7 +120,7 @@ def load_plan(path: StrPath) -> Plan:
     Raises:
         SavedModelError, PlanFormatError: as of `load`.
     """
-    with _opened(path, "cpu") as file:
+    with _open(path, "cpu") as file:
         return _read_plan(file, path)
 
 
@@ -130,10 +130,10 @@ class _Source:
     def __init__(self, file: Any, plan: Plan, traits: Traits, device: torch.device) -> None:
         self.file, self.plan, self.traits, self.device = file, plan, traits, device
 
-    def assembled(self, model: nn.Module) -> nn.Module:
+    def assemble(self, model: nn.Module) -> nn.Module:
         if not isinstance(model, nn.Module):
             raise ModelError(f"make_model returned {type(model).__name__}; it must make a torch.nn.Module")
-        require_architecture(self.plan, model, stamps_of(model), dtypes=False)
+        require_architecture(self.plan, model, fingerprints_of(model), dtypes=False)
         with torch.device(self.device):
             replacements = {id(tensor): self._read(name) for name, tensor in _state_of(model).items()}
             small = copy_module(model, replacements)
@@ -160,7 +160,7 @@ def _without_weights(source: _Source, make_model: Callable[[], nn.Module]) -> nn
         with catch_warnings(), torch.device("meta"):
             simplefilter("ignore")
             model = make_model()
-        small = source.assembled(model)
+        small = source.assemble(model)
     except (
         Exception
     ):  # constructors raise anything where they look at numbers; for real, it may be raised again
@@ -180,8 +180,8 @@ def _state_of(model: nn.Module) -> dict[str, Tensor]:
 
 
 def _planned(plan: Plan) -> Mapping[str, Shape]:
-    stamps = plan.subject.stamps
-    shapes = {s.name: s.shape for s in stamps if isinstance(s, TensorStamp) and s.same_as is None}
+    fingerprints = plan.subject.fingerprints
+    shapes = {s.name: s.shape for s in fingerprints if isinstance(s, TensorFingerprint) and s.same_as is None}
     return planned_shapes(shapes, plan.edits)
 
 
@@ -204,14 +204,14 @@ def _own_storage(tensor: Tensor) -> Tensor:
 
 
 @contextmanager
-def _opened(path: StrPath, device: torch.device | str) -> Iterator[Any]:
+def _open(path: StrPath, device: torch.device | str) -> Iterator[Any]:
     try:
         opened = safe_open(os.fspath(path), framework="pt", device=str(device))
     except FileNotFoundError as error:
         raise SavedModelError(f"there is no file {os.fspath(path)!r}. Check the path.") from error
     except Exception as error:
         raise SavedModelError(
-            f"{os.fspath(path)!r} is truncated, damaged or no safetensors file ({_said(error)})"
+            f"{os.fspath(path)!r} is truncated, damaged or no safetensors file ({_in_words(error)})"
         ) from error
     with opened as file:
         yield file
@@ -238,5 +238,5 @@ def _read_traits(file: Any, path: StrPath) -> Traits:
         raise SavedModelError(f"{os.fspath(path)!r} is damaged: {error}. Save it again.") from error
 
 
-def _said(error: Exception) -> str:
+def _in_words(error: Exception) -> str:
     return f"{type(error).__name__}: {error}"

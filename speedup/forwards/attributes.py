@@ -8,13 +8,13 @@ from typing import Any
 
 from speedup.analyses.analysis import Analysis
 from speedup.forwards.native import wanted_arguments
-from speedup.forwards.solving import Equation, components, related, solve
+from speedup.forwards.solving import Equation, components, related_equations, solve_attributes
 from speedup.ir.expressions import AttributeOf, Derived, attributes_in, derived_in
 from speedup.ir.graph import Op
 from speedup.rules import rule_of
 
 
-def solved_numbers(
+def solve_numbers(
     analysis: Analysis, failing: Sequence[Op], own_numbers: frozenset[str]
 ) -> Mapping[AttributeOf, Any]:
     """New numbers for the attributes that failing ops read; none where no numbers would do."""
@@ -24,12 +24,12 @@ def solved_numbers(
     equations = [e for op in analysis.graph.ops for e in _equations(op, analysis)]
     equations += [Equation(g.expression, g.outcome) for g in analysis.graph.guards]
     equations = [e for e in equations if e.unknowns]
-    fixed = {r: r.number for r in analysis.graph.escaped if isinstance(r, AttributeOf)}
+    fixed = {r: r.number for r in analysis.graph.opaque_roots if isinstance(r, AttributeOf)}
     fixed.update({a: a.number for e in equations for a in e.unknowns if a.path in own_numbers})
     fixed.update(_of_layers(analysis, first))
     found: dict[AttributeOf, Any] = {}
-    for component in components(related(equations, first)):
-        found.update(solve(component, fixed, analysis.lookup) or {})
+    for component in components(related_equations(equations, first)):
+        found.update(solve_attributes(component, fixed, analysis.lookup) or {})
     return MappingProxyType({a: n for a, n in found.items() if n != a.number})
 
 
@@ -53,13 +53,13 @@ def _equations(op: Op, analysis: Analysis) -> Iterator[Equation]:
         return
     wanted = wanted_arguments(op, analysis)
     for name, argument in op.arguments.items():
-        yield from _paired(argument, wanted[name])
+        yield from _pair(argument, wanted[name])
 
 
-def _paired(argument: Any, wanted: Any) -> Iterator[Equation]:
+def _pair(argument: Any, wanted: Any) -> Iterator[Equation]:
     if isinstance(argument, tuple) and isinstance(wanted, tuple):
         for one, other in zip(argument, wanted, strict=False):
-            yield from _paired(one, other)
+            yield from _pair(one, other)
     elif isinstance(argument, Derived) and wanted != -1:
         yield Equation(argument.expression, wanted)
 

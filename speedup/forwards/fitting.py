@@ -13,10 +13,10 @@ from types import MappingProxyType
 from attrs import evolve, frozen
 
 from speedup.analyses.analysis import Analysis
-from speedup.engine.constraints import Cause, Constraint, Pinned
-from speedup.forwards.attributes import reads, solved_numbers
-from speedup.forwards.native import fits, has_values, misplaced, wanted_arguments
-from speedup.forwards.rewriting import Writer
+from speedup.engine.constraints import Constraint, Pinned, Reason
+from speedup.forwards.attributes import reads, solve_numbers
+from speedup.forwards.native import fits, has_values, misplaced_blocks, wanted_arguments
+from speedup.forwards.rewriting import SourceRewriter
 from speedup.ir.expressions import Root, SizeOf, derived_in, evaluate_expression, roots_in
 from speedup.ir.graph import Op
 from speedup.lowerings import Alternative, Arguments, Lowering
@@ -24,7 +24,7 @@ from speedup.rules import rule_of
 
 
 @frozen(eq=False)
-class Fit:
+class Feasibility:
     """An analysis that the forward can carry, or the constraints that are missing for it.
 
     `granted` are ops under the constraints of one of their rules' alternatives.
@@ -35,21 +35,21 @@ class Fit:
     granted: frozenset[int]
 
 
-def fitted(analysis: Analysis, writer: Writer, granted: frozenset[int]) -> Fit:
+def make_feasible(analysis: Analysis, rewriter: SourceRewriter, granted: frozenset[int]) -> Feasibility:
     """Attributes and restated calls that make the forward fit; constraints where nothing does.
 
     `granted` are ops that were given the constraints of an alternative before.
     """
     touched = [op for op in analysis.graph.ops if _is_touched(op, analysis)]
     failing = [op for op in touched if not fits(op, analysis)]
-    attributes = solved_numbers(analysis, failing, writer.own_numbers)
+    attributes = solve_numbers(analysis, failing, rewriter.own_numbers)
     if attributes:
         analysis = evolve(analysis, attributes=attributes)
         before = {op.index for op in failing}
         affected = [op for op in analysis.graph.ops if op.index in before or reads(op, attributes)]
         failing = [op for op in affected if not fits(op, analysis)]
     offers = {op.index: sorted(_offers(op, analysis), key=lambda one: one.cost) for op in failing}
-    written = _written(offers, granted, analysis, writer)
+    written = _write(offers, granted, analysis, rewriter)
     analysis = evolve(analysis, restated=written)
     missing: list[Constraint] = list(_flipped_guards(analysis))
     now = set(granted)
@@ -62,7 +62,7 @@ def fitted(analysis: Analysis, writer: Writer, granted: frozenset[int]) -> Fit:
             missing.extend(asked)
         else:
             missing.extend(p for p in _misfits_of(op, analysis) if not analysis.kept.is_full(p.dim))
-    return Fit(analysis, tuple(missing), frozenset(now))
+    return Feasibility(analysis, tuple(missing), frozenset(now))
 
 
 def _offers(op: Op, analysis: Analysis) -> Iterator[Alternative]:
@@ -70,15 +70,18 @@ def _offers(op: Op, analysis: Analysis) -> Iterator[Alternative]:
     rule, site = rule_of(op, analysis.rules), analysis.sites[op.index]
     wanted = wanted_arguments(op, analysis)
     holds = rule.holds(site, analysis.sizes, analysis.kept)
-    if holds and (rule.moves is None or not misplaced(op, rule.moves, wanted, analysis)):
+    if holds and (rule.moves is None or not misplaced_blocks(op, rule.moves, wanted, analysis)):
         given = analysis.arguments(op)
         changes = {n: wanted[n] for n in wanted if given[n] != wanted[n] and not has_values(wanted[n])}
         yield Alternative(Arguments(MappingProxyType(changes)))
     yield from rule.alternatives(site, analysis.sizes, analysis.kept)
 
 
-def _written(
-    offers: Mapping[int, Sequence[Alternative]], granted: frozenset[int], analysis: Analysis, writer: Writer
+def _write(
+    offers: Mapping[int, Sequence[Alternative]],
+    granted: frozenset[int],
+    analysis: Analysis,
+    rewriter: SourceRewriter,
 ) -> Mapping[int, Lowering]:
     """By op, the cheapest lowering that the source can be made to state."""
     left = {
@@ -87,7 +90,7 @@ def _written(
     }
     written: Mapping[int, Lowering] = MappingProxyType({})
     while wanted := {number: some.pop(0) for number, some in left.items() if some and number not in written}:
-        written = writer.written(analysis, {**written, **wanted})
+        written = rewriter.writable(analysis, {**written, **wanted})
     return written
 
 
@@ -100,34 +103,34 @@ def _is_touched(op: Op, analysis: Analysis) -> bool:
 
 
 def _flipped_guards(analysis: Analysis) -> Iterator[Pinned]:
-    cause = Cause(None, "the forward compares this size and would take another branch")
+    reason = Reason(None, "the forward compares this size and would take another branch")
     for guard in analysis.graph.guards:
         if evaluate_expression(guard.expression, analysis.lookup) != guard.outcome:
-            pins = _pinned_roots(roots_in(guard.expression), cause)
+            pins = _pinned_roots(roots_in(guard.expression), reason)
             yield from (p for p in pins if not analysis.kept.is_full(p.dim))
 
 
-def _pinned_roots(roots: Iterable[Root], cause: Cause) -> Iterator[Pinned]:
-    yield from (Pinned((r.value, r.dim), cause) for r in roots if isinstance(r, SizeOf))
+def _pinned_roots(roots: Iterable[Root], reason: Reason) -> Iterator[Pinned]:
+    yield from (Pinned((r.value, r.dim), reason) for r in roots if isinstance(r, SizeOf))
 
 
 def _misfits_of(op: Op, analysis: Analysis) -> Iterator[Pinned]:
     """Pins that keep what the op cannot do without as it is stated."""
     rule = rule_of(op, analysis.rules)
     roots = [r for d in derived_in(tuple(op.arguments.values())) for r in roots_in(d.expression)]
-    cause = Cause(op.index, "the forward states this size as a number that cannot follow")
+    reason = Reason(op.index, "the forward states this size as a number that cannot follow")
     if rule.moves is None or not rule.holds(analysis.sites[op.index], analysis.sizes, analysis.kept):
-        yield from _pinned_roots(roots, cause)
-        yield from _pinned_whole(op, cause)
+        yield from _pinned_roots(roots, reason)
+        yield from _pinned_whole(op, reason)
         return
-    bad = misplaced(op, rule.moves, analysis.arguments(op), analysis)
-    yield from _pinned_roots(roots, cause)
+    bad = misplaced_blocks(op, rule.moves, analysis.arguments(op), analysis)
+    yield from _pinned_roots(roots, reason)
     for move, block in bad:
         source, target = op.operands[move.operand], op.results[move.result]
-        yield from (Pinned((source.index, d), cause) for d in block.source)
-        yield from (Pinned((target.index, d), cause) for d in block.target)
+        yield from (Pinned((source.index, d), reason) for d in block.source)
+        yield from (Pinned((target.index, d), reason) for d in block.target)
 
 
-def _pinned_whole(op: Op, cause: Cause) -> Iterator[Pinned]:
+def _pinned_whole(op: Op, reason: Reason) -> Iterator[Pinned]:
     for value in (*op.operands, *op.results):
-        yield from (Pinned((value.index, d), cause) for d in range(value.ndim))
+        yield from (Pinned((value.index, d), reason) for d in range(value.ndim))

@@ -8,12 +8,12 @@ from typing import Any
 import torch
 
 from speedup.analyses.analysis import Analysis
-from speedup.engine.layout import Block, Move, box, restricted
-from speedup.ir.expressions import concrete
+from speedup.engine.layout import Block, IndexMap, box, restrict_index
+from speedup.ir.expressions import with_traced_numbers
 from speedup.ir.graph import Op, Shape, Value, call_arguments
-from speedup.ir.operators import functional
+from speedup.ir.operators import functional_form
 from speedup.rules import rule_of
-from speedup.rules.copies import copied
+from speedup.rules.copies import copied_dims
 from speedup.rules.moves import moves_at
 from speedup.rules.rule import Moves
 
@@ -25,7 +25,7 @@ def fits(op: Op, analysis: Analysis) -> bool:
         return False
     given = analysis.arguments(op)
     if rule.moves is not None:
-        return not misplaced(op, rule.moves, given, analysis)
+        return not misplaced_blocks(op, rule.moves, given, analysis)
     wanted = wanted_arguments(op, analysis)
     return all(given[n] == wanted[n] for n in wanted if not has_values(wanted[n]))
 
@@ -33,7 +33,7 @@ def fits(op: Op, analysis: Analysis) -> bool:
 def wanted_arguments(op: Op, analysis: Analysis) -> dict[str, Any]:
     """The arguments that the op must have on the smaller operands."""
     needs = rule_of(op, analysis.rules).needs(analysis.sites[op.index], analysis.sizes, analysis.kept)
-    return {name: concrete(a) for name, a in op.arguments.items()} | dict(needs)
+    return {name: with_traced_numbers(a) for name, a in op.arguments.items()} | dict(needs)
 
 
 def has_values(argument: Any) -> bool:
@@ -43,9 +43,9 @@ def has_values(argument: Any) -> bool:
     return isinstance(argument, Value)
 
 
-def misplaced(
+def misplaced_blocks(
     op: Op, moves: Moves, arguments: Mapping[str, Any], analysis: Analysis
-) -> list[tuple[Move, Block]]:
+) -> list[tuple[IndexMap, Block]]:
     """The blocks of a layout op that would not come out as they must, given `arguments`."""
     wanted = [analysis.sizes(r) for r in op.results]
     found = _meta_shapes(op, arguments, analysis)
@@ -65,7 +65,7 @@ def misplaced(
     except (RuntimeError, IndexError, ValueError):
         # The operator's own shape function may take sizes that it cannot rearrange.
         return [(move, block) for move in before for block in move.blocks]
-    return list(_moved_otherwise(op, before, after, analysis))
+    return list(_moves_otherwise(op, before, after, analysis))
 
 
 def _meta_shapes(op: Op, arguments: Mapping[str, Any], analysis: Analysis) -> list[Shape] | None:
@@ -78,7 +78,7 @@ def _meta_shapes(op: Op, arguments: Mapping[str, Any], analysis: Analysis) -> li
             return [fill(a) for a in argument]
         return argument
 
-    target = functional(op.target)
+    target = functional_form(op.target)
     filled = {name: fill(argument) for name, argument in arguments.items()}
     positional, keywords = call_arguments(op, filled)
     try:
@@ -89,13 +89,13 @@ def _meta_shapes(op: Op, arguments: Mapping[str, Any], analysis: Analysis) -> li
     return [tuple(r.shape) for r in several]
 
 
-def _moved_otherwise(
-    op: Op, before: Sequence[Move], after: Sequence[Move], analysis: Analysis
-) -> Iterator[tuple[Move, Block]]:
+def _moves_otherwise(
+    op: Op, before: Sequence[IndexMap], after: Sequence[IndexMap], analysis: Analysis
+) -> Iterator[tuple[IndexMap, Block]]:
     """Blocks whose kept elements would not be read as they must be."""
     for old, new in zip(before, after, strict=True):
         source, target = op.operands[old.operand], op.results[old.result]
-        if any(copied(analysis.graph, source, block) for block in old.blocks):
+        if any(copied_dims(analysis.graph, source, block) for block in old.blocks):
             continue
         if all(b.index is None for b in (*old.blocks, *new.blocks)):
             continue
@@ -107,7 +107,7 @@ def _moved_otherwise(
                 continue
             kept_source = box([analysis.kept[(source.index, d)] for d in block.source])
             kept_target = box([analysis.kept[(target.index, d)] for d in block.target])
-            must = restricted(block.index, kept_source, kept_target)
+            must = restrict_index(block.index, kept_source, kept_target)
             does = torch.arange(int(kept_target.sum())) if other.index is None else other.index
             if must is None or must.shape != does.shape or not bool((must == does).all()):
                 yield old, block

@@ -28,7 +28,7 @@ class Phrase:
     note: str = ""
 
 
-def phrased(
+def phrase_of(
     op: Op, lowering: Lowering, node: ast.expr, analysis: Analysis, scope: Mapping[str, Any]
 ) -> Phrase | None:
     """The changes that make `node`, which ran `op`, state `lowering`; None when it is too unusual.

@@ -19,7 +19,7 @@ from speedup.ir.edits import Rewritten
 from speedup.ir.graph import Frame
 from speedup.lowerings import HELPERS, LOWERINGS
 from speedup.lowerings.syntax import is_literal
-from speedup.modules.functions import names_of, unwrapped
+from speedup.modules.functions import names_of, unwrap
 
 
 def require_restated(kind: type, functions: Iterable[Rewritten]) -> None:
@@ -34,7 +34,7 @@ def require_restated(kind: type, functions: Iterable[Rewritten]) -> None:
 
 
 def _check(function: Rewritten, original: Any, owner: str) -> None:
-    plain = unwrapped(original)
+    plain = unwrap(original)
     name = f"{function.name!r} of {owner}"
     old = _definition(plain) if isinstance(plain, FunctionType) else None
     if old is None:

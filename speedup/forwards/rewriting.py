@@ -19,13 +19,13 @@ from torch import fx, nn
 
 from speedup.analyses.analysis import Analysis
 from speedup.errors import SpeedupError
-from speedup.forwards.phrasing import Phrase, phrased
+from speedup.forwards.phrasing import Phrase, phrase_of
 from speedup.forwards.source import is_code, is_wrapper, source_file
 from speedup.ir.edits import Rewritten
 from speedup.ir.graph import Frame, Op
 from speedup.lowerings import Lowering
 from speedup.lowerings.syntax import Change
-from speedup.modules.functions import names_of, unwrapped
+from speedup.modules.functions import names_of, unwrap
 from speedup.modules.rewritten import built_methods
 
 Site = tuple[str, Frame]
@@ -44,7 +44,7 @@ class Route:
 
 
 @frozen(eq=False)
-class Writer:
+class SourceRewriter:
     """Knows the modules of one model and what their source can be made to say.
 
     `kept` modules stay as they are, with all in them. Modules in `own_numbers` keep their attributes,
@@ -56,7 +56,7 @@ class Writer:
     own_numbers: frozenset[str] = frozenset()
     own_source: frozenset[str] = frozenset()
 
-    def written(self, analysis: Analysis, wanted: Mapping[int, Lowering]) -> Mapping[int, Lowering]:
+    def writable(self, analysis: Analysis, wanted: Mapping[int, Lowering]) -> Mapping[int, Lowering]:
         """Those of the lowerings `wanted`, by op, that the source can be made to state."""
         phrases: dict[Site, set[Phrase | None]] = {}
         for op in self._sharing(analysis, wanted):
@@ -103,7 +103,7 @@ class Writer:
         expression = None if file is None else file.expression(op.calls[0])
         if file is None or expression is None:
             return None
-        return phrased(op, lowering, expression, analysis, route.scope)
+        return phrase_of(op, lowering, expression, analysis, route.scope)
 
     def route(self, op: Op) -> Route | None:
         """How a method of the op's module reaches the op's call."""
@@ -114,11 +114,11 @@ class Writer:
             return None
         if any(op.owner.path == k or op.owner.path.startswith(f"{k}.") for k in self.kept):
             return None
-        frames = _named(op.calls)
+        frames = _frames_of_functions(op.calls)
         for position, frame in enumerate(frames):
             found = _method(type(module), frame)
             if found is not None:
-                method = unwrapped(found)
+                method = unwrap(found)
                 own = frames[: position + 1]
                 helpers = _helpers(method, own)
                 if helpers is None or not all(_is_defined(f) for f in own):
@@ -151,7 +151,7 @@ def _is_inside(inner: Frame, outer: Frame) -> bool:
     return inner.file == outer.file and inner.function.startswith(f"{outer.function}.<locals>.")
 
 
-def _named(calls: Sequence[Frame]) -> list[Frame]:
+def _frames_of_functions(calls: Sequence[Frame]) -> list[Frame]:
     """The frames of functions, those of comprehensions and functions within them merged into them.
 
     A merged frame has the span of the inner one.
@@ -203,7 +203,7 @@ def _helpers(method: Any, frames: Sequence[Frame]) -> tuple[tuple[str, Any], ...
         callee = None if name is None else names_of(caller).get(name)
         if name is None or callee is None or not is_code(callee, frames[position - 1]):
             return None
-        caller = unwrapped(callee)
+        caller = unwrap(callee)
         names.append((name, caller))
     return tuple(names)
 
@@ -217,23 +217,23 @@ class _Draft:
     helpers: dict[str, _Draft] = field(factory=dict)
     borrowed: dict[str, None] = field(factory=dict)
 
-    def done(self, name: str) -> Rewritten:
+    def finish(self, name: str) -> Rewritten:
         file = source_file(self.frame.file)
         function = None if file is None else file.function(self.frame)
         assert file is not None and function is not None, "a route leads through known functions only"
-        helpers = tuple(draft.done(own) for own, draft in self.helpers.items())
-        return Rewritten(name, file.changed(function, self.changes), helpers, tuple(self.borrowed))
+        helpers = tuple(draft.finish(own) for own, draft in self.helpers.items())
+        return Rewritten(name, file.with_changes(function, self.changes), helpers, tuple(self.borrowed))
 
 
 def rewritten_functions(
-    writer: Writer, analysis: Analysis
+    rewriter: SourceRewriter, analysis: Analysis
 ) -> Mapping[str, tuple[tuple[Rewritten, ...], tuple[str, ...]]]:
     """By module path: the functions to run in place of its methods, and what they state otherwise."""
     drafts: dict[str, dict[str, _Draft]] = {}
     notes: dict[str, dict[str, None]] = {}
     for number, lowering in analysis.restated.items():
         op = analysis.graph.ops[number]
-        route, phrase = writer.route(op), writer.phrase(op, lowering, analysis)
+        route, phrase = rewriter.route(op), rewriter.phrase(op, lowering, analysis)
         assert route is not None and phrase is not None, "only what can be written is restated"
         level = drafts.setdefault(op.owner.path, {})
         for name, frame in zip(route.names, route.frames, strict=True):
@@ -243,6 +243,6 @@ def rewritten_functions(
         draft.borrowed.update(dict.fromkeys(phrase.borrowed))
         notes.setdefault(op.owner.path, {})[phrase.note] = None
     return {
-        path: (tuple(draft.done(name) for name, draft in own.items()), tuple(notes[path]))
+        path: (tuple(draft.finish(name) for name, draft in own.items()), tuple(notes[path]))
         for path, own in drafts.items()
     }

@@ -38,9 +38,9 @@ class Equation:
         return frozenset(attributes_in(self.expression))
 
 
-def related(equations: Sequence[Equation], first: Iterable[AttributeOf]) -> tuple[Equation, ...]:
+def related_equations(equations: Sequence[Equation], first: Iterable[AttributeOf]) -> tuple[Equation, ...]:
     """The equations that the attributes `first` take part in, directly or through others."""
-    found, _ = _reached(equations, _by_attribute(equations), first)
+    found, _ = _reach(equations, _by_attribute(equations), first)
     return found
 
 
@@ -50,7 +50,7 @@ def components(equations: Sequence[Equation]) -> Iterator[tuple[Equation, ...]]:
     seen: set[AttributeOf] = set()
     for attribute in by_attribute:
         if attribute not in seen:
-            found, reached = _reached(equations, by_attribute, [attribute])
+            found, reached = _reach(equations, by_attribute, [attribute])
             seen |= reached
             yield found
 
@@ -63,7 +63,7 @@ def _by_attribute(equations: Sequence[Equation]) -> Mapping[AttributeOf, Sequenc
     return found
 
 
-def _reached(
+def _reach(
     equations: Sequence[Equation],
     by_attribute: Mapping[AttributeOf, Sequence[int]],
     first: Iterable[AttributeOf],
@@ -82,7 +82,7 @@ def _reached(
     return tuple(dict.fromkeys(equations[number] for number in sorted(found))), seen
 
 
-def solve(
+def solve_attributes(
     equations: Sequence[Equation],
     fixed: Mapping[AttributeOf, Any],
     size: Callable[[SizeOf], int],
@@ -120,7 +120,7 @@ def _search(
     chosen = min(left, key=lambda e: len(e.unknowns - known.keys()))
     unknowns = sorted(chosen.unknowns - known.keys(), key=lambda a: (a.path, a.name))
     for unknown in unknowns:
-        inverted = _inverted(chosen.expression, chosen.wanted, lookup) if len(unknowns) == 1 else ()
+        inverted = _invert(chosen.expression, chosen.wanted, lookup) if len(unknowns) == 1 else ()
         for candidate in dict.fromkeys((*inverted, unknown.number)):
             found = _search(left, {**known, unknown: candidate}, size, may_go_on)
             if found is not None:
@@ -135,7 +135,7 @@ def _value(expression: Expression, lookup: Callable[[Root], Any]) -> Any:
         return None
 
 
-def _inverted(expression: Expression, wanted: Any, lookup: Callable[[Root], Any]) -> Iterator[Any]:
+def _invert(expression: Expression, wanted: Any, lookup: Callable[[Root], Any]) -> Iterator[Any]:
     """Values of the one open attribute of `expression` that may make it `wanted`."""
     if isinstance(expression, AttributeOf):
         if not isinstance(expression.number, int) or wanted == int(wanted):
@@ -148,8 +148,8 @@ def _inverted(expression: Expression, wanted: Any, lookup: Callable[[Root], Any]
         return
     place = values.index(None)
     other = values[1 - place] if len(values) == 2 else None
-    for target in _undone(expression.function, place, other, wanted):
-        yield from _inverted(expression.operands[place], target, lookup)
+    for target in _undo(expression.function, place, other, wanted):
+        yield from _invert(expression.operands[place], target, lookup)
 
 
 def _open_value(expression: Expression, lookup: Callable[[Root], Any]) -> Any:
@@ -159,7 +159,7 @@ def _open_value(expression: Expression, lookup: Callable[[Root], Any]) -> Any:
         return None
 
 
-def _undone(function: str, place: int, other: Any, wanted: Any) -> Iterator[Any]:
+def _undo(function: str, place: int, other: Any, wanted: Any) -> Iterator[Any]:
     """What operand number `place` may have been, given the other one and the result."""
     match function, place:
         case "add", _:

@@ -17,7 +17,7 @@ from attrs import field, frozen
 
 from speedup.ir.graph import Frame
 from speedup.lowerings.syntax import Change, Position, end_of
-from speedup.modules.functions import unwrapped
+from speedup.modules.functions import unwrap
 
 Function = ast.FunctionDef | ast.AsyncFunctionDef
 Expr = ast.Call | ast.Subscript
@@ -47,19 +47,19 @@ class SourceFile:
         _, _, line, column = frame.span
         return self.calls.get((ast.Call, line, column)) or self.calls.get((ast.Subscript, line, column))
 
-    def changed(self, function: Function, changes: Iterable[Change]) -> str:
+    def with_changes(self, function: Function, changes: Iterable[Change]) -> str:
         """The text of `function`, decorators included, with `changes` made, at no indentation."""
-        first = first_line(function)
+        first = definition_line(function)
         last = function.end_lineno or first
         lines = list(self.lines[first - 1 : last])
         for change in sorted(changes, key=lambda c: (c.start, c.end), reverse=True):
             (top, left), (bottom, right) = change.start, change.end
             head, tail = lines[top - first][:left], lines[bottom - first][right:]
             lines[top - first : bottom - first + 1] = [head + change.text.encode() + tail]
-        return _dedented(b"".join(lines).decode().rstrip() + "\n")
+        return _dedent(b"".join(lines).decode().rstrip() + "\n")
 
 
-def _dedented(text: str) -> str:
+def _dedent(text: str) -> str:
     """The function `text` at no indentation. Lines inside strings stay as they are."""
     margin = text[: len(text) - len(text.lstrip(" \t"))]
     if not margin:
@@ -81,7 +81,7 @@ def _is_text(node: ast.AST) -> TypeGuard[ast.Constant]:
     return isinstance(node, ast.Constant) and isinstance(node.value, str | bytes)
 
 
-def first_line(function: Function) -> int:
+def definition_line(function: Function) -> int:
     """Where Python says that the function's code starts: at its first decorator."""
     return min([function.lineno, *(d.lineno for d in function.decorator_list)])
 
@@ -89,11 +89,11 @@ def first_line(function: Function) -> int:
 def source_file(file: str) -> SourceFile | None:
     """The parsed file; None when its text is not to be had."""
     lines = linecache.getlines(file)
-    return _parsed("".join(lines)) if lines else None
+    return _parse("".join(lines)) if lines else None
 
 
 @lru_cache(maxsize=256)
-def _parsed(text: str) -> SourceFile | None:
+def _parse(text: str) -> SourceFile | None:
     try:
         tree = ast.parse(text)
     except (SyntaxError, ValueError):
@@ -104,14 +104,14 @@ def _parsed(text: str) -> SourceFile | None:
         if isinstance(node, ast.Call | ast.Subscript):
             calls[type(node), *end_of(node)] = node
         elif isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
-            functions[first_line(node), node.name] = node
+            functions[definition_line(node), node.name] = node
     # Of bytes, as of source, only line feeds and carriage returns end a line.
     return SourceFile(tuple(text.encode().splitlines(keepends=True)), calls, functions)
 
 
 def is_code(function: Any, frame: Frame) -> bool:
     """Whether `function`, decorators taken off, is the one that `frame` runs."""
-    return _runs(unwrapped(function), frame)
+    return _runs(unwrap(function), frame)
 
 
 def is_wrapper(function: Any, frame: Frame) -> bool:

@@ -1,7 +1,7 @@
 """What a plan does to a model: a closed set of edit kinds.
 
 Edits name tensors and modules by their path in the model. The numbers they carry are held
-in `Frozen`, an immutable tensor that compares and hashes by content.
+in `ConstantTensor`, an immutable tensor that compares and hashes by content.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from speedup.ir.tensor_text import bytes_of
 
 
 @frozen
-class Frozen:
+class ConstantTensor:
     """A small constant tensor with value semantics. `tensor` must never be written to."""
 
     tensor: Tensor = field(eq=False)
@@ -49,7 +49,7 @@ class AddToParameter:
     """Add `delta` (original shape) to the parameter or buffer `name` before it is sliced."""
 
     name: str
-    delta: Frozen
+    delta: ConstantTensor
     why: str
 
 
@@ -75,7 +75,7 @@ class NewBias:
     """Give module `path`, which has none, the bias `value` (sliced length)."""
 
     path: str
-    value: Frozen
+    value: ConstantTensor
     why: str
 
 

@@ -8,9 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from speedup.ir.expressions import concrete
+from speedup.ir.expressions import with_traced_numbers
 from speedup.ir.graph import Op, Value, call_arguments
-from speedup.ir.operators import functional
+from speedup.ir.operators import functional_form
 from speedup.torch_api import schema_of
 
 
@@ -28,9 +28,9 @@ def evaluate(op: Op, tensors: Sequence[Tensor]) -> tuple[Tensor, ...]:
             return given.item() if argument.is_number and not is_arithmetic else given
         if isinstance(argument, tuple):
             return [fill(a) for a in argument]
-        return concrete(argument)
+        return with_traced_numbers(argument)
 
-    target = functional(op.target)
+    target = functional_form(op.target)
     filled = {name: fill(argument) for name, argument in op.arguments.items()}
     if filled.get("device") is not None:
         filled["device"] = torch.device("cpu")

@@ -177,23 +177,23 @@ class Settled:
 Argument = Any
 
 
-def concrete(argument: Argument) -> Any:
+def with_traced_numbers(argument: Argument) -> Any:
     """`argument` with every derived or settled number replaced by what it was in the trace."""
     if isinstance(argument, Derived | Settled):
         return argument.number
     if isinstance(argument, tuple):
-        return tuple(concrete(a) for a in argument)
+        return tuple(with_traced_numbers(a) for a in argument)
     return argument
 
 
-def carried(argument: Argument, lookup: Lookup) -> Any:
+def recompute(argument: Argument, lookup: Lookup) -> Any:
     """`argument` as the same Python code computes it when sizes and attributes are what `lookup` says."""
     if isinstance(argument, Derived):
         return evaluate_expression(argument.expression, lookup)
     if isinstance(argument, Settled):
         return argument.number
     if isinstance(argument, tuple):
-        return tuple(carried(a, lookup) for a in argument)
+        return tuple(recompute(a, lookup) for a in argument)
     return argument
 
 

@@ -20,7 +20,16 @@ import attrs
 import torch
 from attrs import frozen
 
-from speedup.ir.expressions import Argument, Guard, Root, Settled, Use, concrete, derived_in, sizes_in
+from speedup.ir.expressions import (
+    Argument,
+    Guard,
+    Root,
+    Settled,
+    Use,
+    derived_in,
+    sizes_in,
+    with_traced_numbers,
+)
 from speedup.torch_api import Overload, schema_of
 
 Shape = tuple[int, ...]
@@ -140,11 +149,11 @@ class Op:
 
     def __getitem__(self, name: str) -> Any:
         """The argument `name`, derived numbers made concrete."""
-        return concrete(self.arguments[name])
+        return with_traced_numbers(self.arguments[name])
 
     def get(self, name: str, default: Any = None) -> Any:
         """The argument `name`, or `default` when the schema has none of that name."""
-        return concrete(self.arguments.get(name, default))
+        return with_traced_numbers(self.arguments.get(name, default))
 
     def position(self, name: str) -> int | None:
         """Where the tensor argument `name` stands among `operands`; None when it is absent."""
@@ -193,7 +202,7 @@ def call_arguments(op: Op, arguments: Mapping[str, Any]) -> tuple[list[Any], dic
 
 @frozen
 class Graph:
-    """One or several traced calls. `guards` are comparisons that must keep their outcome; `escaped` are
+    """One or several traced calls. `guards` are comparisons that must keep their outcome; `opaque_roots` are
     sizes and attributes that left the trace's sight and so may not change; `uses` are the numbers that the
     forward used out of sight, as the count of a loop.
 
@@ -207,7 +216,7 @@ class Graph:
     inputs: tuple[Value, ...]
     outputs: tuple[Value, ...]
     guards: tuple[Guard, ...] = ()
-    escaped: tuple[Root, ...] = ()
+    opaque_roots: tuple[Root, ...] = ()
     uses: tuple[Use, ...] = attrs.field(default=(), repr=False)
     written: tuple[Value, ...] = ()
     starts: tuple[int, ...] = (0,)

@@ -49,7 +49,7 @@ class Example:
         args, kwargs = tree_unflatten(leaves, self._spec)
         return tuple(args), dict(kwargs)
 
-    def fresh(self) -> Example:
+    def with_fresh_objects(self) -> Example:
         """The same call with copies of its objects that are neither tensors nor plain, such as caches: what
         is called may write to them.
         """
@@ -57,18 +57,17 @@ class Example:
             return self
         memo: dict[int, Any] = {}
         leaves = [
-            leaf if isinstance(leaf, Tensor | Sketch | _PLAIN) else _copied(leaf, memo)
-            for leaf in self._leaves
+            leaf if isinstance(leaf, Tensor | Sketch | _PLAIN) else _copy(leaf, memo) for leaf in self._leaves
         ]
         return attrs.evolve(self, leaves=tuple(leaves))
 
-    def replaced(self, tensors: Sequence[Tensor]) -> Example:
+    def with_tensors(self, tensors: Sequence[Tensor]) -> Example:
         """The same call with `tensors` for the example's."""
         return attrs.evolve(self, tensors=tuple(tensors))
 
     def to(self, device: torch.device) -> Example:
         """The same call with its tensors on `device`; those that have no data are drawn."""
-        return attrs.evolve(self, tensors=tuple(_moved(t, device) for t in self.tensors))
+        return attrs.evolve(self, tensors=tuple(_move(t, device) for t in self.tensors))
 
     @property
     def is_drawn(self) -> bool:
@@ -90,7 +89,7 @@ class Example:
         return tuple(args), dict(kwargs)
 
 
-def _copied(leaf: Any, memo: dict[int, Any]) -> Any:
+def _copy(leaf: Any, memo: dict[int, Any]) -> Any:
     try:
         return copy.deepcopy(leaf, memo)
     except Exception:  # objects may refuse in any way
@@ -109,7 +108,7 @@ def drawn_example(args: Sequence[Any], kwargs: Mapping[str, Any]) -> Example:
     leaves, spec = tree_flatten((tuple(args), dict(kwargs)))
     generator = torch.Generator().manual_seed(_SEED)
     tensors = tuple(
-        leaf if isinstance(leaf, Tensor) else drawn(leaf, leaf.shape, generator)
+        leaf if isinstance(leaf, Tensor) else draw_tensor(leaf, leaf.shape, generator)
         for leaf in leaves
         if isinstance(leaf, Tensor | Sketch)
     )
@@ -126,17 +125,17 @@ def sketch_of(tensor: Tensor) -> Sketch:
     return Sketch(tuple(tensor.shape), tensor.dtype, mean, spread or 1.0)
 
 
-def drawn(sketch: Sketch, shape: Sequence[int], generator: torch.Generator) -> Tensor:
+def draw_tensor(sketch: Sketch, shape: Sequence[int], generator: torch.Generator) -> Tensor:
     """Numbers of the sketch's type, mean and spread, on the CPU."""
     numbers = torch.randn(tuple(shape), generator=generator, dtype=torch.float64)
     return (numbers * sketch.spread + sketch.mean).to(sketch.dtype)
 
 
-def _moved(tensor: Tensor, device: torch.device) -> Tensor:
+def _move(tensor: Tensor, device: torch.device) -> Tensor:
     if not tensor.is_meta or device.type == "meta":
         return tensor.to(device)
     generator = torch.Generator().manual_seed(_SEED)
-    return drawn(sketch_of(tensor), tensor.shape, generator).to(device)
+    return draw_tensor(sketch_of(tensor), tensor.shape, generator).to(device)
 
 
 def example_from(x: Any, kwargs: Mapping[str, Any] | None = None) -> Example:
@@ -257,7 +256,7 @@ def fresh_inputs(example: Example, batch: int | None, generator: torch.Generator
 def _fresh(tensor: Tensor, batch: int | None, generator: torch.Generator) -> Tensor:
     shape = tensor.shape if batch is None or not tensor.ndim else torch.Size((batch, *tensor.shape[1:]))
     if tensor.is_floating_point() or tensor.is_complex():
-        return drawn(sketch_of(tensor), shape, generator).to(tensor)
+        return draw_tensor(sketch_of(tensor), shape, generator).to(tensor)
     flat = tensor.reshape(-1).cpu()
     if not flat.numel():
         return tensor.new_zeros(shape)

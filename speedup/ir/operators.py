@@ -16,7 +16,7 @@ def operator_of(node: Node) -> Overload | None:
 
 
 @lru_cache(maxsize=4096)
-def functional(target: Overload) -> Overload:
+def functional_form(target: Overload) -> Overload:
     """The operator that computes what the in-place `target` computes, without writing."""
     schema = schema_of(target)
     if not schema.is_mutable:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 
-def joined(path: str, inner: str) -> str:
+def join_path(path: str, inner: str) -> str:
     """The path of what is `inner` in the module `path`, whose path is empty for the model itself."""
     return ".".join(part for part in (path, inner) if part)
 

@@ -13,15 +13,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from speedup.ir.expressions import Root, SizeOf, carried, derived_in, sizes_in
+from speedup.ir.expressions import Root, SizeOf, derived_in, recompute, sizes_in
 from speedup.ir.graph import Graph, Op, Shape, Value, call_arguments
-from speedup.ir.operators import functional
+from speedup.ir.operators import functional_form
 
 _RECURRENT = ("lstm", "gru", "rnn_")
 _Meta = Mapping[int, Tensor | float]
 
 
-def resized(graph: Graph, shapes: Sequence[Shape], wanted: Iterable[int]) -> Mapping[int, Shape]:
+def resized_shapes(graph: Graph, shapes: Sequence[Shape], wanted: Iterable[int]) -> Mapping[int, Shape]:
     """The shapes of the values `wanted`, by index, if the inputs have these `shapes`.
 
     Those that come after an op that does not run at these sizes are missing.
@@ -98,13 +98,13 @@ def _run(op: Op, tensors: _Meta) -> Sequence[Any]:
             return tensors[argument.index]
         if isinstance(argument, tuple):
             return [fill(part) for part in argument]
-        return carried(argument, lookup)
+        return recompute(argument, lookup)
 
     if op.is_inner:
         data = tensors[op.operands[0].index]
         if isinstance(data, Tensor):
             return [data.new_empty(_inner_shape(op.operands[0].shape, tuple(data.shape), op.result.shape))]
-    target = functional(op.target)
+    target = functional_form(op.target)
     if torch.Tag.pointwise in target.tags:
         # Torch's own ways to the same shape take many times longer.
         given = [_shape(tensors[v.index]) for v in op.operands]

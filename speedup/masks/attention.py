@@ -13,7 +13,7 @@ from typing import Any
 from attrs import evolve, frozen
 from torch import Tensor, nn
 
-from speedup.ir.paths import joined
+from speedup.ir.paths import join_path
 from speedup.torch_api import ConvNd, modules_of, parameters_of
 
 _SEPARATE: tuple[tuple[str, str, str], ...] = (
@@ -79,7 +79,7 @@ class Projection:
 
 
 @frozen
-class Attention:
+class AttentionModule:
     """An attention module: its projections in, and out if that is known, and the heads that it states.
 
     `is_by_head` says that packed rows list query, key and value of each head together.
@@ -117,17 +117,17 @@ class Attention:
         return heads if queries is None or keys is None else max(keys * heads // queries, 1)
 
 
-def attention_in(model: nn.Module, path: str) -> tuple[Attention, ...]:
+def attention_in(model: nn.Module, path: str) -> tuple[AttentionModule, ...]:
     """The attention modules at or in module `path` of `model`."""
     scope = model.get_submodule(path)
-    found = [read for name, module in scope.named_modules() if (read := _read(joined(path, name), module))]
+    found = [read for name, module in scope.named_modules() if (read := _read(join_path(path, name), module))]
     if len(found) == 1 and found[0].outward is None:
         # BERT's projection out is a neighbour of the module that makes the heads.
         return (evolve(found[0], outward=_outward(path, scope)),)
     return tuple(found)
 
 
-def _read(path: str, module: nn.Module) -> Attention | None:
+def _read(path: str, module: nn.Module) -> AttentionModule | None:
     """`module` as an attention module, if it is one by its names."""
     inward = (*_own(path, module), *_packed(path, module)) or tuple(_separate(path, module))
     if not inward:
@@ -137,7 +137,7 @@ def _read(path: str, module: nn.Module) -> Attention | None:
     if heads is None and width and queries:
         heads = queries // width
     by_head = bool(getattr(module, "head_first", False))
-    return Attention(path, inward, _outward(path, module), heads, _stated(module, _KEY_HEADS), by_head)
+    return AttentionModule(path, inward, _outward(path, module), heads, _stated(module, _KEY_HEADS), by_head)
 
 
 def _own(path: str, module: nn.Module) -> Iterator[Projection]:
@@ -155,7 +155,7 @@ def _own(path: str, module: nn.Module) -> Iterator[Projection]:
     ):
         tensor = getattr(module, local, None)
         if isinstance(tensor, Tensor):
-            yield Projection(joined(path, local), dim, tensor.shape[dim], parts)
+            yield Projection(join_path(path, local), dim, tensor.shape[dim], parts)
 
 
 def _packed(path: str, module: nn.Module) -> Iterator[Projection]:
@@ -182,7 +182,7 @@ def _separate(path: str, module: nn.Module) -> Iterator[Projection]:
 def _own_biases(path: str, module: nn.Module) -> Iterator[Projection]:
     for part, local in enumerate(_OWN_BIASES):
         if isinstance(bias := parameters_of(module).get(local), Tensor):
-            yield Projection(joined(path, local), 0, bias.shape[0], (part,))
+            yield Projection(join_path(path, local), 0, bias.shape[0], (part,))
 
 
 def _rows(path: str, module: nn.Module, name: str, parts: tuple[int, ...]) -> Iterator[Projection]:
@@ -190,9 +190,9 @@ def _rows(path: str, module: nn.Module, name: str, parts: tuple[int, ...]) -> It
     layer = _child(module, name)
     dim = _row_dim(layer) or 0
     size = layer.weight.shape[dim]
-    yield Projection(joined(path, f"{name}.weight"), dim, size, parts)
+    yield Projection(join_path(path, f"{name}.weight"), dim, size, parts)
     if isinstance(getattr(layer, "bias", None), Tensor):
-        yield Projection(joined(path, f"{name}.bias"), 0, size, parts)
+        yield Projection(join_path(path, f"{name}.bias"), 0, size, parts)
 
 
 def _outward(path: str, module: nn.Module) -> Projection | None:
@@ -201,7 +201,7 @@ def _outward(path: str, module: nn.Module) -> Projection | None:
         layer = _child(module, name)
         dim = _row_dim(layer)
         if layer is not None and dim is not None:
-            return Projection(joined(path, f"{name}.weight"), 1 - dim, layer.weight.shape[1 - dim])
+            return Projection(join_path(path, f"{name}.weight"), 1 - dim, layer.weight.shape[1 - dim])
     return None
 
 

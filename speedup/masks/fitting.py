@@ -9,7 +9,7 @@ from torch import nn
 
 from speedup.errors import MaskDeviceError, MaskShapeError, MaskTargetError, MaskValueError
 from speedup.masks.problems import RefusedError
-from speedup.masks.value import compacted
+from speedup.masks.value import compact_mask
 
 
 def fitting_mask(name: str, value: object, parameter: nn.Parameter, *, movable: bool) -> torch.Tensor:
@@ -26,8 +26,8 @@ def fitting_mask(name: str, value: object, parameter: nn.Parameter, *, movable: 
             MaskTargetError,
         )
     mask = _as_tensor(name, value)
-    fitted = compacted(_fitted(name, mask, parameter.shape))
-    return _binary(name, _placed(name, fitted, parameter.device, movable or mask is not value))
+    fitted = compact_mask(_fit(name, mask, parameter.shape))
+    return _binary(name, _place(name, fitted, parameter.device, movable or mask is not value))
 
 
 def free_mask(name: str, value: object) -> torch.Tensor:
@@ -61,7 +61,7 @@ def _as_tensor(name: str, value: object) -> torch.Tensor:
         raise RefusedError(name, what, "Arrays and lists of zeros and ones are read too.") from error
 
 
-def _fitted(name: str, mask: torch.Tensor, shape: torch.Size) -> torch.Tensor:
+def _fit(name: str, mask: torch.Tensor, shape: torch.Size) -> torch.Tensor:
     """`mask` with as many dimensions as `shape`, each full or, also where it was expanded, of size 1."""
     if mask.ndim == 0:
         return mask.reshape((1,) * len(shape))
@@ -82,7 +82,7 @@ def _fitted(name: str, mask: torch.Tensor, shape: torch.Size) -> torch.Tensor:
     )
 
 
-def _placed(name: str, mask: torch.Tensor, device: torch.device, movable: bool) -> torch.Tensor:
+def _place(name: str, mask: torch.Tensor, device: torch.device, movable: bool) -> torch.Tensor:
     """`mask` where it belongs: with its parameter, or where its values can be read if that has none."""
     target = _home(device)
     if mask.device == target or movable:

@@ -13,10 +13,10 @@ import torch
 from torch import Tensor, nn
 
 from speedup.errors import MaskTargetError
-from speedup.ir.paths import joined
+from speedup.ir.paths import join_path
 from speedup.masks.files import read_masks
 from speedup.masks.fitting import free_mask
-from speedup.masks.names import flattened
+from speedup.masks.names import flatten_masks
 from speedup.masks.problems import RefusedError, error_of
 from speedup.modules.plannable import require_weights
 
@@ -74,7 +74,7 @@ def masks_from_prune(model: nn.Module) -> dict[str, Tensor]:
             name = original.removesuffix("_orig")
             mask = buffers.get(f"{name}_mask")
             if name != original and mask is not None and mask.shape == parameter.shape:
-                masks[joined(path, name)] = mask != 0
+                masks[join_path(path, name)] = mask != 0
     return _masking(masks)
 
 
@@ -101,7 +101,7 @@ def masks_from_file(path: str | os.PathLike[str]) -> dict[str, Tensor]:
     refusals: list[RefusedError] = []
     masks: dict[str, Tensor] = {}
     try:
-        for name, value in flattened(read_masks(os.fspath(path))):
+        for name, value in flatten_masks(read_masks(os.fspath(path))):
             try:
                 masks[name] = _of_parameter(name, value)
             except RefusedError as refusal:

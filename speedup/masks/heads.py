@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from speedup.errors import MaskTargetError, MaskValueError
-from speedup.masks.attention import Attention, HeadRun, attention_in
+from speedup.masks.attention import AttentionModule, HeadRun, attention_in
 from speedup.masks.fitting import mask_along
 from speedup.masks.names import Names
 from speedup.masks.problems import RefusedError, error_of
@@ -58,7 +58,7 @@ def masks_from_heads(
     return {name: mask for name, mask in masks.items() if not bool(mask.all())}
 
 
-def _only_attention(model: nn.Module, path: str) -> Attention:
+def _only_attention(model: nn.Module, path: str) -> AttentionModule:
     found = attention_in(model, path)
     if len(found) == 1:
         return found[0]
@@ -74,7 +74,7 @@ def _only_attention(model: nn.Module, path: str) -> Attention:
     )
 
 
-def _counted(attention: Attention, given: int | None) -> int:
+def _counted(attention: AttentionModule, given: int | None) -> int:
     counted = attention.heads if given is None else given
     if counted is None or counted < 1:
         raise MaskTargetError(
@@ -94,7 +94,7 @@ def _chosen(path: str, numbers: Iterable[int], counted: int) -> frozenset[int]:
     return chosen
 
 
-def _runs(attention: Attention, counted: int) -> tuple[HeadRun, ...]:
+def _runs(attention: AttentionModule, counted: int) -> tuple[HeadRun, ...]:
     runs = attention.runs(counted)
     if runs is None:
         sizes = ", ".join(f"{one.parameter} has {one.size}" for one in attention.inward)

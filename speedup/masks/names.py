@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from speedup.errors import MaskTargetError, UnknownNameError
-from speedup.ir.paths import joined
+from speedup.ir.paths import join_path
 from speedup.masks.problems import RefusedError
 from speedup.torch_api import parameters_of
 
@@ -41,7 +41,7 @@ class Names:
             raise RefusedError(name, what, _near(name, self.modules), UnknownNameError)
 
 
-def flattened(given: Mapping[str, object]) -> Iterator[tuple[str, object]]:
+def flatten_masks(given: Mapping[str, object]) -> Iterator[tuple[str, object]]:
     """The masks that are not None, those of a module each under module and parameter name joined.
 
     Raises:
@@ -54,7 +54,7 @@ def flattened(given: Mapping[str, object]) -> Iterator[tuple[str, object]]:
         else:
             for local in value:
                 _require_string(local)
-            inner = {joined(key, local): mask for local, mask in value.items()}
+            inner = {join_path(key, local): mask for local, mask in value.items()}
         yield from ((name, mask) for name, mask in inner.items() if mask is not None)
 
 
@@ -95,8 +95,8 @@ def parameter_name(name: str, names: Names) -> str:
 
 def _sources(path: str, local: str, names: Names) -> list[str]:
     """The parameters that `local` of module `path` is computed from."""
-    original = joined(path, f"parametrizations.{local}.original")
-    derived = (joined(path, local + suffix) for suffix in ("_g", "_v", "_orig"))
+    original = join_path(path, f"parametrizations.{local}.original")
+    derived = (join_path(path, local + suffix) for suffix in ("_g", "_v", "_orig"))
     return [
         *(known for known in names.parameters if known.startswith(original)),
         *(known for known in derived if known in names.parameters),

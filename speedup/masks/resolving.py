@@ -11,7 +11,7 @@ from torch import nn
 
 from speedup.masks.files import read_masks
 from speedup.masks.fitting import fitting_mask
-from speedup.masks.names import Names, flattened, parameter_name
+from speedup.masks.names import Names, flatten_masks, parameter_name
 from speedup.masks.problems import MaskProblem, RefusedError, error_of
 from speedup.masks.value import Masks
 from speedup.modules.copying import ModuleT, copy_module
@@ -109,7 +109,7 @@ def _by_full_name(
         try:
             if isinstance(value, Mapping):
                 names.require_module(key)
-            inner = tuple(flattened({key: value}))
+            inner = tuple(flatten_masks({key: value}))
         except RefusedError as refusal:
             refusals.append(refusal)
             continue

@@ -14,7 +14,7 @@ from speedup import errors
 from speedup._stable import stable
 
 
-def compacted(mask: torch.Tensor) -> torch.Tensor:
+def compact_mask(mask: torch.Tensor) -> torch.Tensor:
     """`mask` with one entry per row where its rows are uniform, as filter masks are."""
     if (
         mask.ndim < 2
@@ -31,12 +31,14 @@ def compacted(mask: torch.Tensor) -> torch.Tensor:
     return lowest.reshape(-1, *[1] * (mask.ndim - 1))
 
 
-def _owned(keep: Mapping[str, torch.Tensor]) -> Mapping[str, torch.Tensor]:
+def _own(keep: Mapping[str, torch.Tensor]) -> Mapping[str, torch.Tensor]:
     """Private copies of the masks that mask anything."""
     for name, mask in keep.items():
         if mask.dtype is not torch.bool:
             raise errors.MaskError(f"mask for {name!r} is {mask.dtype}, not bool; use resolve_masks.")
-    contiguous = {name: compacted(mask).contiguous() for name, mask in keep.items() if not bool(mask.all())}
+    contiguous = {
+        name: compact_mask(mask).contiguous() for name, mask in keep.items() if not bool(mask.all())
+    }
     return MappingProxyType({name: mask.clone() for name, mask in contiguous.items()})
 
 
@@ -56,7 +58,7 @@ class Masks(Mapping[str, torch.Tensor]):
         digest: SHA-256, in hex, of names, shapes and contents; the same in every process.
     """
 
-    _keep: Mapping[str, torch.Tensor] = attrs.field(factory=dict, converter=_owned)
+    _keep: Mapping[str, torch.Tensor] = attrs.field(factory=dict, converter=_own)
     digest: str = attrs.field(init=False)
 
     @digest.default

@@ -27,7 +27,7 @@ from speedup.measuring.layer_calls import LayerCall, call_at, measurable, random
 from speedup.measuring.timing import Timing, take_turns
 from speedup.modules.isolation import isolated
 from speedup.plan import Plan
-from speedup.planning.planner import realigned, request_of, solve
+from speedup.planning.planner import find_solution, realign, request_of
 
 
 @frozen
@@ -157,8 +157,8 @@ def latency_table(
     """
     if not aligns or rounds < 2:
         raise InputError("nothing to measure: give at least one alignment and at least two rounds")
-    plans = [realigned(plan, align) for align in aligns]
-    example = _moved(plan.subject.example if x is None else example_from(x), device, dtype)
+    plans = [realign(plan, align) for align in aligns]
+    example = _move(plan.subject.example if x is None else example_from(x), device, dtype)
     masked = apply_masks(plan.subject.planned_model(), plan.subject.masks).eval()
     models = [masked.to(device=device, dtype=dtype), *(_small(one, device, dtype) for one in plans)]
     runs = [_forward(model, example) for model in models]
@@ -204,10 +204,10 @@ def measure_widths(
     if x is not None:
         # It is planned beside the planned calls, where and in the type that the model is.
         first = _first(request.calls[0])
-        request = evolve(request, calls=(_moved(example, first.device, first.dtype), *request.calls))
+        request = evolve(request, calls=(_move(example, first.device, first.dtype), *request.calls))
     with torch.inference_mode(mode=False), torch.no_grad():
-        analysis = solve(request).analysis
-    example = _moved(example, device, dtype)
+        analysis = find_solution(request).analysis
+    example = _move(example, device, dtype)
     fill = partial(random_like, device=_first(example).device, dtype=dtype, layout=_layout(example))
     known: dict[tuple[LayerCall, ...], tuple[tuple[int, Timing], ...]] = {}
     layers: list[LayerLatency] = []
@@ -228,9 +228,9 @@ def _small(plan: Plan, device: torch.device | str | None, dtype: torch.dtype | N
     return materialize(plan, verify="none").eval().to(device=device, dtype=dtype)
 
 
-def _moved(example: Example, device: torch.device | str | None, dtype: torch.dtype | None) -> Example:
+def _move(example: Example, device: torch.device | str | None, dtype: torch.dtype | None) -> Example:
     tensors = (t.to(device=device, dtype=dtype if t.is_floating_point() else None) for t in example.tensors)
-    return example.replaced(tuple(tensors))
+    return example.with_tensors(tuple(tensors))
 
 
 def _forward(model: nn.Module, example: Example) -> Callable[[], object]:

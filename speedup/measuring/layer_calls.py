@@ -11,9 +11,9 @@ from attrs import frozen
 from torch import Tensor
 
 from speedup.analyses.analysis import Analysis
-from speedup.ir.expressions import concrete
+from speedup.ir.expressions import with_traced_numbers
 from speedup.ir.graph import Op, Shape, Value, call_arguments
-from speedup.ir.operators import functional
+from speedup.ir.operators import functional_form
 from speedup.rules import product_of, rule_of
 from speedup.rules.weights import KernelDim
 from speedup.torch_api import Overload
@@ -73,7 +73,7 @@ def call_at(width: int, op: Op, dim: KernelDim, analysis: Analysis) -> LayerCall
     given = {**analysis.arguments(op), **needs}
     arguments = {name: _blank(argument, sizes) for name, argument in given.items()}
     positional, keywords = call_arguments(op, arguments)
-    return LayerCall(functional(op.target), tuple(positional), tuple(keywords.items()))
+    return LayerCall(functional_form(op.target), tuple(positional), tuple(keywords.items()))
 
 
 def _blank(argument: Any, sizes: Callable[[Value], Shape]) -> Any:
@@ -81,7 +81,7 @@ def _blank(argument: Any, sizes: Callable[[Value], Shape]) -> Any:
         return Blank(sizes(argument), argument.dtype, argument.is_number)
     if isinstance(argument, tuple | list):
         return tuple(_blank(a, sizes) for a in argument)
-    return concrete(argument)
+    return with_traced_numbers(argument)
 
 
 def _filled(argument: Any, fill: Callable[[Blank], Any]) -> Any:

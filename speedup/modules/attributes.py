@@ -31,7 +31,7 @@ def replace_integers(model: nn.Module, replace: Replace) -> None:
     """Put `replace(attribute)` for every integer attribute of every module of `model`, in place."""
     for path, module in model.named_modules():
         for name, value in list(_own_attributes(module)):
-            found = _replaced(value, path, name, replace, _DEPTH)
+            found = _replace(value, path, name, replace, _DEPTH)
             if found is not value:
                 vars(module)[name] = found
 
@@ -47,14 +47,14 @@ def _own_attributes(module: nn.Module) -> Iterator[tuple[str, Any]]:
                 yield name, value
 
 
-def _replaced(value: Any, path: str, name: str, replace: Replace, depth: int) -> Any:
+def _replace(value: Any, path: str, name: str, replace: Replace, depth: int) -> Any:
     """`value` with its integers replaced; the same object when there are none."""
     if type(value) is int:
         return replace(AttributeOf(path, name, value))
     if not depth:
         return value
     parts = list(_parts(value))
-    found = {key: _replaced(part, path, f"{name}{step}", replace, depth - 1) for key, step, part in parts}
+    found = {key: _replace(part, path, f"{name}{step}", replace, depth - 1) for key, step, part in parts}
     if all(found[key] is part for key, _, part in parts):
         return value
     return _with_parts(value, found)

@@ -45,7 +45,7 @@ class Twin:
         self.new.__dict__.update({k: copied(v) for k, v in self.old.__dict__.items()})
 
 
-def held_by(function: FunctionType) -> Iterator[object]:
+def objects_held_by(function: FunctionType) -> Iterator[object]:
     """What a function refers to besides its globals."""
     for cell in function.__closure__ or ():
         if is_filled(cell):
@@ -71,7 +71,9 @@ def twins_of(model: nn.Module, parts: Parts) -> tuple[Twin, ...]:
         return known[id(value)][1]
 
     functions = [v for v in walk(model, parts) if isinstance(v, FunctionType)]
-    return tuple(Twin(f, _hollow(f, reaches), reaches) for f in functions if any(map(reaches, held_by(f))))
+    return tuple(
+        Twin(f, _hollow(f, reaches), reaches) for f in functions if any(map(reaches, objects_held_by(f)))
+    )
 
 
 def walk(start: object, parts: Parts) -> Iterator[object]:
@@ -86,7 +88,7 @@ def walk(start: object, parts: Parts) -> Iterator[object]:
             continue
         seen[id(value)] = value
         yield value
-        pending.extend(held_by(value) if isinstance(value, FunctionType) else parts(value))
+        pending.extend(objects_held_by(value) if isinstance(value, FunctionType) else parts(value))
 
 
 def _hollow(function: FunctionType, reaches: Callable[[object], bool]) -> FunctionType:

@@ -54,13 +54,13 @@ def copy_module(model: ModuleT, replacements: Mapping[int, torch.Tensor]) -> Mod
             f" {type(model).__name__}; the first is of shape {tuple(unknown[0].shape)}."
             " Key each by the id() of a tensor that the model holds now."
         )
-    replaced = {key: _dressed(tensors[key], new) for key, new in replacements.items()}
+    replaced = {key: _dress(tensors[key], new) for key, new in replacements.items()}
     cleaned = {
         key: _clean_copy(tensor)
         for key, tensor in tensors.items()
         if key not in replaced and _needs_cleaning(tensor)
     }
-    return _copied(model, tensors, {**cleaned, **replaced}, required=replaced)
+    return _copy(model, tensors, {**cleaned, **replaced}, required=replaced)
 
 
 def share_module(model: ModuleT) -> ModuleT:
@@ -74,7 +74,7 @@ def share_module(model: ModuleT) -> ModuleT:
         SpeedupError: some part of `model` cannot be copied, or copies its tensors in a way of its own.
     """
     tensors = _reachable_tensors(model)
-    return _copied(model, tensors, tensors, required=tensors)
+    return _copy(model, tensors, tensors, required=tensors)
 
 
 def _reachable_tensors(model: nn.Module) -> dict[int, torch.Tensor]:
@@ -138,10 +138,10 @@ def _clean_copy(tensor: torch.Tensor) -> torch.Tensor:
     if nn.parameter.is_lazy(tensor):
         buffer: Any = nn.parameter.UninitializedBuffer
         return cast(torch.Tensor, buffer(device=tensor.device, dtype=tensor.dtype))
-    return _dressed(tensor, tensor.detach().clone())
+    return _dress(tensor, tensor.detach().clone())
 
 
-def _dressed(old: torch.Tensor, new: torch.Tensor) -> torch.Tensor:
+def _dress(old: torch.Tensor, new: torch.Tensor) -> torch.Tensor:
     """The data of `new` with the `requires_grad` and, if that is a parameter, the class of `old`."""
     data = new.detach()
     is_parameter = isinstance(old, nn.Parameter)
@@ -154,7 +154,7 @@ def _dressed(old: torch.Tensor, new: torch.Tensor) -> torch.Tensor:
     return data.requires_grad_(old.requires_grad and (is_parameter or old.is_leaf))
 
 
-def _copied(
+def _copy(
     model: ModuleT,
     tensors: Mapping[int, torch.Tensor],
     chosen: Mapping[int, torch.Tensor],

@@ -23,7 +23,7 @@ _SECOND = 0x94D049BB133111EB - (1 << 64)
 
 
 @frozen
-class TensorStamp:
+class TensorFingerprint:
     """Identity and content of one parameter or buffer.
 
     `same_as` is the first name of a tensor that has several; `address` tells the tensor from an equal one
@@ -39,7 +39,7 @@ class TensorStamp:
 
 
 @frozen
-class ModuleStamp:
+class ModuleFingerprint:
     """Class of one module and, for torch's own and rewritten ones, its settings. `address` is the class's."""
 
     name: str
@@ -48,24 +48,24 @@ class ModuleStamp:
     address: int | None = None
 
 
-Stamp = TensorStamp | ModuleStamp
+Fingerprint = TensorFingerprint | ModuleFingerprint
 
 
-def stamps_of(model: nn.Module) -> tuple[Stamp, ...]:
+def fingerprints_of(model: nn.Module) -> tuple[Fingerprint, ...]:
     """Stamps of all parameters, buffers and modules. Reads the tensors once."""
     named = (*model.named_parameters(remove_duplicate=False), *model.named_buffers(remove_duplicate=False))
-    first: dict[int, TensorStamp] = {}
-    tensors: list[TensorStamp] = []
+    first: dict[int, TensorFingerprint] = {}
+    tensors: list[TensorFingerprint] = []
     for name, tensor in named:
         known = first.get(id(tensor))
         if known is None:
             content = tuple(tensor.shape), tensor.dtype, checksum(tensor)
-            first[id(tensor)] = known = TensorStamp(name, *content, address=id(tensor))
+            first[id(tensor)] = known = TensorFingerprint(name, *content, address=id(tensor))
             tensors.append(known)
         else:
             tensors.append(evolve(known, name=name, same_as=known.name))
     modules = [
-        ModuleStamp(name, _type_name(type(module)), _settings(module), id(type(module)))
+        ModuleFingerprint(name, _type_name(type(module)), _settings(module), id(type(module)))
         for name, module in model.named_modules(remove_duplicate=False)
     ]
     return (*tensors, *modules)
@@ -103,77 +103,87 @@ def checksum(tensor: Tensor) -> int:
         lane, spare = lanes[: block.numel()], shifted[: block.numel()]
         torch.add(block, lane, alpha=_STEP, out=lane)
         lane.add_(torch.bitwise_right_shift(lane, 15, out=spare))
-    return int(_mixed(lanes.to(torch.int64)).sum())
+    return int(_mix(lanes.to(torch.int64)).sum())
 
 
-def _mixed(lanes: Tensor) -> Tensor:
+def _mix(lanes: Tensor) -> Tensor:
     mixed = (lanes + torch.arange(1, len(lanes) + 1, device=lanes.device).mul_(_RAMP)).mul_(_FIRST)
     mixed.bitwise_xor_(mixed >> 29).mul_(_SECOND)
     return mixed.bitwise_xor_(mixed >> 32)
 
 
-def changes(before: tuple[Stamp, ...], now: tuple[Stamp, ...]) -> tuple[str, ...]:
+def changed_names(before: tuple[Fingerprint, ...], now: tuple[Fingerprint, ...]) -> tuple[str, ...]:
     """Names of what differs, in the order of `before`."""
-    first = {(type(stamp), stamp.name): stamp for stamp in before}
-    second = {(type(stamp), stamp.name): stamp for stamp in now}
+    first = {(type(fingerprint), fingerprint.name): fingerprint for fingerprint in before}
+    second = {(type(fingerprint), fingerprint.name): fingerprint for fingerprint in now}
     keys = {**first, **second}
     return tuple(dict.fromkeys(key[1] for key in keys if first.get(key) != second.get(key)))
 
 
 def other_architecture(
-    planned: tuple[Stamp, ...], found: tuple[Stamp, ...], dtypes: bool = True
+    planned: tuple[Fingerprint, ...], found: tuple[Fingerprint, ...], dtypes: bool = True
 ) -> Iterator[str]:
     """In what another model is of another architecture, in words; contents do not count.
 
     `dtypes` says whether the types of its tensors have to agree.
     """
-    first = {(type(stamp), stamp.name): stamp for stamp in planned}
-    second = {(type(stamp), stamp.name): stamp for stamp in found}
-    for key, stamp in first.items():
+    first = {(type(fingerprint), fingerprint.name): fingerprint for fingerprint in planned}
+    second = {(type(fingerprint), fingerprint.name): fingerprint for fingerprint in found}
+    for key, fingerprint in first.items():
         if key not in second:
-            yield f"{_called(stamp)} is missing"
+            yield f"{_in_words(fingerprint)} is missing"
         else:
-            yield from _differences(stamp, second[key], dtypes)
-    yield from (f"{_called(stamp)} was not planned" for key, stamp in second.items() if key not in first)
+            yield from _differences(fingerprint, second[key], dtypes)
+    yield from (
+        f"{_in_words(fingerprint)} was not planned" for key, fingerprint in second.items() if key not in first
+    )
 
 
-def other_contents(planned: tuple[Stamp, ...], found: tuple[Stamp, ...], free: Collection[str]) -> list[str]:
-    """The tensors whose numbers differ, apart from those called `free`."""
-    known = {stamp.name: stamp.checksum for stamp in found if isinstance(stamp, TensorStamp)}
+def other_contents(
+    planned: tuple[Fingerprint, ...], found: tuple[Fingerprint, ...], value_independent: Collection[str]
+) -> list[str]:
+    """The tensors whose numbers differ, apart from those of `value_independent`."""
+    known = {
+        fingerprint.name: fingerprint.checksum
+        for fingerprint in found
+        if isinstance(fingerprint, TensorFingerprint)
+    }
     return [
-        stamp.name
-        for stamp in planned
-        if isinstance(stamp, TensorStamp)
-        and stamp.name not in free
-        and stamp.same_as is None
-        and known.get(stamp.name) != stamp.checksum
+        fingerprint.name
+        for fingerprint in planned
+        if isinstance(fingerprint, TensorFingerprint)
+        and fingerprint.name not in value_independent
+        and fingerprint.same_as is None
+        and known.get(fingerprint.name) != fingerprint.checksum
     ]
 
 
-def _called(stamp: Stamp) -> str:
-    if isinstance(stamp, TensorStamp):
-        return f"tensor {stamp.name!r}"
-    return f"module {stamp.name!r}" if stamp.name else "the model itself"
+def _in_words(fingerprint: Fingerprint) -> str:
+    if isinstance(fingerprint, TensorFingerprint):
+        return f"tensor {fingerprint.name!r}"
+    return f"module {fingerprint.name!r}" if fingerprint.name else "the model itself"
 
 
-def _differences(planned: Stamp, found: Stamp, dtypes: bool) -> Iterator[str]:
+def _differences(planned: Fingerprint, found: Fingerprint, dtypes: bool) -> Iterator[str]:
     pairs: list[tuple[str, object, object]]
     match planned, found:
-        case TensorStamp(), TensorStamp():
+        case TensorFingerprint(), TensorFingerprint():
             pairs = [("shape", planned.shape, found.shape)]
             pairs += [("type", planned.dtype, found.dtype)] if dtypes else []
             ties = planned.same_as, found.same_as
             if ties[0] != ties[1]:
                 said = [f"tied to {tie!r}" if tie else "not tied" for tie in ties]
-                yield f"{_called(planned)} is {said[1]}, planned was {said[0]}"
-        case ModuleStamp(), ModuleStamp():
+                yield f"{_in_words(planned)} is {said[1]}, planned was {said[0]}"
+        case ModuleFingerprint(), ModuleFingerprint():
             pairs = [("settings", planned.settings, found.settings)]
             if not _is_same_type(planned.type, found.type):
                 pairs.insert(0, ("class", planned.type, found.type))
         case _:
             return
     yield from (
-        f"{_called(planned)} has {what} {now}, planned was {then}" for what, then, now in pairs if then != now
+        f"{_in_words(planned)} has {what} {now}, planned was {then}"
+        for what, then, now in pairs
+        if then != now
     )
 
 

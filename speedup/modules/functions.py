@@ -9,7 +9,7 @@ from types import CellType
 from typing import Any
 
 
-def unwrapped(function: Any) -> Any:
+def unwrap(function: Any) -> Any:
     """The plain function below decorators and method wrappers."""
     try:
         found = inspect.unwrap(function)
@@ -18,7 +18,7 @@ def unwrapped(function: Any) -> Any:
     return getattr(found, "__func__", found)
 
 
-def enclosed(function: Any) -> dict[str, Any]:
+def enclosed_names(function: Any) -> dict[str, Any]:
     """What a plain function finds by name in the functions around it."""
     cells = zip(function.__code__.co_freevars, function.__closure__ or (), strict=True)
     return {name: cell.cell_contents for name, cell in cells if is_filled(cell)}
@@ -35,4 +35,4 @@ def is_filled(cell: CellType) -> bool:
 
 def names_of(function: Any) -> Mapping[str, Any]:
     """What a plain function finds by name outside of itself, builtins apart."""
-    return ChainMap(enclosed(function), function.__globals__)
+    return ChainMap(enclosed_names(function), function.__globals__)

@@ -20,7 +20,7 @@ from speedup._stable import stable
 from speedup.errors import SpeedupError
 from speedup.ir.edits import Rewritten
 from speedup.lowerings import HELPERS
-from speedup.modules.functions import enclosed, unwrapped
+from speedup.modules.functions import enclosed_names, unwrap
 
 _ATTRIBUTE = "_speedup_rewritten"
 _MADE: dict[tuple[int, Any], type[nn.Module]] = {}
@@ -50,7 +50,7 @@ def _made_class(base: type[nn.Module], functions: tuple[Rewritten, ...]) -> type
     known = rewritten_functions_of(base)
     if known:
         # Written anew from the class that can be imported, so that it can be pickled.
-        return rewritten_class(base.__mro__[1], _merged(known, functions))
+        return rewritten_class(base.__mro__[1], _merge(known, functions))
     members: dict[str, Any] = {
         "__module__": base.__module__,
         "__qualname__": base.__qualname__,
@@ -73,16 +73,16 @@ def built_methods(base: type[nn.Module], functions: tuple[Rewritten, ...]) -> di
         owner = next((c for c in base.__mro__ if function.name in vars(c)), None)
         if owner is None:
             raise SpeedupError(f"{base.__name__} has no method {function.name!r} that could be rewritten")
-        found[function.name] = build(function, vars(owner)[function.name], owner)
+        found[function.name] = build_function(function, vars(owner)[function.name], owner)
     return found
 
 
-def _merged(old: tuple[Rewritten, ...], new: tuple[Rewritten, ...]) -> tuple[Rewritten, ...]:
+def _merge(old: tuple[Rewritten, ...], new: tuple[Rewritten, ...]) -> tuple[Rewritten, ...]:
     """What was rewritten once and then again: the new sources, with all that either needs."""
     known = {f.name: f for f in old}
     for function in new:
         before = known.get(function.name, function)
-        helpers = _merged(before.helpers, function.helpers)
+        helpers = _merge(before.helpers, function.helpers)
         borrowed = tuple(dict.fromkeys((*before.borrowed, *function.borrowed)))
         known[function.name] = evolve(function, helpers=helpers, borrowed=borrowed)
     return tuple(known.values())
@@ -108,18 +108,20 @@ def _from_plain(function: Any) -> Rewritten:
     return Rewritten(name, source, tuple(_from_plain(helper) for helper in helpers), borrowed)
 
 
-def build(function: Rewritten, original: Callable[..., Any], owner: type | None) -> Callable[..., Any]:
+def build_function(
+    function: Rewritten, original: Callable[..., Any], owner: type | None
+) -> Callable[..., Any]:
     """The function that `function`'s source defines, in the surroundings of `original`.
 
     Raises:
         SpeedupError: `original` is no Python function, or the source does not fit it.
     """
-    plain = unwrapped(original)
+    plain = unwrap(original)
     if not isinstance(plain, FunctionType):
         raise SpeedupError(f"{function.name!r} is a {type(plain).__name__}, no function to rewrite")
     names = _surroundings(plain, owner)
     for helper in function.helpers:
-        names[helper.name] = build(helper, plain.__globals__[helper.name], None)
+        names[helper.name] = build_function(helper, plain.__globals__[helper.name], None)
     for name in function.borrowed:
         names[name] = HELPERS[name]
     if function.name in names:
@@ -131,7 +133,7 @@ def build(function: Rewritten, original: Callable[..., Any], owner: type | None)
         made: Callable[..., Any] = scope["_made"](**names)
     except Exception as error:
         raise SpeedupError(f"the rewritten source of {function.name!r} does not compile: {error}") from error
-    inner = unwrapped(made)
+    inner = unwrap(made)
     inner.__defaults__, inner.__kwdefaults__ = plain.__defaults__, plain.__kwdefaults__
     # Tracebacks, and a later plan, read the source from here.
     text = function.source
@@ -157,4 +159,4 @@ def _is_private(name: str) -> bool:
 
 def _surroundings(function: FunctionType, owner: type | None) -> dict[str, Any]:
     """The names that `function` finds in enclosing scopes, and its class for `super()`."""
-    return ({} if owner is None else {"__class__": owner}) | enclosed(function)
+    return ({} if owner is None else {"__class__": owner}) | enclosed_names(function)

@@ -1,1 +1,1 @@
-"""From facts to edits: coupling, edits, what they pay, and a rehearsal of the small model."""
+"""From facts to edits: coupling, edits, compensation, and a rehearsal of the small model."""

@@ -16,40 +16,40 @@ from collections.abc import Iterable, Mapping, Sequence
 from attrs import evolve, frozen
 from torch import Tensor
 
-from speedup.analyses.alignment import Align, aligned, kernel_dims
+from speedup.analyses.alignment import Align, align_keep_sets, kernel_dims
 from speedup.analyses.analysis import Analysis
-from speedup.analyses.constants import settled
-from speedup.engine.constraints import Carrier, Cause, Constraint, Copied, Dim, Pinned
-from speedup.engine.keepsets import solve
-from speedup.engine.lattice import Fact, along
+from speedup.analyses.constants import settle_numbers
+from speedup.engine.constraints import Carrier, Constraint, Copied, Dim, Pinned, Reason
+from speedup.engine.keepsets import solve_keep_sets
+from speedup.engine.lattice import Fact, any_along
 from speedup.errors import FixpointError
-from speedup.forwards.fitting import Fit, fitted
-from speedup.forwards.rewriting import Writer
+from speedup.forwards.fitting import Feasibility, make_feasible
+from speedup.forwards.rewriting import SourceRewriter
 from speedup.ir.expressions import SizeOf
 from speedup.ir.graph import Graph, Op, Origin, Shape, Value
 from speedup.rules import Rules, rule_of
 from speedup.rules.site import Site
 
 
-def couple(
+def solve_coupling(
     graph: Graph,
     facts: tuple[Fact, ...],
     lives: tuple[Tensor, ...],
     rules: Rules,
-    writer: Writer,
+    rewriter: SourceRewriter,
     keep: Iterable[str] = (),
     align: Align | None = None,
 ) -> Analysis:
     """The least keep-sets that the model's own forward can carry.
 
-    `writer` knows what the source can be made to say; `keep` names modules that must not change;
+    `rewriter` knows what the source can be made to say; `keep` names modules that must not change;
     `align` says which widths the sets grow to.
 
     Raises:
         FixpointError: the iteration does not settle (a rule is at fault).
         InputError: `align` is none, or returns something other than an integer.
     """
-    graph = settled(graph, facts)
+    graph = settle_numbers(graph, facts)
     seeds = _seeds(graph, facts, lives)
     extents = extents_of(graph)
     sites = sites_of(graph, facts, lives, rules)
@@ -59,11 +59,11 @@ def couple(
     for dim in _copies(graph, constraints, rules):
         seeds.pop(dim, None)
     problem = _Problem(graph, facts, sites, rules, extents, seeds)
-    fit = _settled(problem, constraints, writer, frozenset())
+    feasibility = _settle(problem, constraints, rewriter, frozenset())
     if align is None:
-        return fit.analysis
-    wider = _settled(problem, fit.analysis.constraints, writer, fit.granted, align)
-    return evolve(wider.analysis, unaligned=fit.analysis)
+        return feasibility.analysis
+    wider = _settle(problem, feasibility.analysis.constraints, rewriter, feasibility.granted, align)
+    return evolve(wider.analysis, unaligned=feasibility.analysis)
 
 
 @frozen(eq=False)
@@ -78,31 +78,31 @@ class _Problem:
     seeds: Mapping[Dim, Tensor | None]
 
 
-def _settled(
+def _settle(
     problem: _Problem,
     given: Iterable[Constraint],
-    writer: Writer,
+    rewriter: SourceRewriter,
     granted: frozenset[int],
     align: Align | None = None,
-) -> Fit:
+) -> Feasibility:
     """The keep-sets under the constraints `given` and those that the forward adds, with nothing missing."""
     constraints = list(given)
     for _ in range(2 * len(problem.graph.ops) + 2):
-        found = _solved(problem, constraints, align)
-        fit = fitted(found, writer, granted)
-        if not fit.missing:
-            return fit
-        constraints += fit.missing
-        granted = fit.granted
+        found = _solve(problem, constraints, align)
+        feasibility = make_feasible(found, rewriter, granted)
+        if not feasibility.missing:
+            return feasibility
+        constraints += feasibility.missing
+        granted = feasibility.granted
     raise FixpointError("the sizes that the forward computes do not settle; a rule is at fault")
 
 
-def _solved(problem: _Problem, constraints: Sequence[Constraint], align: Align | None) -> Analysis:
+def _solve(problem: _Problem, constraints: Sequence[Constraint], align: Align | None) -> Analysis:
     sites, rules = problem.sites, problem.rules
-    kept = solve(problem.extents, problem.seeds, constraints)
+    kept = solve_keep_sets(problem.extents, problem.seeds, constraints)
     alignments: tuple[Constraint, ...] = ()
     if align is not None:
-        kept, alignments = aligned(kept, constraints, kernel_dims(sites, rules), align)
+        kept, alignments = align_keep_sets(kept, constraints, kernel_dims(sites, rules), align)
     resized: dict[int, Shape] = {}
     for site in sites:
         resized.update(rule_of(site.op, rules).resize(site, kept))
@@ -152,7 +152,7 @@ def _needed(value: Value, found: Fact, live: Tensor) -> Iterable[tuple[Dim, Tens
     if not bool(needed.any()):
         return []
     return [
-        ((value.index, d), None if needed.shape[d] == 1 else along(needed, d, value.shape[d]))
+        ((value.index, d), None if needed.shape[d] == 1 else any_along(needed, d, value.shape[d]))
         for d in range(value.ndim)
     ]
 
@@ -178,20 +178,20 @@ def constraints_of(graph: Graph, sites: Sequence[Site], rules: Rules) -> Iterabl
         yield from rule_of(site.op, rules).couple(site)
         if site.op.is_rigid:
             yield from _pinned_whole(site.op, site.because("the call it is part of insists on its sizes"))
-    escape = Cause(None, "the forward takes this size out of sight (float(), len(), range(), ...)")
-    for root in graph.escaped:
+    out_of_sight = Reason(None, "the forward takes this size out of sight (float(), len(), range(), ...)")
+    for root in graph.opaque_roots:
         if isinstance(root, SizeOf):
-            yield Pinned((root.value, root.dim), escape)
+            yield Pinned((root.value, root.dim), out_of_sight)
 
 
 def _kept_modules(graph: Graph, names: tuple[str, ...]) -> Iterable[Pinned]:
     for op in graph.ops:
         name = next((n for n in names if op.owner.path == n or op.owner.path.startswith(n + ".")), None)
         if name is not None:
-            cause = Cause(op.index, f"keep={name!r} was asked for")
-            yield from _pinned_whole(op, cause)
+            reason = Reason(op.index, f"keep={name!r} was asked for")
+            yield from _pinned_whole(op, reason)
 
 
-def _pinned_whole(op: Op, cause: Cause) -> Iterable[Pinned]:
+def _pinned_whole(op: Op, reason: Reason) -> Iterable[Pinned]:
     for value in (*op.operands, *op.results):
-        yield from (Pinned((value.index, d), cause) for d in range(value.ndim))
+        yield from (Pinned((value.index, d), reason) for d in range(value.ndim))

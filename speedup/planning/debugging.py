@@ -8,10 +8,10 @@ import torch
 from torch import Tensor
 
 from speedup.analyses.analysis import Analysis
-from speedup.engine.lattice import along
+from speedup.engine.lattice import any_along
 from speedup.ir.graph import Op, Value
 from speedup.plan import Plan
-from speedup.planning.planner import request_of, solve
+from speedup.planning.planner import find_solution, request_of
 from speedup.rules import rule_of
 from speedup.rules.rule import UNKNOWN_OPERATOR
 
@@ -25,7 +25,7 @@ def debug(plan: Plan) -> str:
         UnboundPlanError: the plan was read back, and so does not say how it was made.
     """
     with torch.inference_mode(mode=False), torch.no_grad():
-        return graph_text(solve(request_of(plan)).analysis)
+        return graph_text(find_solution(request_of(plan)).analysis)
 
 
 def graph_text(analysis: Analysis) -> str:
@@ -45,9 +45,9 @@ def _lines(analysis: Analysis) -> Iterator[str]:
             yield from _of_value(value, analysis)
     reasons: dict[int, dict[str, None]] = {}
     for constraint in analysis.constraints:
-        if constraint.cause.op is not None:
-            words = f"{type(constraint).__name__.lower()}: {constraint.cause.reason}"
-            reasons.setdefault(constraint.cause.op, {})[words] = None
+        if constraint.reason.op is not None:
+            words = f"{type(constraint).__name__.lower()}: {constraint.reason.words}"
+            reasons.setdefault(constraint.reason.op, {})[words] = None
     for op in graph.ops:
         if op.index in graph.starts[1:]:
             yield f"-- call {graph.call_of(op.index)}"
@@ -73,16 +73,16 @@ def _of_value(value: Value, analysis: Analysis) -> Iterator[str]:
     for dim, extent in enumerate(value.shape):
         kept = analysis.kept[(value.index, dim)]
         parts = {
-            "known": ~along(~known, dim, extent),
-            "dead": ~along(live, dim, extent),
+            "known": ~any_along(~known, dim, extent),
+            "dead": ~any_along(live, dim, extent),
             "kept": kept if not bool(kept.all()) else torch.zeros(0, dtype=torch.bool),
         }
-        said = [f"{name} {_counted(found)}" for name, found in parts.items() if bool(found.any())]
+        said = [f"{name} {_count_text(found)}" for name, found in parts.items() if bool(found.any())]
         if said:
             yield f"        %{value.index} dim {dim}: {', '.join(said)}"
 
 
-def _counted(indices: Tensor) -> str:
+def _count_text(indices: Tensor) -> str:
     listed = indices.nonzero().reshape(-1).tolist()
     few = ", ".join(map(str, listed[:8])) + (", ..." if len(listed) > 8 else "")
     return f"{len(listed)} of {indices.numel()} ({few})"

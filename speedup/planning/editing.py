@@ -7,18 +7,18 @@ from collections.abc import Iterable, Mapping
 from torch import nn
 
 from speedup.analyses.analysis import Analysis
-from speedup.forwards.rewriting import Writer, rewritten_functions
+from speedup.forwards.rewriting import SourceRewriter, rewritten_functions
 from speedup.ir.edits import AdoptAttention, Edit, RewriteForward, SetAttribute, Slice, SliceGroups
 from speedup.ir.graph import Origin
 from speedup.modules.attention import MultiheadAttention
 from speedup.rules import rule_of
 
 
-def edits_of(analysis: Analysis, writer: Writer) -> Iterable[Edit]:
+def edits_of(analysis: Analysis, rewriter: SourceRewriter) -> Iterable[Edit]:
     """Payments, then slices, attributes and rewritten forwards, each in the order of the graph."""
-    payments = tuple(payments_of(analysis))
-    yield from (e for e in payments if not isinstance(e, SetAttribute))
-    grouped = {edit.name for edit in payments if isinstance(edit, SliceGroups)}
+    compensations = tuple(compensations_of(analysis))
+    yield from (e for e in compensations if not isinstance(e, SetAttribute))
+    grouped = {edit.name for edit in compensations if isinstance(edit, SliceGroups)}
     for value in analysis.graph.state:
         if value.origin is Origin.CONSTANT:
             continue
@@ -29,17 +29,17 @@ def edits_of(analysis: Analysis, writer: Writer) -> Iterable[Edit]:
             if not analysis.kept.is_full((value.index, dim)):
                 yield Slice(value.name, dim, tuple(kept.nonzero().reshape(-1).tolist()))
     attributes = tuple(dict.fromkeys(_attributes(analysis)))
-    yield from dict.fromkeys(_adoptions(analysis, writer.modules))
-    yield from (e for e in payments if isinstance(e, SetAttribute))
+    yield from dict.fromkeys(_adoptions(analysis, rewriter.modules))
+    yield from (e for e in compensations if isinstance(e, SetAttribute))
     yield from attributes
-    for path, (functions, why) in rewritten_functions(writer, analysis).items():
+    for path, (functions, why) in rewritten_functions(rewriter, analysis).items():
         yield RewriteForward(path, functions, why)
 
 
-def payments_of(analysis: Analysis) -> Iterable[Edit]:
+def compensations_of(analysis: Analysis) -> Iterable[Edit]:
     """What makes up for dropped constants, and the slices of grouped weights."""
     for site in analysis.sites:
-        yield from rule_of(site.op, analysis.rules).pay(site, analysis.kept)
+        yield from rule_of(site.op, analysis.rules).compensate(site, analysis.kept)
 
 
 def _adoptions(analysis: Analysis, modules: Mapping[str, nn.Module]) -> Iterable[Edit]:
@@ -50,10 +50,10 @@ def _adoptions(analysis: Analysis, modules: Mapping[str, nn.Module]) -> Iterable
             continue
         if any(f"{path}.{name}".lstrip(".") in changed for name, _ in module.named_parameters()):
             yield AdoptAttention(path)
-            yield from _unnested(path, modules)
+            yield from _without_nested(path, modules)
 
 
-def _unnested(path: str, modules: Mapping[str, nn.Module]) -> Iterable[SetAttribute]:
+def _without_nested(path: str, modules: Mapping[str, nn.Module]) -> Iterable[SetAttribute]:
     """Encoders around it must not hand it nested tensors, which only torch's fused path takes."""
     for outer, module in modules.items():
         if isinstance(module, nn.TransformerEncoder) and path.startswith(f"{outer}." if outer else ""):

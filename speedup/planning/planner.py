@@ -16,16 +16,16 @@ from speedup.analyses.analysis import Analysis
 from speedup.building.expected import expected_trace
 from speedup.engine.lattice import Fact
 from speedup.errors import NonFiniteWeightError, UnboundPlanError, UnknownModuleError
-from speedup.forwards.rewriting import Writer
+from speedup.forwards.rewriting import SourceRewriter
 from speedup.ir.edits import AddToParameter, Edit, MergeColumns, NewBias, RewriteForward
 from speedup.ir.graph import Graph, Origin
 from speedup.ir.inputs import Example, example_from, further_calls
 from speedup.masks import Masks, MaskSource, resolve_masks
-from speedup.modules.fingerprints import Stamp, TensorStamp, stamps_of
+from speedup.modules.fingerprints import Fingerprint, TensorFingerprint, fingerprints_of
 from speedup.modules.plannable import require_plannable
 from speedup.parts import Expected, Subject
 from speedup.plan import Plan
-from speedup.planning.coupling import couple
+from speedup.planning.coupling import solve_coupling
 from speedup.planning.editing import edits_of, solved_attributes
 from speedup.planning.rehearsal import rehearse
 from speedup.planning.summary import report_of
@@ -84,7 +84,7 @@ def plan_speedup(
         return _plan(Request(model, calls, resolved, rules, tuple(keep), align))
 
 
-def realigned(plan: Plan, align: Align | None) -> Plan:
+def realign(plan: Plan, align: Align | None) -> Plan:
     """`plan` made again, of its model as it is now, with another alignment; see `plan_speedup`.
 
     Raises:
@@ -112,7 +112,7 @@ class Request:
 class Solution:
     """What analyses and coupling found, and the edits that it amounts to.
 
-    `writer` says which numbers and sources were left as they are; `changed` are the modules whose forward
+    `rewriter` says which numbers and sources were left as they are; `changed` are the modules whose forward
     gets new numbers or source.
     """
 
@@ -120,7 +120,7 @@ class Solution:
     analysis: Analysis
     edits: tuple[Edit, ...]
     expected: Expected
-    writer: Writer
+    rewriter: SourceRewriter
     changed: frozenset[str]
 
 
@@ -141,48 +141,52 @@ def request_of(plan: Plan) -> Request:
     return Request(model, calls, subject.masks, subject.rules, subject.keep, None)
 
 
-def solve(request: Request) -> Solution:
+def find_solution(request: Request) -> Solution:
     """Trace the model, analyse and couple it, and rehearse what comes of it until it works out."""
     found = survey(request.model, request.calls)
     traced = found.trace
     _check_finite(traced.graph, traced.tensors)
-    facts, lives = _analysed(traced.graph, traced.tensors, request)
+    facts, lives = _analyse(traced.graph, traced.tensors, request)
     modules = dict(request.model.named_modules(remove_duplicate=False))
-    writer = Writer(modules, request.keep)
+    rewriter = SourceRewriter(modules, request.keep)
     while True:
-        analysis = _coupled(traced.graph, facts, lives, request, writer)
-        edits = tuple(edits_of(analysis, writer))
+        analysis = _couple(traced.graph, facts, lives, request, rewriter)
+        edits = tuple(edits_of(analysis, rewriter))
         expected = expected_trace(analysis, edits)
         numbers = frozenset(e.path for e in solved_attributes(analysis))
         changed = numbers | frozenset(e.path for e in edits if isinstance(e, RewriteForward))
         calls = (*request.calls, *found.found)
         failing = rehearse(request.model, calls, found.islands, edits, expected, changed)
         if not failing:
-            return Solution(found, analysis, edits, expected, writer, changed)
+            return Solution(found, analysis, edits, expected, rewriter, changed)
         # Where new numbers do not work out, the source may still be told the sizes; else it stays as it is.
-        writer = evolve(
-            writer,
-            own_numbers=writer.own_numbers | failing & numbers,
-            own_source=writer.own_source | (failing - numbers),
+        rewriter = evolve(
+            rewriter,
+            own_numbers=rewriter.own_numbers | failing & numbers,
+            own_source=rewriter.own_source | (failing - numbers),
         )
 
 
-def _analysed(
+def _analyse(
     graph: Graph, tensors: Mapping[str, Tensor], request: Request
 ) -> tuple[tuple[Fact, ...], tuple[Tensor, ...]]:
-    facts = constants.analyse(graph, tensors, request.masks, request.rules)
-    return facts, liveness.analyse(graph, facts, request.rules)
+    facts = constants.find_constants(graph, tensors, request.masks, request.rules)
+    return facts, liveness.find_liveness(graph, facts, request.rules)
 
 
-def _coupled(
-    graph: Graph, facts: tuple[Fact, ...], lives: tuple[Tensor, ...], request: Request, writer: Writer
+def _couple(
+    graph: Graph,
+    facts: tuple[Fact, ...],
+    lives: tuple[Tensor, ...],
+    request: Request,
+    rewriter: SourceRewriter,
 ) -> Analysis:
-    return couple(graph, facts, lives, request.rules, writer, request.keep, request.align)
+    return solve_coupling(graph, facts, lives, request.rules, rewriter, request.keep, request.align)
 
 
 def _plan(request: Request) -> Plan:
-    stamps = stamps_of(request.model)
-    solution = solve(request)
+    fingerprints = fingerprints_of(request.model)
+    solution = find_solution(request)
     found = solution.survey
     return Plan(
         edits=solution.edits,
@@ -197,10 +201,10 @@ def _plan(request: Request) -> Plan:
             example=request.calls[0],
             others=request.calls[1:],
             found=found.found,
-            stamps=stamps,
-            free=_free(stamps, request, solution),
+            fingerprints=fingerprints,
+            value_independent=_value_independent(fingerprints, request, solution),
             islands=found.islands,
-            computed=_computed(found.trace.graph),
+            computed=_computed_types(found.trace.graph),
             is_rehearsed=bool(solution.changed),
             rules=request.rules,
             keep=request.keep,
@@ -208,14 +212,20 @@ def _plan(request: Request) -> Plan:
     )
 
 
-def _free(stamps: Sequence[Stamp], request: Request, solution: Solution) -> frozenset[str]:
+def _value_independent(
+    fingerprints: Sequence[Fingerprint], request: Request, solution: Solution
+) -> frozenset[str]:
     """The tensors whose numbers the plan does not depend on.
 
     Those are the ones that no operation reads. And the weights, if the same edits follow where nothing is
     known of them but that they are zero where they are masked.
     """
     traced, edits = solution.survey.trace, solution.edits
-    named = {stamp.name: stamp for stamp in stamps if isinstance(stamp, TensorStamp)}
+    named = {
+        fingerprint.name: fingerprint
+        for fingerprint in fingerprints
+        if isinstance(fingerprint, TensorFingerprint)
+    }
     read = {v.name for v in traced.graph.state if traced.graph.readers[v.index]}
     unread = frozenset(named) - read
     if any(isinstance(edit, AddToParameter | MergeColumns | NewBias) for edit in edits):
@@ -223,8 +233,8 @@ def _free(stamps: Sequence[Stamp], request: Request, solution: Solution) -> froz
     weights = {name for name in read if name in named and _is_weight(named[name].dtype)}
     # Of a tensor without data nothing is known.
     unknown = {name: t.to("meta") if name in weights else t for name, t in traced.tensors.items()}
-    facts, lives = _analysed(traced.graph, unknown, request)
-    again = edits_of(_coupled(traced.graph, facts, lives, request, solution.writer), solution.writer)
+    facts, lives = _analyse(traced.graph, unknown, request)
+    again = edits_of(_couple(traced.graph, facts, lives, request, solution.rewriter), solution.rewriter)
     return unread | weights if tuple(again) == tuple(edits) else unread
 
 
@@ -261,6 +271,6 @@ def _is_finite(tensor: Tensor) -> bool:
     return all(bool(torch.isfinite(extreme)) for extreme in torch.aminmax(tensor))
 
 
-def _computed(graph: Graph) -> frozenset[torch.dtype]:
+def _computed_types(graph: Graph) -> frozenset[torch.dtype]:
     """The types that the forward computes in."""
     return frozenset(value.dtype for value in graph.values if not value.is_state)

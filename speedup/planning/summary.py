@@ -9,15 +9,15 @@ from types import MappingProxyType
 
 from torch import nn
 
-from speedup.analyses.alignment import Align, kernel_dims, named, width_of, wished
+from speedup.analyses.alignment import Align, align_name, kernel_dims, width_of, wished_width
 from speedup.analyses.analysis import Analysis
 from speedup.explaining.blockers import blockers_of
 from speedup.explaining.links import links_of
-from speedup.explaining.reasons import blocked_channels, portions, withheld
+from speedup.explaining.reasons import blocked_channels, find_withheld, portions
 from speedup.ir.edits import AddToParameter, AdoptAttention, Edit, MergeColumns, NewBias, RewriteForward
 from speedup.ir.graph import Graph, Op, Origin, Shape, Value
 from speedup.ir.report import Alignment, Layer, Member, Misaligned, Report
-from speedup.planning.editing import payments_of
+from speedup.planning.editing import compensations_of
 from speedup.rules import Rules, rule_of
 from speedup.rules.rule import UNKNOWN_OPERATOR, Sizes
 from speedup.tracing.islands import Survey
@@ -43,7 +43,7 @@ def report_of(
     parameters = sum(p.numel() for p in model.parameters())
     # Why channels stay is one thing, that others stay beside them to align is another.
     plain = analysis.unaligned or analysis
-    stays = withheld(plain, "the model returns them" if found.islands is None else _NOT_TRACED)
+    stays = find_withheld(plain, "the model returns them" if found.islands is None else _NOT_TRACED)
     return Report(
         layers=layers,
         blocked=blocked_channels(stays),
@@ -65,10 +65,10 @@ def report_of(
 def _alignment(model: nn.Module, analysis: Analysis, edits: Sequence[Edit], align: Align) -> Alignment:
     plain = analysis.unaligned or analysis
     given = sum(p.numel() for p in model.parameters())
-    without = given + _parameter_change(plain, tuple(payments_of(plain)))
+    without = given + _parameter_change(plain, tuple(compensations_of(plain)))
     macs = [_macs(analysis.graph.ops, one, one.sizes) for one in (plain, analysis)]
     return Alignment(
-        to=named(align),
+        to=align_name(align),
         channels=sum(_added_channels(analysis).values()),
         parameters=(without, given + _parameter_change(analysis, edits)),
         macs=(macs[0], macs[1]),
@@ -92,7 +92,7 @@ def _misaligned(analysis: Analysis, plain: Analysis, align: Align) -> Iterable[M
     for op, channels in kernel_dims(analysis.sites, analysis.rules):
         if not plain.kept.is_full(channels.dim):
             width = width_of(op, channels, analysis.kept)
-            wanted = wished(width, align)
+            wanted = wished_width(width, align)
             if wanted > width.kept:
                 yield Misaligned(width.path, width.side, width.kept, width.total, wanted)
 

@@ -83,9 +83,9 @@ def channels_of(model: nn.Module, x: Any, rules: Rules = STANDARD, others: Seque
         require_plannable(model)
         traced = survey(model, (example_from(x), *further_calls(others)), explores=False).trace
         graph = traced.graph
-        facts = constants.analyse(graph, traced.tensors, {}, rules)
-        lives = liveness.analyse(graph, facts, rules)
-        graph = constants.settled(graph, facts)
+        facts = constants.find_constants(graph, traced.tensors, {}, rules)
+        lives = liveness.find_liveness(graph, facts, rules)
+        graph = constants.settle_numbers(graph, facts)
         sites = sites_of(graph, facts, lives, rules)
         constraints = constraints_of(graph, sites, rules)
         whole = boundary(graph)

@@ -71,7 +71,7 @@ def make_masks(
     channels = channels_of(model, x, rules, others)
     for path in (*skip, *(sparsity if isinstance(sparsity, Mapping) else ())):
         _require_layer(path, channels.layers)
-    found = _scored(model, channels.layers, scores)
+    found = _score(model, channels.layers, scores)
     groups = (groups_of if dependent else groups_alone)(channels, found, skip)
     if isinstance(sparsity, Mapping):
         losses = losses_by_group(groups, partial(_share_of, sparsity))
@@ -141,7 +141,7 @@ def _share_of(shares: Mapping[str, float], group: Group) -> float:
     return min(found, default=0.0)
 
 
-def _scored(model: nn.Module, layers: tuple[ScoredLayer, ...], scores: Scores) -> dict[str, Tensor]:
+def _score(model: nn.Module, layers: tuple[ScoredLayer, ...], scores: Scores) -> dict[str, Tensor]:
     """What `scores` says of a copy of `model`, in float64 on the CPU."""
     with torch.inference_mode(mode=False), isolated():
         copy = copy_module(model, {}).eval()

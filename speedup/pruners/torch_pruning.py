@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from speedup.engine.constraints import Dim
 from speedup.errors import MaskTargetError, MaskValueError, UnknownNameError
-from speedup.ir.paths import joined
+from speedup.ir.paths import join_path
 from speedup.pruners.channels import Channels, channels_of
 from speedup.pruners.making import masks_along
 from speedup.rules import STANDARD, Rules
@@ -74,7 +74,7 @@ def masks_from_torch_pruning(
 
 def _dimension(model: nn.Module, channels: Channels, name: str, is_output: bool) -> Dim:
     """The dimension that counts the pruned channels."""
-    weight = joined(name, "weight")
+    weight = join_path(name, "weight")
     layers = channels.rows if is_output else channels.columns
     if weight in layers:
         return layers[weight]

@@ -16,8 +16,8 @@ import torch
 from attrs import frozen
 from torch import Tensor
 
-from speedup.engine.constraints import Balanced, Carrier, Constraint, Copied, Dim, Mapped, Pinned, Whole
-from speedup.engine.keepsets import KeepSets, solve
+from speedup.engine.constraints import Balanced, Carrier, Constraint, Copied, Dim, Mapped, Pinned, Unbroken
+from speedup.engine.keepsets import KeepSets, solve_keep_sets
 
 
 @frozen(eq=False)
@@ -55,7 +55,7 @@ class Units:
         More is kept where a constraint asks for it, such as equal counts.
         """
         seeds: dict[Dim, Tensor | None] = {dim: ~dropped[self.elements(dim)] for dim in self.extents}
-        return solve(self.extents, {**seeds, **self.seeds}, self.constraints, may_be_empty=True)
+        return solve_keep_sets(self.extents, {**seeds, **self.seeds}, self.constraints, may_be_empty=True)
 
 
 def units_of(
@@ -66,7 +66,7 @@ def units_of(
     Constraints that depend on what weights hold now are left out: masks will change what they hold.
     """
     structural = tuple(c for c in constraints if not _follows_values(c))
-    kept = solve(extents, seeds, structural, may_be_empty=True)
+    kept = solve_keep_sets(extents, seeds, structural, may_be_empty=True)
     offsets, total = _offsets(extents, kept)
     stays = torch.zeros(total, dtype=torch.bool)
     for dim in extents:
@@ -139,7 +139,7 @@ class _Ties:
                 sources, targets = self._free(constraint.sources), self._free(constraint.targets)
                 if sources and targets:
                     yield self._mapped(constraint, sources[0], targets[0])
-            case Whole(dim, groups):
+            case Unbroken(dim, groups):
                 run = self._numbers(dim).reshape(groups, -1)
                 yield torch.stack([run[:, :1].expand_as(run).reshape(-1), run.reshape(-1)], 1)
             case _:

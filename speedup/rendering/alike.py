@@ -37,11 +37,11 @@ class _Group:
     members: tuple[Entry, ...]
 
 
-def merged(entries: Iterable[Entry]) -> tuple[Entry, ...]:
+def merge_alike(entries: Iterable[Entry]) -> tuple[Entry, ...]:
     """`entries` with each three or more that are alike as one, in the place of the first."""
     groups = [_Group(place, _parts(entry.path), (entry,)) for place, entry in enumerate(entries)]
     for position in range(max((len(group.parts) for group in groups), default=0)):
-        groups = _merged_at(position, groups)
+        groups = _merge_at(position, groups)
     return tuple(_entry(group) for group in groups)
 
 
@@ -49,7 +49,7 @@ def _parts(path: str) -> tuple[_Part, ...]:
     return tuple((int(part),) if _INDEX.fullmatch(part) else part for part in path.split("."))
 
 
-def _merged_at(position: int, groups: Sequence[_Group]) -> list[_Group]:
+def _merge_at(position: int, groups: Sequence[_Group]) -> list[_Group]:
     buckets: dict[Hashable, list[_Group]] = {}
     for group in groups:
         here = group.parts[position] if position < len(group.parts) else ""

@@ -17,32 +17,34 @@ _MOST_PARTS = 4
 def calls_line(example: Example, others: Sequence[Example] = (), found: Sequence[Example] = ()) -> str:
     """How many calls a plan was made for, and the shapes in each: `x`, the others, those that were found."""
     count = 1 + len(others) + len(found)
-    kinds = (f"x {called(example)}", *_listed("others", others), *_listed("found", found))
+    kinds = (f"x {call_text(example)}", *_list_arguments("others", others), *_list_arguments("found", found))
     return f"planned for {count} {'call' if count == 1 else 'calls'}: {'; '.join(kinds)}"
 
 
-def called(example: Example) -> str:
+def call_text(example: Example) -> str:
     """The arguments of a call, with its shape for each tensor: `(1, 3, 8, 8)`, `{ids: (1, 5), scale: 2}`."""
     args, kwargs = example.call(example.tensors)
     if len(args) == 1 and not kwargs:
-        return _said(args[0])
-    parts = [_said(arg) for arg in args] + [f"{name}: {_said(value)}" for name, value in kwargs.items()]
+        return _argument_text(args[0])
+    parts = [_argument_text(arg) for arg in args] + [
+        f"{name}: {_argument_text(value)}" for name, value in kwargs.items()
+    ]
     return f"{{{', '.join(parts)}}}"
 
 
-def _listed(name: str, calls: Sequence[Example]) -> Iterator[str]:
+def _list_arguments(name: str, calls: Sequence[Example]) -> Iterator[str]:
     if calls:
-        yield f"{name}: {', '.join(dict.fromkeys(map(called, calls)))}"
+        yield f"{name}: {', '.join(dict.fromkeys(map(call_text, calls)))}"
 
 
-def _said(value: Any) -> str:
+def _argument_text(value: Any) -> str:
     match value:
         case Tensor():
             return str(tuple(value.shape))
         case Mapping():
-            return f"{{{_parts([f'{key}: {_said(part)}' for key, part in value.items()])}}}"
+            return f"{{{_parts([f'{key}: {_argument_text(part)}' for key, part in value.items()])}}}"
         case list() | tuple():
-            return f"[{_parts([_said(part) for part in value])}]"
+            return f"[{_parts([_argument_text(part) for part in value])}]"
         case int() | float() | str() | None:
             return reprlib.repr(value)
         case _:

@@ -7,12 +7,12 @@ from collections.abc import Callable
 _PREFIXES = ("", "k", "M", "G", "T", "P")
 
 
-def exact(count: int) -> str:
+def exact_count(count: int) -> str:
     """All digits of `count`, in threes."""
     return f"{count:,}"
 
 
-def short(count: int) -> str:
+def short_count(count: int) -> str:
     """`count` in three digits and a prefix of the SI.
 
     >>> short(999), short(1234), short(36_864), short(11_689_512)
@@ -27,13 +27,13 @@ def short(count: int) -> str:
     return f"{value:.{decimals}f}{_PREFIXES[step]}"
 
 
-def left(before: int, after: int) -> str:
+def share_left(before: int, after: int) -> str:
     """The share of `before` that `after` is, in whole per cent that never hide a change."""
     share = f"{after / before:.0%}" if before else "100%"
     return "<100%" if share == "100%" and after < before else share
 
 
-def removed(before: int, after: int) -> str:
+def share_removed(before: int, after: int) -> str:
     """The share of `before` that is gone, in per cent."""
     return f"{1 - after / before:.1%}" if before else "0.0%"
 
@@ -44,4 +44,4 @@ def change(before: int, after: int, write: Callable[[int], str], arrow: str = "-
         return "-"
     if before == after:
         return write(before)
-    return f"{write(before)} {arrow} {write(after)} ({left(before, after)})"
+    return f"{write(before)} {arrow} {write(after)} ({share_left(before, after)})"

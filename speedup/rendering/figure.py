@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from speedup.errors import MissingPackageError
 from speedup.ir.report import Report
-from speedup.rendering.counts import left, removed, short
+from speedup.rendering.counts import share_left, share_removed, short_count
 from speedup.rendering.rows import module_rows
 from speedup.writing import StrPath, replacing
 
@@ -78,7 +78,7 @@ def _draw(axes: Axes, counts: Sequence[tuple[int, int]]) -> None:
     for place, (before, after) in zip(places, counts, strict=True):
         if before != after:
             axes.annotate(
-                left(before, after),
+                share_left(before, after),
                 (max(before, after), place),
                 (4, 0),
                 textcoords="offset points",
@@ -92,4 +92,4 @@ def _draw(axes: Axes, counts: Sequence[tuple[int, int]]) -> None:
 
 
 def _heading(what: str, before: int, after: int) -> str:
-    return f"{what}: {short(before)} → {short(after)} (−{removed(before, after)})"
+    return f"{what}: {short_count(before)} → {short_count(after)} (−{share_removed(before, after)})"

@@ -9,8 +9,8 @@ from typing import Any
 from attrs import evolve, frozen
 
 from speedup.ir.report import Layer, Report
-from speedup.rendering.alike import Entry, merged
-from speedup.rendering.counts import change, removed
+from speedup.rendering.alike import Entry, merge_alike
+from speedup.rendering.counts import change, share_removed
 
 
 @frozen
@@ -35,7 +35,7 @@ def layer_rows(report: Report, most: int) -> tuple[Row, ...]:
     Where there are still more than `most`, the layers of a module share one, of modules as deep as possible.
     """
     changed = [layer for layer in report.layers if layer.is_changed]
-    rows = [_row(entry) for entry in merged(map(_entry, changed))]
+    rows = [_row(entry) for entry in merge_alike(map(_entry, changed))]
     if len(rows) <= most:
         return tuple(rows)
     return module_rows(changed, most)
@@ -64,12 +64,12 @@ def module_rows(layers: Sequence[Layer], most: int) -> tuple[Row, ...]:
 
 def blocked_rows(report: Report) -> tuple[Entry, ...]:
     """What could go but stays: `facts` are (channels, of how many), the text is the reason."""
-    return merged(Entry(b.path, (b.count, b.of), (b.reason,)) for b in report.blocked)
+    return merge_alike(Entry(b.path, (b.count, b.of), (b.reason,)) for b in report.blocked)
 
 
 def outside_rows(report: Report) -> tuple[Entry, ...]:
     """What is not planned itself: the text is the reason."""
-    return merged(Entry(o.path or f"(model) {o.kind}", None, (o.reason,)) for o in report.outside)
+    return merge_alike(Entry(o.path or f"(model) {o.kind}", None, (o.reason,)) for o in report.outside)
 
 
 def amount(entry: Entry) -> str:
@@ -82,12 +82,13 @@ def amount(entry: Entry) -> str:
 def totals(report: Report, write: Callable[[int], str]) -> tuple[str, str]:
     """What is removed of the model, and what it was and becomes, in a line each."""
     return (
-        f"Removed: {removed(*report.parameters)} of the parameters, {removed(*report.macs)} of the MACs",
+        f"Removed: {share_removed(*report.parameters)} of the parameters, "
+        f"{share_removed(*report.macs)} of the MACs",
         f"Parameters {change(*report.parameters, write)}, MACs {change(*report.macs, write)}",
     )
 
 
-def labelled(path: str, alike: int) -> str:
+def row_label(path: str, alike: int) -> str:
     """`path`, and how many modules it stands for."""
     return path if alike == 1 else f"{path} ({alike} alike)"
 
@@ -111,10 +112,10 @@ def _row(entry: Entry) -> Row:
 
 def _row_of(path: str, layers: Sequence[Layer]) -> Row:
     """The row of a layer, or of several as the module `path`."""
-    return _row(_entry(layers[0])) if len(layers) == 1 else _summed(path, layers)
+    return _row(_entry(layers[0])) if len(layers) == 1 else _sum_rows(path, layers)
 
 
-def _summed(path: str, layers: Sequence[Layer]) -> Row:
+def _sum_rows(path: str, layers: Sequence[Layer]) -> Row:
     return Row(
         path or "(model)",
         f"{len(layers)} layers",

@@ -13,9 +13,9 @@ from rich.table import Table
 
 from speedup.ir.report import Report
 from speedup.rendering.alike import Entry
-from speedup.rendering.counts import change, exact, left, short
-from speedup.rendering.rows import Row, amount, blocked_rows, labelled, layer_rows, outside_rows, totals
-from speedup.rendering.wrapping import widest, wrapped
+from speedup.rendering.counts import change, exact_count, share_left, short_count
+from speedup.rendering.rows import Row, amount, blocked_rows, layer_rows, outside_rows, row_label, totals
+from speedup.rendering.wrapping import widest, wrap
 
 _NARROWEST, _WIDEST = 40, 200
 # What a person scrolls through.
@@ -55,16 +55,14 @@ def report_table(report: Report, width: int | None = None, most: int = _MOST_ROW
         console.print(_relied_on(report.assumptions, width))
     if report.alignment is not None:
         console.print(str(report.alignment))
-    lines = totals(report, exact)
-    console.print("\n".join(lines if max(map(len, lines)) <= width else totals(report, short)))
+    lines = totals(report, exact_count)
+    console.print("\n".join(lines if max(map(len, lines)) <= width else totals(report, short_count)))
     return "\n".join(line.rstrip() for line in stream.getvalue().rstrip().splitlines())
 
 
 def _relied_on(assumptions: Sequence[str], width: int) -> str:
     """A line for each assumption, or some where one is longer than the table is wide."""
-    listed = (
-        wrapped(line, width - len(_ITEM)).replace("\n", "\n" + " " * len(_ITEM)) for line in assumptions
-    )
+    listed = (wrap(line, width - len(_ITEM)).replace("\n", "\n" + " " * len(_ITEM)) for line in assumptions)
     return "\n".join(("The plan relies on:", *(f"{_ITEM}{line}" for line in listed)))
 
 
@@ -144,9 +142,9 @@ class _Columns:
             self.modules, self.changes, self.counts, self.notes, strict=True
         ):
             if self.layout.own_notes:
-                table.add_row(module, sizes, *counts, wrapped(note, self.free - self.for_changes))
+                table.add_row(module, sizes, *counts, wrap(note, self.free - self.for_changes))
             else:
-                lines = wrapped(note, max(self.for_changes, self.free) - 2).split("\n") if note else []
+                lines = wrap(note, max(self.for_changes, self.free) - 2).split("\n") if note else []
                 table.add_row(module, "\n  ".join([sizes, *lines]), *counts)
         return table
 
@@ -160,7 +158,7 @@ def _columns(rows: Sequence[Row], layout: _Layout, width: int) -> _Columns:
     arrow = "\n-> " if layout.two_lines else " -> "
     return _Columns(
         layout,
-        tuple(wrapped(labelled(row.path, row.alike), max(_NARROWEST_PATH, width // 3)) for row in rows),
+        tuple(wrap(row_label(row.path, row.alike), max(_NARROWEST_PATH, width // 3)) for row in rows),
         tuple(row.before + (arrow + row.after if row.after else "") for row in rows),
         tuple((_change(*row.parameters, layout.counts), _change(*row.macs, layout.counts)) for row in rows),
         tuple(row.notes for row in rows),
@@ -171,16 +169,16 @@ def _columns(rows: Sequence[Row], layout: _Layout, width: int) -> _Columns:
 def _change(before: int, after: int, counts: _Counts) -> str:
     if not before and not after:
         return "-"
-    share = left(before, after)
+    share = share_left(before, after)
     match counts:
         case _Counts.SHARE:
             return share
         case _Counts.LEFT:
-            return f"{short(after)} ({share})"
+            return f"{short_count(after)} ({share})"
         case _Counts.SHORT:
-            return change(before, after, short)
+            return change(before, after, short_count)
         case _Counts.EXACT:
-            return change(before, after, exact)
+            return change(before, after, exact_count)
 
 
 def _reasons(title: str, entries: Sequence[Entry], width: int, most: int) -> Table:
@@ -189,11 +187,11 @@ def _reasons(title: str, entries: Sequence[Entry], width: int, most: int) -> Tab
     counted = any(entry.facts for entry in entries)
     for heading in ("module", *(["channels"] if counted else []), "because"):
         table.add_column(heading, overflow="fold")
-    modules = [wrapped(labelled(e.path, e.count), max(_NARROWEST_PATH, width // 3)) for e in entries[:most]]
+    modules = [wrap(row_label(e.path, e.count), max(_NARROWEST_PATH, width // 3)) for e in entries[:most]]
     channels = [amount(entry) for entry in entries[:most]] if counted else []
     fixed = widest(("module", *modules)) + (3 + widest(("channels", *channels)) if counted else 0)
     for number, (module, entry) in enumerate(zip(modules, entries, strict=False)):
-        reason = wrapped(entry.texts[0], width - fixed - 7)
+        reason = wrap(entry.texts[0], width - fixed - 7)
         table.add_row(module, *channels[number : number + 1], reason)
     if len(entries) > most:
         table.add_row("…", *(["…"] if counted else []), f"and {len(entries) - most} more")

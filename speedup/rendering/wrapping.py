@@ -8,7 +8,7 @@ from collections.abc import Iterable
 _STEP = re.compile(r"[^.]*\.|[^.]+")
 
 
-def wrapped(text: str, width: int) -> str:
+def wrap(text: str, width: int) -> str:
     """`text` in lines of at most `width` characters, but for names that are longer than that.
 
     >>> print(wrapped("into bias of layer2.0.downsample.0", 20))

@@ -8,9 +8,9 @@ from types import MappingProxyType
 
 import torch
 
-from speedup.engine.layout import Move
+from speedup.engine.layout import IndexMap
 from speedup.ir.graph import Op, values_in
-from speedup.ir.operators import functional
+from speedup.ir.operators import functional_form
 from speedup.rules import (
     absorption,
     distance,
@@ -97,7 +97,7 @@ def rule_for(target: Overload, rules: Rules) -> Rule:
 @lru_cache(maxsize=4096)
 def _keys_of(target: Overload) -> tuple[Operator | str, ...]:
     """What tables may call an operator, the closest name first."""
-    pure = functional(target)
+    pure = functional_form(target)
     return target, target.overloadpacket, pure, pure.overloadpacket, schema_of(target).name
 
 
@@ -116,7 +116,7 @@ def product_of(site: Site, rules: Rules) -> Product | None:
     return site.once("product", lambda: rule_of(site.op, rules).weight.product(site))
 
 
-def moves_of(op: Op, rules: Rules) -> tuple[Move, ...]:
+def moves_of(op: Op, rules: Rules) -> tuple[IndexMap, ...]:
     """How the op moves elements; empty where its rule does not say that it only does that."""
     moves = rule_of(op, rules).moves
     return () if moves is None else moves_at(op, moves)

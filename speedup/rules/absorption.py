@@ -1,4 +1,4 @@
-"""What a contraction does about constant input channels that are dropped: pay, or keep them.
+"""What a contraction does about constant input channels that are dropped: compensate for them, or keep them.
 
 A dropped channel that is Known(c) for every input still counts. In order of preference its
 contribution goes
@@ -21,8 +21,8 @@ from torch import Tensor
 
 from speedup.engine.constraints import Carrier, Constraint, Dim, Pinned, carrier_of
 from speedup.engine.keepsets import KeepSets
-from speedup.engine.lattice import along, wide
-from speedup.ir.edits import AddToParameter, Edit, Frozen, MergeColumns, NewBias, SliceGroups
+from speedup.engine.lattice import any_along, to_double
+from speedup.ir.edits import AddToParameter, ConstantTensor, Edit, MergeColumns, NewBias, SliceGroups
 from speedup.ir.graph import Op, Origin, Value
 from speedup.rules.contraction import (
     CONVOLUTION,
@@ -34,7 +34,7 @@ from speedup.rules.contraction import (
     contraction_macs,
     contraction_needs,
     contraction_resize,
-    describe,
+    describe_contraction,
     read_columns,
     row_sums,
 )
@@ -44,8 +44,8 @@ from speedup.torch_api import schema_of
 
 
 @frozen
-class Account:
-    """Where a new constant contribution to every result position can be booked."""
+class BiasTarget:
+    """Where a new constant contribution to every result position can be added."""
 
     name: str
     sign: float
@@ -54,20 +54,20 @@ class Account:
 
 
 @frozen(eq=False)
-class Debt:
-    """Constant channels of the data that count if dropped: which, how large, and who can pay.
+class Compensation:
+    """Constant channels of the data that count if dropped: which, how large, and what can take them over.
 
     `profiles` are the channels' constants over positions, in all calls that share the weight one after the
-    other; `value` those at the first position. `by_bias`, `by_carrier` and `unpaid` are disjoint bool
-    vectors over the data's channels. Of the ops that share the weight the one that `is_first` pays.
+    other; `value` those at the first position. `by_bias`, `by_carrier` and `uncompensated` are disjoint bool
+    vectors over the data's channels. Of the ops that share the weight the one that `is_first` does it.
     """
 
     profiles: Tensor
     by_bias: Tensor
     by_carrier: Tensor
-    unpaid: Tensor
+    uncompensated: Tensor
     families: tuple[Tensor, ...]
-    account: Account | None
+    bias_target: BiasTarget | None
     is_first: bool
 
     @property
@@ -76,7 +76,7 @@ class Debt:
 
     @property
     def magnitude(self) -> Tensor:
-        return wide(self.profiles).abs().amax(1)
+        return to_double(self.profiles).abs().amax(1)
 
 
 def _batch_norm_after(site: Site, together: tuple[int, ...]) -> Value | None:
@@ -107,29 +107,29 @@ def _together(site: Site, shape: Contraction) -> tuple[int, ...]:
     return found or ((site.op.index,) if len(site.graph.starts) == 1 else ())
 
 
-def _account_of(site: Site, together: tuple[int, ...]) -> Account | None:
+def _bias_target_of(site: Site, together: tuple[int, ...]) -> BiasTarget | None:
     """The cheapest place that can take a constant, None when there is none."""
-    shape = describe(site.op)
+    shape = describe_contraction(site.op)
     if shape.bias is not None and site.counterparts(shape.bias):
-        return Account(shape.bias.name, 1.0, None, f"bias of {site.op.owner.path or 'the forward'}")
+        return BiasTarget(shape.bias.name, 1.0, None, f"bias of {site.op.owner.path or 'the forward'}")
     mean = _batch_norm_after(site, together)
     if mean is not None:
-        return Account(mean.name, -1.0, None, f"running mean {mean.name}")
+        return BiasTarget(mean.name, -1.0, None, f"running mean {mean.name}")
     if shape.bias is None and site.may_add_bias and site.counterparts(shape.weight):
-        return Account("", 1.0, site.op.owner.path, f"new bias of {site.op.owner.path}")
+        return BiasTarget("", 1.0, site.op.owner.path, f"new bias of {site.op.owner.path}")
     return None
 
 
-def account_of(site: Site) -> Account | None:
+def bias_target_of(site: Site) -> BiasTarget | None:
     """The cheapest place, the same for all ops that share the weight, that can take a constant."""
-    together = _together(site, describe(site.op))
-    accounts = {_account_of(site.at(op), together) for op in together}
-    return accounts.pop() if len(accounts) == 1 else None
+    together = _together(site, describe_contraction(site.op))
+    bias_targets = {_bias_target_of(site.at(op), together) for op in together}
+    return bias_targets.pop() if len(bias_targets) == 1 else None
 
 
-def debt_of(site: Site) -> Debt | None:
+def compensation_of(site: Site) -> Compensation | None:
     """What dropping constant channels would cost at this op; None when nothing."""
-    return site.once("debt", lambda: _debt(site))
+    return site.once("compensation", lambda: _compensation(site))
 
 
 @frozen(eq=False)
@@ -142,10 +142,10 @@ class _Read:
 
     @classmethod
     def of(cls, site: Site) -> _Read:
-        shape = describe(site.op)
+        shape = describe_contraction(site.op)
         data = site.fact(shape.data)
         columns = read_columns(shape, site.fact(shape.weight), site.live(site.op.result))
-        known = ~along(~data.known, shape.axis, shape.data.shape[shape.axis])
+        known = ~any_along(~data.known, shape.axis, shape.data.shape[shape.axis])
         return cls(columns, known, _profiles(shape, data.value))
 
     @property
@@ -153,21 +153,21 @@ class _Read:
         return self.known & (self.profiles != 0).any(1) & self.columns
 
 
-def _debt(site: Site) -> Debt | None:
-    shape = describe(site.op)
+def _compensation(site: Site) -> Compensation | None:
+    shape = describe_contraction(site.op)
     if site.fact(shape.data).is_unknown or shape.is_depthwise:
         return None
     together = _together(site, shape)
     sites = [site.at(op) for op in together or (site.op.index,)]
     reads = [_Read.of(one) for one in sites]
-    counts, profiles = _joined(reads)
+    counts, profiles = _join_reads(reads)
     if not bool(counts.any()):
         return None
     usable = bool(together) and site.fact(shape.weight).is_all_known()
-    borders = any(describe(one.op).border for one in sites)
-    account = account_of(site) if usable and not borders else None
+    borders = any(describe_contraction(one.op).border for one in sites)
+    bias_target = bias_target_of(site) if usable and not borders else None
     uniform = (profiles == profiles[:, :1]).all(1)
-    by_bias = counts & uniform if account is not None else torch.zeros_like(counts)
+    by_bias = counts & uniform if bias_target is not None else torch.zeros_like(counts)
     rest = counts & ~by_bias
     families: tuple[Tensor, ...] = ()
     by_carrier = torch.zeros_like(counts)
@@ -176,12 +176,14 @@ def _debt(site: Site) -> Debt | None:
     if carries and bool(rest.any()) and site.counterparts(shape.weight):
         by_carrier = rest
         families = tuple(_families(shape, profiles, rest))
-    payers = (one.op.index for one in sites if not one.fact(describe(one.op).data).is_unknown)
-    is_first = next(payers) == site.op.index
-    return Debt(profiles, by_bias, by_carrier, rest & ~by_carrier, families, account, is_first)
+    compensating = (
+        one.op.index for one in sites if not one.fact(describe_contraction(one.op).data).is_unknown
+    )
+    is_first = next(compensating) == site.op.index
+    return Compensation(profiles, by_bias, by_carrier, rest & ~by_carrier, families, bias_target, is_first)
 
 
-def _joined(reads: list[_Read]) -> tuple[Tensor, Tensor]:
+def _join_reads(reads: list[_Read]) -> tuple[Tensor, Tensor]:
     """Of ops that share a weight: which channels count, and their profiles one after the other.
 
     What one op does not read may be any constant there; it is taken for what another reads.
@@ -226,52 +228,52 @@ def _families(shape: Contraction, profiles: Tensor, members: Tensor) -> Iterable
         yield family
 
 
-def couple(site: Site) -> Iterable[Constraint]:
+def absorbing_couple(site: Site) -> Iterable[Constraint]:
     """The contraction's coupling, and what its dropped constants demand."""
     yield from contraction_couple(site)
-    debt = debt_of(site)
-    if debt is None:
+    compensation = compensation_of(site)
+    if compensation is None:
         return
-    shape = describe(site.op)
+    shape = describe_contraction(site.op)
     dim = (shape.data.index, shape.axis)
-    if bool(debt.unpaid.any()):
-        cause = site.because("reads constants that neither a bias nor another channel can take over")
-        yield Pinned(dim, cause, debt.unpaid)
-    if debt.families:
-        cause = site.because("a padded constant needs one channel to carry it")
+    if bool(compensation.uncompensated.any()):
+        reason = site.because("reads constants that neither a bias nor another channel can take over")
+        yield Pinned(dim, reason, compensation.uncompensated)
+    if compensation.families:
+        reason = site.because("a padded constant needs one channel to carry it")
         rows = (site.op.result.index, shape.result_axis)
-        yield Carrier(dim, debt.families, debt.magnitude, rows, shape.groups, cause)
+        yield Carrier(dim, compensation.families, compensation.magnitude, rows, shape.groups, reason)
 
 
-def pay(site: Site, kept: KeepSets) -> Iterable[Edit]:
+def absorbing_compensate(site: Site, kept: KeepSets) -> Iterable[Edit]:
     """Edits that make up for the dropped constants, and the slices of a grouped weight."""
-    shape = describe(site.op)
+    shape = describe_contraction(site.op)
     columns = kept[(shape.data.index, shape.axis)]
-    debt = None if bool(columns.all()) else debt_of(site)
-    if debt is not None and debt.is_first:
-        dropped = debt.by_bias & ~columns
-        if debt.account is not None and bool(dropped.any()):
-            yield from _into_bias(site, shape, debt, debt.account, dropped, kept)
-        for family in debt.families:
+    compensation = None if bool(columns.all()) else compensation_of(site)
+    if compensation is not None and compensation.is_first:
+        dropped = compensation.by_bias & ~columns
+        if compensation.bias_target is not None and bool(dropped.any()):
+            yield from _into_bias(site, shape, compensation, compensation.bias_target, dropped, kept)
+        for family in compensation.families:
             if bool((family & ~columns).any()):
-                yield from _into_carrier(shape, debt, family, columns)
+                yield from _into_carrier(shape, compensation, family, columns)
     is_first = site.counterparts(shape.weight)[:1] in ((), (site.op.index,))
     if shape.groups > 1 and not shape.is_depthwise and is_first:
         yield from _slice_groups(shape, kept, site.op)
 
 
-def taken_over(site: Site, kept: KeepSets) -> Iterable[tuple[Dim, Tensor, str]]:
-    """The dropped channels of the data that `pay` makes up for."""
-    shape = describe(site.op)
+def absorbing_destinations(site: Site, kept: KeepSets) -> Iterable[tuple[Dim, Tensor, str]]:
+    """The dropped channels of the data that `absorbing_compensate` makes up for."""
+    shape = describe_contraction(site.op)
     dim = (shape.data.index, shape.axis)
     columns = kept[dim]
-    debt = None if bool(columns.all()) else debt_of(site)
-    if debt is None:
+    compensation = None if bool(columns.all()) else compensation_of(site)
+    if compensation is None:
         return
-    if debt.account is not None:
-        yield dim, debt.by_bias & ~columns, debt.account.words
-    for family in debt.families:
-        into = carrier_of(family, columns, debt.magnitude)
+    if compensation.bias_target is not None:
+        yield dim, compensation.by_bias & ~columns, compensation.bias_target.words
+    for family in compensation.families:
+        into = carrier_of(family, columns, compensation.magnitude)
         if into is not None:
             yield (
                 dim,
@@ -281,21 +283,28 @@ def taken_over(site: Site, kept: KeepSets) -> Iterable[tuple[Dim, Tensor, str]]:
 
 
 def _into_bias(
-    site: Site, shape: Contraction, debt: Debt, account: Account, dropped: Tensor, kept: KeepSets
+    site: Site,
+    shape: Contraction,
+    compensation: Compensation,
+    bias_target: BiasTarget,
+    dropped: Tensor,
+    kept: KeepSets,
 ) -> Iterable[Edit]:
-    constants = torch.where(dropped, debt.value, torch.zeros((), dtype=debt.value.dtype))
+    constants = torch.where(dropped, compensation.value, torch.zeros((), dtype=compensation.value.dtype))
     rows = kept[(site.op.result.index, shape.result_axis)]
-    delta = row_sums(shape, site.fact(shape.weight), constants, rows) * account.sign
-    why = f"{int(dropped.sum())} constant channels into {account.words}"
-    if account.path is None:
-        yield AddToParameter(account.name, Frozen(delta), why)
+    delta = row_sums(shape, site.fact(shape.weight), constants, rows) * bias_target.sign
+    why = f"{int(dropped.sum())} constant channels into {bias_target.words}"
+    if bias_target.path is None:
+        yield AddToParameter(bias_target.name, ConstantTensor(delta), why)
     else:
-        yield NewBias(account.path, Frozen(delta[rows]), why)
+        yield NewBias(bias_target.path, ConstantTensor(delta[rows]), why)
 
 
-def _into_carrier(shape: Contraction, debt: Debt, family: Tensor, columns: Tensor) -> Iterable[Edit]:
-    profiles = debt.profiles.double()
-    into = carrier_of(family, columns, debt.magnitude)
+def _into_carrier(
+    shape: Contraction, compensation: Compensation, family: Tensor, columns: Tensor
+) -> Iterable[Edit]:
+    profiles = compensation.profiles.double()
+    into = carrier_of(family, columns, compensation.magnitude)
     if into is None:
         return
     peak = int(profiles[into].abs().argmax())
@@ -331,13 +340,13 @@ def _slice_groups(shape: Contraction, kept: KeepSets, op: Op) -> Iterable[Edit]:
 
 
 CONVOLVING = Rule(
-    couple=couple,
+    couple=absorbing_couple,
     known=contraction_known,
     live=contraction_live,
     needs=lambda site, sizes, kept: contraction_needs(site.op, sizes),
     resize=contraction_resize,
-    pay=pay,
-    takes_over=taken_over,
+    compensate=absorbing_compensate,
+    destinations=absorbing_destinations,
     weight=CONVOLUTION,
     macs=contraction_macs,
     is_local=True,

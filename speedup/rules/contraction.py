@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from speedup.engine.constraints import Balanced, Constraint, Pinned
 from speedup.engine.keepsets import KeepSets
-from speedup.engine.lattice import Fact, along, any_over, fact, indicator, pieces, vector, wide
+from speedup.engine.lattice import Fact, any_along, any_over, fact, indicator, pieces, to_double, vector
 from speedup.ir.expressions import Derived
 from speedup.ir.graph import Op, Shape, Value
 from speedup.rules.rule import Facts, Lives, Sizes, equal, nothing_known, pinned, reason_for
@@ -68,7 +68,7 @@ def _has_border(op: Op, weight: Value) -> bool:
     return isinstance(padding, tuple) and any(padding)
 
 
-def describe(op: Op) -> Contraction:
+def describe_contraction(op: Op) -> Contraction:
     """The product that `op`, one of the operators of this family, computes."""
     operands = op.operands
     name = op.name
@@ -105,17 +105,17 @@ def row_sums(shape: Contraction, weight: Fact, value: Tensor, rows: Tensor) -> T
     `rows` are those that are asked about; what it says of the others means nothing.
     """
     if shape.groups > 1:
-        kernels = _by_group(shape, wide(weight.value.expand(shape.weight.shape)), "sum")
-        return torch.bmm(kernels, wide(value).reshape(shape.groups, -1, 1)).reshape(-1)
+        kernels = _by_group(shape, to_double(weight.value.expand(shape.weight.shape)), "sum")
+        return torch.bmm(kernels, to_double(value).reshape(shape.groups, -1, 1)).reshape(-1)
     columns = value.nonzero().reshape(-1)
     wanted = rows.nonzero().reshape(-1)
-    data = wide(value[columns])
-    total = torch.zeros(shape.rows, dtype=wide(weight.raw[:0]).dtype)
+    data = to_double(value[columns])
+    total = torch.zeros(shape.rows, dtype=to_double(weight.raw[:0]).dtype)
     width = len(columns) * prod(shape.weight.shape[2:])
     # They get twice as wide.
     for piece in pieces(len(wanted), 2 * len(wanted) * width):
         picks = {shape.row_dim: wanted[piece], shape.column_dim: columns}
-        kernels = _by_group(shape, wide(weight.picked(shape.weight.shape, picks)), "sum")
+        kernels = _by_group(shape, to_double(weight.pick(shape.weight.shape, picks)), "sum")
         total[wanted[piece]] = kernels[0] @ data
     return total
 
@@ -139,17 +139,17 @@ def _other(ndim: int, axis: int) -> list[int]:
 def channel_state(shape: Contraction, data: Fact) -> tuple[Tensor, Tensor, Tensor]:
     """Per channel of data: known at every position; uniform over positions; the value if so."""
     extent, axis = shape.data.shape[shape.axis], shape.axis
-    known = ~along(~data.known, axis, extent)
+    known = ~any_along(~data.known, axis, extent)
     value, first = data.value, data.value
     for dim in _other(data.ndim, axis):
         first = first.narrow(dim, 0, 1)
-    varies = along(value != first, axis, extent)
+    varies = any_along(value != first, axis, extent)
     return known, ~varies, first.reshape(-1).expand(extent)
 
 
 def contraction_known(op: Op, facts: Facts) -> tuple[Fact, ...]:
     """A row is known when every column it really reads is a uniform constant."""
-    shape = describe(op)
+    shape = describe_contraction(op)
     data, weight = facts[op.operands.index(shape.data)], facts[op.operands.index(shape.weight)]
     reads = pattern(shape, weight)
     if data.is_unknown:
@@ -172,7 +172,7 @@ def contraction_known(op: Op, facts: Facts) -> tuple[Fact, ...]:
             total = row_sums(shape, weight, usable, asked)
     bias = None if shape.bias is None else facts[op.operands.index(shape.bias)]
     if bias is not None:
-        total = total + wide(bias.value.expand(shape.rows))
+        total = total + to_double(bias.value.expand(shape.rows))
         reached = reached | ~bias.known.expand(shape.rows)
     ndim, axis = op.result.ndim, shape.result_axis
     return (fact(vector(~reached, axis, ndim), vector(total.to(op.result.dtype), axis, ndim)),)
@@ -185,7 +185,7 @@ def _full(tensor: Tensor, groups: int, extent: int) -> Tensor:
 
 def read_columns(shape: Contraction, weight: Fact, live_result: Tensor) -> Tensor:
     """Bool per data channel: whether a live result channel reads it."""
-    rows = along(live_result, shape.result_axis, shape.rows).reshape(shape.groups, -1, 1)
+    rows = any_along(live_result, shape.result_axis, shape.rows).reshape(shape.groups, -1, 1)
     reads = pattern(shape, weight)
     if bool(rows.all()):
         key = f"columns {shape.groups} {shape.row_dim}"
@@ -196,9 +196,9 @@ def read_columns(shape: Contraction, weight: Fact, live_result: Tensor) -> Tenso
 
 
 def contraction_live(op: Op, facts: Facts, live: Lives) -> tuple[Tensor, ...]:
-    shape = describe(op)
+    shape = describe_contraction(op)
     columns = read_columns(shape, facts[op.operands.index(shape.weight)], live[0])
-    rows = along(live[0], shape.result_axis, shape.rows)
+    rows = any_along(live[0], shape.result_axis, shape.rows)
     reads = []
     for value in op.operands:
         if value is shape.data:
@@ -213,22 +213,22 @@ def contraction_live(op: Op, facts: Facts, live: Lives) -> tuple[Tensor, ...]:
 
 def contraction_couple(site: Site) -> Iterable[Constraint]:
     """Rows with result channels and bias, columns with data channels, groups balanced."""
-    shape, result = describe(site.op), site.op.result
-    cause = site.because(reason_for(site.op, "ties its weight to its input and output channels"))
+    shape, result = describe_contraction(site.op), site.op.result
+    reason = site.because(reason_for(site.op, "ties its weight to its input and output channels"))
     bias = [] if shape.bias is None else [(shape.bias, 0)]
     for own in _other(shape.data.ndim, shape.axis):
         if shape.data.shape[own] == result.shape[own] and own < shape.axis:
-            yield from equal(cause, (shape.data, own), (result, own))
+            yield from equal(reason, (shape.data, own), (result, own))
     space = site.because(reason_for(site.op, "works on windows of space"))
     for value in (shape.data, result):
         yield from pinned(value, range(shape.axis + 1, value.ndim), space)
     yield from pinned(shape.weight, range(2, shape.weight.ndim), space)
     rows, columns = (result, shape.result_axis), (shape.data, shape.axis)
     if shape.groups == 1:
-        yield from equal(cause, rows, (shape.weight, shape.row_dim), *bias)
-        yield from equal(cause, columns, (shape.weight, shape.column_dim))
+        yield from equal(reason, rows, (shape.weight, shape.row_dim), *bias)
+        yield from equal(reason, columns, (shape.weight, shape.column_dim))
     elif shape.is_depthwise:
-        yield from equal(cause, rows, columns, (shape.weight, 0), *bias)
+        yield from equal(reason, rows, columns, (shape.weight, 0), *bias)
     else:
         yield from _couple_groups(site, shape)
 
@@ -236,9 +236,9 @@ def contraction_couple(site: Site) -> Iterable[Constraint]:
 def _couple_groups(site: Site, shape: Contraction) -> Iterable[Constraint]:
     result, weight = site.op.result, shape.weight
     rows, columns = (result, shape.result_axis), (shape.data, shape.axis)
-    cause = site.because("groups of a convolution must have equal counts of channels")
+    reason = site.because("groups of a convolution must have equal counts of channels")
     bias = [] if shape.bias is None else [(shape.bias, 0)]
-    yield from equal(cause, rows, *bias)
+    yield from equal(reason, rows, *bias)
     together = site.counterparts(weight)
     if not together:
         shared = site.because("a grouped weight that something else reads too stays whole")
@@ -247,22 +247,22 @@ def _couple_groups(site: Site, shape: Contraction) -> Iterable[Constraint]:
         yield Pinned((rows[0].index, rows[1]), shared)
         return
     outer = columns if shape.transposed else rows
-    yield from equal(cause, outer, (weight, 0))
-    yield from pinned(weight, [1], cause)
+    yield from equal(reason, outer, (weight, 0))
+    yield from pinned(weight, [1], reason)
     changeable = isinstance(site.op.arguments["groups"], Derived)
     dims = ((columns[0].index, columns[1]), (rows[0].index, rows[1]))
     if site.op.index != together[0]:
         # Each group of the weight has one set of columns, whichever call it is.
-        first = describe(site.graph.ops[together[0]])
+        first = describe_contraction(site.graph.ops[together[0]])
         result_of_first = site.graph.ops[together[0]].result
-        yield from equal(cause, columns, (first.data, first.axis))
-        yield from equal(cause, rows, (result_of_first, first.result_axis))
-    yield Balanced(dims, shape.groups, cause, fixed=not changeable)
+        yield from equal(reason, columns, (first.data, first.axis))
+        yield from equal(reason, rows, (result_of_first, first.result_axis))
+    yield Balanced(dims, shape.groups, reason, fixed=not changeable)
 
 
 def contraction_resize(site: Site, kept: KeepSets) -> Mapping[int, Shape]:
     """A grouped weight's inner dimension counts what one surviving group keeps."""
-    shape = describe(site.op)
+    shape = describe_contraction(site.op)
     if shape.groups == 1 or shape.is_depthwise:
         return {}
     columns = kept[(shape.data.index, shape.axis)]
@@ -276,7 +276,7 @@ def contraction_needs(op: Op, sizes: Sizes) -> Mapping[str, Any]:
     """`groups` follows from the new extents of the weight and of the channels it counts."""
     if "groups" not in op.arguments:
         return {}
-    shape = describe(op)
+    shape = describe_contraction(op)
     inner = sizes(shape.weight)[1]
     outer = sizes(op.result)[shape.result_axis] if shape.transposed else sizes(shape.data)[shape.axis]
     return {"groups": outer // inner}
@@ -284,7 +284,7 @@ def contraction_needs(op: Op, sizes: Sizes) -> Mapping[str, Any]:
 
 def contraction_macs(op: Op, sizes: Sizes) -> int:
     """Multiply-accumulates: per element of the larger side, one kernel over the inner extent."""
-    shape = describe(op)
+    shape = describe_contraction(op)
     weight = sizes(shape.weight)
     if shape.transposed:
         return prod(sizes(shape.data)) * prod(weight[1:])
@@ -294,7 +294,7 @@ def contraction_macs(op: Op, sizes: Sizes) -> int:
 
 def contraction_product(site: Site) -> Product | None:
     """The product of an operator of this family, for reports and pruners."""
-    shape = describe(site.op)
+    shape = describe_contraction(site.op)
     if shape.data.ndim == 0 or shape.weight.ndim < 2:
         return None
     row_dim: int | None = shape.row_dim
@@ -319,7 +319,7 @@ def _linear_attributes(op: Op, sizes: Sizes) -> Attributes:
 
 
 def _conv_attributes(op: Op, sizes: Sizes) -> Attributes:
-    shape = describe(op)
+    shape = describe_contraction(op)
     return {
         "in_channels": sizes(shape.data)[shape.axis],
         "out_channels": sizes(op.result)[shape.result_axis],

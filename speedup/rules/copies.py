@@ -9,7 +9,7 @@ from speedup.ir.graph import Graph, Value
 _SAME = frozenset({"clone", "contiguous", "alias"})
 
 
-def copied(graph: Graph, source: Value, block: Block) -> tuple[int, int] | None:
+def copied_dims(graph: Graph, source: Value, block: Block) -> tuple[int, int] | None:
     """The dims (own, copies) of a view that lists equal copies of each index in turn, as `expand` makes
     them; None when the block is something else.
     """

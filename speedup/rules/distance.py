@@ -8,36 +8,36 @@ import torch
 from torch import Tensor
 
 from speedup.engine.constraints import Constraint, Pinned
-from speedup.engine.lattice import Fact, along, any_over, fact, fold_to
+from speedup.engine.lattice import Fact, any_along, any_over, fact, fold_to
 from speedup.ir.graph import Op, Value
 from speedup.rules.rule import Facts, Lives, Rule, equal, nothing_known, pinned, reason_for
 from speedup.rules.site import Site
 
 
-def _counted(site: Site, members: tuple[tuple[Value, int], ...]) -> Iterable[Constraint]:
+def _all_indices_count(site: Site, members: tuple[tuple[Value, int], ...]) -> Iterable[Constraint]:
     """Two dimensions that are summed over correspond; where either is a constant other than 0, they stay."""
     (first, dim), (second, other) = members
-    cause = site.because(reason_for(site.op, "counts constants that are not zero"))
+    reason = site.because(reason_for(site.op, "counts constants that are not zero"))
     if first.shape[dim] != second.shape[other]:
-        yield from pinned(first, [dim], cause)
-        yield from pinned(second, [other], cause)
+        yield from pinned(first, [dim], reason)
+        yield from pinned(second, [other], reason)
         return
     yield from equal(site.because(reason_for(site.op, "compares element by element")), *members)
     if first.shape[dim] != 1:
-        counts = [along(site.fact(v).known_nonzero & site.live(v), d, v.shape[d]) for v, d in members]
-        yield Pinned((first.index, dim), cause, counts[0] | counts[1])
+        counts = [any_along(site.fact(v).known_nonzero & site.live(v), d, v.shape[d]) for v, d in members]
+        yield Pinned((first.index, dim), reason, counts[0] | counts[1])
 
 
-def _aligned(site: Site, rank: int, free: Iterable[tuple[int, int]]) -> Iterable[Constraint]:
+def _couple_pairs(site: Site, rank: int, free: Iterable[tuple[int, int]]) -> Iterable[Constraint]:
     """`free` are pairs of a dimension of the operands, aligned in `rank` dimensions, and of the result."""
-    cause = site.because(reason_for(site.op, "ties the dimensions it does not sum over"))
+    reason = site.because(reason_for(site.op, "ties the dimensions it does not sum over"))
     for dim, result in free:
         members = [(site.op.result, result)]
         for value in site.op.operands:
             own = dim - (rank - value.ndim)
             if own >= 0 and value.shape[own] == site.op.result.shape[result]:
                 members.append((value, own))
-        yield from equal(cause, *members)
+        yield from equal(reason, *members)
 
 
 def _rank(op: Op) -> int:
@@ -48,15 +48,15 @@ def angle_couple(site: Site) -> Iterable[Constraint]:
     """cosine_similarity along `dim`, which the result lacks."""
     op, rank = site.op, _rank(site.op)
     axis = op["dim"] % rank
-    yield from _aligned(site, rank, ((d, d - (d > axis)) for d in range(rank) if d != axis))
+    yield from _couple_pairs(site, rank, ((d, d - (d > axis)) for d in range(rank) if d != axis))
     first, second = op.operands
     own = [axis - (rank - v.ndim) for v in (first, second)]
     if min(own) < 0:
-        cause = site.because(reason_for(op, "repeats one of its operands"))
+        reason = site.because(reason_for(op, "repeats one of its operands"))
         for value, dim in zip((first, second), own, strict=True):
-            yield from pinned(value, [dim] if dim >= 0 else [], cause)
+            yield from pinned(value, [dim] if dim >= 0 else [], reason)
         return
-    yield from _counted(site, ((first, own[0]), (second, own[1])))
+    yield from _all_indices_count(site, ((first, own[0]), (second, own[1])))
 
 
 def angle_live(op: Op, facts: Facts, live: Lives) -> tuple[Tensor, ...]:
@@ -68,11 +68,11 @@ def cdist_couple(site: Site) -> Iterable[Constraint]:
     """Distances (.., P, R) between rows of (.., P, M) and rows of (.., R, M)."""
     op = site.op
     first, second, result = *op.operands, op.result
-    cause = site.because("cdist has a row or a column for each vector")
-    yield from _aligned(site, result.ndim, ((d, d) for d in range(result.ndim - 2)))
-    yield from equal(cause, (result, result.ndim - 2), (first, first.ndim - 2))
-    yield from equal(cause, (result, result.ndim - 1), (second, second.ndim - 2))
-    yield from _counted(site, ((first, first.ndim - 1), (second, second.ndim - 1)))
+    reason = site.because("cdist has a row or a column for each vector")
+    yield from _couple_pairs(site, result.ndim, ((d, d) for d in range(result.ndim - 2)))
+    yield from equal(reason, (result, result.ndim - 2), (first, first.ndim - 2))
+    yield from equal(reason, (result, result.ndim - 1), (second, second.ndim - 2))
+    yield from _all_indices_count(site, ((first, first.ndim - 1), (second, second.ndim - 1)))
 
 
 def cdist_live(op: Op, facts: Facts, live: Lives) -> tuple[Tensor, ...]:
@@ -85,10 +85,10 @@ def cdist_live(op: Op, facts: Facts, live: Lives) -> tuple[Tensor, ...]:
 def pairwise_couple(site: Site) -> Iterable[Constraint]:
     """pairwise_distance adds a small number to each difference, so that even zeros count."""
     op, rank = site.op, _rank(site.op)
-    yield from _aligned(site, rank, ((d, d) for d in range(rank - 1)))
-    cause = site.because(reason_for(op, "reads the whole dimension"))
+    yield from _couple_pairs(site, rank, ((d, d) for d in range(rank - 1)))
+    reason = site.because(reason_for(op, "reads the whole dimension"))
     for value in op.operands:
-        yield from pinned(value, [value.ndim - 1], cause)
+        yield from pinned(value, [value.ndim - 1], reason)
 
 
 def pairwise_live(op: Op, facts: Facts, live: Lives) -> tuple[Tensor, ...]:
@@ -99,15 +99,15 @@ def pairwise_live(op: Op, facts: Facts, live: Lives) -> tuple[Tensor, ...]:
 def cross_couple(site: Site) -> Iterable[Constraint]:
     op, result = site.op, site.op.result
     if op["dim"] is None:
-        cause = site.because("cross looks for the first dimension of extent 3")
+        reason = site.because("cross looks for the first dimension of extent 3")
         for value in (*op.operands, result):
-            yield from pinned(value, range(value.ndim), cause)
+            yield from pinned(value, range(value.ndim), reason)
         return
     axis = op["dim"] % result.ndim
-    yield from _aligned(site, result.ndim, ((d, d) for d in range(result.ndim) if d != axis))
-    cause = site.because(reason_for(op, "works on vectors of three"))
+    yield from _couple_pairs(site, result.ndim, ((d, d) for d in range(result.ndim) if d != axis))
+    reason = site.because(reason_for(op, "works on vectors of three"))
     for value in (*op.operands, result):
-        yield from pinned(value, [axis - (result.ndim - value.ndim)], cause)
+        yield from pinned(value, [axis - (result.ndim - value.ndim)], reason)
 
 
 def cross_live(op: Op, facts: Facts, live: Lives) -> tuple[Tensor, ...]:

@@ -16,7 +16,7 @@ from attrs import evolve, frozen
 from torch import Tensor, nn
 
 from speedup.engine.constraints import Constraint, Pinned
-from speedup.engine.lattice import Fact, along, broadcast, fact
+from speedup.engine.lattice import Fact, any_along, broadcast, fact
 from speedup.ir.graph import Op, Value
 from speedup.rules.rule import (
     Facts,
@@ -235,15 +235,15 @@ def einsum_couple(site: Site) -> Iterable[Constraint]:
     """Dimensions of one letter correspond; constants that add up stay."""
     op, terms = site.op, terms_of(site.op)
     if terms is None:
-        cause = site.because(reason_for(op, "is no plain sum of products here"))
+        reason = site.because(reason_for(op, "is no plain sum of products here"))
         for value in (*op.operands, *op.results):
-            yield from pinned(value, range(value.ndim), cause)
+            yield from pinned(value, range(value.ndim), reason)
         return
-    cause = site.because(reason_for(op, "ties dimensions of one letter"))
+    reason = site.because(reason_for(op, "ties dimensions of one letter"))
     named = [*zip(terms.operands, op.operands, strict=True), (terms.result, op.result)]
     for letter in dict.fromkeys(c for term, _ in named for c in term if c):
         members = [(v, t.index(letter)) for t, v in named if letter in t]
-        yield from equal(cause, *members)
+        yield from equal(reason, *members)
         if letter not in terms.result:
             yield from _constants_stay(site, members)
 
@@ -253,7 +253,7 @@ def _constants_stay(site: Site, members: Sequence[tuple[Value, int]]) -> Iterabl
     value, dim = members[0]
     counts = torch.ones(value.shape[dim], dtype=torch.bool)
     for other, own in members:
-        counts = counts & along(site.fact(other).known_nonzero & site.live(other), own, other.shape[own])
+        counts = counts & any_along(site.fact(other).known_nonzero & site.live(other), own, other.shape[own])
     if value.shape[dim] != 1:
         yield Pinned(
             (value.index, dim), site.because(reason_for(site.op, "adds up products of constants")), counts

@@ -17,15 +17,15 @@ from speedup.ir.expressions import (
     Derived,
     Root,
     SizeOf,
-    concrete,
     derived_in,
     evaluate_expression,
     sizes_in,
+    with_traced_numbers,
 )
 from speedup.ir.graph import Graph, Op, Origin, Shape, Value
-from speedup.ir.resizing import resized
+from speedup.ir.resizing import resized_shapes
 from speedup.rules import Rules, rule_of
-from speedup.rules.contraction import describe
+from speedup.rules.contraction import describe_contraction
 
 _PRODUCTS = ("linear", "conv")
 STATED_SIZES = ("size", "shape", "sizes")
@@ -112,7 +112,7 @@ class Extents:
     def _derived(self, op: Op, result: Value) -> list[bool]:
         dims = range(result.ndim)
         if op.name.startswith(_PRODUCTS) and op.operands[1].ndim > 1:
-            shape = describe(op)
+            shape = describe_contraction(op)
             rows = self._known[shape.weight.index, shape.row_dim]
             own = [self._known[shape.data.index, d] for d in range(shape.data.ndim)]
             return [rows if d == shape.result_axis else d >= len(own) or own[d] for d in dims]
@@ -145,15 +145,15 @@ class Extents:
         if moves is None or any(self._known[s.value, s.dim] for a in others for s in _sizes_of(a)):
             return [True] * result.ndim
         found = moves(
-            {n: concrete(a) for n, a in op.arguments.items()},
+            {n: with_traced_numbers(a) for n, a in op.arguments.items()},
             [v.shape for v in op.operands],
             [r.shape for r in op.results],
         )
         varies = [False] * result.ndim
-        for move in found:
-            if op.results[move.result] is result:
-                source = op.operands[move.operand]
-                gone = [d for b in move.blocks if not b.target and b.index is None for d in b.source]
+        for index_map in found:
+            if op.results[index_map.result] is result:
+                source = op.operands[index_map.operand]
+                gone = [d for b in index_map.blocks if not b.target and b.index is None for d in b.source]
                 if any(self._known[source.index, d] for d in gone):
                     # Extents of 1, as of a batch, which any of the result's may take in at other sizes.
                     return [True] * result.ndim
@@ -161,11 +161,11 @@ class Extents:
                 is_inferred = any(isinstance(one, tuple) and -1 in one for one in sizes)
                 if is_inferred and any(self._known[source.index, d] for d in range(source.ndim)):
                     # So may extents of 1 that come of none, if one of them is what is left.
-                    for block in move.blocks:
+                    for block in index_map.blocks:
                         if not block.source and block.index is None:
                             for dim in block.target:
                                 varies[dim] = True
-                for block in move.blocks:
+                for block in index_map.blocks:
                     if any(self._known[source.index, d] for d in block.source):
                         for dim in block.target:
                             varies[dim] = True
@@ -263,7 +263,7 @@ class _Trial:
     runs: bool = field(init=False)
 
     def __attrs_post_init__(self) -> None:
-        found = resized(self.graph, [v.shape for v in self.graph.inputs], self.wanted)
+        found = resized_shapes(self.graph, [v.shape for v in self.graph.inputs], self.wanted)
         object.__setattr__(self, "runs", len(found) == len(self.wanted))
 
     def of(self, unit: Mapping[Place, int]) -> Mapping[int, Shape] | None:
@@ -280,7 +280,7 @@ class _Trial:
                 tuple(step(n) if (number, dim) in unit else n for dim, n in enumerate(value.shape))
                 for number, value in enumerate(self.graph.inputs)
             ]
-            found = resized(self.graph, shapes, self.wanted)
+            found = resized_shapes(self.graph, shapes, self.wanted)
             if len(found) == len(self.wanted):
                 return found
             is_same_way = is_same_way and self._goes_on(shapes, found)

@@ -27,10 +27,10 @@ def _dims(op: Op) -> tuple[int, ...]:
 def transform_couple(site: Site) -> Iterable[Constraint]:
     op, mixed = site.op, _dims(site.op)
     values = (op.operands[0], op.result)
-    cause = site.because(reason_for(op, "runs along the whole dimension"))
-    yield from matched(cause, values, (d for d in range(op.result.ndim) if d not in mixed))
+    reason = site.because(reason_for(op, "runs along the whole dimension"))
+    yield from matched(reason, values, (d for d in range(op.result.ndim) if d not in mixed))
     for value in values:
-        yield from pinned(value, mixed, cause)
+        yield from pinned(value, mixed, reason)
 
 
 def transform_known(op: Op, facts: Facts) -> tuple[Fact, ...]:
@@ -53,11 +53,11 @@ def transform_live(op: Op, facts: Facts, live: Lives) -> tuple[Tensor, ...]:
 def pairs_couple(site: Site) -> Iterable[Constraint]:
     """Real and imaginary part lie along one more dimension, the last, of the side that is real."""
     source, target = site.op.operands[0], site.op.result
-    cause = site.because(reason_for(site.op, "pairs real and imaginary parts"))
+    reason = site.because(reason_for(site.op, "pairs real and imaginary parts"))
     shared = min(source.ndim, target.ndim)
-    yield from matched(cause, (source, target), range(shared)) if shared else ()
+    yield from matched(reason, (source, target), range(shared)) if shared else ()
     for value in (source, target):
-        yield from pinned(value, range(shared, value.ndim), cause)
+        yield from pinned(value, range(shared, value.ndim), reason)
 
 
 def as_real_known(op: Op, facts: Facts) -> tuple[Fact, ...]:

@@ -18,10 +18,10 @@ def glu_couple(site: Site) -> Iterable[Constraint]:
     """Both halves of the operand pair up with the result."""
     op, data = site.op, site.op.operands[0]
     axis = op["dim"] % data.ndim
-    cause = site.because("glu multiplies one half with the other")
+    reason = site.because("glu multiplies one half with the other")
     for dim in range(data.ndim):
         if dim != axis:
-            yield from equal(cause, (data, dim), (op.result, dim))
+            yield from equal(reason, (data, dim), (op.result, dim))
     half = torch.arange(data.shape[axis]) % op.result.shape[axis]
     yield Mapped(
         ((op.result.index, axis),),
@@ -29,7 +29,7 @@ def glu_couple(site: Site) -> Iterable[Constraint]:
         half,
         (op.result.shape[axis],),
         (data.shape[axis],),
-        cause,
+        reason,
     )
 
 

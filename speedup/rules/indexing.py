@@ -9,13 +9,13 @@ import torch
 from torch import Tensor, nn
 
 from speedup.engine.constraints import Constraint
-from speedup.engine.lattice import Fact, all_over, along, any_over, constant, fact, indicator, vector
-from speedup.engine.layout import Block, Move, pull
+from speedup.engine.lattice import Fact, all_over, any_along, any_over, constant, fact, indicator, vector
+from speedup.engine.layout import Block, IndexMap, pull
 from speedup.ir.evaluation import evaluate
 from speedup.ir.graph import Op, Value
 from speedup.rules.rule import Facts, Lives, Rule, Sizes, equal, everything_read, nothing_known, pinned
 from speedup.rules.site import Site
-from speedup.rules.stated import result_sizes
+from speedup.rules.stated import stated_result_sizes
 from speedup.rules.weights import MAKES, Attributes, LayerAxis, WeightRule
 
 
@@ -38,18 +38,18 @@ def embedding_known(op: Op, facts: Facts) -> tuple[Fact, ...]:
 
 
 def embedding_live(op: Op, facts: Facts, live: Lives) -> tuple[Tensor, ...]:
-    columns = along(live[0], op.result.ndim - 1, op.operands[0].shape[1])
+    columns = any_along(live[0], op.result.ndim - 1, op.operands[0].shape[1])
     return (vector(columns, 1, 2), indicator(bool(columns.any()), op.operands[1].ndim))
 
 
 def embedding_couple(site: Site) -> Iterable[Constraint]:
     table, index = site.op.operands
     result = site.op.result
-    cause = site.because("embedding looks up rows of its table")
-    yield from equal(cause, (table, 1), (result, result.ndim - 1))
+    reason = site.because("embedding looks up rows of its table")
+    yield from equal(reason, (table, 1), (result, result.ndim - 1))
     for dim in range(index.ndim):
-        yield from equal(cause, (index, dim), (result, dim))
-    yield from pinned(table, [0], cause)
+        yield from equal(reason, (index, dim), (result, dim))
+    yield from pinned(table, [0], reason)
 
 
 def _lookup(op: Op) -> tuple[int, Value] | None:
@@ -66,7 +66,7 @@ def _carried_dims(op: Op, axis: int, index: Value) -> list[tuple[int, int]]:
     return [(d, d if d < axis else d + index.ndim - 1) for d in dims if d != axis]
 
 
-def _index_move(op: Op, facts: Facts) -> Move | None:
+def _index_move(op: Op, facts: Facts) -> IndexMap | None:
     """With a known index, a lookup is a gather along one dimension."""
     found = _lookup(op)
     if found is None or not facts[1].is_all_known():
@@ -74,20 +74,20 @@ def _index_move(op: Op, facts: Facts) -> Move | None:
     axis, index = found
     rows = facts[1].value.expand(index.shape).reshape(-1).long() % op.operands[0].shape[axis]
     blocks = [Block((s,), (t,)) for s, t in _carried_dims(op, axis, index)]
-    return Move(0, 0, (*blocks, Block((axis,), tuple(range(axis, axis + index.ndim)), rows)))
+    return IndexMap(0, 0, (*blocks, Block((axis,), tuple(range(axis, axis + index.ndim)), rows)))
 
 
 def index_known(op: Op, facts: Facts) -> tuple[Fact, ...]:
     """What is the same at every index is that wherever it is looked up."""
-    move, found, table = _index_move(op, facts), _lookup(op), facts[0]
+    index_map, found, table = _index_move(op, facts), _lookup(op), facts[0]
     if found is None or table.is_unknown:
         return nothing_known(op, facts)
-    if move is not None:
+    if index_map is not None:
         source, target = op.operands[0].shape, op.result.shape
         return (
             fact(
-                pull(move, table.known, source, target, torch.tensor(False)),
-                pull(move, table.value, source, target, torch.zeros((), dtype=table.value.dtype)),
+                pull(index_map, table.known, source, target, torch.tensor(False)),
+                pull(index_map, table.value, source, target, torch.zeros((), dtype=table.value.dtype)),
             ),
         )
     axis, index = found
@@ -111,20 +111,20 @@ def index_live(op: Op, facts: Facts, live: Lives) -> tuple[Tensor, ...]:
 
 def index_couple(site: Site) -> Iterable[Constraint]:
     op, found = site.op, _lookup(site.op)
-    cause = site.because("an index refers to positions")
+    reason = site.because("an index refers to positions")
     if found is None:
         for value in (*op.operands, op.result):
-            yield from pinned(value, range(value.ndim), cause)
+            yield from pinned(value, range(value.ndim), reason)
         return
     axis, index = found
     table, result = op.operands[0], op.result
     for own, other in _carried_dims(op, axis, index):
-        yield from equal(cause, (table, own), (result, other))
+        yield from equal(reason, (table, own), (result, other))
     for dim in range(index.ndim):
-        yield from equal(cause, (index, dim), (result, axis + dim))
-    yield from pinned(table, [axis], cause)
+        yield from equal(reason, (index, dim), (result, axis + dim))
+    yield from pinned(table, [axis], reason)
     if site.fact(index).is_all_known():
-        yield from pinned(index, range(index.ndim), cause)
+        yield from pinned(index, range(index.ndim), reason)
 
 
 def filled_known(op: Op, facts: Facts) -> tuple[Fact, ...]:
@@ -152,7 +152,7 @@ def sequence_known(op: Op, facts: Facts) -> tuple[Fact, ...]:
     return tuple(constant(t) for t in evaluate(op, []))
 
 
-def unread(op: Op, facts: Facts, live: Lives) -> tuple[Tensor, ...]:
+def nothing_read(op: Op, facts: Facts, live: Lives) -> tuple[Tensor, ...]:
     """No operand element is read."""
     return tuple(indicator(False, v.ndim) for v in op.operands)
 
@@ -164,9 +164,9 @@ def filled_live(op: Op, facts: Facts, live: Lives) -> tuple[Tensor, ...]:
 
 
 def sequence_couple(site: Site) -> Iterable[Constraint]:
-    cause = site.because("a sequence of numbers depends on its length")
+    reason = site.because("a sequence of numbers depends on its length")
     for value in site.op.results:
-        yield from pinned(value, range(value.ndim), cause)
+        yield from pinned(value, range(value.ndim), reason)
 
 
 def filled_couple(site: Site) -> Iterable[Constraint]:
@@ -174,7 +174,7 @@ def filled_couple(site: Site) -> Iterable[Constraint]:
     return ()
 
 
-def nothing(site: Site) -> Iterable[Constraint]:
+def no_coupling(site: Site) -> Iterable[Constraint]:
     """The op only checks; it ties nothing."""
     return ()
 
@@ -200,26 +200,26 @@ def tri_known(op: Op, facts: Facts) -> tuple[Fact, ...]:
 def positions_couple(site: Site) -> Iterable[Constraint]:
     """The last two dimensions are positions; the others correspond."""
     data, result = site.op.operands[0], site.op.results[0]
-    cause = site.because("positions matter")
+    reason = site.because("positions matter")
     for dim in range(data.ndim - 2):
-        yield from equal(cause, (data, dim), (result, dim))
+        yield from equal(reason, (data, dim), (result, dim))
     for value in (data, result):
-        yield from pinned(value, range(data.ndim - 2, data.ndim), cause)
+        yield from pinned(value, range(data.ndim - 2, data.ndim), reason)
 
 
 FILLED = Rule(
     couple=filled_couple,
     known=filled_known,
     live=filled_live,
-    needs=result_sizes("size"),
+    needs=stated_result_sizes("size"),
     reads_sizes=True,
     reads_numbers=True,
 )
-UNFILLED = Rule(couple=filled_couple, live=unread, needs=result_sizes("size"))
+UNFILLED = Rule(couple=filled_couple, live=nothing_read, needs=stated_result_sizes("size"))
 SEQUENCE = Rule(couple=sequence_couple, known=sequence_known, live=everything_read)
-CHECK = Rule(couple=nothing, live=unread)
+CHECK = Rule(couple=no_coupling, live=nothing_read)
 # A tensor of one element becomes a number of Python's, which may go anywhere.
-NUMBER = Rule(couple=nothing)
+NUMBER = Rule(couple=no_coupling)
 
 _SEQUENCES = """
     arange linspace logspace eye scalar_tensor tril_indices triu_indices hann_window hamming_window

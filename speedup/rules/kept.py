@@ -16,9 +16,9 @@ def keeping(reason: str) -> Rule:
     """The rule of an operator whose operands and results keep all dimensions; `reason` says why."""
 
     def couple(site: Site) -> Iterable[Constraint]:
-        cause = site.because(reason_for(site.op, reason))
+        found = site.because(reason_for(site.op, reason))
         for value in (*site.op.operands, *site.op.results):
-            yield from pinned(value, range(value.ndim), cause)
+            yield from pinned(value, range(value.ndim), found)
 
     return Rule(couple=couple)
 

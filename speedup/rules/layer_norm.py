@@ -18,12 +18,12 @@ from torch import Tensor, nn
 
 from speedup.engine.constraints import Constraint
 from speedup.engine.keepsets import KeepSets
-from speedup.engine.lattice import Fact, all_over, along, any_over, fact, indicator, spread
-from speedup.ir.edits import AddToParameter, Edit, Frozen, SetAttribute
+from speedup.engine.lattice import Fact, all_over, any_along, any_over, fact, indicator, spread
+from speedup.ir.edits import AddToParameter, ConstantTensor, Edit, SetAttribute
 from speedup.ir.evaluation import evaluate
 from speedup.ir.graph import Op
 from speedup.lowerings import Alternative, PartialLayerNorm
-from speedup.rules.pointwise import aligned
+from speedup.rules.pointwise import couple_elements
 from speedup.rules.rule import (
     Facts,
     Lives,
@@ -38,7 +38,7 @@ from speedup.rules.rule import (
     reason_for,
 )
 from speedup.rules.site import Site
-from speedup.rules.weights import Attributes, normalized
+from speedup.rules.weights import Attributes, normalization_weight
 
 _PASSES = 4
 """How often the norm that is told what is gone reads or writes its data more than LayerNorm does."""
@@ -84,7 +84,7 @@ def _constant(site: Site) -> Tensor:
     found, extent = site.fact(data), data.shape[-1]
     value = found.value
     first = value[(slice(0, 1),) * (data.ndim - 1)]
-    return ~along(~found.known, data.ndim - 1, extent) & ~along(value != first, data.ndim - 1, extent)
+    return ~any_along(~found.known, data.ndim - 1, extent) & ~any_along(value != first, data.ndim - 1, extent)
 
 
 def _is_read(site: Site) -> bool:
@@ -98,23 +98,23 @@ def _is_read(site: Site) -> bool:
 def layer_norm_couple(site: Site) -> Iterable[Constraint]:
     """What differs between inputs, or between positions, counts in the statistics and stays."""
     op, data = site.op, site.op.operands[0]
-    yield from aligned(op, op.results[0], [data], site)
-    cause = site.because(reason_for(op, "takes statistics over this dimension"))
+    yield from couple_elements(op, op.results[0], [data], site)
+    reason = site.because(reason_for(op, "takes statistics over this dimension"))
     dims = _last(op)
     for value in op.operands[1:]:
         for own, dim in zip(range(value.ndim), dims, strict=True):
-            yield from equal(cause, (data, dim), (value, own))
+            yield from equal(reason, (data, dim), (value, own))
     if len(dims) > 1:
-        yield from pinned(data, dims, cause)
+        yield from pinned(data, dims, reason)
     elif _is_read(site):
-        yield from pinned(data, dims, cause, ~_constant(site))
+        yield from pinned(data, dims, reason, ~_constant(site))
 
 
 def _statistics_kept(site: Site) -> Iterable[Constraint]:
     """A norm that cannot be told what is gone must find all of it."""
     if _is_read(site):
-        cause = site.because(reason_for(site.op, "takes statistics over this dimension"))
-        yield from pinned(site.op.operands[0], _last(site.op), cause)
+        reason = site.because(reason_for(site.op, "takes statistics over this dimension"))
+        yield from pinned(site.op.operands[0], _last(site.op), reason)
 
 
 def _dropped(site: Site, kept: KeepSets) -> Tensor:
@@ -209,7 +209,7 @@ def _features(site: Site) -> tuple[int, int]:
     return data.index, data.ndim - 1
 
 
-def rms_norm_pay(site: Site, kept: KeepSets) -> Iterable[Edit]:
+def rms_norm_compensate(site: Site, kept: KeepSets) -> Iterable[Edit]:
     """Scale the weight by sqrt(N / k) and set the epsilon that goes with it."""
     weight = site.operand("weight")
     if weight is None or site.counterparts(weight)[:1] != (site.op.index,) or _statistics_hold(site, kept):
@@ -217,7 +217,7 @@ def rms_norm_pay(site: Site, kept: KeepSets) -> Iterable[Edit]:
     total, left = weight.shape[0], kept.count(_features(site))
     value = site.fact(weight).value.expand(weight.shape).double()
     why = f"statistics of {total} features from {left}"
-    yield AddToParameter(weight.name, Frozen(value * (math.sqrt(total / left) - 1)), why)
+    yield AddToParameter(weight.name, ConstantTensor(value * (math.sqrt(total / left) - 1)), why)
     yield SetAttribute(site.op.owner.path, "eps", site.op["eps"], folded_epsilon(site, kept))
 
 
@@ -233,7 +233,7 @@ def _shape(op: Op, sizes: Sizes) -> Attributes:
 
 
 _LAST = evolve(
-    normalized(last=True),
+    normalization_weight(last=True),
     attributes=MappingProxyType({nn.LayerNorm: _shape, nn.RMSNorm: _shape}),
     settable=MappingProxyType({nn.RMSNorm: frozenset({"eps"})}),
 )
@@ -243,7 +243,7 @@ RMS_NORM = Rule(
     known=rms_norm_known,
     live=layer_norm_live,
     needs=rms_norm_needs,
-    pay=rms_norm_pay,
+    compensate=rms_norm_compensate,
     weight=_LAST,
 )
 

@@ -13,22 +13,22 @@ import torch
 from attrs import evolve
 from torch import Tensor
 
-from speedup.engine.constraints import Cause, Constraint, Copied, Counted, Dim, Equal, Mapped, Pinned
+from speedup.engine.constraints import Constraint, Copied, Counted, Dim, Equal, Mapped, Pinned, Reason
 from speedup.engine.lattice import (
     Fact,
     all_over,
     broadcast,
     fact,
     indicator,
-    uniform,
     uniform_along,
+    uniform_fact,
     unknown,
     vector,
 )
-from speedup.engine.layout import Block, Move, pull, push
+from speedup.engine.layout import Block, IndexMap, pull, push
 from speedup.ir.expressions import Derived
 from speedup.ir.graph import Op, Value
-from speedup.rules.copies import copied
+from speedup.rules.copies import copied_dims
 from speedup.rules.moves import (
     axis_of,
     cat,
@@ -79,13 +79,13 @@ from speedup.rules.site import Site
 from speedup.rules.stated import (
     as_indices,
     as_split,
-    cut,
-    narrowed,
-    result_sizes,
-    selected,
+    narrow_bounds,
+    select_index,
+    slice_bounds,
     split_size,
     split_sizes,
-    unflattened,
+    stated_result_sizes,
+    unflatten_sizes,
 )
 
 
@@ -108,7 +108,7 @@ def _has_fill(op: Op) -> bool:
     return "pad" in op.arguments
 
 
-def _overlay(op: Op, result: Value, facts: Facts, moves: list[Move]) -> Fact:
+def _overlay(op: Op, result: Value, facts: Facts, moves: list[IndexMap]) -> Fact:
     shape = result.shape
     known, value = indicator(True, result.ndim), _fill(op).reshape((1,) * result.ndim)
     if len(moves) == 1 and moves[0].covers:
@@ -119,58 +119,60 @@ def _overlay(op: Op, result: Value, facts: Facts, moves: list[Move]) -> Fact:
             pull(moves[0], fact_.known, source, shape, torch.tensor(False)),
             pull(moves[0], fact_.value, source, shape, zero.to(fact_.value.dtype)).to(result.dtype),
         )
-    for move in moves:
-        source, one = op.operands[move.operand].shape, facts[move.operand]
-        if move.covers:
+    for index_map in moves:
+        source, one = op.operands[index_map.operand].shape, facts[index_map.operand]
+        if index_map.covers:
             inside = indicator(True, result.ndim)
         else:
-            inside = pull(move, indicator(True, len(source)), source, shape, torch.tensor(False))
-        known = torch.where(inside, pull(move, one.known, source, shape, torch.tensor(False)), known)
-        pulled = pull(move, one.value, source, shape, torch.zeros((), dtype=one.value.dtype))
+            inside = pull(index_map, indicator(True, len(source)), source, shape, torch.tensor(False))
+        known = torch.where(inside, pull(index_map, one.known, source, shape, torch.tensor(False)), known)
+        pulled = pull(index_map, one.value, source, shape, torch.zeros((), dtype=one.value.dtype))
         value = torch.where(inside, pulled.to(value.dtype), value)
     return fact(known, value)
 
 
 def layout_live(op: Op, live: Lives, moves: Moves) -> tuple[Tensor, ...]:
     reads = [indicator(False, v.ndim) for v in op.operands]
-    for move in moves_at(op, moves):
-        source, target = op.operands[move.operand].shape, op.results[move.result].shape
-        reads[move.operand] = reads[move.operand] | push(move, live[move.result], source, target)
+    for index_map in moves_at(op, moves):
+        source, target = op.operands[index_map.operand].shape, op.results[index_map.result].shape
+        reads[index_map.operand] = reads[index_map.operand] | push(
+            index_map, live[index_map.result], source, target
+        )
     return tuple(reads)
 
 
 def layout_couple(site: Site, moves: Moves) -> Iterable[Constraint]:
     op = site.op
-    cause = site.because(reason_for(op, "ties the dimensions it rearranges"))
+    reason = site.because(reason_for(op, "ties the dimensions it rearranges"))
     padded = _has_fill(op)
-    for move in moves_at(op, moves):
-        source, target = op.operands[move.operand], op.results[move.result]
-        for block in move.blocks:
-            copies = copied(site.graph, source, block)
+    for index_map in moves_at(op, moves):
+        source, target = op.operands[index_map.operand], op.results[index_map.result]
+        for block in index_map.blocks:
+            copies = copied_dims(site.graph, source, block)
             if copies is None:
-                yield from couple_block(block, source, target, padded, cause)
+                yield from couple_block(block, source, target, padded, reason)
             else:
                 own, repeated = ((source.index, d) for d in copies)
                 shared = site.because("query heads share key heads in groups of one size")
                 yield Copied(own, repeated, (target.index, block.target[0]), shared)
 
 
-def _of_unit(index: Tensor, targets: Sequence[Dim], padded: bool, cause: Cause) -> Iterable[Constraint]:
+def _of_unit(index: Tensor, targets: Sequence[Dim], padded: bool, reason: Reason) -> Iterable[Constraint]:
     """What reads the only index of a dimension cannot go where others are read beside it: the operand stays.
 
     Where there are only copies of it, any number of them will do.
     """
     beside = index < 0
     if len(targets) == 1 and bool(beside.any()):
-        yield Pinned(targets[0], cause, None if padded else ~beside)
+        yield Pinned(targets[0], reason, None if padded else ~beside)
 
 
 def couple_block(
-    block: Block, source: Value, target: Value, padded: bool, cause: Any
+    block: Block, source: Value, target: Value, padded: bool, reason: Any
 ) -> Iterable[Constraint]:
     """The constraint that one block of a move puts on the dimensions it rearranges."""
     if block.is_plain:
-        yield from equal(cause, (target, block.target[0]), (source, block.source[0]))
+        yield from equal(reason, (target, block.target[0]), (source, block.source[0]))
         return
     if any(source.shape[d] == 0 for d in block.source):
         return
@@ -181,10 +183,10 @@ def couple_block(
     if not targets and not sources:
         return
     if not sources and block.index is not None:
-        yield from _of_unit(block.index, targets, padded, cause)
+        yield from _of_unit(block.index, targets, padded, reason)
         return
     if block.index is None and len(sources) == len(targets) == 1:
-        yield Equal((*sources, *targets), cause)
+        yield Equal((*sources, *targets), reason)
         return
     yield Mapped(
         sources,
@@ -192,7 +194,7 @@ def couple_block(
         block.index,
         tuple(source.shape[d] for _, d in sources),
         tuple(target.shape[d] for _, d in targets),
-        cause,
+        reason,
         padded,
     )
 
@@ -232,23 +234,23 @@ def _taken(moves: Moves, aliases: tuple[str, ...] = ()) -> Rule:
 def _wrapped_kept(site: Site) -> Iterable[Constraint]:
     """`roll` by the number it states needs the indices that it moves from one end to the other."""
     op, (source,) = site.op, site.op.operands
-    cause = site.because("the forward states in numbers how far it rolls")
+    reason = site.because("the forward states in numbers how far it rolls")
     axes = [axis_of(d, source.ndim) for d in op["dims"]]
     if len(set(axes)) != len(axes) or not axes:
-        yield from pinned(source, range(source.ndim), cause)
+        yield from pinned(source, range(source.ndim), reason)
         return
     for shift, axis in zip(op["shifts"], axes, strict=True):
         index = torch.arange(source.shape[axis])
         wraps = index >= len(index) - shift if shift > 0 else index < -shift
-        yield from pinned(source, (axis,), cause, wraps)
+        yield from pinned(source, (axis,), reason, wraps)
 
 
 def _even_chunks(site: Site) -> Iterable[Constraint]:
     """`chunk` cuts into equal parts, so parts that were equal must stay so."""
     axis = site.op["dim"] % site.op.operands[0].ndim
     if len({r.shape[axis] for r in site.op.results}) == 1 and len(site.op.results) > 1:
-        cause = site.because("chunk cuts into equal parts")
-        yield Counted(tuple((r.index, axis) for r in site.op.results), cause)
+        reason = site.because("chunk cuts into equal parts")
+        yield Counted(tuple((r.index, axis) for r in site.op.results), reason)
 
 
 def _is_elastic(op: Op) -> bool:
@@ -284,8 +286,8 @@ def _shaped_like(name: str, moves: Moves) -> Rule:
     def extra(site: Site) -> Iterable[Constraint]:
         shape = site.operand(name)
         if shape is not None:
-            cause = site.because(reason_for(site.op, "gives its result the shape of another tensor"))
-            yield from matched(cause, (site.op.result, shape), range(shape.ndim))
+            reason = site.because(reason_for(site.op, "gives its result the shape of another tensor"))
+            yield from matched(reason, (site.op.result, shape), range(shape.ndim))
 
     return layout_rule(moves, extra=extra)
 
@@ -308,7 +310,7 @@ def _padded_known(op: Op, facts: Facts, moves: Moves) -> tuple[Fact, ...]:
     if not op.follows_sizes("pad"):
         return (found,)
     if op.get("mode", "constant") != "constant":
-        return (uniform(found, range(found.ndim)),)
+        return (uniform_fact(found, range(found.ndim)),)
     amounts, ndim = op.arguments["pad"], op.result.ndim
     known, value = found.known, found.value
     for number in range(len(amounts) // 2):
@@ -344,15 +346,15 @@ _CHUNKS = layout_rule(split, alternatives=any_of(as_split, keep_instead(_even_ch
 RULES: dict[str, Rule] = {
     **{name: layout_rule(reshape) for name in _VIEWS},
     **{
-        name: layout_rule(reshape, result_sizes(argument), aliases=aliases)
+        name: layout_rule(reshape, stated_result_sizes(argument), aliases=aliases)
         for name, (argument, aliases) in _RESHAPES.items()
     },
-    "unflatten": layout_rule(reshape, unflattened),
+    "unflatten": layout_rule(reshape, unflatten_sizes),
     "permute": layout_rule(permute),
     **{name: layout_rule(swap) for name in ("transpose", "swapaxes", "swapdims")},
     **{name: layout_rule(transpose_2d) for name in ("t", "numpy_T")},
     **{
-        name: layout_rule(expand, result_sizes(argument), arrangement="copies")
+        name: layout_rule(expand, stated_result_sizes(argument), arrangement="copies")
         for name, argument in _EXPANSIONS.items()
     },
     "expand_as": _shaped_like("other", expand),
@@ -367,9 +369,9 @@ RULES: dict[str, Rule] = {
     "unsafe_split": layout_rule(split, split_size, alternatives=as_split),
     **dict.fromkeys(("chunk", "unsafe_chunk"), _CHUNKS),
     "unbind": layout_rule(unbind),
-    "select.int": layout_rule(select, selected),
-    "slice": _slice_rule(slice_, cut),
-    "narrow": _slice_rule(narrow, narrowed),
+    "select.int": layout_rule(select, select_index),
+    "slice": _slice_rule(slice_, slice_bounds),
+    "narrow": _slice_rule(narrow, narrow_bounds),
     "slice_scatter": layout_rule(slice_scatter),
     "select_scatter": layout_rule(select_scatter),
     "copy": _shaped_like("self", copy),

@@ -10,7 +10,7 @@ import torch
 from attrs import evolve
 from torch import Tensor, nn
 
-from speedup.engine.constraints import Constraint, Whole
+from speedup.engine.constraints import Constraint, Unbroken
 from speedup.engine.lattice import (
     Fact,
     all_over,
@@ -18,17 +18,17 @@ from speedup.engine.lattice import (
     broadcast,
     fact,
     indicator,
-    runs,
+    split_runs,
     spread,
     uniform_along,
     vector,
 )
 from speedup.ir.expressions import Derived
 from speedup.ir.graph import Op
-from speedup.rules.pointwise import aligned
+from speedup.rules.pointwise import couple_elements
 from speedup.rules.rule import Facts, Lives, Rule, Sizes, equal, named_fact, nothing_known, pinned, reason_for
 from speedup.rules.site import Site
-from speedup.rules.weights import Attributes, normalized
+from speedup.rules.weights import Attributes, normalization_weight
 from speedup.torch_api import NormBase
 
 
@@ -49,10 +49,10 @@ def _reads(op: Op, data: Tensor, rest: Tensor) -> tuple[Tensor, ...]:
     )
 
 
-def channels_coupled(site: Site) -> Iterable[Constraint]:
+def couple_channels(site: Site) -> Iterable[Constraint]:
     """Result, data and all per-channel operands keep the same channels; other dims correspond."""
     op, data = site.op, site.op.operands[0]
-    yield from aligned(op, op.results[0], [data], site)
+    yield from couple_elements(op, op.results[0], [data], site)
     per_channel = [(v, 0) for v in op.operands[1:] if v.ndim == 1]
     yield from equal(site.because(reason_for(op, "has one entry per channel")), (data, 1), *per_channel)
 
@@ -87,11 +87,11 @@ def batch_norm_live(op: Op, facts: Facts, live: Lives) -> tuple[Tensor, ...]:
 
 
 def batch_norm_couple(site: Site) -> Iterable[Constraint]:
-    yield from channels_coupled(site)
+    yield from couple_channels(site)
     if _has_batch_statistics(site.op):
         data = site.op.operands[0]
-        cause = site.because("batch statistics are taken over these dimensions")
-        yield from pinned(data, (d for d in range(data.ndim) if d != 1), cause)
+        reason = site.because("batch statistics are taken over these dimensions")
+        yield from pinned(data, (d for d in range(data.ndim) if d != 1), reason)
 
 
 def instance_norm_known(op: Op, facts: Facts) -> tuple[Fact, ...]:
@@ -114,10 +114,10 @@ def instance_norm_live(op: Op, facts: Facts, live: Lives) -> tuple[Tensor, ...]:
 
 
 def instance_norm_couple(site: Site) -> Iterable[Constraint]:
-    yield from channels_coupled(site)
+    yield from couple_channels(site)
     data = site.op.operands[0]
-    cause = site.because("statistics are taken over space")
-    yield from pinned(data, range(2, data.ndim), cause)
+    reason = site.because("statistics are taken over space")
+    yield from pinned(data, range(2, data.ndim), reason)
 
 
 def _groups(op: Op) -> int:
@@ -134,12 +134,12 @@ def group_norm_known(op: Op, facts: Facts) -> tuple[Fact, ...]:
     space = range(2, ndim)
     flat = all_over(data.known, space) if uniform_along(data.value, space) else indicator(False, ndim)
     flat = spread(flat, shape, [1])
-    whole = runs(flat, 1, groups).all(2, keepdim=True)
+    whole = split_runs(flat, 1, groups).all(2, keepdim=True)
     whole = whole.expand(-1, -1, shape[1] // groups, *[-1] * (ndim - 2)).flatten(1, 2)
     value = spread(data.value, shape, [1])
     for dim in space:
         value = value.narrow(dim, 0, 1)
-    per_group = runs(value, 1, groups)
+    per_group = split_runs(value, 1, groups)
     mean = per_group.mean(2, keepdim=True)
     variance = per_group.var(2, unbiased=False, keepdim=True)
     normal = ((per_group - mean) * torch.rsqrt(variance + op["eps"])).flatten(1, 2)
@@ -152,20 +152,20 @@ def group_norm_live(op: Op, facts: Facts, live: Lives) -> tuple[Tensor, ...]:
     weight = _per_channel(op, facts, "weight", 1.0)
     data = any_over(live[0] & weight.maybe_nonzero, range(2, op.result.ndim))
     if data.shape[1] != 1:
-        run = runs(data, 1, groups).any(2, keepdim=True)
+        run = split_runs(data, 1, groups).any(2, keepdim=True)
         data = run.expand(-1, -1, shape[1] // groups, *[-1] * (len(shape) - 2)).flatten(1, 2)
     return _reads(op, data, live[0])
 
 
 def group_norm_couple(site: Site) -> Iterable[Constraint]:
-    yield from channels_coupled(site)
+    yield from couple_channels(site)
     op, data = site.op, site.op.operands[0]
-    cause = site.because("group_norm takes statistics over whole groups")
+    reason = site.because("group_norm takes statistics over whole groups")
     if isinstance(op.arguments["num_groups"], Derived):
-        yield Whole((data.index, 1), _groups(site.op), cause)
+        yield Unbroken((data.index, 1), _groups(site.op), reason)
     else:
-        yield from pinned(data, [1], cause)
-    yield from pinned(data, range(2, data.ndim), cause)
+        yield from pinned(data, [1], reason)
+    yield from pinned(data, range(2, data.ndim), reason)
 
 
 def group_norm_needs(op: Op, sizes: Sizes) -> Mapping[str, Any]:
@@ -181,8 +181,8 @@ def _channels(op: Op, sizes: Sizes) -> Attributes:
     return {"num_channels": sizes(op.operands[0])[1], **group_norm_needs(op, sizes)}
 
 
-_BY_FEATURE = evolve(normalized(last=False), attributes=MappingProxyType({NormBase: _features}))
-_BY_GROUP = evolve(normalized(last=False), attributes=MappingProxyType({nn.GroupNorm: _channels}))
+_BY_FEATURE = evolve(normalization_weight(last=False), attributes=MappingProxyType({NormBase: _features}))
+_BY_GROUP = evolve(normalization_weight(last=False), attributes=MappingProxyType({nn.GroupNorm: _channels}))
 
 RULES: dict[str, Rule] = {
     "batch_norm": Rule(

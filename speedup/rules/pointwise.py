@@ -41,9 +41,9 @@ _BINARY = """
 _DROPOUT = ("dropout", "feature_dropout", "alpha_dropout", "feature_alpha_dropout", "rrelu")
 
 
-def aligned(op: Op, result: Value, operands: Iterable[Value], site: Site) -> Iterable[Constraint]:
+def couple_elements(op: Op, result: Value, operands: Iterable[Value], site: Site) -> Iterable[Constraint]:
     """Equal keep-sets along each dimension that is not broadcast."""
-    cause = site.because(reason_for(op, "works element by element"))
+    reason = site.because(reason_for(op, "works element by element"))
     operands = tuple(operands)
     for dim in range(result.ndim):
         members = [(result, dim)]
@@ -51,14 +51,14 @@ def aligned(op: Op, result: Value, operands: Iterable[Value], site: Site) -> Ite
             own = dim - (result.ndim - value.ndim)
             if own >= 0 and value.shape[own] == result.shape[dim]:
                 members.append((value, own))
-        yield from equal(cause, *members)
+        yield from equal(reason, *members)
 
 
-def couple(site: Site) -> Iterable[Constraint]:
-    return aligned(site.op, site.op.result, site.op.operands, site)
+def elementwise_couple(site: Site) -> Iterable[Constraint]:
+    return couple_elements(site.op, site.op.result, site.op.operands, site)
 
 
-def known(op: Op, facts: Facts) -> tuple[Fact, ...]:
+def elementwise_known(op: Op, facts: Facts) -> tuple[Fact, ...]:
     if any(f.is_unknown for f in facts):
         return nothing_known(op, facts)
     (value,) = evaluate(op, [f.value for f in facts])
@@ -72,13 +72,13 @@ def _fit(tensor: Tensor, value: Value) -> Tensor:
     return tensor.reshape((1,) * (value.ndim - tensor.ndim) + tuple(tensor.shape))
 
 
-def live(op: Op, facts: Facts, live: Lives) -> tuple[Tensor, ...]:
+def elementwise_live(op: Op, facts: Facts, live: Lives) -> tuple[Tensor, ...]:
     return tuple(fold_to(live[0], v.shape) for v in op.operands)
 
 
-def product_known(op: Op, facts: Facts) -> tuple[Fact, ...]:
+def multiply_known(op: Op, facts: Facts) -> tuple[Fact, ...]:
     if len(facts) == 1:
-        return known(op, facts)
+        return elementwise_known(op, facts)
     a, b = facts
     if a.is_unknown and b.is_unknown:
         return nothing_known(op, facts)
@@ -87,7 +87,7 @@ def product_known(op: Op, facts: Facts) -> tuple[Fact, ...]:
     return (fact(_fit(together, op.result), _fit(value, op.result)),)
 
 
-def product_live(op: Op, facts: Facts, live: Lives) -> tuple[Tensor, ...]:
+def multiply_live(op: Op, facts: Facts, live: Lives) -> tuple[Tensor, ...]:
     if len(facts) == 1:
         return (fold_to(live[0], op.operands[0].shape),)
     a, b = op.operands
@@ -131,18 +131,18 @@ def _is_random(op: Op) -> bool:
 
 def dropout_known(op: Op, facts: Facts) -> tuple[Fact, ...]:
     """Dropout passes its input on in eval mode, and makes it random otherwise."""
-    return nothing_known(op, facts) if _is_random(op) else known(op, facts)
+    return nothing_known(op, facts) if _is_random(op) else elementwise_known(op, facts)
 
 
 def dropout_couple(site: Site) -> Iterable[Constraint]:
     """Which numbers are drawn depends on how many are: the shape stays."""
-    return _RANDOM.couple(site) if _is_random(site.op) else couple(site)
+    return _RANDOM.couple(site) if _is_random(site.op) else elementwise_couple(site)
 
 
 def prelu_couple(site: Site) -> Iterable[Constraint]:
     """The slope has one entry, or one per channel (dimension 1)."""
     data, weight = site.op.operands
-    yield from aligned(site.op, site.op.result, [data], site)
+    yield from couple_elements(site.op, site.op.result, [data], site)
     if weight.ndim == 1 and weight.shape[0] > 1:
         yield from equal(
             site.because("prelu has a slope per channel"), (weight, 0), (data, min(1, data.ndim - 1))
@@ -183,7 +183,7 @@ def like_live(op: Op, facts: Facts, live: Lives) -> tuple[Tensor, ...]:
 
 
 def type_as_couple(site: Site) -> Iterable[Constraint]:
-    return aligned(site.op, site.op.result, site.op.operands[:1], site)
+    return couple_elements(site.op, site.op.result, site.op.operands[:1], site)
 
 
 def type_as_known(op: Op, facts: Facts) -> tuple[Fact, ...]:
@@ -194,9 +194,17 @@ def type_as_live(op: Op, facts: Facts, live: Lives) -> tuple[Tensor, ...]:
     return (live[0], indicator(False, op.operands[1].ndim))
 
 
-ELEMENTWISE = Rule(is_local=True, couple=couple, known=known, live=live, reads_numbers=True)
+ELEMENTWISE = Rule(
+    is_local=True,
+    couple=elementwise_couple,
+    known=elementwise_known,
+    live=elementwise_live,
+    reads_numbers=True,
+)
 _RANDOM = keeping("draws a random number for each element")
-PRODUCT = Rule(is_local=True, couple=couple, known=product_known, live=product_live, reads_numbers=True)
+PRODUCT = Rule(
+    is_local=True, couple=elementwise_couple, known=multiply_known, live=multiply_live, reads_numbers=True
+)
 
 
 def _slopes(op: Op, sizes: Sizes) -> Attributes:
@@ -210,18 +218,29 @@ RULES: dict[str, Rule] = {
     **{f"special_{name}": ELEMENTWISE for name in _SPECIAL},
     "mul": PRODUCT,
     "multiply": PRODUCT,
-    "where": Rule(is_local=True, couple=couple, known=known, live=where_live, reads_numbers=True),
-    "masked_fill": Rule(
-        is_local=True, couple=couple, known=masked_fill_known, live=masked_fill_live, reads_numbers=True
+    "where": Rule(
+        is_local=True, couple=elementwise_couple, known=elementwise_known, live=where_live, reads_numbers=True
     ),
-    **{name: Rule(is_local=True, couple=dropout_couple, known=dropout_known, live=live) for name in _DROPOUT},
+    "masked_fill": Rule(
+        is_local=True,
+        couple=elementwise_couple,
+        known=masked_fill_known,
+        live=masked_fill_live,
+        reads_numbers=True,
+    ),
+    **{
+        name: Rule(is_local=True, couple=dropout_couple, known=dropout_known, live=elementwise_live)
+        for name in _DROPOUT
+    },
     "prelu": Rule(is_local=True, couple=prelu_couple, known=prelu_known, live=prelu_live, weight=_SLOPES),
     "_prelu_kernel": ELEMENTWISE,
     **{
-        n: Rule(is_local=True, couple=couple, known=like_known, live=like_live, reads_numbers=True)
+        n: Rule(
+            is_local=True, couple=elementwise_couple, known=like_known, live=like_live, reads_numbers=True
+        )
         for n in ("zeros_like", "ones_like", "full_like", "fill", "zero")
     },
-    "empty_like": Rule(is_local=True, couple=couple, live=like_live),
+    "empty_like": Rule(is_local=True, couple=elementwise_couple, live=like_live),
     **dict.fromkeys(
         ("type_as", "to.other"),
         Rule(is_local=True, couple=type_as_couple, known=type_as_known, live=type_as_live),

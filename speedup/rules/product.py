@@ -13,18 +13,17 @@ from speedup.engine.keepsets import KeepSets
 from speedup.engine.lattice import (
     Fact,
     all_over,
-    along,
+    any_along,
     any_over,
     fact,
     fold_to,
-    runs,
+    split_runs,
     spread,
     uniform_along,
 )
 from speedup.ir.edits import Edit
 from speedup.ir.graph import Op, Value
-from speedup.rules.absorption import couple as absorbing_couple
-from speedup.rules.absorption import pay as absorbing_pay
+from speedup.rules.absorption import absorbing_compensate, absorbing_couple
 from speedup.rules.contraction import (
     contraction_known,
     contraction_live,
@@ -107,26 +106,26 @@ def product_couple(site: Site) -> Iterable[Constraint]:
         yield from einsum_couple(site)
         return
     a, b = op.operands
-    cause = site.because(reason_for(op, "ties the dimensions of its factors"))
-    yield from equal(cause, (a, a.ndim - 2), (result, result.ndim - 2))
-    yield from equal(cause, (b, b.ndim - 1), (result, result.ndim - 1))
-    yield from equal(cause, (a, a.ndim - 1), (b, b.ndim - 2))
+    reason = site.because(reason_for(op, "ties the dimensions of its factors"))
+    yield from equal(reason, (a, a.ndim - 2), (result, result.ndim - 2))
+    yield from equal(reason, (b, b.ndim - 1), (result, result.ndim - 1))
+    yield from equal(reason, (a, a.ndim - 1), (b, b.ndim - 2))
     for dim in range(result.ndim - 2):
         members = [(result, dim)]
         for value in (a, b):
             own = dim - (result.ndim - value.ndim)
             if own >= 0 and value.shape[own] == result.shape[dim]:
                 members.append((value, own))
-        yield from equal(cause, *members)
+        yield from equal(reason, *members)
     sums = site.because("adds up products of constants")
-    left = along(site.fact(a).known_nonzero & site.live(a), a.ndim - 1, a.shape[-1])
-    right = along(site.fact(b).known_nonzero & site.live(b), b.ndim - 2, b.shape[-2])
+    left = any_along(site.fact(a).known_nonzero & site.live(a), a.ndim - 1, a.shape[-1])
+    right = any_along(site.fact(b).known_nonzero & site.live(b), b.ndim - 2, b.shape[-2])
     if a.shape[-1] != 1:
         yield Pinned((a.index, a.ndim - 1), sums, left & right)
 
 
-def product_pay(site: Site, kept: KeepSets) -> Iterable[Edit]:
-    return absorbing_pay(site, kept) if is_contraction(site.op) else ()
+def product_compensate(site: Site, kept: KeepSets) -> Iterable[Edit]:
+    return absorbing_compensate(site, kept) if is_contraction(site.op) else ()
 
 
 def product_macs(op: Op, sizes: Sizes) -> int:
@@ -180,43 +179,43 @@ def attention_live(op: Op, facts: Facts, live: Lives) -> tuple[Tensor, ...]:
 def _heads(live: Tensor, value: Value) -> Tensor:
     """Grouped-query attention has fewer key heads than query heads: read if any of them is."""
     if live.ndim > 2 and live.shape[-3] not in (1, value.shape[-3]):
-        live = runs(live, live.ndim - 3, value.shape[-3]).any(-3)
+        live = split_runs(live, live.ndim - 3, value.shape[-3]).any(-3)
     return fold_to(live, value.shape)
 
 
 def attention_couple(site: Site) -> Iterable[Constraint]:
     op, result = site.op, site.op.result
     query, key, value = op.operands[:3]
-    cause = site.because("attention ties heads and positions of query, key and value")
+    reason = site.because("attention ties heads and positions of query, key and value")
     last = query.ndim - 1
     if any(v.ndim != result.ndim for v in (query, key, value)):
         for one in (query, key, value, result):
-            yield from pinned(one, range(one.ndim), cause)
+            yield from pinned(one, range(one.ndim), reason)
         return
     for dim in range(last - 1):
         if query.shape[dim] == key.shape[dim]:
-            yield from equal(cause, *((v, dim) for v in (query, key, value, result)))
+            yield from equal(reason, *((v, dim) for v in (query, key, value, result)))
         elif op.get("enable_gqa") and dim == last - 2:
             shared = site.because("query heads share key heads in groups of one size")
-            yield from equal(cause, (query, dim), (result, dim))
-            yield from equal(cause, (key, dim), (value, dim))
+            yield from equal(reason, (query, dim), (result, dim))
+            yield from equal(reason, (key, dim), (value, dim))
             yield Balanced(((key.index, dim), (query.index, dim)), key.shape[dim], shared)
         else:
             for one in (query, key, value, result):
-                yield from pinned(one, [dim], cause)
-    yield from equal(cause, (query, last - 1), (result, last - 1))
-    yield from equal(cause, (key, last - 1), (value, last - 1))
+                yield from pinned(one, [dim], reason)
+    yield from equal(reason, (query, last - 1), (result, last - 1))
+    yield from equal(reason, (key, last - 1), (value, last - 1))
     yield from pinned(key, [last - 1], site.because("softmax runs over all keys"))
     if op["is_causal"]:
         yield from pinned(query, [last - 1], site.because("a causal mask counts positions"))
-    yield from equal(cause, (value, last), (result, last))
-    yield from equal(cause, (query, last), (key, last))
+    yield from equal(reason, (value, last), (result, last))
+    yield from equal(reason, (query, last), (key, last))
     scale = site.because("the default attention scale depends on the head's extent")
     if op["scale"] is None:
         yield from pinned(query, [last], scale)
     else:
-        counts = along(site.fact(query).known_nonzero & site.live(query), last, query.shape[last])
-        counts = counts & along(site.fact(key).known_nonzero & site.live(key), last, key.shape[last])
+        counts = any_along(site.fact(query).known_nonzero & site.live(query), last, query.shape[last])
+        counts = counts & any_along(site.fact(key).known_nonzero & site.live(key), last, key.shape[last])
         yield from pinned(query, [last], site.because("adds up products of constants"), counts)
     for mask in op.operands[3:]:
         for dim in range(mask.ndim):
@@ -225,7 +224,7 @@ def attention_couple(site: Site) -> Iterable[Constraint]:
                 continue
             whole = query if own < last else key
             other = own if own < last else last - 1
-            yield from equal(cause, (mask, dim), (whole, other))
+            yield from equal(reason, (mask, dim), (whole, other))
 
 
 def _heads_of(site: Site) -> Iterable[LayerAxis]:
@@ -259,7 +258,7 @@ PRODUCT = Rule(
     couple=product_couple,
     known=product_known,
     live=product_live,
-    pay=product_pay,
+    compensate=product_compensate,
     weight=WeightRule(matmul_product),
     macs=product_macs,
 )

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from speedup.engine.constraints import Constraint
-from speedup.engine.lattice import Fact, along, fact, indicator, vector
-from speedup.engine.layout import Move, Shape, same_dims
+from speedup.engine.lattice import Fact, any_along, fact, indicator, vector
+from speedup.engine.layout import IndexMap, Shape, same_dims
 from speedup.ir.graph import Op
 from speedup.rules.layout import layout_rule
 from speedup.rules.rule import Facts, Lives, Rule, equal, nothing_known, pinned, reason_for
@@ -42,7 +42,7 @@ def channelwise(dims: Mapping[str, int], result: int, *, keeps_zero: bool = Fals
         # A channel that comes out 0 because the first operand is 0 reads nothing else.
         (held, dim), *others = channels.items()
         extent = op.operands[held].shape[dim]
-        open_ = along(facts[held].maybe_nonzero, dim, extent)
+        open_ = any_along(facts[held].maybe_nonzero, dim, extent)
         chosen = {n: reads[n] & vector(open_, d, op.operands[n].ndim) for n, d in others}
         return tuple(chosen.get(n, one) for n, one in enumerate(reads))
 
@@ -57,9 +57,9 @@ def _channels(op: Op, dims: Mapping[str, int]) -> dict[int, int]:
 
 def _couple(site: Site, channels: Mapping[int, int], axis: int) -> Iterable[Constraint]:
     op = site.op
-    cause = site.because(reason_for(op, "works channel by channel"))
+    reason = site.because(reason_for(op, "works channel by channel"))
     whole = site.because(reason_for(op, "reads the whole dimension"))
-    yield from equal(cause, (op.results[0], axis), *((op.operands[n], d) for n, d in channels.items()))
+    yield from equal(reason, (op.results[0], axis), *((op.operands[n], d) for n, d in channels.items()))
     for number, value in enumerate(op.operands):
         yield from pinned(value, (d for d in range(value.ndim) if d != channels.get(number)), whole)
     yield from pinned(op.results[0], (d for d in range(op.results[0].ndim) if d != axis), whole)
@@ -71,14 +71,14 @@ def _zeros(op: Op, facts: Facts, channels: Mapping[int, int], result: int) -> tu
     """Channels of the first result that are 0 because they are in the operand of `channels` named first."""
     number, dim = next(iter(channels.items()))
     target, extent = op.results[0], op.operands[number].shape[dim]
-    zero = vector(~along(facts[number].maybe_nonzero, dim, extent), result % target.ndim, target.ndim)
+    zero = vector(~any_along(facts[number].maybe_nonzero, dim, extent), result % target.ndim, target.ndim)
     value = torch.zeros((1,) * target.ndim, dtype=target.dtype)
     return (fact(zero, value), *nothing_known(op, facts)[1:])
 
 
 def _live(op: Op, live: Lives, channels: Mapping[int, int], result: int) -> tuple[Tensor, ...]:
     target = op.results[0]
-    reads = along(live[0], result % target.ndim, target.shape[result])
+    reads = any_along(live[0], result % target.ndim, target.shape[result])
     if any(bool(one.any()) for one in live[1:]):
         reads = torch.ones_like(reads)
     return tuple(
@@ -97,9 +97,9 @@ def rearranging(dim: int, index: Callable[[Mapping[str, Any], int], Tensor]) -> 
 
     def moves(
         arguments: Mapping[str, Any], sources: Sequence[Shape], targets: Sequence[Shape]
-    ) -> tuple[Move, ...]:
+    ) -> tuple[IndexMap, ...]:
         source = sources[0]
         axis = dim % len(source)
-        return (Move(0, 0, same_dims(len(source), {axis: index(arguments, source[axis])})),)
+        return (IndexMap(0, 0, same_dims(len(source), {axis: index(arguments, source[axis])})),)
 
     return layout_rule(moves)

@@ -9,7 +9,7 @@ import torch
 
 from speedup.engine.constraints import Constraint, Counted
 from speedup.engine.lattice import Fact
-from speedup.engine.layout import Block, Move, Shape, plain, reshape_blocks
+from speedup.engine.layout import Block, IndexMap, Shape, identity_blocks, reshape_blocks
 from speedup.ir.graph import Op
 from speedup.rules.layout import layout_rule
 from speedup.rules.moves import Arguments, axis_of, expand, flip, split, swap
@@ -20,16 +20,16 @@ from speedup.rules.stated import as_split
 Shapes = Sequence[Shape]
 
 
-def movedim(arguments: Arguments, sources: Shapes, targets: Shapes) -> tuple[Move, ...]:
+def movedim(arguments: Arguments, sources: Shapes, targets: Shapes) -> tuple[IndexMap, ...]:
     ndim = len(sources[0])
     given = (arguments["source"], arguments["destination"])
     leave, arrive = ([axis_of(d, ndim) for d in (g if isinstance(g, tuple) else (g,))] for g in given)
     rest = iter(d for d in range(ndim) if d not in leave)
     order = [leave[arrive.index(t)] if t in arrive else next(rest) for t in range(ndim)]
-    return (Move(0, 0, plain([(s, t) for t, s in enumerate(order)])),)
+    return (IndexMap(0, 0, identity_blocks([(s, t) for t, s in enumerate(order)])),)
 
 
-def swap_last(arguments: Arguments, sources: Shapes, targets: Shapes) -> tuple[Move, ...]:
+def swap_last(arguments: Arguments, sources: Shapes, targets: Shapes) -> tuple[IndexMap, ...]:
     return swap({"dim0": -2, "dim1": -1}, sources, targets)
 
 
@@ -37,7 +37,7 @@ def flip_axis(axis: int) -> Moves:
     return lambda arguments, sources, targets: flip({"dims": (axis,)}, sources, targets)
 
 
-def rot90(arguments: Arguments, sources: Shapes, targets: Shapes) -> tuple[Move, ...]:
+def rot90(arguments: Arguments, sources: Shapes, targets: Shapes) -> tuple[IndexMap, ...]:
     source, turns = sources[0], arguments["k"] % 4
     first, second = (axis_of(d, len(source)) for d in arguments["dims"])
     if turns % 2 == 0:
@@ -45,7 +45,7 @@ def rot90(arguments: Arguments, sources: Shapes, targets: Shapes) -> tuple[Move,
     blocks = [Block((d,), (d,)) for d in range(len(source)) if d not in (first, second)]
     reverse = {d: torch.arange(source[d]).flip(0) for d in (first, second)}
     return (
-        Move(
+        IndexMap(
             0,
             0,
             (
@@ -64,13 +64,13 @@ def split_axis(axis: int) -> Moves:
     )
 
 
-def joined(axis: int, rank: int, column: bool = False) -> Moves:
+def lift_and_join(axis: int, rank: int, column: bool = False) -> Moves:
     """`hstack` and the like: concatenation along `axis` of operands lifted to `rank` dimensions.
 
     Dimensions are added in front and, from the third on, behind; with `column` never in front.
     """
 
-    def moves(arguments: Arguments, sources: Shapes, targets: Shapes) -> tuple[Move, ...]:
+    def moves(arguments: Arguments, sources: Shapes, targets: Shapes) -> tuple[IndexMap, ...]:
         target = targets[0]
         own = min(axis, len(target) - 1)
         found, start = [], 0
@@ -85,57 +85,59 @@ def joined(axis: int, rank: int, column: bool = False) -> Moves:
                 Block((lifted[t],) if t in lifted else (), (t,)) for t in range(len(target)) if t != own
             ]
             along = Block((lifted[own],) if own in lifted else (), (own,), index)
-            found.append(Move(number, 0, (*blocks, along)))
+            found.append(IndexMap(number, 0, (*blocks, along)))
         return tuple(found)
 
     return moves
 
 
-def lifted(arguments: Arguments, sources: Shapes, targets: Shapes) -> tuple[Move, ...]:
-    return (Move(0, 0, reshape_blocks(sources[0], targets[0])),)
+def lift(arguments: Arguments, sources: Shapes, targets: Shapes) -> tuple[IndexMap, ...]:
+    return (IndexMap(0, 0, reshape_blocks(sources[0], targets[0])),)
 
 
-def _diagonal(source: Shape, axes: tuple[int, int], offset: int, extent: int) -> Move:
+def _diagonal(source: Shape, axes: tuple[int, int], offset: int, extent: int) -> IndexMap:
     """The diagonal of two dimensions becomes the last one."""
     place = torch.arange(extent)
     index = (place + max(-offset, 0)) * source[axes[1]] + place + max(offset, 0)
     rest = [d for d in range(len(source)) if d not in axes]
-    return Move(0, 0, (*plain([(d, t) for t, d in enumerate(rest)]), Block(axes, (len(rest),), index)))
+    return IndexMap(
+        0, 0, (*identity_blocks([(d, t) for t, d in enumerate(rest)]), Block(axes, (len(rest),), index))
+    )
 
 
-def diagonal(arguments: Arguments, sources: Shapes, targets: Shapes) -> tuple[Move, ...]:
+def diagonal(arguments: Arguments, sources: Shapes, targets: Shapes) -> tuple[IndexMap, ...]:
     ndim = len(sources[0])
     axes = axis_of(arguments["dim1"], ndim), axis_of(arguments["dim2"], ndim)
     return (_diagonal(sources[0], axes, arguments["offset"], targets[0][-1]),)
 
 
-def _embedded(source: Shape, target: Shape, axes: tuple[int, int], offset: int) -> Move:
+def _embed(source: Shape, target: Shape, axes: tuple[int, int], offset: int) -> IndexMap:
     """The last dimension becomes the diagonal of two."""
     first, second = axes
     place = torch.arange(source[-1])
     index = torch.full((target[first] * target[second],), -1)
     index[(place + max(-offset, 0)) * target[second] + place + max(offset, 0)] = place
     rest = [t for t in range(len(target)) if t not in axes]
-    return Move(0, 0, (*plain(list(enumerate(rest))), Block((len(source) - 1,), axes, index)))
+    return IndexMap(0, 0, (*identity_blocks(list(enumerate(rest))), Block((len(source) - 1,), axes, index)))
 
 
-def diag_embed(arguments: Arguments, sources: Shapes, targets: Shapes) -> tuple[Move, ...]:
+def diag_embed(arguments: Arguments, sources: Shapes, targets: Shapes) -> tuple[IndexMap, ...]:
     ndim = len(targets[0])
     axes = axis_of(arguments["dim1"], ndim), axis_of(arguments["dim2"], ndim)
-    return (_embedded(sources[0], targets[0], axes, arguments["offset"]),)
+    return (_embed(sources[0], targets[0], axes, arguments["offset"]),)
 
 
-def diag(arguments: Arguments, sources: Shapes, targets: Shapes) -> tuple[Move, ...]:
+def diag(arguments: Arguments, sources: Shapes, targets: Shapes) -> tuple[IndexMap, ...]:
     offset = arguments["diagonal"]
     if len(sources[0]) == 1:
-        return (_embedded(sources[0], targets[0], (0, 1), offset),)
+        return (_embed(sources[0], targets[0], (0, 1), offset),)
     return (_diagonal(sources[0], (0, 1), offset, targets[0][0]),)
 
 
-def expand_each(arguments: Arguments, sources: Shapes, targets: Shapes) -> tuple[Move, ...]:
+def expand_each(arguments: Arguments, sources: Shapes, targets: Shapes) -> tuple[IndexMap, ...]:
     """`broadcast_tensors`: one result per operand."""
     pairs = enumerate(zip(sources, targets, strict=True))
-    return tuple(Move(n, n, expand(arguments, [s], [t])[0].blocks) for n, (s, t) in pairs)
+    return tuple(IndexMap(n, n, expand(arguments, [s], [t])[0].blocks) for n, (s, t) in pairs)
 
 
 def _grid_axis(arguments: Mapping[str, Any], number: int) -> int:
@@ -143,7 +145,7 @@ def _grid_axis(arguments: Mapping[str, Any], number: int) -> int:
     return {0: 1, 1: 0}.get(number, number) if arguments.get("indexing") == "xy" else number
 
 
-def meshgrid(arguments: Arguments, sources: Shapes, targets: Shapes) -> tuple[Move, ...]:
+def meshgrid(arguments: Arguments, sources: Shapes, targets: Shapes) -> tuple[IndexMap, ...]:
     moves = []
     for number, (source, target) in enumerate(zip(sources, targets, strict=True)):
         axis = _grid_axis(arguments, number)
@@ -155,25 +157,25 @@ def meshgrid(arguments: Arguments, sources: Shapes, targets: Shapes) -> tuple[Mo
             )
             for t, n in enumerate(target)
         ]
-        moves.append(Move(number, number, tuple(blocks)))
+        moves.append(IndexMap(number, number, tuple(blocks)))
     return tuple(moves)
 
 
 def _same_grid(site: Site) -> Iterable[Constraint]:
     """All grids have the shape that all operands together give."""
     op = site.op
-    cause = site.because("meshgrid repeats each of its operands along the others")
+    reason = site.because("meshgrid repeats each of its operands along the others")
     for number, value in enumerate(op.operands):
         axis = _grid_axis(op.arguments, number)
         if value.ndim:
-            yield from equal(cause, (value, 0), *((r, axis) for r in op.results))
+            yield from equal(reason, (value, 0), *((r, axis) for r in op.results))
 
 
 def _same_extents(site: Site) -> Iterable[Constraint]:
     """Broadcast tensors keep one shape."""
-    cause = site.because("broadcast_tensors gives all of them one shape")
+    reason = site.because("broadcast_tensors gives all of them one shape")
     for dim in range(site.op.results[0].ndim):
-        yield from equal(cause, *((r, dim) for r in site.op.results))
+        yield from equal(reason, *((r, dim) for r in site.op.results))
 
 
 def _even(axis: int | None) -> Any:
@@ -218,11 +220,11 @@ RULES: dict[str, Rule] = {
     "hsplit": layout_rule(split_axis(1), extra=_even(1)),
     "vsplit": layout_rule(split_axis(0), extra=_even(0)),
     "dsplit": layout_rule(split_axis(2), extra=_even(2)),
-    "hstack": layout_rule(joined(1, 1)),
-    **dict.fromkeys(("vstack", "row_stack"), layout_rule(joined(0, 2))),
-    "dstack": layout_rule(joined(2, 3)),
-    "column_stack": layout_rule(joined(1, 2, column=True)),
-    **dict.fromkeys(("atleast_2d.default", "atleast_3d.default"), layout_rule(lifted)),
+    "hstack": layout_rule(lift_and_join(1, 1)),
+    **dict.fromkeys(("vstack", "row_stack"), layout_rule(lift_and_join(0, 2))),
+    "dstack": layout_rule(lift_and_join(2, 3)),
+    "column_stack": layout_rule(lift_and_join(1, 2, column=True)),
+    **dict.fromkeys(("atleast_2d.default", "atleast_3d.default"), layout_rule(lift)),
     "diagonal": layout_rule(diagonal),
     "diag_embed": layout_rule(diag_embed),
     "diag": layout_rule(diag),

@@ -89,7 +89,7 @@ class Recurrence:
                 yield number, direction, cell
 
 
-def describe(op: Op) -> Recurrence | None:
+def describe_recurrence(op: Op) -> Recurrence | None:
     """The recurrence that `op` computes; None when it is of a kind that is not modelled here."""
     kind = op.name.removesuffix("_cell")
     states = 2 if kind == "lstm" else 1

@@ -14,12 +14,12 @@ from types import MappingProxyType
 import torch
 from torch import Tensor, nn
 
-from speedup.engine.constraints import Cause, Constraint, Counted, Dim, Equal, Mapped, Pinned
+from speedup.engine.constraints import Constraint, Counted, Dim, Equal, Mapped, Pinned, Reason
 from speedup.engine.keepsets import KeepSets
 from speedup.engine.lattice import Fact, any_over, fact, indicator, uniform_along, vector
-from speedup.ir.edits import AddToParameter, Edit, Frozen
+from speedup.ir.edits import AddToParameter, ConstantTensor, Edit
 from speedup.ir.graph import Op, Value
-from speedup.rules.recurrence import Cell, Recurrence, describe, first_weights, gate_count
+from speedup.rules.recurrence import Cell, Recurrence, describe_recurrence, first_weights, gate_count
 from speedup.rules.rule import (
     Facts,
     Lives,
@@ -32,16 +32,16 @@ from speedup.rules.rule import (
     reason_for,
 )
 from speedup.rules.site import Site
-from speedup.rules.units import CellLayer, Columns, Demand, analyse, by_row, demands
+from speedup.rules.units import CellLayer, Columns, Demand, analyse_layers, by_row, demands
 from speedup.rules.weights import READS, UNITS, Attributes, KernelDim, LayerAxis, WeightRule
 
 
 def recurrent_known(op: Op, facts: Facts) -> tuple[Fact, ...]:
     """Units that stay at 0, and those of a plain recurrence that read nothing but constants."""
-    shape = describe(op)
+    shape = describe_recurrence(op)
     if shape is None:
         return nothing_known(op, facts)
-    layers = analyse(shape, op, facts)
+    layers = analyse_layers(shape, op, facts)
     every = [unit for layer in layers for unit in layer.units]
     if not any(bool(unit.constant.any()) for unit in every):
         return nothing_known(op, facts)
@@ -63,10 +63,10 @@ def _fact(result: Value, known: Tensor, value: Tensor) -> Fact:
 
 def recurrent_live(op: Op, facts: Facts, live: Lives) -> tuple[Tensor, ...]:
     """Units that live results read over any number of steps, with all their rows."""
-    shape = describe(op)
+    shape = describe_recurrence(op)
     if shape is None:
         return everything_read(op, facts, live)
-    layers = analyse(shape, op, facts)
+    layers = analyse_layers(shape, op, facts)
     found = _demands(shape, layers, live)
     units = torch.stack([one for demand in found for one in demand.units])
     reads = {shape.data.index: vector(found[0].columns, shape.data.ndim - 1, shape.data.ndim)}
@@ -95,12 +95,12 @@ def _demands(shape: Recurrence, layers: tuple[CellLayer, ...], live: Lives) -> t
 
 
 def _shape(site: Site) -> Recurrence | None:
-    return site.once("recurrence", lambda: describe(site.op))
+    return site.once("recurrence", lambda: describe_recurrence(site.op))
 
 
 def _layers(site: Site, shape: Recurrence) -> tuple[CellLayer, ...]:
     facts = [site.fact(v) for v in site.op.operands]
-    return site.once("layers", lambda: analyse(shape, site.op, facts))
+    return site.once("layers", lambda: analyse_layers(shape, site.op, facts))
 
 
 def _demanded(site: Site, shape: Recurrence) -> tuple[Demand, ...]:
@@ -112,16 +112,16 @@ def recurrent_couple(site: Site) -> Iterable[Constraint]:
     """Gates with units, columns with what they read, states with the units they belong to."""
     shape = _shape(site)
     if shape is None:
-        cause = site.because(reason_for(site.op, "with proj_size or active dropout stays whole"))
+        reason = site.because(reason_for(site.op, "with proj_size or active dropout stays whole"))
         for value in (*site.op.operands, *site.op.results):
-            yield from pinned(value, range(value.ndim), cause)
+            yield from pinned(value, range(value.ndim), reason)
         return
     yield from _positions(site, shape)
-    cause = site.because(reason_for(site.op, "ties its gates and states to its units"))
+    reason = site.because(reason_for(site.op, "ties its gates and states to its units"))
     for cell in shape.cells:
-        yield from _gates(shape, cell, cause)
-    yield from _columns(shape, cause)
-    yield from _states(site, shape, cause)
+        yield from _gates(shape, cell, reason)
+    yield from _columns(shape, reason)
+    yield from _states(site, shape, reason)
     yield from _needs(site, shape)
 
 
@@ -131,15 +131,15 @@ def _positions(site: Site, shape: Recurrence) -> Iterable[Constraint]:
         batch, step = (0, 1) if site.op["batch_first"] else (1, 0)
     states = [(v, v.ndim - 2) for v in (*shape.initial, *shape.final)]
     beside = [] if shape.output is None else [(shape.output, batch)]
-    cause = site.because(reason_for(site.op, "works on each sequence of the batch"))
-    yield from equal(cause, (shape.data, batch), *beside, *states)
+    reason = site.because(reason_for(site.op, "works on each sequence of the batch"))
+    yield from equal(reason, (shape.data, batch), *beside, *states)
     if shape.output is not None and step is not None:
-        cause = site.because(reason_for(site.op, "runs along the whole sequence"))
-        yield from pinned(shape.data, [step], cause)
-        yield from pinned(shape.output, [step], cause)
-        cause = site.because(reason_for(site.op, "has one state per layer and direction"))
+        reason = site.because(reason_for(site.op, "runs along the whole sequence"))
+        yield from pinned(shape.data, [step], reason)
+        yield from pinned(shape.output, [step], reason)
+        reason = site.because(reason_for(site.op, "has one state per layer and direction"))
         for value in (*shape.initial, *shape.final):
-            yield from pinned(value, [0], cause)
+            yield from pinned(value, [0], reason)
 
 
 def unit_dim(cell: Cell) -> tuple[int, int]:
@@ -147,30 +147,30 @@ def unit_dim(cell: Cell) -> tuple[int, int]:
     return (cell.weight_hh.index, 1)
 
 
-def _gates(shape: Recurrence, cell: Cell, cause: Cause) -> Iterable[Constraint]:
-    yield from equal(cause, *((w, 0) for w in cell.weights))
+def _gates(shape: Recurrence, cell: Cell, reason: Reason) -> Iterable[Constraint]:
+    yield from equal(reason, *((w, 0) for w in cell.weights))
     rows = shape.gates * shape.hidden
     index = torch.arange(rows) % shape.hidden
-    yield Mapped((unit_dim(cell),), ((cell.weight_hh.index, 0),), index, (shape.hidden,), (rows,), cause)
+    yield Mapped((unit_dim(cell),), ((cell.weight_hh.index, 0),), index, (shape.hidden,), (rows,), reason)
 
 
-def _columns(shape: Recurrence, cause: Cause) -> Iterable[Constraint]:
+def _columns(shape: Recurrence, reason: Reason) -> Iterable[Constraint]:
     """Every layer's columns are the data's channels or the units of the layer before, side by side."""
     before: tuple[Cell, ...] = ()
     for cells in shape.layers:
         first = (cells[0].weight_ih, 1)
-        yield from equal(cause, first, *((c.weight_ih, 1) for c in cells[1:]))
+        yield from equal(reason, first, *((c.weight_ih, 1) for c in cells[1:]))
         if before:
-            yield from _side_by_side(shape, before, first, cause)
+            yield from _side_by_side(shape, before, first, reason)
         else:
-            yield from equal(cause, (shape.data, shape.data.ndim - 1), first)
+            yield from equal(reason, (shape.data, shape.data.ndim - 1), first)
         before = cells
     if shape.output is not None:
-        yield from _side_by_side(shape, before, (shape.output, shape.output.ndim - 1), cause)
+        yield from _side_by_side(shape, before, (shape.output, shape.output.ndim - 1), reason)
 
 
 def _side_by_side(
-    shape: Recurrence, cells: tuple[Cell, ...], target: tuple[Value, int], cause: Cause
+    shape: Recurrence, cells: tuple[Cell, ...], target: tuple[Value, int], reason: Reason
 ) -> Iterable[Constraint]:
     value, dim = target
     width = len(cells) * shape.hidden
@@ -178,10 +178,10 @@ def _side_by_side(
         index = torch.full((width,), -1)
         start = number * shape.hidden
         index[start : start + shape.hidden] = torch.arange(shape.hidden)
-        yield Mapped((unit_dim(cell),), ((value.index, dim),), index, (shape.hidden,), (width,), cause)
+        yield Mapped((unit_dim(cell),), ((value.index, dim),), index, (shape.hidden,), (width,), reason)
 
 
-def _states(site: Site, shape: Recurrence, cause: Cause) -> Iterable[Constraint]:
+def _states(site: Site, shape: Recurrence, reason: Reason) -> Iterable[Constraint]:
     """A state has one set of units for all its rows; where any set would do, its size has to fit."""
     units = [unit_dim(cell) for cell in shape.cells]
     sized = list(units)
@@ -190,13 +190,13 @@ def _states(site: Site, shape: Recurrence, cause: Cause) -> Iterable[Constraint]
         if _is_interchangeable(site.fact(value)):
             sized.append(dim)
         else:
-            yield Equal((dim, *units), cause)
+            yield Equal((dim, *units), reason)
     for value in shape.final:
         dim = (value.index, value.ndim - 1)
         read = by_row(site.live(value), shape).any(1).tolist()
         sized.append(dim)
         if any(read):
-            yield Equal((dim, *(u for u, is_read in zip(units, read, strict=True) if is_read)), cause)
+            yield Equal((dim, *(u for u, is_read in zip(units, read, strict=True) if is_read)), reason)
     if len(sized) > 1:
         one_size = site.because(reason_for(site.op, "has one hidden_size for all layers and directions"))
         yield Counted(tuple(dict.fromkeys(sized)), one_size)
@@ -218,17 +218,17 @@ def needed_units(site: Site) -> tuple[tuple[Cell, Tensor], ...]:
 
 
 def _needs(site: Site, shape: Recurrence) -> Iterable[Constraint]:
-    cause = site.because(reason_for(site.op, "reads these units"))
+    reason = site.because(reason_for(site.op, "reads these units"))
     for cell, needed in needed_units(site):
-        yield Pinned(unit_dim(cell), cause, needed)
+        yield Pinned(unit_dim(cell), reason, needed)
     layers = _layers(site, shape)
-    cause = site.because("reads constants that no bias_ih can take over")
+    reason = site.because("reads constants that no bias_ih can take over")
     for number, direction, cell in shape.placed():
         columns = layers[number].columns
         counts = columns.counts & _read(site, shape, number, direction)
-        unpaid = counts & ~columns.settled if _can_pay(site, cell) else counts
-        if bool(unpaid.any()):
-            yield Pinned((cell.weight_ih.index, 1), cause, unpaid)
+        uncompensated = counts & ~columns.settled if _can_compensate(site, cell) else counts
+        if bool(uncompensated.any()):
+            yield Pinned((cell.weight_ih.index, 1), reason, uncompensated)
 
 
 def _read(site: Site, shape: Recurrence, number: int, direction: int) -> Tensor:
@@ -237,30 +237,30 @@ def _read(site: Site, shape: Recurrence, number: int, direction: int) -> Tensor:
     return (_layers(site, shape)[number].reads_columns[direction] & live[:, None]).any(0)
 
 
-def _can_pay(site: Site, cell: Cell) -> bool:
+def _can_compensate(site: Site, cell: Cell) -> bool:
     return site.is_own(cell.bias_ih) and site.fact(cell.weight_ih).is_all_known()
 
 
-def recurrent_pay(site: Site, kept: KeepSets) -> Iterable[Edit]:
+def recurrent_compensate(site: Site, kept: KeepSets) -> Iterable[Edit]:
     """What dropped constant columns add to each gate goes into `bias_ih`."""
     shape = _shape(site)
     if shape is None or all(kept.is_full((c.weight_ih.index, 1)) for c in shape.cells):
         return
     layers = _layers(site, shape)
     for number, _, cell in shape.placed():
-        if cell.bias_ih is not None and _can_pay(site, cell):
+        if cell.bias_ih is not None and _can_compensate(site, cell):
             yield from _into_bias(site, cell, cell.bias_ih, layers[number].columns, kept)
 
 
-def taken_over(site: Site, kept: KeepSets) -> Iterable[tuple[Dim, Tensor, str]]:
-    """The dropped channels of the data that `recurrent_pay` makes up for."""
+def recurrent_destinations(site: Site, kept: KeepSets) -> Iterable[tuple[Dim, Tensor, str]]:
+    """The dropped channels of the data that `recurrent_compensate` makes up for."""
     shape = _shape(site)
     if shape is not None:
         dim = (shape.data.index, shape.data.ndim - 1)
         columns = _layers(site, shape)[0].columns
         dropped = columns.settled & columns.counts & ~kept[dim]
         for cell in shape.layers[0]:
-            if cell.bias_ih is not None and _can_pay(site, cell):
+            if cell.bias_ih is not None and _can_compensate(site, cell):
                 yield dim, dropped, cell.bias_ih.name
 
 
@@ -279,7 +279,7 @@ def _into_bias(site: Site, cell: Cell, bias: Value, columns: Columns, kept: Keep
         weight = site.fact(cell.weight_ih).value.expand(cell.weight_ih.shape)
         delta = weight[:, dropped].double() @ columns.value[dropped]
         yield AddToParameter(
-            bias.name, Frozen(delta), f"{int(dropped.sum())} constant columns into {bias.name}"
+            bias.name, ConstantTensor(delta), f"{int(dropped.sum())} constant columns into {bias.name}"
         )
 
 
@@ -341,8 +341,8 @@ RECURRENT = Rule(
     couple=recurrent_couple,
     known=recurrent_known,
     live=recurrent_live,
-    pay=recurrent_pay,
-    takes_over=taken_over,
+    compensate=recurrent_compensate,
+    destinations=recurrent_destinations,
     weight=WeightRule(
         axes=_axes,
         attributes=MappingProxyType({nn.RNNBase: _attributes, nn.RNNCellBase: _attributes}),

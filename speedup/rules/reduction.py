@@ -15,7 +15,7 @@ from speedup.engine.keepsets import KeepSets
 from speedup.engine.lattice import (
     Fact,
     all_over,
-    along,
+    any_along,
     any_over,
     fact,
     indicator,
@@ -121,10 +121,10 @@ def reduce_live(op: Op, facts: Facts, live: Lives) -> tuple[Tensor, ...]:
 
 def reduce_couple(site: Site) -> Iterable[Constraint]:
     op, data = site.op, site.op.operands[0]
-    cause = site.because(reason_for(op, "reads the whole dimension"))
+    reason = site.because(reason_for(op, "reads the whole dimension"))
     for own, result in _kept_dims(op):
-        yield from equal(cause, (data, own), *((r, result) for r in op.results))
-    yield from pinned(data, _dims(op), cause)
+        yield from equal(reason, (data, own), *((r, result) for r in op.results))
+    yield from pinned(data, _dims(op), reason)
 
 
 def sum_couple(site: Site) -> Iterable[Constraint]:
@@ -133,13 +133,13 @@ def sum_couple(site: Site) -> Iterable[Constraint]:
     if op.get("ord", 1) <= 0:
         yield from reduce_couple(site)
         return
-    cause = site.because(reason_for(op, "adds up constants that are not zero"))
+    reason = site.because(reason_for(op, "adds up constants that are not zero"))
     for own, result in _kept_dims(op):
-        yield from equal(cause, (data, own), (op.result, result))
+        yield from equal(reason, (data, own), (op.result, result))
     counts = site.fact(data).known_nonzero & site.live(data)
     for dim in _dims(op):
         if data.shape[dim] != 1:
-            yield Pinned((data.index, dim), cause, along(counts, dim, data.shape[dim]))
+            yield Pinned((data.index, dim), reason, any_along(counts, dim, data.shape[dim]))
 
 
 def mean_couple(site: Site) -> Iterable[Constraint]:
@@ -188,11 +188,11 @@ def along_live(op: Op, facts: Facts, live: Lives) -> tuple[Tensor, ...]:
 
 def along_couple(site: Site) -> Iterable[Constraint]:
     op, data = site.op, site.op.operands[0]
-    cause = site.because(reason_for(op, "runs along the whole dimension"))
+    reason = site.because(reason_for(op, "runs along the whole dimension"))
     gone, values = _dims(op), (*op.operands, *op.results)
-    yield from matched(cause, values, (d for d in range(data.ndim) if d not in gone))
+    yield from matched(reason, values, (d for d in range(data.ndim) if d not in gone))
     for value in values:
-        yield from pinned(value, gone, cause)
+        yield from pinned(value, gone, reason)
 
 
 def _space(op: Op, rank: int) -> range:
@@ -236,11 +236,11 @@ def _pool(rank: int, keeps_constants: Callable[[Op], bool]) -> Rule:
 
     def couple(site: Site) -> Iterable[Constraint]:
         op, data = site.op, site.op.operands[0]
-        cause = site.because(reason_for(op, "works on windows of space"))
+        reason = site.because(reason_for(op, "works on windows of space"))
         for dim in range(data.ndim - rank):
-            yield from equal(cause, (data, dim), *((r, dim) for r in op.results))
+            yield from equal(reason, (data, dim), *((r, dim) for r in op.results))
         for value in (data, *op.results):
-            yield from pinned(value, _space(op, rank), cause)
+            yield from pinned(value, _space(op, rank), reason)
 
     return Rule(couple=couple, known=known, live=live)
 

@@ -16,9 +16,9 @@ from torch import Tensor
 
 from speedup.engine.constraints import Constraint, Pinned
 from speedup.engine.keepsets import KeepSets
-from speedup.engine.lattice import along, any_over, fold_to, indicator
+from speedup.engine.lattice import any_along, any_over, fold_to, indicator
 from speedup.engine.layout import box
-from speedup.ir.edits import AddToParameter, Edit, Frozen
+from speedup.ir.edits import AddToParameter, ConstantTensor, Edit
 from speedup.ir.graph import Op, Origin, Value
 from speedup.rules.rule import Facts, Lives, Rule, all_pinned, equal, everything_read, reason_for
 from speedup.rules.site import Site
@@ -41,7 +41,7 @@ class Normed:
         return tuple(d for d in range(self.v.ndim) if d != self.axis)
 
 
-def describe(op: Op) -> Normed:
+def describe_normed(op: Op) -> Normed:
     v, g = op.operands
     return Normed(v, g, None if op["dim"] == -1 else op["dim"])
 
@@ -56,7 +56,7 @@ def _is_plain(shape: Normed) -> bool:
 
 def normed_live(op: Op, facts: Facts, live: Lives) -> tuple[Tensor, ...]:
     """A live element reads its whole slice, and its length."""
-    shape = describe(op)
+    shape = describe_normed(op)
     if not _is_plain(shape):
         return everything_read(op, facts, live)
     slices = any_over(live[0], shape.others)
@@ -66,7 +66,7 @@ def normed_live(op: Op, facts: Facts, live: Lives) -> tuple[Tensor, ...]:
     return slices, fold_to(slices, shape.g.shape) if shape.g.ndim else slices.any().reshape(())
 
 
-def _is_payable(site: Site, shape: Normed) -> bool:
+def _can_compensate(site: Site, shape: Normed) -> bool:
     """Whether the lengths may change: nothing but such ops, on the same operands, reads v and g."""
     readers = site.graph.readers[shape.g.index]
     state = all(
@@ -89,31 +89,31 @@ def _same(op: Op, other: Op) -> bool:
 
 def normed_couple(site: Site) -> Iterable[Constraint]:
     """The weight keeps what v keeps; what counts in a norm goes only where g can make up for it."""
-    shape = describe(site.op)
+    shape = describe_normed(site.op)
     if not _is_plain(shape):
         yield from all_pinned(site)
         return
-    cause = site.because(reason_for(site.op, "ties the weight to what it is computed from"))
+    reason = site.because(reason_for(site.op, "ties the weight to what it is computed from"))
     for dim in range(shape.v.ndim):
-        yield from equal(cause, (site.op.results[0], dim), (shape.v, dim))
+        yield from equal(reason, (site.op.results[0], dim), (shape.v, dim))
     if shape.axis is not None:
         lengths = [(r, shape.axis) for r in site.op.results[1:] if r.ndim == shape.v.ndim]
-        yield from equal(cause, (shape.v, shape.axis), (shape.g, shape.axis), *lengths)
-    if not _is_payable(site, shape):
-        cause = site.because(reason_for(site.op, "takes norms that something else reads too"))
+        yield from equal(reason, (shape.v, shape.axis), (shape.g, shape.axis), *lengths)
+    if not _can_compensate(site, shape):
+        reason = site.because(reason_for(site.op, "takes norms that something else reads too"))
         counts = site.fact(shape.v).maybe_nonzero & site.live(shape.v)
         for dim in shape.others:
-            yield Pinned((shape.v.index, dim), cause, along(counts, dim, shape.v.shape[dim]))
+            yield Pinned((shape.v.index, dim), reason, any_along(counts, dim, shape.v.shape[dim]))
 
 
-def normed_pay(site: Site, kept: KeepSets) -> Iterable[Edit]:
+def normed_compensate(site: Site, kept: KeepSets) -> Iterable[Edit]:
     """Lengths that make up for the dropped part of each norm."""
-    shape = describe(site.op)
+    shape = describe_normed(site.op)
     dims = [(shape.v.index, d) for d in shape.others]
     first = site.graph.readers[shape.g.index][0] == site.op.index
     if not first or not _is_plain(shape) or all(kept.is_full(d) for d in dims):
         return
-    if not _is_payable(site, shape):
+    if not _can_compensate(site, shape):
         return
     every = [kept[(shape.v.index, d)] if d in shape.others else _all(n) for d, n in enumerate(shape.v.shape)]
     inside = box(every).reshape(shape.v.shape)
@@ -128,11 +128,13 @@ def normed_pay(site: Site, kept: KeepSets) -> Iterable[Edit]:
         corner[
             tuple(slice(None) if d == shape.axis else int(k.nonzero()[0]) for d, k in enumerate(every))
         ] = True
-        yield AddToParameter(shape.v.name, Frozen((lost & corner).double()), "a direction for what is now 0")
+        yield AddToParameter(
+            shape.v.name, ConstantTensor((lost & corner).double()), "a direction for what is now 0"
+        )
     ratio = torch.where(whole == 0, 1.0, part / whole)
     g = site.fact(shape.g).value.expand(shape.g.shape).double()
     delta = g * (ratio.reshape(shape.g.shape) - 1)
-    yield AddToParameter(shape.g.name, Frozen(delta), f"length of what is kept of {shape.v.name}")
+    yield AddToParameter(shape.g.name, ConstantTensor(delta), f"length of what is kept of {shape.v.name}")
 
 
 def _all(extent: int) -> Tensor:
@@ -143,7 +145,7 @@ def _norm(v: Tensor, shape: Normed) -> Tensor:
     return v.square().sum(shape.others, keepdim=True).sqrt()
 
 
-NORMED = Rule(couple=normed_couple, live=normed_live, pay=normed_pay)
+NORMED = Rule(couple=normed_couple, live=normed_live, compensate=normed_compensate)
 
 RULES: dict[str, Rule] = {
     **dict.fromkeys(("_weight_norm", "_weight_norm_interface"), NORMED),

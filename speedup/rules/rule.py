@@ -13,10 +13,10 @@ from typing import Any, Literal, Protocol, TypeVar
 from attrs import frozen
 from torch import Tensor
 
-from speedup.engine.constraints import Cause, Constraint, Dim, Equal, Pinned
+from speedup.engine.constraints import Constraint, Dim, Equal, Pinned, Reason
 from speedup.engine.keepsets import KeepSets
 from speedup.engine.lattice import Fact, indicator, spread, unknown
-from speedup.engine.layout import Move
+from speedup.engine.layout import IndexMap
 from speedup.ir.edits import Edit
 from speedup.ir.graph import Op, Shape, Value
 from speedup.lowerings import Alternative
@@ -31,8 +31,8 @@ Lives = Sequence[Tensor]
 Sizes = Callable[[Value], Shape]
 Needs = Callable[["Site", Sizes, KeepSets], Mapping[str, Any]]
 Alternatives = Callable[["Site", Sizes, KeepSets], Iterable[Alternative]]
-TakesOver = Callable[["Site", KeepSets], Iterable[tuple[Dim, Tensor, str]]]
-Moves = Callable[[Mapping[str, Any], Sequence[Shape], Sequence[Shape]], tuple[Move, ...]]
+Destinations = Callable[["Site", KeepSets], Iterable[tuple[Dim, Tensor, str]]]
+Moves = Callable[[Mapping[str, Any], Sequence[Shape], Sequence[Shape]], tuple[IndexMap, ...]]
 
 
 class Known(Protocol):
@@ -60,9 +60,9 @@ def everything_read(op: Op, facts: Facts, live: Lives) -> tuple[Tensor, ...]:
 
 def all_pinned(site: Site) -> Iterable[Constraint]:
     """No dimension that the op touches may shrink."""
-    cause = site.because(f"{site.op.target} has no rule that lets its dimensions shrink")
+    reason = site.because(f"{site.op.target} has no rule that lets its dimensions shrink")
     for value in (*site.op.operands, *site.op.results):
-        yield from pinned(value, range(value.ndim), cause)
+        yield from pinned(value, range(value.ndim), reason)
 
 
 def no_needs(site: Site, sizes: Sizes, kept: KeepSets) -> Mapping[str, Any]:
@@ -95,12 +95,12 @@ def no_resizing(site: Site, kept: KeepSets) -> Mapping[int, Shape]:
     return {}
 
 
-def no_payment(site: Site, kept: KeepSets) -> Iterable[Edit]:
+def no_compensation(site: Site, kept: KeepSets) -> Iterable[Edit]:
     """Nothing that was dropped counts."""
     return ()
 
 
-def nothing_taken_over(site: Site, kept: KeepSets) -> Iterable[tuple[Dim, Tensor, str]]:
+def no_destinations(site: Site, kept: KeepSets) -> Iterable[tuple[Dim, Tensor, str]]:
     """No dropped constant goes anywhere."""
     return ()
 
@@ -131,9 +131,9 @@ class Rule:
         aliases: further names under which Python calls the operator.
         arrangement: of layout operators, whether they turn, pad, join or copy along their dimensions.
         resize: shapes of values, by index, that keep-sets alone do not tell (weights in groups).
-        pay: edits that make up for dropped constants.
-        takes_over: which constants these are, for explanations: a dimension that the op reads, a bool
-            vector over it, and where they go, in words.
+        compensate: edits that make up for dropped constants.
+        destinations: where dropped constants go, for explanations: a dimension that the op reads, a bool
+            vector over it with those that do, and the place in words.
         weight: what the op is as a layer, for reports, pruners and torch's own modules.
         widths: what `align` is asked about besides the channels of the product in `weight`.
         macs: multiply-accumulates at given sizes.
@@ -154,8 +154,8 @@ class Rule:
     aliases: tuple[str, ...] = ()
     arrangement: Arrangement = "plain"
     resize: Callable[[Site, KeepSets], Mapping[int, Shape]] = no_resizing
-    pay: Callable[[Site, KeepSets], Iterable[Edit]] = no_payment
-    takes_over: TakesOver = nothing_taken_over
+    compensate: Callable[[Site, KeepSets], Iterable[Edit]] = no_compensation
+    destinations: Destinations = no_destinations
     weight: WeightRule = NO_LAYER
     widths: Callable[[Site], Iterable[KernelDim]] = no_widths
     macs: Callable[[Op, Sizes], int] = no_macs
@@ -169,33 +169,33 @@ UNKNOWN_OPERATOR = Rule()
 
 def pinned_by_number(site: Site) -> Iterable[Constraint]:
     """No dimension may shrink of an op that gets a number nobody knows."""
-    cause = site.because(reason_for(site.op, "gets a number that the forward reads from a tensor"))
+    reason = site.because(reason_for(site.op, "gets a number that the forward reads from a tensor"))
     for value in (*site.op.operands, *site.op.results):
-        yield from pinned(value, range(value.ndim), cause)
+        yield from pinned(value, range(value.ndim), reason)
 
 
 OPEN_NUMBER = Rule(couple=pinned_by_number)
 
 
 def pinned(
-    value: Value, dims: Iterable[int], cause: Cause, indices: Tensor | None = None
+    value: Value, dims: Iterable[int], reason: Reason, indices: Tensor | None = None
 ) -> Iterable[Pinned]:
     """Pin `dims` of `value`; extents of 1 need none."""
-    return (Pinned((value.index, d), cause, indices) for d in dims if value.shape[d] != 1)
+    return (Pinned((value.index, d), reason, indices) for d in dims if value.shape[d] != 1)
 
 
-def equal(cause: Cause, *dims: tuple[Value, int]) -> Iterable[Equal]:
+def equal(reason: Reason, *dims: tuple[Value, int]) -> Iterable[Equal]:
     """One equality between dims of the same extent; extents of 1 need none."""
     first, axis = dims[0]
     if len(dims) > 1 and first.shape[axis] != 1:
-        yield Equal(tuple((v.index, d % v.ndim) for v, d in dims), cause)
+        yield Equal(tuple((v.index, d % v.ndim) for v, d in dims), reason)
 
 
-def matched(cause: Cause, values: Sequence[Value], dims: Iterable[int]) -> Iterable[Equal]:
+def matched(reason: Reason, values: Sequence[Value], dims: Iterable[int]) -> Iterable[Equal]:
     """One equality per dim of `dims` between `values` of one rank; those broadcast along it have no part."""
     for dim in dims:
         extent = max(v.shape[dim] for v in values)
-        yield from equal(cause, *((v, dim) for v in values if v.shape[dim] == extent))
+        yield from equal(reason, *((v, dim) for v in values if v.shape[dim] == extent))
 
 
 def full_values(op: Op, facts: Facts) -> list[Tensor]:
@@ -210,5 +210,5 @@ def named_fact(op: Op, facts: Facts, name: str) -> Fact | None:
 
 
 def reason_for(op: Op, what: str) -> str:
-    """A uniform wording for causes: the operator's short name, then what it does."""
+    """A uniform wording for reasons: the operator's short name, then what it does."""
     return f"{schema_of(op.target).name.split('::')[-1].rstrip('_')} {what}"

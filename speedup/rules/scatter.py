@@ -9,7 +9,7 @@ from attrs import frozen
 from torch import Tensor
 
 from speedup.engine.constraints import Constraint
-from speedup.engine.lattice import Fact, any_over, broadcast, fact, fold_to, indicator, uniform
+from speedup.engine.lattice import Fact, any_over, broadcast, fact, fold_to, indicator, uniform_fact
 from speedup.ir.graph import Op, Value
 from speedup.rules.rule import (
     Facts,
@@ -47,13 +47,13 @@ def _uneven(op: Op) -> set[int]:
 def picked_couple(site: Site) -> Iterable[Constraint]:
     """Dimensions other than the one of positions correspond."""
     op, axis = site.op, _axis(site.op)
-    cause = site.because(reason_for(op, "refers to positions"))
+    reason = site.because(reason_for(op, "refers to positions"))
     ranked, uneven = _ranked(op), _uneven(op)
     free = [d for d in range(op.result.ndim) if d != axis and d not in uneven] if axis is not None else []
-    yield from matched(cause, ranked, free)
+    yield from matched(reason, ranked, free)
     for value in (*op.operands, op.result):
         own = free if value in ranked else ()
-        yield from pinned(value, (d for d in range(value.ndim) if d not in own), cause)
+        yield from pinned(value, (d for d in range(value.ndim) if d not in own), reason)
 
 
 def _agreed(contents: Sequence[Fact], only_zero: bool) -> tuple[Tensor, Tensor]:
@@ -74,7 +74,7 @@ def picked_known(op: Op, facts: Facts) -> tuple[Fact, ...]:
     for name in _DATA:
         position, given = op.position(name), op.get(name)
         if position is not None and facts[position].ndim == op.result.ndim:
-            found = uniform(facts[position], dims)
+            found = uniform_fact(facts[position], dims)
             if found.is_unknown:
                 return nothing_known(op, facts)
             contents.append(found)
@@ -142,28 +142,28 @@ def _pairs(op: Op, placing: Placing) -> list[tuple[int, int | None]]:
 def index_put_couple(site: Site) -> Iterable[Constraint]:
     op, placing = site.op, _placing(site.op)
     data, values, result = op.arguments["self"], op.arguments["values"], op.result
-    cause = site.because(reason_for(op, "refers to positions"))
+    reason = site.because(reason_for(op, "refers to positions"))
     own = {target: d for d, target in _pairs(op, placing) if target is not None}
     for dim in (d for d in range(result.ndim) if d not in placing.taken):
         members = [(result, dim), (data, dim)]
         if dim in own and values.shape[own[dim]] == result.shape[dim]:
             members.append((values, own[dim]))
-        yield from equal(cause, *members)
+        yield from equal(reason, *members)
     for value in (data, result):
-        yield from pinned(value, placing.taken, cause)
-    yield from pinned(values, (d for d, target in _pairs(op, placing) if target is None), cause)
+        yield from pinned(value, placing.taken, reason)
+    yield from pinned(values, (d for d, target in _pairs(op, placing) if target is None), reason)
     for index in op.operands:
         if index not in (data, values):
-            yield from pinned(index, range(index.ndim), cause)
+            yield from pinned(index, range(index.ndim), reason)
 
 
 def index_put_known(op: Op, facts: Facts) -> tuple[Fact, ...]:
     placing, position = _placing(op), op.position("values")
     pairs = _pairs(op, placing)
-    data = uniform(facts[0], placing.taken)
+    data = uniform_fact(facts[0], placing.taken)
     if position is None or data.is_unknown:
         return nothing_known(op, facts)
-    placed = uniform(facts[position], (d for d, t in pairs if t is None))
+    placed = uniform_fact(facts[position], (d for d, t in pairs if t is None))
     if placed.is_unknown:
         return nothing_known(op, facts)
     own = {target: d for d, target in pairs}
@@ -188,10 +188,10 @@ def index_put_live(op: Op, facts: Facts, live: Lives) -> tuple[Tensor, ...]:
 def one_hot_couple(site: Site) -> Iterable[Constraint]:
     op = site.op
     data, result = op.operands[0], op.result
-    cause = site.because("one_hot marks positions")
+    reason = site.because("one_hot marks positions")
     for dim in range(data.ndim):
-        yield from equal(cause, (data, dim), (result, dim))
-    yield from pinned(result, [data.ndim], cause)
+        yield from equal(reason, (data, dim), (result, dim))
+    yield from pinned(result, [data.ndim], reason)
 
 
 def one_hot_live(op: Op, facts: Facts, live: Lives) -> tuple[Tensor, ...]:

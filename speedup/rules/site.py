@@ -8,7 +8,7 @@ from typing import Any, TypeVar, cast
 from attrs import evolve, field, frozen
 from torch import Tensor
 
-from speedup.engine.constraints import Cause
+from speedup.engine.constraints import Reason
 from speedup.engine.lattice import Fact
 from speedup.ir.graph import Graph, Op, Origin, Value
 
@@ -47,8 +47,8 @@ class Site:
         argument = self.op.arguments.get(name)
         return argument if isinstance(argument, Value) else None
 
-    def because(self, reason: str) -> Cause:
-        return Cause(self.op.index, reason)
+    def because(self, reason: str) -> Reason:
+        return Reason(self.op.index, reason)
 
     def is_own(self, value: Value | None) -> bool:
         """Whether `value` is a parameter or buffer that only this op reads, and reads once."""

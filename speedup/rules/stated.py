@@ -9,7 +9,7 @@ from typing import Any
 from torch import Tensor
 
 from speedup.engine.keepsets import KeepSets
-from speedup.engine.layout import restricted
+from speedup.engine.layout import restrict_index
 from speedup.ir.graph import Op
 from speedup.lowerings import Alternative, SplitSizes, TakeIndices
 from speedup.rules.rule import Alternatives, Moves, Needs, Sizes
@@ -18,7 +18,7 @@ from speedup.rules.site import Site
 _NO_END = 2**62
 
 
-def result_sizes(name: str) -> Needs:
+def stated_result_sizes(name: str) -> Needs:
     """The argument `name` lists the result's sizes; a size that was left open (-1) stays so."""
 
     def needs(site: Site, sizes: Sizes, kept: KeepSets) -> Mapping[str, Any]:
@@ -28,7 +28,7 @@ def result_sizes(name: str) -> Needs:
     return needs
 
 
-def unflattened(site: Site, sizes: Sizes, kept: KeepSets) -> Mapping[str, Any]:
+def unflatten_sizes(site: Site, sizes: Sizes, kept: KeepSets) -> Mapping[str, Any]:
     """`unflatten` lists the sizes of the dimensions that one becomes."""
     op = site.op
     first = op["dim"] % op.operands[0].ndim
@@ -62,7 +62,7 @@ def _moved(position: int, kept: Tensor) -> int:
     return position if position > _NO_END else int(kept[:position].sum())
 
 
-def cut(site: Site, sizes: Sizes, kept: KeepSets) -> Mapping[str, Any]:
+def slice_bounds(site: Site, sizes: Sizes, kept: KeepSets) -> Mapping[str, Any]:
     """A slice's bounds, counted in kept indices."""
     op = site.op
     if op["step"] != 1:
@@ -71,7 +71,7 @@ def cut(site: Site, sizes: Sizes, kept: KeepSets) -> Mapping[str, Any]:
     return {n: op[n] if op[n] is None else _moved(op[n], own) for n in ("start", "end")}
 
 
-def narrowed(site: Site, sizes: Sizes, kept: KeepSets) -> Mapping[str, Any]:
+def narrow_bounds(site: Site, sizes: Sizes, kept: KeepSets) -> Mapping[str, Any]:
     """`narrow`'s start and length, counted in kept indices."""
     op = site.op
     if not isinstance(op["start"], int):
@@ -81,7 +81,7 @@ def narrowed(site: Site, sizes: Sizes, kept: KeepSets) -> Mapping[str, Any]:
     return {"start": _moved(start, own), "length": int(own[first : first + length].sum())}
 
 
-def selected(site: Site, sizes: Sizes, kept: KeepSets) -> Mapping[str, Any]:
+def select_index(site: Site, sizes: Sizes, kept: KeepSets) -> Mapping[str, Any]:
     """`select`'s index among the kept indices."""
     op = site.op
     return {"index": _moved(op["index"], _kept(op, kept))}
@@ -100,14 +100,14 @@ def as_indices(moves: Moves) -> Alternatives:
     def offer(site: Site, sizes: Sizes, kept: KeepSets) -> Iterable[Alternative]:
         op = site.op
         arguments = {name: op[name] for name in op.arguments}
-        (move,) = moves(arguments, [v.shape for v in op.operands], [v.shape for v in op.results])
-        found = [b for b in move.blocks if not b.is_plain]
+        (index_map,) = moves(arguments, [v.shape for v in op.operands], [v.shape for v in op.results])
+        found = [b for b in index_map.blocks if not b.is_plain]
         if len(found) != 1 or len(found[0].source) != 1 or len(found[0].target) != 1:
             return
         (block,) = found
         source = kept[(op.operands[0].index, block.source[0])]
         target = kept[(op.result.index, block.target[0])]
-        read = restricted(block.index, source, target)
+        read = restrict_index(block.index, source, target)
         if read is None or bool((read < 0).any()):
             return
         yield Alternative(TakeIndices(tuple(read.tolist()), block.source[0]), cost=prod(sizes(op.result)))

@@ -18,7 +18,7 @@ import torch
 from attrs import frozen
 from torch import Tensor
 
-from speedup.engine.lattice import Fact, along
+from speedup.engine.lattice import Fact, any_along
 from speedup.ir.graph import Op, Value
 from speedup.rules.recurrence import Cell, Recurrence
 from speedup.rules.rule import Facts
@@ -60,7 +60,7 @@ class CellLayer:
     reads_units: tuple[Tensor, ...]
 
 
-def analyse(shape: Recurrence, op: Op, facts: Facts) -> tuple[CellLayer, ...]:
+def analyse_layers(shape: Recurrence, op: Op, facts: Facts) -> tuple[CellLayer, ...]:
     """The layers from first to last, given the facts of `op`'s operands."""
     found = {v.index: f for v, f in zip(op.operands, facts, strict=True)}
     start = _starts_at_zero(shape, found)
@@ -96,14 +96,14 @@ def _starts_at_zero(shape: Recurrence, facts: Mapping[int, Fact]) -> Tensor:
 
 def _channels(data: Value, found: Fact) -> Columns:
     extent, axis = data.shape[-1], data.ndim - 1
-    known = ~along(~found.known, axis, extent)
+    known = ~any_along(~found.known, axis, extent)
     first = found.value
     for dim in range(axis):
         first = first.narrow(dim, 0, 1)
-    varies = along(found.value != first, axis, extent)
+    varies = any_along(found.value != first, axis, extent)
     settled = known & ~varies
     value = torch.where(settled, first.reshape(-1).expand(extent), torch.zeros((), dtype=first.dtype))
-    return Columns(known, settled, value.double(), known & along(found.value != 0, axis, extent))
+    return Columns(known, settled, value.double(), known & any_along(found.value != 0, axis, extent))
 
 
 def _content(shape: Recurrence, tensor: Tensor) -> Tensor:
@@ -196,7 +196,7 @@ def demands(
     width = shape.directions * shape.hidden
     above = torch.zeros(width, dtype=torch.bool)
     if output is not None:
-        above = along(output, output.ndim - 1, width)
+        above = any_along(output, output.ndim - 1, width)
     found: list[Demand] = []
     for number in reversed(range(len(layers))):
         own = rows.reshape(-1, shape.directions, shape.hidden)[number]

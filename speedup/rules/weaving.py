@@ -13,7 +13,7 @@ from attrs import frozen
 from torch import Tensor
 
 from speedup.engine.constraints import Constraint, Mapped
-from speedup.engine.lattice import Fact, any_over, fact, runs, spread, uniform_along
+from speedup.engine.lattice import Fact, any_over, fact, split_runs, spread, uniform_along
 from speedup.ir.graph import Op
 from speedup.rules.rule import Facts, Lives, Rule, matched, nothing_known, pinned, reason_for
 from speedup.rules.site import Site
@@ -76,7 +76,7 @@ def woven_known(op: Op, facts: Facts, weave: Weave) -> tuple[Fact, ...]:
     value = _uniform(spread(data.value, shape, [axis]), axis, ndim)
     if weave.into_one:
         channels = op.result.shape[axis]
-        known, value = runs(known, axis, channels), runs(value, axis, channels)
+        known, value = split_runs(known, axis, channels), split_runs(value, axis, channels)
         agreed = (value == value.narrow(axis + 1, 0, 1)).all(axis + 1)
         known, value = known.all(axis + 1) & agreed, value.select(axis + 1, 0)
     else:
@@ -91,7 +91,7 @@ def woven_live(op: Op, facts: Facts, live: Lives, weave: Weave) -> tuple[Tensor,
         return (reads,)
     if weave.into_one:
         return (reads.repeat_interleave(weave.run, axis),)
-    return (runs(reads, axis, source.shape[axis]).any(axis + 1),)
+    return (split_runs(reads, axis, source.shape[axis]).any(axis + 1),)
 
 
 def woven_couple(site: Site, weave: Weave) -> Iterable[Constraint]:
@@ -99,21 +99,21 @@ def woven_couple(site: Site, weave: Weave) -> Iterable[Constraint]:
     op, axis = site.op, weave.axis
     source, target = op.operands[0], op.result
     narrow, wide = (target, source) if weave.into_one else (source, target)
-    cause = site.because(reason_for(op, "weaves runs of channels"))
+    reason = site.because(reason_for(op, "weaves runs of channels"))
     yield Mapped(
         ((narrow.index, axis),),
         ((wide.index, axis),),
         torch.arange(wide.shape[axis]) // weave.run,
         (narrow.shape[axis],),
         (wide.shape[axis],),
-        cause,
+        reason,
     )
-    yield from matched(cause, (target, source), range(axis))
+    yield from matched(reason, (target, source), range(axis))
     for value in (source, target):
-        yield from pinned(value, range(axis + 1, value.ndim), cause)
+        yield from pinned(value, range(axis + 1, value.ndim), reason)
 
 
-def woven(weave: Callable[[Op], Weave]) -> Rule:
+def weaving_rule(weave: Callable[[Op], Weave]) -> Rule:
     """The rule of an operator that weaves as `weave` tells of each call."""
     return Rule(
         couple=lambda site: woven_couple(site, weave(site.op)),
@@ -123,8 +123,8 @@ def woven(weave: Callable[[Op], Weave]) -> Rule:
 
 
 RULES: dict[str, Rule] = {
-    "pixel_shuffle": woven(pixel_shuffle),
-    "pixel_unshuffle": woven(pixel_unshuffle),
-    "im2col": woven(im2col),
-    "col2im": woven(col2im),
+    "pixel_shuffle": weaving_rule(pixel_shuffle),
+    "pixel_unshuffle": weaving_rule(pixel_unshuffle),
+    "im2col": weaving_rule(im2col),
+    "col2im": weaving_rule(col2im),
 }

@@ -14,7 +14,7 @@ from attrs import frozen
 from torch import Tensor, nn
 
 from speedup.engine.constraints import Dim
-from speedup.engine.lattice import Fact, along
+from speedup.engine.lattice import Fact, any_along
 from speedup.ir.graph import Graph, Op, Origin, Shape, Value
 from speedup.rules.site import Site
 
@@ -82,7 +82,7 @@ class Product:
             return self.empty(weight)
         dim = self.makes[number][1]
         assert dim is not None, "channels that the weight does not list need `empty`"
-        return ~along(weight.maybe_nonzero, dim, self.weight.shape[dim])
+        return ~any_along(weight.maybe_nonzero, dim, self.weight.shape[dim])
 
 
 @frozen(eq=False)
@@ -115,7 +115,7 @@ def no_axes(site: Site) -> Iterable[LayerAxis]:
     return ()
 
 
-def never(op: Op) -> bool:
+def never_takes_bias(op: Op) -> bool:
     """No module that runs the op would use a bias that it gets."""
     return False
 
@@ -138,7 +138,7 @@ class WeightRule:
         MappingProxyType({})
     )
     settable: Mapping[type[nn.Module], frozenset[str]] = MappingProxyType({})
-    takes_bias: Callable[[Op], bool] = never
+    takes_bias: Callable[[Op], bool] = never_takes_bias
 
     def attributes_of(self, op: Op, sizes: Callable[[Value], Shape]) -> Mapping[str, Any]:
         """Attributes of the module that runs `op`, as they have to be at `sizes`."""
@@ -155,7 +155,7 @@ class WeightRule:
 NO_LAYER = WeightRule()
 
 
-def normalized(last: bool) -> WeightRule:
+def normalization_weight(last: bool) -> WeightRule:
     """A normalization with a scale per channel: along the last dimension, or along the second."""
 
     def axes(site: Site) -> Iterable[LayerAxis]:

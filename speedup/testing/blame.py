@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from speedup.building.comparison import scratch
+from speedup.building.comparison import scratch_copy
 from speedup.testing.oracle import TOLERANCE, Yardstick, distance, output_of
 
 Calls = dict[tuple[str, int], Tensor]
@@ -35,7 +35,7 @@ def first_differing(yardstick: Yardstick, small: nn.Module, tensors: Sequence[Te
 
 
 def _returned(model: nn.Module, yardstick: Yardstick, tensors: Sequence[Tensor]) -> Calls:
-    watched, seen, counts = scratch(model), Calls(), dict[str, int]()
+    watched, seen, counts = scratch_copy(model), Calls(), dict[str, int]()
 
     def watch(path: str) -> Any:
         def hook(module: nn.Module, args: Any, output: Any) -> None:

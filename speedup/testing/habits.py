@@ -28,7 +28,7 @@ Style = Literal["by name", "by module", "baked"]
 
 
 @attrs.frozen
-class Owner:
+class MaskedModule:
     """A module's own parameters by name and shape, and how many heads its surroundings say it makes."""
 
     parameters: Parameters
@@ -42,7 +42,7 @@ class Owner:
 
 
 Indices = tuple[int, ...] | range
-Habit = Callable[[st.DrawFn, Owner, int], list[Cut]]
+Habit = Callable[[st.DrawFn, MaskedModule, int], list[Cut]]
 
 
 def masks_for(model: nn.Module) -> st.SearchStrategy[MaskSpec]:
@@ -66,7 +66,7 @@ def masks(network: Network) -> st.SearchStrategy[MaskSpec]:
     return masks_for(skeleton(network))
 
 
-def owners_of(model: nn.Module) -> tuple[Owner, ...]:
+def owners_of(model: nn.Module) -> tuple[MaskedModule, ...]:
     """The modules that own parameters, in order, a tied parameter under its first name.
 
     Without the directions of weight_norm: where one is all zero, the masked model gives NaN.
@@ -76,7 +76,7 @@ def owners_of(model: nn.Module) -> tuple[Owner, ...]:
         if not name.endswith((".original1", ".weight_v")) and parameter.numel():
             found.setdefault(name.rpartition(".")[0], []).append((name, tuple(parameter.shape)))
     modules = dict(model.named_modules(remove_duplicate=False))
-    return tuple(Owner(tuple(own), _heads_around(path, modules)) for path, own in found.items())
+    return tuple(MaskedModule(tuple(own), _heads_around(path, modules)) for path, own in found.items())
 
 
 def _heads_around(path: str, modules: dict[str, nn.Module]) -> int | None:
@@ -92,7 +92,7 @@ def _heads_around(path: str, modules: dict[str, nn.Module]) -> int | None:
 
 
 @st.composite
-def _masks(draw: st.DrawFn, owners: tuple[Owner, ...], styles: tuple[Style, ...]) -> MaskSpec:
+def _masks(draw: st.DrawFn, owners: tuple[MaskedModule, ...], styles: tuple[Style, ...]) -> MaskSpec:
     # Cuts that follow one pattern agree along residual streams, so that much can go; others do not.
     pattern = draw(st.integers(1, 254))
     habits = pick(draw, _EAGER, _EAGER, _EAGER, _CAREFUL, _HARSH)
@@ -107,33 +107,33 @@ def _masks(draw: st.DrawFn, owners: tuple[Owner, ...], styles: tuple[Style, ...]
     )
 
 
-def _nothing(draw: st.DrawFn, owner: Owner, pattern: int) -> list[Cut]:
+def _nothing(draw: st.DrawFn, owner: MaskedModule, pattern: int) -> list[Cut]:
     return []
 
 
-def _rows(draw: st.DrawFn, owner: Owner, pattern: int) -> list[Cut]:
+def _rows(draw: st.DrawFn, owner: MaskedModule, pattern: int) -> list[Cut]:
     """Random rows of the module's first parameter; a bias keeps its values."""
-    return _everywhere(owner.parameters[:1], owner.rows, _chosen(draw, owner.rows))
+    return _everywhere(owner.parameters[:1], owner.rows, _choose(draw, owner.rows))
 
 
-def _rows_and_bias(draw: st.DrawFn, owner: Owner, pattern: int) -> list[Cut]:
+def _rows_and_bias(draw: st.DrawFn, owner: MaskedModule, pattern: int) -> list[Cut]:
     """The same random rows of every parameter of the module that has so many."""
-    return _everywhere(owner.parameters, owner.rows, _chosen(draw, owner.rows))
+    return _everywhere(owner.parameters, owner.rows, _choose(draw, owner.rows))
 
 
-def _units(draw: st.DrawFn, owner: Owner, pattern: int) -> list[Cut]:
+def _units(draw: st.DrawFn, owner: MaskedModule, pattern: int) -> list[Cut]:
     """The same random units of every gate, in a recurrent layer; else rows and bias."""
     hidden = next((sizes[1] for name, sizes in owner.parameters if "weight_hh" in name), None)
     if hidden is None:
         return _rows_and_bias(draw, owner, pattern)
-    chosen = _chosen(draw, hidden)
+    chosen = _choose(draw, hidden)
     cuts: list[Cut] = []
     for name, sizes in owner.parameters:
         cuts += _slices(name, 0, tuple(row for row in range(sizes[0]) if row % hidden in chosen))
     return cuts
 
 
-def _patterned(draw: st.DrawFn, owner: Owner, pattern: int) -> list[Cut]:
+def _patterned(draw: st.DrawFn, owner: MaskedModule, pattern: int) -> list[Cut]:
     """The rows that the network's common pattern names, of all parameters or the first alone."""
     size = owner.rows
     indices: Indices = range(pattern % 8, size, 1 + pattern % 3)
@@ -142,7 +142,7 @@ def _patterned(draw: st.DrawFn, owner: Owner, pattern: int) -> list[Cut]:
     return _everywhere(pick(draw, owner.parameters, owner.parameters[:1]), size, indices)
 
 
-def _heads(draw: st.DrawFn, owner: Owner, pattern: int) -> list[Cut]:
+def _heads(draw: st.DrawFn, owner: MaskedModule, pattern: int) -> list[Cut]:
     """The heads that the common pattern names: rows, three times as many if packed, or columns."""
     if owner.heads is None:
         return _patterned(draw, owner, pattern)
@@ -158,38 +158,40 @@ def _heads(draw: st.DrawFn, owner: Owner, pattern: int) -> list[Cut]:
     return cuts
 
 
-def _columns(draw: st.DrawFn, owner: Owner, pattern: int) -> list[Cut]:
+def _columns(draw: st.DrawFn, owner: MaskedModule, pattern: int) -> list[Cut]:
     name, sizes = owner.parameters[0]
     if len(sizes) < 2:
         return []
-    return _slices(name, 1, _chosen(draw, sizes[1]))
+    return _slices(name, 1, _choose(draw, sizes[1]))
 
 
-def _slab(draw: st.DrawFn, owner: Owner, pattern: int) -> list[Cut]:
+def _slab(draw: st.DrawFn, owner: MaskedModule, pattern: int) -> list[Cut]:
     """A run of neighbouring rows of every parameter, such as a group."""
     size, parts = owner.rows, pick(draw, 2, 3, 4)
     width = max(1, size // parts)
     start = width * draw(st.integers(0, parts - 1))
-    return _everywhere(owner.parameters, size, _listed(range(min(start, size), min(start + width, size))))
+    return _everywhere(
+        owner.parameters, size, _list_indices(range(min(start, size), min(start + width, size)))
+    )
 
 
-def _all_but_one(draw: st.DrawFn, owner: Owner, pattern: int) -> list[Cut]:
+def _all_but_one(draw: st.DrawFn, owner: MaskedModule, pattern: int) -> list[Cut]:
     survivor = draw(st.integers(0, owner.rows - 1))
     indices = tuple(index for index in range(owner.rows) if index != survivor)
     return _everywhere(owner.parameters, owner.rows, indices)
 
 
-def _scattered(draw: st.DrawFn, owner: Owner, pattern: int) -> list[Cut]:
+def _scattered(draw: st.DrawFn, owner: MaskedModule, pattern: int) -> list[Cut]:
     name, _ = draw(st.sampled_from(owner.parameters))
     return [Scattered(name, pick(draw, 50, 90), draw(st.integers(0, 99)))]
 
 
-def _whole(draw: st.DrawFn, owner: Owner, pattern: int) -> list[Cut]:
+def _whole(draw: st.DrawFn, owner: MaskedModule, pattern: int) -> list[Cut]:
     hit = pick(draw, owner.parameters[:1], owner.parameters, owner.parameters[-1:])
     return [Whole(name) for name, _ in hit]
 
 
-def _chosen(draw: st.DrawFn, size: int) -> Indices:
+def _choose(draw: st.DrawFn, size: int) -> Indices:
     """A random subset of range(size), but not all of it: that is what `_whole` is for."""
     if size > _MOST_LISTED:
         start, step = draw(st.integers(1, size)), draw(st.integers(1, 4))
@@ -198,7 +200,7 @@ def _chosen(draw: st.DrawFn, size: int) -> Indices:
     return tuple(index for index in range(size) if bits >> index & 1)
 
 
-def _listed(indices: range) -> Indices:
+def _list_indices(indices: range) -> Indices:
     """A range as a tuple where that reads better."""
     return indices if len(indices) > _MOST_LISTED else tuple(indices)
 

@@ -41,14 +41,14 @@ def inputs_like(
     space = draw(st.sampled_from(((), *resolutions)))
     generator = torch.Generator().manual_seed(draw(st.integers(0, 999)))
     stretched = attrs.evolve(example, tensors=tuple(_of_space(t, space) for t in example.tensors))
-    tensors = (_scaled(tensor, scale) for tensor in fresh_inputs(stretched, size, generator))
+    tensors = (_scale(tensor, scale) for tensor in fresh_inputs(stretched, size, generator))
     args, kwargs = example.call(tuple(tensors))
     if isinstance(x, Tensor):
         return args[0]
     return type(x)(args) if args else kwargs
 
 
-def _scaled(tensor: Tensor, scale: float) -> Tensor:
+def _scale(tensor: Tensor, scale: float) -> Tensor:
     return tensor * scale if tensor.is_floating_point() else tensor
 
 

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from speedup.testing.grammar.chain import draw_blocks, draw_opening, draw_sized
 from speedup.testing.grammar.compositions import adapter
-from speedup.testing.grammar.site import Layout, Shape, Site, pick, result_sizes
+from speedup.testing.grammar.site import BlockSite, Layout, Shape, pick, result_sizes
 from speedup.testing.grammar.sized import LONGEST, looks_at_sizes
 from speedup.testing.grammar.transitions import TRANSITIONS
 from speedup.testing.modules import (
@@ -122,11 +122,11 @@ def networks(
     """
     chosen: Family = pick(draw, *FAMILIES) if family is None else family
     front = pick(draw, *_FRONTS[chosen])(draw)
-    opening, site = front.opening, Site(front.shape)
+    opening, site = front.opening, BlockSite(front.shape)
     first: tuple[Spec, ...] = ()
     if sized and front.shape.space:
         block, shape = draw_sized(draw, site)
-        first, site = (block,), Site(shape)
+        first, site = (block,), BlockSite(shape)
     blocks, shape = draw_blocks(draw, site, longest)
     head = _draw_head(draw, shape) if draw(st.booleans()) else ()
     if front.is_merged:
@@ -143,7 +143,7 @@ def other_sizes(network: Network) -> tuple[Call, ...]:
     found: list[Call] = []
     for call in (network.inputs, *network.calls):
         tried = zip_longest(*(_variants(given) for given in call))
-        nearby = [_filled(one, call) for one in tried if any(v is not None for v in one)]
+        nearby = [_fill(one, call) for one in tried if any(v is not None for v in one)]
         found += [one for one in nearby if one != call and _takes(network, one)][:few]
     return tuple(found)
 
@@ -166,7 +166,7 @@ def _variants(given: Input | str) -> tuple[Input, ...]:
     return tuple(attrs.evolve(given, sizes=one) for one in new)
 
 
-def _filled(one: tuple[Input | None, ...], call: Call) -> Call:
+def _fill(one: tuple[Input | None, ...], call: Call) -> Call:
     """A call with those arguments that have no other sizes as they were."""
     return tuple(given if new is None else new for new, given in zip(one, call, strict=True))
 
@@ -263,7 +263,7 @@ def _token_ids(draw: st.DrawFn) -> Front:
     given, shape = Input((length,), VOCABULARY), Shape("tokens", (length, features))
     if draw(st.booleans()):
         return Front((given,), Spec.of(nn.Embedding, VOCABULARY, features), shape)
-    blocks, made = draw_blocks(draw, Site(shape, depth=1, keep_space=True), 3)
+    blocks, made = draw_blocks(draw, BlockSite(shape, depth=1, keep_space=True), 3)
     body = sequential(*blocks, adapter(made, features))
     model = Spec.of(TiedLanguageModel, VOCABULARY, features, body)
     return Front((given,), model, Shape("tokens", (length, VOCABULARY)))
@@ -322,7 +322,7 @@ def _for_tasks(draw: st.DrawFn) -> Front:
     trunk, made = draw_opening(draw, shape)
     tasks, width = {}, draw(st.integers(2, 6))
     for name in ("first", "second"):
-        blocks, reached = draw_blocks(draw, Site(made, depth=1, keep_space=True), 2)
+        blocks, reached = draw_blocks(draw, BlockSite(made, depth=1, keep_space=True), 2)
         tasks[name] = sequential(*blocks, adapter(reached, width))
     sizes = (*made.space, width) if shape.layout == "tokens" else (width, *made.space)
     given = Input(shape.sizes)

@@ -9,7 +9,7 @@ import torch
 from attrs import frozen
 from torch import Tensor, nn
 
-from speedup.building.comparison import first_line
+from speedup.building.comparison import error_line
 from speedup.building.draws import draws
 from speedup.ir.inputs import Example, batch_size, example_from, leaves_of
 from speedup.modules.copying import copy_module
@@ -48,7 +48,7 @@ def run(model: nn.Module, inputs: Sequence[Tensor]) -> object:
 
 def output_of(model: nn.Module, example: Example, tensors: Sequence[Tensor]) -> object:
     """The model's output for a call like `example`; the inputs are copied, as a model may write to them."""
-    args, kwargs = example.fresh().call([given.clone() for given in tensors])
+    args, kwargs = example.with_fresh_objects().call([given.clone() for given in tensors])
     with isolated(), torch.no_grad():
         torch.manual_seed(0)
         return model(*args, **kwargs)
@@ -86,7 +86,7 @@ class Yardstick:
         try:
             got = output_of(small, self.example, tensors)
         except Exception as error:
-            return f"it raises {type(error).__name__}, where the masked model runs: {first_line(error)}"
+            return f"it raises {type(error).__name__}, where the masked model runs: {error_line(error)}"
         wanted, found = dict(leaves_of(expected)), dict(leaves_of(got))
         if wanted.keys() != found.keys() or _structure(expected) != _structure(got):
             return f"the outputs differ in structure: masked {_structure(expected)}, small {_structure(got)}"
@@ -116,7 +116,7 @@ class Yardstick:
             return 0.0
         size = float(want.abs().nan_to_num(0, 0, 0).max())
         rounding = _ROUNDINGS * torch.finfo(want.dtype).eps * max(1.0, size)
-        other = self._varied(place, want, batch_size(self.example.replaced(tensors)))
+        other = self._varied(place, want, batch_size(self.example.with_tensors(tensors)))
         variation = size if other is None else distance(want, other)
         return rounding + tolerance * min(size, variation)
 

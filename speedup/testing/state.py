@@ -26,11 +26,11 @@ def enliven(model: nn.Module, inputs: Inputs, generator: torch.Generator) -> Non
             for name, parameter in module.named_parameters(recurse=False):
                 if parameter not in seen:
                     seen.add(parameter)
-                    parameter.copy_(_drawn(module, name, parameter.shape, generator))
+                    parameter.copy_(_draw(module, name, parameter.shape, generator))
         _calibrate(model, inputs, generator)
 
 
-def _drawn(module: nn.Module, name: str, shape: torch.Size, generator: torch.Generator) -> Tensor:
+def _draw(module: nn.Module, name: str, shape: torch.Size, generator: torch.Generator) -> Tensor:
     noise = torch.randn(shape, dtype=torch.float64, generator=generator)
     if isinstance(module, nn.PReLU):
         return 0.2 * noise

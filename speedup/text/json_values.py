@@ -29,7 +29,7 @@ _WORDS: Mapping[str, float] = {"nan": math.nan, "inf": math.inf, "-inf": -math.i
 _SHORT = 1024
 
 
-def nested(given: Any) -> list[Any]:
+def require_list(given: Any) -> list[Any]:
     """`given`, if it is a list.
 
     Raises:
@@ -86,7 +86,7 @@ def add_values(converter: cattrs.Converter) -> None:
         is_uniform = get_args(kind)[-1] is Ellipsis
         make = homogenous_tuple_structure_factory if is_uniform else make_hetero_tuple_structure_fn
         inner: Callable[[Any, Any], Any] = make(kind, converter)
-        return lambda given, wanted: inner(nested(given), wanted)
+        return lambda given, wanted: inner(require_list(given), wanted)
 
     @converter.register_structure_hook_factory(_is_set)
     def set_from_list(kind: Any, converter: cattrs.Converter) -> Callable[[Any, Any], Any]:
@@ -129,7 +129,7 @@ def call_from_json(given: Any) -> Example:
         raise TypeError("a call is written as args and kwargs")
     keywords = _exactly(dict, given["kwargs"])
     return drawn_example(
-        [_argument_from_json(argument) for argument in nested(given["args"])],
+        [_argument_from_json(argument) for argument in require_list(given["args"])],
         {name: _argument_from_json(argument) for name, argument in keywords.items()},
     )
 

@@ -6,15 +6,19 @@ from collections.abc import Iterable, Iterator
 
 from speedup.ir.edits import AddToParameter, MergeColumns, Slice, SliceGroups, TensorEdit
 from speedup.ir.graph import Shape
-from speedup.modules.fingerprints import ModuleStamp, TensorStamp
+from speedup.modules.fingerprints import ModuleFingerprint, TensorFingerprint
 from speedup.parts import PlanParts
 
 
 def faults(plan: PlanParts) -> Iterator[str]:
     """What a plan says that cannot be so, in words."""
-    stamps = plan.subject.stamps
-    shapes = {stamp.name: stamp.shape for stamp in stamps if isinstance(stamp, TensorStamp)}
-    paths = {stamp.name for stamp in stamps if isinstance(stamp, ModuleStamp)}
+    fingerprints = plan.subject.fingerprints
+    shapes = {
+        fingerprint.name: fingerprint.shape
+        for fingerprint in fingerprints
+        if isinstance(fingerprint, TensorFingerprint)
+    }
+    paths = {fingerprint.name for fingerprint in fingerprints if isinstance(fingerprint, ModuleFingerprint)}
     if plan.masks_digest != plan.subject.masks.digest:
         yield "the masks are not those that the plan was made for"
     for name, mask in plan.subject.masks.items():

@@ -61,7 +61,7 @@ class PlanDiff:
         for one, other in self.layers:
             yield from _layer_lines(one, other)
         for sign, edits in (("-", self.edits_gone), ("+", self.edits_new)):
-            yield from (f"{sign} {described(edit)}" for edit in edits)
+            yield from (f"{sign} {describe_edit(edit)}" for edit in edits)
         for sign, blocked in (("-", self.blocked_gone), ("+", self.blocked_new)):
             yield from (f"{sign} {b.path}: {b.count} of {b.of} stay: {b.reason}" for b in blocked)
         for sign, assumptions in (("-", self.assumptions_gone), ("+", self.assumptions_new)):
@@ -116,7 +116,7 @@ def _layer_lines(one: Layer | None, other: Layer | None) -> Iterator[str]:
     yield f"~ {one.path}: " + ", ".join((*shapes, *(f"{n} {a:,} -> {b:,}" for n, a, b in counts)))
 
 
-def described(edit: Edit) -> str:
+def describe_edit(edit: Edit) -> str:
     """An edit in one line, without its numbers."""
     match edit:
         case Slice(name, dim, indices):

@@ -18,7 +18,7 @@ from cattrs.strategies import configure_tagged_union
 
 from speedup._stable import PLAN_KEY
 from speedup.errors import PlanFormatError
-from speedup.ir.edits import Edit, Frozen, MergeColumns, SetAttribute, Slice, SliceGroups
+from speedup.ir.edits import ConstantTensor, Edit, MergeColumns, SetAttribute, Slice, SliceGroups
 from speedup.ir.inputs import Example
 from speedup.ir.report import Portion, Step
 from speedup.ir.tensor_text import (
@@ -30,13 +30,13 @@ from speedup.ir.tensor_text import (
     tensor_text,
 )
 from speedup.masks import Masks
-from speedup.modules.fingerprints import ModuleStamp, Stamp, TensorStamp
+from speedup.modules.fingerprints import Fingerprint, ModuleFingerprint, TensorFingerprint
 from speedup.parts import Expected, ExpectedOp, PlanParts, Subject
 from speedup.text.json_values import (
     add_values,
     call_from_json,
     json_of_call,
-    nested,
+    require_list,
     value_from_json,
     value_to_json,
 )
@@ -65,7 +65,7 @@ def parts_of(text: str | bytes) -> PlanParts:
     Raises:
         PlanFormatError: says what is wrong with the text.
     """
-    body = _parsed(text)
+    body = _parse(text)
     try:
         plan = _converter().structure(body, PlanParts)
     except Exception as error:  # a converter raises what the constructors do
@@ -79,9 +79,9 @@ def parts_of(text: str | bytes) -> PlanParts:
     return plan
 
 
-def _parsed(text: str | bytes) -> dict[str, Any]:
+def _parse(text: str | bytes) -> dict[str, Any]:
     try:
-        body = json.loads(text, parse_constant=_refused)
+        body = json.loads(text, parse_constant=_refuse)
     except (ValueError, RecursionError, TypeError) as error:
         raise PlanFormatError(
             f"the text is no whole JSON document ({error}); it may be truncated. Pass all that Plan.to_json "
@@ -113,7 +113,7 @@ def _from_version_1(content: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _refused(word: str) -> Any:
+def _refuse(word: str) -> Any:
     raise ValueError(f"{word} is no JSON")
 
 
@@ -137,9 +137,12 @@ class _Form:
 _INDICES = _Form(indices_text, indices_from_text)
 _LISTS_OF_INDICES = _Form(
     lambda found: [indices_text(one) for one in found],
-    lambda given: tuple(indices_from_text(one) for one in nested(given)),
+    lambda given: tuple(indices_from_text(one) for one in require_list(given)),
 )
 _VALUE = _Form(value_to_json, value_from_json)
+
+# What the format calls them, which never changes.
+_KINDS: Mapping[type, str] = {TensorFingerprint: "TensorStamp", ModuleFingerprint: "ModuleStamp"}
 
 _FORMS: Mapping[type, Mapping[str, _Form]] = {
     Slice: {"indices": _INDICES},
@@ -157,26 +160,32 @@ _FORMS: Mapping[type, Mapping[str, _Form]] = {
 def _converter() -> cattrs.Converter:
     converter = cattrs.Converter(forbid_extra_keys=True, omit_if_default=False)
     add_values(converter)
-    _add(converter, Frozen, lambda f: tensor_text(f.tensor), lambda given: Frozen(tensor_from_text(given)))
+    _add(
+        converter,
+        ConstantTensor,
+        lambda f: tensor_text(f.tensor),
+        lambda given: ConstantTensor(tensor_from_text(given)),
+    )
     _add(converter, Masks, _masks_to_json, _masks_from_json)
     _add(converter, Example, json_of_call, call_from_json)
     for kind, forms in _FORMS.items():
         written = {name: override(unstruct_hook=form.write) for name, form in forms.items()}
         read = {name: override(struct_hook=_reading(form)) for name, form in forms.items()}
         _add_fields(converter, kind, written, read)
-    _leave_out(converter, TensorStamp, "address")
-    _leave_out(converter, ModuleStamp, "address")
-    for union in (Edit, Stamp):
-        configure_tagged_union(union, converter, tag_name="kind")
+    _leave_out(converter, TensorFingerprint, "address")
+    _leave_out(converter, ModuleFingerprint, "address")
+    configure_tagged_union(Edit, converter, tag_name="kind")
+    configure_tagged_union(Fingerprint, converter, tag_name="kind", tag_generator=_KINDS.__getitem__)
     # What holds members of a union comes after it.
-    _leave_out(converter, Subject, "model", "rules", "keep")
+    _leave_out(converter, Subject, "model", "rules", "keep", fingerprints="stamps", value_independent="free")
     return converter
 
 
-def _leave_out(converter: cattrs.Converter, kind: type, *names: str) -> None:
-    """Fields that only mean something in the process that planned."""
-    left_out = {name: override(omit=True) for name in names}
-    _add_fields(converter, kind, left_out, left_out)
+def _leave_out(converter: cattrs.Converter, kind: type, *names: str, **in_files: str) -> None:
+    """Fields that only mean something in the process that planned; others have another name `in_files`."""
+    how = {name: override(omit=True) for name in names}
+    how |= {name: override(rename=other) for name, other in in_files.items()}
+    _add_fields(converter, kind, how, how)
 
 
 def _reading(form: _Form) -> Callable[[Any, Any], Any]:

@@ -17,7 +17,7 @@ from speedup.ir.expressions import Arithmetic, Derived, Expression, SizeOf
 from speedup.ir.graph import Op
 
 
-def _flattened(op: Op, numbers: Sequence[Any]) -> Mapping[str, Any]:
+def _flatten(op: Op, numbers: Sequence[Any]) -> Mapping[str, Any]:
     """Each size of the view is the product of the sizes of the dimensions that it merges."""
     name = next((n for n in ("size", "shape") if n in op.arguments), None)
     data, result = op.operands[0], op.result
@@ -38,7 +38,7 @@ def _product(value: int, dims: Sequence[int]) -> Expression:
     return found
 
 
-def _chunked(op: Op, numbers: Sequence[Any]) -> Mapping[str, Any]:
+def _chunk(op: Op, numbers: Sequence[Any]) -> Mapping[str, Any]:
     """Chunks are as long as the dimension over their number, rounded up."""
     if "split_size" not in op.arguments or not numbers:
         return {}
@@ -48,12 +48,12 @@ def _chunked(op: Op, numbers: Sequence[Any]) -> Mapping[str, Any]:
 
 
 ADAPTING: Mapping[str, Callable[[Op, Sequence[Any]], Mapping[str, Any]]] = MappingProxyType(
-    {"flatten": _flattened, "chunk": _chunked}
+    {"flatten": _flatten, "chunk": _chunk}
 )
 """By the name of the Python function: arguments of the op that it was lowered to, from the call's numbers."""
 
 
-def adapted(op: Op, function: str, numbers: Sequence[Any]) -> Op:
+def adapt_op(op: Op, function: str, numbers: Sequence[Any]) -> Op:
     """`op` with the arguments that the call of `function` would compute anew from other sizes."""
     if function == op.name or not op.operands or len(op.results) < 1:
         return op

@@ -13,7 +13,7 @@ from types import MappingProxyType
 import torch
 from torch.fx import Graph, Node
 
-from speedup.ir.operators import functional, operator_of
+from speedup.ir.operators import functional_form, operator_of
 from speedup.torch_api import Overload, schema_of
 
 # Operators whose schema does not say that they may return their input.
@@ -98,7 +98,7 @@ def written_back(graph: Graph) -> Mapping[Node, tuple[Node, ...]] | None:
 
 def _has_functional(node: Node) -> bool:
     target = operator_of(node)
-    return target is not None and not schema_of(functional(target)).is_mutable
+    return target is not None and not schema_of(functional_form(target)).is_mutable
 
 
 def _views(written: Node) -> tuple[Node, ...] | None:

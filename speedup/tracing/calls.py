@@ -32,7 +32,7 @@ CallKind = tuple[str, str, tuple[Shape, ...]]
 
 
 @frozen(eq=False)
-class Call:
+class ModuleCall:
     """One call of the module `path`, and the calls that it made in turn.
 
     Calls of equal `structure` have arguments that are equal up to the values and the `shapes` of
@@ -46,7 +46,7 @@ class Call:
     shapes: tuple[Shape, ...]
     example: Example | None
     objection: str
-    calls: tuple[Call, ...]
+    calls: tuple[ModuleCall, ...]
     reads: frozenset[str]
 
     @property
@@ -54,14 +54,14 @@ class Call:
         """Equal for calls that differ in values only."""
         return self.path, self.structure, self.shapes
 
-    def all_calls(self) -> Iterator[Call]:
+    def all_calls(self) -> Iterator[ModuleCall]:
         """This call and all that were made during it."""
         yield self
         for call in self.calls:
             yield from call.all_calls()
 
 
-def record_calls(model: nn.Module, example: Example) -> Call:
+def record_calls(model: nn.Module, example: Example) -> ModuleCall:
     """The call tree of one forward of `model` in eval mode; neither it nor the example is written.
 
     Raises:
@@ -70,14 +70,14 @@ def record_calls(model: nn.Module, example: Example) -> Call:
     # Buffers are the copy's own, as a forward may write to them.
     clone = copy_module(model, {id(p): p.detach() for p in model.parameters()}).eval()
     recorder = _Recorder(clone)
-    args, kwargs = example.fresh().call([t.clone() for t in example.tensors])
+    args, kwargs = example.with_fresh_objects().call([t.clone() for t in example.tensors])
     try:
         with isolated(), quiet(), unfused(), torch.no_grad(), recorder:
             torch.manual_seed(_SEED)
             clone(*args, **kwargs)
     except Exception as error:
         raise export_error(error, clone, "the model does not run on its example input") from error
-    return recorder.finished()
+    return recorder.finish()
 
 
 @define(eq=False)
@@ -94,10 +94,10 @@ class _Frame:
     reads: set[str] = field(factory=set)
     is_open: bool = True
 
-    def finished(self) -> Call:
-        calls = tuple(call.finished() for call in self.calls)
+    def finish(self) -> ModuleCall:
+        calls = tuple(call.finish() for call in self.calls)
         reads = frozenset(self.reads)
-        return Call(self.path, self.structure, self.shapes, self.example, self.objection, calls, reads)
+        return ModuleCall(self.path, self.structure, self.shapes, self.example, self.objection, calls, reads)
 
 
 @define(eq=False)
@@ -126,9 +126,9 @@ class _Recorder(TorchFunctionMode):
             module.register_forward_pre_hook(self._entering(path), prepend=True, with_kwargs=True)
             module.register_forward_hook(self._leaving, always_call=True)
 
-    def finished(self) -> Call:
+    def finish(self) -> ModuleCall:
         assert self._root is not None
-        return self._root.finished()
+        return self._root.finish()
 
     def _entering(self, path: str) -> Callable[..., None]:
         def hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
@@ -145,7 +145,7 @@ class _Recorder(TorchFunctionMode):
         return hook
 
     def _opened(self, path: str, leaves: list[Any], spec: TreeSpec) -> _Frame:
-        structure = f"{spec} {[_described(leaf) for leaf in leaves]}"
+        structure = f"{spec} {[_describe(leaf) for leaf in leaves]}"
         shapes = tuple(tuple(leaf.shape) for leaf in leaves if isinstance(leaf, Tensor))
         objection = _objection(leaves)
         example = None
@@ -203,7 +203,7 @@ class _Recorder(TorchFunctionMode):
             frame = frame.caller
 
 
-def _described(leaf: Any) -> Any:
+def _describe(leaf: Any) -> Any:
     """A leaf without values and extents."""
     return (leaf.ndim, leaf.dtype, leaf.device) if isinstance(leaf, Tensor) else leaf
 

@@ -20,13 +20,14 @@ from speedup.errors import ExportError
 from speedup.ir.expressions import Use, sizes_in
 from speedup.ir.graph import Graph, Origin, Shape
 from speedup.ir.inputs import Example
-from speedup.ir.resizing import resized
+from speedup.ir.resizing import resized_shapes
 from speedup.rules import STANDARD
 from speedup.rules.extents import Extents
 from speedup.tracing.merging import same_program
 from speedup.tracing.nearby import LARGEST, near_shapes, of_shapes, resized_example, shapes_of
 from speedup.tracing.questions import (
     Question,
+    any_number,
     assumption,
     is_count,
     may_differ,
@@ -34,7 +35,6 @@ from speedup.tracing.questions import (
     others_of,
     outcome_of,
     targets_of,
-    unasked,
 )
 from speedup.tracing.trace import Trace
 
@@ -65,7 +65,7 @@ class Exploration:
     assumptions: tuple[str, ...]
 
 
-def explored(
+def explore(
     given: Sequence[Traced],
     retrace: Callable[[Example], Trace],
     takes: Callable[[Example], bool],
@@ -111,7 +111,7 @@ class _Paper:
         """The shapes of the values in question, where the inputs have these `shapes`."""
         if shapes not in self.known:
             ends = (value.index for value in self.graph.outputs)
-            self.known[shapes] = resized(self.graph, shapes, self.wanted.union(ends))
+            self.known[shapes] = resized_shapes(self.graph, shapes, self.wanted.union(ends))
         return self.known[shapes]
 
     def runs(self, shapes: tuple[Shape, ...]) -> bool:
@@ -120,7 +120,7 @@ class _Paper:
 
 
 class _Explorer:
-    """Lives for one `explored` call; traces are only ever added."""
+    """Lives for one `explore` call; traces are only ever added."""
 
     def __init__(
         self,
@@ -263,7 +263,7 @@ class _Explorer:
                 self.traced.append((example, trace))
                 if key not in self._note(example, trace.graph, asked.call):
                     # The forward came another way and did not ask: that is an answer as well.
-                    self.seen[key].add(None if not isinstance(asked.question, Use) else unasked(wish))
+                    self.seen[key].add(None if not isinstance(asked.question, Use) else any_number(wish))
                 return True
         return False
 

@@ -20,14 +20,14 @@ from speedup.errors import ExportError
 from speedup.ir.callsites import frame_of
 from speedup.ir.checking import require_well_formed
 from speedup.ir.graph import Frame, Graph, Op, Origin, Owner, Value
-from speedup.ir.operators import functional, operator_of
+from speedup.ir.operators import functional_form, operator_of
 from speedup.torch_api import CUSTOM, TO_COPY, Overload, schema_of
-from speedup.tracing.adapting import adapted
+from speedup.tracing.adapting import adapt_op
 from speedup.tracing.aliasing import scatter_of, storage_of, viewed_by, written_by
 from speedup.tracing.numbers import ARITHMETIC, as_type, computing_type, is_arithmetic, is_check, number_type
 from speedup.tracing.provenance import META_KEY
 from speedup.tracing.record import Record
-from speedup.tracing.sizes import Call, attach_sizes
+from speedup.tracing.sizes import NumberedCall, attach_sizes
 
 # Operators that state sizes, and the functions of Python that pass on those that they are given.
 _SHAPING = frozenset({"aten::view", "aten::_unsafe_view", "aten::reshape", "aten::expand"})
@@ -86,7 +86,7 @@ class _Freezer:
         self.outputs: list[Value] = []
         self.current: dict[Node, Any] = {}
         self.roots: dict[int, int] = {}
-        self.calls: list[Call] = []
+        self.calls: list[NumberedCall] = []
         self.by_tensor: dict[int, Value] = {}
         self.placed: dict[Node, Value] = {}
         self.written: list[tuple[Value, Value]] = []
@@ -205,9 +205,9 @@ class _Freezer:
         held = tuple(self.result(f, node) for f in found)
         results = tuple(value for value in held if isinstance(value, Value))
         views = self.written_back.get(node, ())
-        op = self.op(node, functional(target) if views else target, arguments, results)
+        op = self.op(node, functional_form(target) if views else target, arguments, results)
         if "adapting" in _notes(node):
-            op = adapted(op, *_notes(node)["adapting"])
+            op = adapt_op(op, *_notes(node)["adapting"])
         self.ops.append(op)
         self.current[node] = held if several else held[0]
         written = written_by(node)
@@ -233,7 +233,7 @@ class _Freezer:
         computing = computing_type(operands, dtype)
         given = dict(zip(names, (self.cast(o, computing, node) for o in operands), strict=True))
         # Whatever gives a truth value compares, or computes with nothing else.
-        found = self.computed(node, target, given, dtype if dtype is torch.bool else computing)
+        found = self.compute(node, target, given, dtype if dtype is torch.bool else computing)
         self.current[node] = self.cast(found, dtype, node)
 
     def cast(self, operand: Any, dtype: torch.dtype, node: Node) -> Any:
@@ -242,9 +242,9 @@ class _Freezer:
         if operand.dtype == dtype:
             return operand
         given = {"self": operand, "dtype": dtype}
-        return self.computed(node, TO_COPY, given, dtype)
+        return self.compute(node, TO_COPY, given, dtype)
 
-    def computed(self, node: Node, target: Overload, given: Mapping[str, Any], dtype: torch.dtype) -> Value:
+    def compute(self, node: Node, target: Overload, given: Mapping[str, Any], dtype: torch.dtype) -> Value:
         arguments = {p.name: given.get(p.name, p.default_value) for p in schema_of(target).arguments}
         result = self.number(dtype)
         self.ops.append(self.op(node, target, arguments, (result,)))
@@ -329,7 +329,9 @@ class _Freezer:
         if "root" in notes and isinstance(held, Value):
             self.roots[notes["root"]] = held.index
         if "numbers" in notes and node.op == "call_function" and operator_of(node) is not None:
-            self.calls.extend(Call(number, notes["numbers"]) for number in range(before, len(self.ops)))
+            self.calls.extend(
+                NumberedCall(number, notes["numbers"]) for number in range(before, len(self.ops))
+            )
 
 
 def _notes(node: Node) -> dict[str, Any]:
@@ -363,8 +365,8 @@ def freeze(
     for node in program.graph.nodes:
         freezer.step(node)
     attached = attach_sizes(tuple(freezer.ops), tuple(freezer.calls), freezer.roots, record)
-    ops, guards, escaped, uses = attached
+    ops, guards, opaque, uses = attached
     # What is written into state is as good as returned: the next call reads it.
     ends = tuple(freezer.inputs), (*freezer.outputs, *(result for _, result in freezer.written))
     written = freezer.written_by(program, record.assigned)
-    return require_well_formed(Graph(tuple(freezer.values), ops, *ends, guards, escaped, uses, written))
+    return require_well_formed(Graph(tuple(freezer.values), ops, *ends, guards, opaque, uses, written))

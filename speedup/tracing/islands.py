@@ -21,11 +21,11 @@ from torch import Tensor, nn
 from speedup.errors import ExportError
 from speedup.ir.graph import Origin, Shape, Value
 from speedup.ir.inputs import Example
-from speedup.ir.paths import joined
+from speedup.ir.paths import join_path
 from speedup.ir.report import Inside, Outside
-from speedup.tracing.calls import Call, CallKind, record_calls
-from speedup.tracing.exploring import explored, is_same_trace
-from speedup.tracing.merging import Part, merged
+from speedup.tracing.calls import CallKind, ModuleCall, record_calls
+from speedup.tracing.exploring import explore, is_same_trace
+from speedup.tracing.merging import Part, merge_graphs
 from speedup.tracing.trace import Trace, canonical_names, trace
 
 # Export takes a second or so; what is called in so many ways is better descended into.
@@ -80,11 +80,11 @@ def survey(model: nn.Module, calls: Sequence[Example], *, explores: bool = True)
     except ExportError as error:
         return _survey_of_islands(model, calls, error, explores)
     if not explores:
-        return Survey(_joined(model, [one for _, one in traced]))
-    more = explored(traced, partial(trace, model), partial(_takes, model))
+        return Survey(_join(model, [one for _, one in traced]))
+    more = explore(traced, partial(trace, model), partial(_takes, model))
     found = tuple(call for call, _ in more.calls)
     traces = [one for _, one in (*traced, *more.calls)]
-    return Survey(_joined(model, traces), found, more.assumptions)
+    return Survey(_join(model, traces), found, more.assumptions)
 
 
 def _takes(model: nn.Module, call: Example) -> bool:
@@ -98,24 +98,24 @@ def _takes(model: nn.Module, call: Example) -> bool:
     return True
 
 
-def _joined(model: nn.Module, traces: Sequence[Trace]) -> Trace:
+def _join(model: nn.Module, traces: Sequence[Trace]) -> Trace:
     """The trace of all calls; work is counted in the first."""
     if len(traces) == 1:
         return traces[0]
-    return _merged(model, [("", number, traced) for number, traced in enumerate(traces)], counted=1)
+    return _merge(model, [("", number, traced) for number, traced in enumerate(traces)], counted=1)
 
 
 def _survey_of_islands(
     model: nn.Module, calls: Sequence[Example], error: ExportError, explores: bool
 ) -> Survey:
-    search = _Search(model, [_recorded(model, calls, number) for number in range(len(calls))], error)
+    search = _Search(model, [_record(model, calls, number) for number in range(len(calls))], error)
     chosen = search.islands()
     if not chosen:
         raise search.error
     assumptions: list[str] = []
     for path, own in chosen.items() if explores else ():
         module = model.get_submodule(path)
-        more = explored(own, partial(trace, module), partial(_takes, module))
+        more = explore(own, partial(trace, module), partial(_takes, module))
         own.extend(more.calls)
         assumptions += (f"{line} in {path}" if path else line for line in more.assumptions)
     islands = Islands(
@@ -130,7 +130,7 @@ def _survey_of_islands(
     )
 
 
-def _recorded(model: nn.Module, calls: Sequence[Example], number: int) -> Call:
+def _record(model: nn.Module, calls: Sequence[Example], number: int) -> ModuleCall:
     try:
         return record_calls(model, calls[number])
     except ExportError as error:
@@ -146,7 +146,7 @@ def retrace(model: nn.Module, calls: Sequence[Example], islands: Islands | None)
         ExportError: what could be traced in the surveyed model no longer can.
     """
     if islands is None:
-        return _joined(model, [trace(model, call) for call in calls])
+        return _join(model, [trace(model, call) for call in calls])
     traces = {
         island.path: [trace(model.get_submodule(island.path), call) for call in island.calls]
         for island in islands.islands
@@ -156,10 +156,10 @@ def retrace(model: nn.Module, calls: Sequence[Example], islands: Islands | None)
 
 def _of_islands(model: nn.Module, islands: Islands, traces: Mapping[str, Sequence[Trace]]) -> Trace:
     parts = [(path, number, one) for path, own in traces.items() for number, one in enumerate(own)]
-    return _merged(model, parts, islands.read_outside, islands.named_outside)
+    return _merge(model, parts, islands.read_outside, islands.named_outside)
 
 
-def _merged(
+def _merge(
     model: nn.Module,
     traces: Iterable[tuple[str, int, Trace]],
     read_outside: Iterable[str] = (),
@@ -174,12 +174,12 @@ def _merged(
         names = {v.name: _name(v, path, number, canonical) for v in traced.graph.state}
         parts.append(Part(path, traced.graph, names))
         tensors.update({names[name]: tensor for name, tensor in traced.tensors.items()})
-    return Trace(merged(parts, read_outside, named_outside, counted), MappingProxyType(tensors))
+    return Trace(merge_graphs(parts, read_outside, named_outside, counted), MappingProxyType(tensors))
 
 
 def _name(value: Value, path: str, number: int, canonical: Mapping[str, str]) -> str:
     """The name in the model of state of call `number` of a module."""
-    name = joined(path, value.name)
+    name = join_path(path, value.name)
     # Different calls lift different constants under the same name.
     return f"{name}@{number}" if value.origin is Origin.CONSTANT else canonical[name]
 
@@ -187,7 +187,7 @@ def _name(value: Value, path: str, number: int, canonical: Mapping[str, str]) ->
 class _Search:
     """Descends the call tree of a model until every call is inside an island or refused."""
 
-    def __init__(self, model: nn.Module, roots: Sequence[Call], error: ExportError) -> None:
+    def __init__(self, model: nn.Module, roots: Sequence[ModuleCall], error: ExportError) -> None:
         self.model = model
         self.modules = dict(model.named_modules())
         self.error = error
@@ -213,10 +213,10 @@ class _Search:
                 return {path: self._different(calls) for path, calls in exposed.items()}
             self._refused.update(refused)
 
-    def _all_calls(self) -> Iterator[Call]:
+    def _all_calls(self) -> Iterator[ModuleCall]:
         return (call for root in self._roots for call in root.all_calls())
 
-    def _reached(self) -> Iterator[Call]:
+    def _reached(self) -> Iterator[ModuleCall]:
         """The calls that are made outside of all islands, in order: the refused ones and what they call."""
         pending = list(reversed(self._roots))
         while pending:
@@ -225,15 +225,15 @@ class _Search:
             if call.path in self._refused:
                 pending.extend(reversed(call.calls))
 
-    def _exposed(self) -> dict[str, list[Call]]:
+    def _exposed(self) -> dict[str, list[ModuleCall]]:
         """The calls from outside of all islands to modules that may be islands, by module."""
-        found: dict[str, list[Call]] = {}
+        found: dict[str, list[ModuleCall]] = {}
         for call in self._reached():
             if call.path not in self._refused:
                 found.setdefault(call.path, []).append(call)
         return found
 
-    def _objection(self, path: str, calls: Sequence[Call]) -> str:
+    def _objection(self, path: str, calls: Sequence[ModuleCall]) -> str:
         """Why a module cannot be an island; empty when it can."""
         if next(self.modules[path].parameters(), None) is None:
             return "it has no parameters"
@@ -246,10 +246,10 @@ class _Search:
         traces = (self._trace(call) for call in chosen)
         return next((_reason(traced) for traced in traces if isinstance(traced, ExportError)), "")
 
-    def _example(self, call: Call) -> Example:
+    def _example(self, call: ModuleCall) -> Example:
         return self._examples[call.kind]
 
-    def _trace(self, call: Call) -> Trace | ExportError:
+    def _trace(self, call: ModuleCall) -> Trace | ExportError:
         if call.kind not in self._traces:
             try:
                 self._traces[call.kind] = trace(self.modules[call.path], self._example(call))
@@ -257,7 +257,7 @@ class _Search:
                 self._traces[call.kind] = error
         return self._traces[call.kind]
 
-    def _different(self, calls: Sequence[Call]) -> list[tuple[Example, Trace]]:
+    def _different(self, calls: Sequence[ModuleCall]) -> list[tuple[Example, Trace]]:
         """Calls that run other programs, with their traces; several sizes of one program count once."""
         kept: list[tuple[Example, Trace]] = []
         for call in _representatives(calls):
@@ -276,7 +276,7 @@ class _Search:
                 seen.add(id(module))
                 yield path, module
                 children = reversed(list(module.named_children()))
-                pending.extend((joined(path, name), child) for name, child in children)
+                pending.extend((join_path(path, name), child) for name, child in children)
 
     def read_outside(self, islands: Iterable[str]) -> tuple[str, ...]:
         """State that code outside of the islands read, and what it could read in another run."""
@@ -291,7 +291,7 @@ class _Search:
     def named_outside(self) -> frozenset[str]:
         """The attributes that forwards outside of the islands name, whether they came to read them or not."""
         outer = {type(self.modules[path]) for path in self._refused}
-        return frozenset[str]().union(*map(_named, outer))
+        return frozenset[str]().union(*map(_names_used, outer))
 
     def outside(self, islands: Iterable[str]) -> Iterator[Outside]:
         """The refused modules that hold parameters, and those never called."""
@@ -307,7 +307,7 @@ class _Search:
                 yield Outside(path, type(module).__name__, "the example does not call it")
 
 
-def _named(kind: type) -> set[str]:
+def _names_used(kind: type) -> set[str]:
     """What the forward of a class names, and the methods and properties of the class that it uses."""
     found: set[str] = set()
     pending = ["forward"]
@@ -334,12 +334,12 @@ def _reason(error: ExportError) -> str:
     return lines[0] if cause is None else f"{type(cause).__name__}: {lines[0]}"
 
 
-def _representatives(calls: Iterable[Call]) -> list[Call]:
+def _representatives(calls: Iterable[ModuleCall]) -> list[ModuleCall]:
     """One call of each structure, and those in which an extent that varies is least and greatest."""
-    by_structure: dict[str, dict[tuple[Shape, ...], Call]] = {}
+    by_structure: dict[str, dict[tuple[Shape, ...], ModuleCall]] = {}
     for call in calls:
         by_structure.setdefault(call.structure, {}).setdefault(call.shapes, call)
-    chosen: list[Call] = []
+    chosen: list[ModuleCall] = []
     for by_shapes in by_structure.values():
         group = list(by_shapes.values())
         rows = [[extent for shape in call.shapes for extent in shape] for call in group]

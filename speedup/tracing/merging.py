@@ -28,7 +28,7 @@ from speedup.ir.expressions import (
     derived_in,
 )
 from speedup.ir.graph import Graph, Op, Owner, Value
-from speedup.ir.paths import joined
+from speedup.ir.paths import join_path
 
 # The names on the way to an attribute, such as `config.hidden_size` or `window[0]`.
 _NAMES = re.compile(r"[^\W\d]\w*")
@@ -43,7 +43,7 @@ class Part:
     names: Mapping[str, str]
 
 
-def merged(
+def merge_graphs(
     parts: Iterable[Part],
     read_elsewhere: Iterable[str] = (),
     named_elsewhere: frozenset[str] = frozenset(),
@@ -54,13 +54,13 @@ def merged(
     Work is counted in the first `counted` of them; None: in all.
 
     State named in `read_elsewhere` counts as an output: code outside of all parts reads it. Integers
-    that modules keep under one of the names `named_elsewhere` may be read there and count as escaped.
+    that modules keep under one of the names `named_elsewhere` may be read there and count as opaque.
     """
     merger = _Merger()
     for part in parts:
         merger.add(part)
     attributes = dict.fromkeys(_attributes(merger))
-    merger.escaped.extend(a for a in attributes if _NAMES.findall(a.name)[-1] in named_elsewhere)
+    merger.opaque_roots.extend(a for a in attributes if _NAMES.findall(a.name)[-1] in named_elsewhere)
     outputs = [*merger.outputs, *(merger.state[n] for n in read_elsewhere if n in merger.state)]
     graph = Graph(
         tuple(merger.values),
@@ -68,7 +68,7 @@ def merged(
         tuple(merger.inputs),
         tuple(outputs),
         tuple(merger.guards),
-        tuple(merger.escaped),
+        tuple(merger.opaque_roots),
         tuple(merger.uses),
         tuple(dict.fromkeys(merger.written)),
         tuple(merger.starts),
@@ -86,7 +86,7 @@ def _attributes(merger: _Merger) -> Iterator[AttributeOf]:
 
 
 class _Merger:
-    """Collects parts; lives for one `merged` call."""
+    """Collects parts; lives for one `merge_graphs` call."""
 
     def __init__(self) -> None:
         self.values: list[Value] = []
@@ -94,7 +94,7 @@ class _Merger:
         self.inputs: list[Value] = []
         self.outputs: list[Value] = []
         self.guards: list[Guard] = []
-        self.escaped: list[Root] = []
+        self.opaque_roots: list[Root] = []
         self.uses: list[Use] = []
         self.starts: list[int] = []
         self.written: list[Value] = []
@@ -110,7 +110,7 @@ class _Merger:
                 index=first + number,
                 arguments=MappingProxyType({n: place.argument(a) for n, a in op.arguments.items()}),
                 results=place.values(op.results),
-                owner=Owner(joined(part.path, op.owner.path), op.owner.type),
+                owner=Owner(join_path(part.path, op.owner.path), op.owner.type),
             )
             for number, op in enumerate(graph.ops)
         )
@@ -119,7 +119,7 @@ class _Merger:
         self.guards.extend(evolve(g, expression=place.arithmetic(g.expression)) for g in graph.guards)
         self.uses.extend(evolve(u, expression=place.expression(u.expression)) for u in graph.uses)
         self.written.extend(place.values(graph.written))
-        self.escaped.extend(place.root(root) for root in graph.escaped)
+        self.opaque_roots.extend(place.root(root) for root in graph.opaque_roots)
 
     def _value(self, value: Value, names: Mapping[str, str]) -> Value:
         name = names[value.name] if value.is_state else value.name
@@ -170,7 +170,7 @@ class _Place:
             case SizeOf(value, dim):
                 return SizeOf(self.moved[value].index, dim)
             case AttributeOf(path, name, number):
-                return AttributeOf(joined(self.path, path), name, number)
+                return AttributeOf(join_path(self.path, path), name, number)
             case _:
                 assert_never(root)
 
@@ -190,7 +190,7 @@ def _outline(graph: Graph) -> tuple[object, ...]:
         [(op.target, op.owner, _plain(tuple(op.arguments.items()))) for op in graph.ops],
         [tuple(r.index for r in op.results) for op in graph.ops],
         [tuple(v.index for v in ends) for ends in (graph.inputs, graph.outputs)],
-        frozenset(graph.escaped),
+        frozenset(graph.opaque_roots),
     )
 
 

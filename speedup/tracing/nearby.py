@@ -11,7 +11,7 @@ from torch import Tensor
 from speedup.ir.expressions import Guard, sizes_in
 from speedup.ir.graph import Graph, Shape
 from speedup.ir.inputs import Example, batch_size
-from speedup.ir.resizing import resized
+from speedup.ir.resizing import resized_shapes
 from speedup.tracing.questions import Question, constants_in, others_of, targets_of
 
 # Dimensions of inputs, each by the input's number and its own.
@@ -33,15 +33,15 @@ def near_shapes(example: Example, question: Question, graph: Graph) -> Iterator[
     steps = {unit: list(_steps(extent, question, graph)) for unit, extent in units}
     done = {shapes}
     for rank in range(max(map(len, steps.values()), default=0)):
-        near = (_changed(shapes, unit, steps[unit][rank]) for unit, _ in units if rank < len(steps[unit]))
-        same = _reshaped(shapes, batch_size(example) is not None) if rank == 1 else ()
+        near = (_change(shapes, unit, steps[unit][rank]) for unit, _ in units if rank < len(steps[unit]))
+        same = _reshape(shapes, batch_size(example) is not None) if rank == 1 else ()
         for found in chain(near, same):
             if found not in done:
                 done.add(found)
                 yield found
 
 
-def _reshaped(shapes: Sequence[Shape], has_batch: bool) -> Iterator[tuple[Shape, ...]]:
+def _reshape(shapes: Sequence[Shape], has_batch: bool) -> Iterator[tuple[Shape, ...]]:
     """Shapes of as many elements: two extents of all inputs of a rank change places, or halve and double."""
     for rank in dict.fromkeys(map(len, shapes)):
         like = [shape for shape in shapes if len(shape) == rank]
@@ -66,13 +66,13 @@ def _may_change(unit: tuple[Unit, int], shapes: tuple[Shape, ...], graph: Graph)
         readers = [graph.ops[r] for v in graph.inputs for r in graph.readers[v.index]]
         first = [op for op in readers if all(v in graph.inputs or graph.is_fixed(v) for v in op.operands)]
         wanted = {r.index for op in first for r in op.results if not op.is_inner}
-        others = (_changed(shapes, places, n) for n in (2 * extent, extent + 1, 3 * extent))
-        return not wanted or any(len(resized(graph, other, wanted)) == len(wanted) for other in others)
+        others = (_change(shapes, places, n) for n in (2 * extent, extent + 1, 3 * extent))
+        return not wanted or any(len(resized_shapes(graph, other, wanted)) == len(wanted) for other in others)
 
     return graph.once(f"may change {sorted(places)}", ask)
 
 
-def _changed(shapes: Sequence[Shape], unit: Unit, extent: int) -> tuple[Shape, ...]:
+def _change(shapes: Sequence[Shape], unit: Unit, extent: int) -> tuple[Shape, ...]:
     return tuple(
         tuple(extent if (number, dim) in unit else n for dim, n in enumerate(shape))
         for number, shape in enumerate(shapes)
@@ -130,10 +130,12 @@ def _steps(extent: int, question: Question, graph: Graph) -> Iterator[int]:
 
 def resized_example(example: Example, shapes: Sequence[Shape]) -> Example:
     """The same call with tensors of other shapes: their elements repeated, or cut off."""
-    return example.replaced([_stretched(t, shape) for t, shape in zip(example.tensors, shapes, strict=True)])
+    return example.with_tensors(
+        [_stretch(t, shape) for t, shape in zip(example.tensors, shapes, strict=True)]
+    )
 
 
-def _stretched(tensor: Tensor, shape: Shape) -> Tensor:
+def _stretch(tensor: Tensor, shape: Shape) -> Tensor:
     if tensor.is_meta:
         return torch.empty(shape, dtype=tensor.dtype, device="meta")
     for dim, extent in enumerate(shape):
@@ -145,7 +147,7 @@ def _stretched(tensor: Tensor, shape: Shape) -> Tensor:
 
 def of_shapes(example: Example, shapes: Sequence[Shape]) -> Example:
     """A call of these shapes that takes no memory, and is not to be made."""
-    return example.replaced(
+    return example.with_tensors(
         [t.new_empty((1,)).expand(s) for t, s in zip(example.tensors, shapes, strict=True)]
     )
 

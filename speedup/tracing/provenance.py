@@ -5,7 +5,7 @@ carry their expression through Python arithmetic. Operators that receive one are
 it, so the frozen graph knows that an argument was `x.shape[1] // 2` and not a literal 32.
 
 Comparisons are recorded as guards, since the forward may branch on them. Whatever turns a
-tracked number into an untracked one (`float(n)`, `len(x)`) marks its roots as escaped.
+tracked number into an untracked one (`float(n)`, `len(x)`) marks its roots as opaque.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ from speedup.tracing.numbers import number_type
 from speedup.tracing.record import Record
 from speedup.tracing.sinks import (
     caller,
-    calls_cached,
     hints_of,
+    is_calling_cached,
     is_message,
     users_frame,
     watched,
@@ -49,7 +49,7 @@ def _expression(operand: Any) -> Expression:
     return operand.expression if isinstance(operand, Tracked) else cast(Expression, operand)
 
 
-def plain(operand: Any) -> Any:
+def plain_number(operand: Any) -> Any:
     """A number without its provenance."""
     if isinstance(operand, TrackedInt):
         return int.__int__(operand)
@@ -59,10 +59,10 @@ def plain(operand: Any) -> Any:
 
 
 def _is_number(operand: Any) -> bool:
-    return type(plain(operand)) in (int, float, bool)
+    return type(plain_number(operand)) in (int, float, bool)
 
 
-def tracked(number: float, expression: Expression, record: Record) -> Any:
+def track(number: float, expression: Expression, record: Record) -> Any:
     """`number` with its provenance."""
     kind = TrackedInt if isinstance(number, int) else TrackedFloat
     result = kind(number)
@@ -86,7 +86,7 @@ def _arithmetic(name: str, reflected: bool = False) -> Callable[..., Any]:
 
     def method(self: Any, *others: Any) -> Any:
         if len(others) > 1:
-            return _escaping(name)(self, *others)
+            return _marking_opaque(name)(self, *others)
         if not all(_is_number(o) for o in others):
             if any(number_type(o) is not None for o in others):
                 own = _read_back(self)
@@ -94,13 +94,13 @@ def _arithmetic(name: str, reflected: bool = False) -> Callable[..., Any]:
                 return NotImplemented if own is None else function(*operands)
             if any(isinstance(o, str | list | tuple) for o in others):
                 # So many items in a list, and as many turns of a loop over it.
-                escape(self, "a repeated list")
+                mark_opaque(self, "a repeated list")
             return NotImplemented
         operands = (*others, self) if reflected else (self, *others)
-        number = function(*(plain(o) for o in operands))
+        number = function(*(plain_number(o) for o in operands))
         if type(number) not in (int, float):
             return number
-        return tracked(number, Arithmetic(name, tuple(_expression(o) for o in operands)), self.record)
+        return track(number, Arithmetic(name, tuple(_expression(o) for o in operands)), self.record)
 
     return method
 
@@ -114,7 +114,7 @@ def _comparison(name: str) -> Callable[[Any, Any], Any]:
             return NotImplemented if own is None else function(own, other)
         if not _is_number(other):
             return NotImplemented
-        outcome = function(plain(self), plain(other))
+        outcome = function(plain_number(self), plain_number(other))
         expression = Arithmetic(name, (_expression(self), _expression(other)))
         # torch.nn checks its input against its own hyper-parameters, which change along.
         frame = sys._getframe(1)
@@ -126,15 +126,15 @@ def _comparison(name: str) -> Callable[[Any, Any], Any]:
     return method
 
 
-def escape(item: Any, how: str = "") -> None:
-    """Mark the roots of a number that leaves the trace's sight as escaped: they may not change.
+def mark_opaque(item: Any, how: str = "") -> None:
+    """Mark the roots of a number that leaves the trace's sight as opaque: they may not change.
 
     `how` says by which use, where Python code may go another way by it.
     """
     if isinstance(item, Tracked):
-        item.record.escaped.extend(roots_in(item.expression))
+        item.record.opaque_roots.extend(roots_in(item.expression))
         if how:
-            expression, number = item.expression, plain(item)
+            expression, number = item.expression, plain_number(item)
             if how == "int()":
                 # Different numbers give one.
                 expression, number = Arithmetic("trunc", (expression,)), int(number)
@@ -148,16 +148,16 @@ _TEXT = "text"
 _SPOKEN = {"str": _TEXT, "repr": _TEXT, "format": _TEXT}
 
 
-def _escaping(name: str) -> Callable[..., Any]:
+def _marking_opaque(name: str) -> Callable[..., Any]:
     """A method that works on plain numbers: what comes of them is out of sight."""
 
     def method(*operands: Any) -> Any:
-        function = getattr(plain(operands[0]), f"__{name}__", None)
+        function = getattr(plain_number(operands[0]), f"__{name}__", None)
         if function is None:
             return NotImplemented
         for operand in operands:
-            escape(operand, _SPOKEN.get(name, f"{name}()"))
-        return function(*map(plain, operands[1:]))
+            mark_opaque(operand, _SPOKEN.get(name, f"{name}()"))
+        return function(*map(plain_number, operands[1:]))
 
     return method
 
@@ -169,7 +169,7 @@ def _as_float(self: Any) -> Any:
 
 
 def _truth(self: Any) -> bool:
-    outcome = bool(plain(self))
+    outcome = bool(plain_number(self))
     self.record.guard(Arithmetic("ne", (self.expression, 0)), outcome, caller(1))
     return outcome
 
@@ -180,28 +180,28 @@ def _hash(self: Any) -> int:
     What a cache keeps for the plain number, or for one of another trace, has lost sight of this one.
     """
     frame = users_frame(sys._getframe(1))
-    if frame is not None and calls_cached(frame):
+    if frame is not None and is_calling_cached(frame):
         return hash((id(self.record), self.expression))
     if frame is not None and frame is sys._getframe(1):
         self.record.use(
-            self.expression, plain(self), "a lookup", frame, may_repeat=True, hints=hints_of(frame)
+            self.expression, plain_number(self), "a lookup", frame, may_repeat=True, hints=hints_of(frame)
         )
-    return hash(plain(self))
+    return hash(plain_number(self))
 
 
-def _asked(name: str) -> Callable[..., Any]:
+def _ask(name: str) -> Callable[..., Any]:
     """A method of plain numbers that says something about one."""
 
     def method(self: Any, *arguments: Any, **options: Any) -> Any:
-        self.record.escaped.extend(roots_in(self.expression))
-        self.record.use(self.expression, plain(self), f"{name}()", caller(0), may_repeat=True)
-        return getattr(plain(self), name)(*map(plain, arguments), **options)
+        self.record.opaque_roots.extend(roots_in(self.expression))
+        self.record.use(self.expression, plain_number(self), f"{name}()", caller(0), may_repeat=True)
+        return getattr(plain_number(self), name)(*map(plain_number, arguments), **options)
 
     return method
 
 
-def _rounded(self: Any, digits: int | None = None) -> Any:
-    return _arithmetic("round")(self) if digits is None else _escaping("round")(self, digits)
+def _round(self: Any, digits: int | None = None) -> Any:
+    return _arithmetic("round")(self) if digits is None else _marking_opaque("round")(self, digits)
 
 
 _METHODS: dict[str, Callable[..., Any]] = {
@@ -209,13 +209,13 @@ _METHODS: dict[str, Callable[..., Any]] = {
     **{f"__r{n}__": _arithmetic(n, True) for n in ("add", "sub", "mul", "floordiv", "truediv", "mod", "pow")},
     **{f"__{n}__": _arithmetic(n) for n in ("neg", "abs", "floor", "ceil", "trunc")},
     **{
-        f"__{r}{n}__": _escaping(r + n)
+        f"__{r}{n}__": _marking_opaque(r + n)
         for r in ("", "r")
         for n in ("lshift", "rshift", "and", "or", "xor", "divmod")
     },
     "__bool__": _truth,
-    **{f"__{n}__": _escaping(n) for n in ("str", "repr", "format", "int", "float")},
-    "__round__": _rounded,
+    **{f"__{n}__": _marking_opaque(n) for n in ("str", "repr", "format", "int", "float")},
+    "__round__": _round,
     "__sym_float__": _as_float,
     **{f"__{n}__": _comparison(n) for n in ("eq", "ne", "lt", "le", "gt", "ge")},
 }
@@ -225,7 +225,7 @@ TrackedInt: Any = type(
     (Tracked, int),
     {
         **_METHODS,
-        **{name: _asked(name) for name in ("bit_length", "bit_count", "to_bytes", "as_integer_ratio")},
+        **{name: _ask(name) for name in ("bit_length", "bit_count", "to_bytes", "as_integer_ratio")},
         "__hash__": _hash,
         "__deepcopy__": lambda self, memo: int.__int__(self),
         "__reduce__": lambda self: (int, (int.__int__(self),)),
@@ -236,7 +236,7 @@ TrackedFloat: Any = type(
     (Tracked, float),
     {
         **_METHODS,
-        **{name: _asked(name) for name in ("is_integer", "hex", "as_integer_ratio")},
+        **{name: _ask(name) for name in ("is_integer", "hex", "as_integer_ratio")},
         "__hash__": _hash,
         "__deepcopy__": lambda self, memo: float.__float__(self),
         "__reduce__": lambda self: (float, (float.__float__(self),)),
@@ -245,20 +245,20 @@ TrackedFloat: Any = type(
 
 
 @contextmanager
-def followed(record: Record) -> Iterator[None]:
+def follow_numbers(record: Record) -> Iterator[None]:
     """Follow tracked numbers of `record` into Python's own functions, until the end."""
 
     def count(arguments: tuple[Any, ...], how: str) -> None:
         frame = caller(2)
         for argument in arguments:
             if isinstance(argument, Tracked):
-                record.use(argument.expression, plain(argument), how, frame, may_repeat=True)
+                record.use(argument.expression, plain_number(argument), how, frame, may_repeat=True)
 
     def compute(name: str, arguments: tuple[Any, ...]) -> Any:
-        number = FUNCTIONS[name](*map(plain, arguments))
+        number = FUNCTIONS[name](*map(plain_number, arguments))
         if not all(_is_number(a) for a in arguments) or type(number) not in (int, float):
             return number
-        return tracked(number, Arithmetic(name, tuple(_expression(a) for a in arguments)), record)
+        return track(number, Arithmetic(name, tuple(_expression(a) for a in arguments)), record)
 
     with watched(lambda item: isinstance(item, Tracked), count, compute):
         yield

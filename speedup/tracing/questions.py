@@ -65,7 +65,7 @@ def others_of(question: Question) -> int:
     return 3 if question.may_repeat else 1
 
 
-def unasked(wish: Callable[[Any], bool]) -> Any:
+def any_number(wish: Callable[[Any], bool]) -> Any:
     """Some number as wished, for one that was never computed."""
     return next((n for n in (1 << 40, -(1 << 40), *range(-1, 4096)) if wish(n)), None)
 
@@ -89,13 +89,13 @@ def may_differ(question: Question) -> bool:
     probes = {*range(1, 9), 1000003, 1 << 20, *(c + d for c in constants for d in (-1, 0, 1))}
     for number in sorted(n for n in probes if n > 0):
         for one in (None, *sizes):
-            found = number_of(question.expression, partial(_probed, one, number))
+            found = number_of(question.expression, partial(_probe, one, number))
             if found is not None and found != question.number:
                 return True
     return False
 
 
-def _probed(chosen: SizeOf | None, number: int, size: SizeOf) -> int:
+def _probe(chosen: SizeOf | None, number: int, size: SizeOf) -> int:
     """`number` in the place of one size, or of all."""
     return number if chosen in (None, size) else 7
 
@@ -145,23 +145,23 @@ def assumption(question: Question, graph: Graph, why: str | None) -> str:
         if not question.outcome:
             opposite = _OPPOSITE.get(expression.function)
             expression = Arithmetic(opposite, expression.operands) if opposite else expression
-        return f"{_spoken(expression, graph)}{place}{reason}"
+        return f"{_in_words(expression, graph)}{place}{reason}"
     return (
-        f"{_spoken(question.expression, graph)} is {question.number}, used by {question.how}{place}{reason}"
+        f"{_in_words(question.expression, graph)} is {question.number}, used by {question.how}{place}{reason}"
     )
 
 
-def _spoken(expression: Expression, graph: Graph, is_inner: bool = False) -> str:
+def _in_words(expression: Expression, graph: Graph, is_inner: bool = False) -> str:
     match expression:
         case SizeOf(value, dim):
             return f"{_name(graph, value)}.shape[{dim}]"
         case AttributeOf(path, name, _):
             return f"{path}.{name}" if path else f"self.{name}"
         case Arithmetic(function, (one, two)) if function in _SIGNS:
-            said = f"{_spoken(one, graph, True)} {_SIGNS[function]} {_spoken(two, graph, True)}"
+            said = f"{_in_words(one, graph, True)} {_SIGNS[function]} {_in_words(two, graph, True)}"
             return f"({said})" if is_inner else said
         case Arithmetic(function, operands):
-            return f"{function}({', '.join(_spoken(o, graph) for o in operands)})"
+            return f"{function}({', '.join(_in_words(o, graph) for o in operands)})"
         case _:
             return str(expression)
 

@@ -25,7 +25,7 @@ class Record:
         self._paths: Mapping[int, str] = {id(vars(module)): path for path, module in modules}
         self.guards: list[Guard] = []
         self.uses: list[Use] = []
-        self.escaped: list[Root] = []
+        self.opaque_roots: list[Root] = []
         self.assigned: dict[str, None] = {}
         self.calls: dict[tuple[Running, ...], int] = {}
         self._hidden: dict[CodeType, Hidden | None] = {}
@@ -71,7 +71,7 @@ class Record:
         for dim, size in enumerate(sizes):
             if hidden.dims is None or {dim, dim - len(sizes)} & hidden.dims:
                 if not hidden.is_lookup:
-                    self.escaped.append(SizeOf(root, dim))
+                    self.opaque_roots.append(SizeOf(root, dim))
                 self.use(SizeOf(root, dim), size, hidden.how, frame, may_repeat=True, hints=hidden.hints)
 
     def _place(self, frame: FrameType | None) -> tuple[str, Any]:

@@ -118,12 +118,12 @@ def watched(
             setattr(math, name, function)
 
 
-def calls_cached(frame: FrameType) -> bool:
+def is_calling_cached(frame: FrameType) -> bool:
     """Whether `frame` is calling a function with an `lru_cache`, which looks its arguments up."""
     node = _evaluating(frame.f_code, frame.f_lasti)
     if not isinstance(node, ast.Call):
         return False
-    return isinstance(_named(node.func, frame.f_locals, frame.f_globals), _lru_cache_wrapper)
+    return isinstance(_look_up(node.func, frame.f_locals, frame.f_globals), _lru_cache_wrapper)
 
 
 @lru_cache(maxsize=1024)
@@ -143,14 +143,14 @@ def _evaluating(code: CodeType, offset: int) -> ast.expr | None:
         return None
 
 
-def _named(node: ast.expr, local: Mapping[str, Any], outer: Mapping[str, Any]) -> Any:
+def _look_up(node: ast.expr, local: Mapping[str, Any], outer: Mapping[str, Any]) -> Any:
     """What a name, an attribute or an item of what a name stands for is; None where that would run code."""
     if isinstance(node, ast.Name):
         return local.get(node.id, outer.get(node.id))
     if isinstance(node, ast.Constant):
         return node.value
     if isinstance(node, ast.Subscript):
-        holder, key = _named(node.value, local, outer), _named(node.slice, local, outer)
+        holder, key = _look_up(node.value, local, outer), _look_up(node.slice, local, outer)
         if isinstance(holder, nn.ModuleList | nn.ModuleDict):
             holder = dict(modules_of(holder)) if isinstance(key, str) else list(modules_of(holder).values())
         is_plain = type(holder) in (dict, list, tuple, MappingProxyType) and type(key) in (str, int, bool)
@@ -159,7 +159,7 @@ def _named(node: ast.expr, local: Mapping[str, Any], outer: Mapping[str, Any]) -
         except (KeyError, IndexError, TypeError):
             return None
     if isinstance(node, ast.Attribute):
-        holder = _named(node.value, local, outer)
+        holder = _look_up(node.value, local, outer)
         if isinstance(holder, nn.Module) and node.attr in modules_of(holder):
             return modules_of(holder)[node.attr]
         return None if holder is None else inspect.getattr_static(holder, node.attr, None)
@@ -218,7 +218,7 @@ def hints_of(frame: FrameType) -> tuple[int, ...]:
             case ast.Tuple(elts=parts) | ast.List(elts=parts) | ast.Set(elts=parts):
                 found[len(parts)] = None
             case ast.Subscript(value=base) | ast.Compare(comparators=[base]):
-                holder = _named(base, frame.f_locals, frame.f_globals)
+                holder = _look_up(base, frame.f_locals, frame.f_globals)
                 if isinstance(holder, (*_CONTAINERS, set, frozenset)):
                     found[len(holder)] = None
                     keys = holder if isinstance(holder, dict | set | frozenset) else ()
@@ -297,13 +297,13 @@ class _Reading:
                 return _LOOKUP if _is_size(index, numbers) and self._may_make_container(made) else ""
             case ast.Subscript(value=base, slice=index, ctx=ast.Load()) if _holds_size(index, sized):
                 looked_up = isinstance(base, ast.Tuple | ast.List | ast.Dict | ast.Constant)
-                found = looked_up or isinstance(_named(base, self.local, self.outer), _CONTAINERS)
+                found = looked_up or isinstance(_look_up(base, self.local, self.outer), _CONTAINERS)
                 return _LOOKUP if found else ""
         return ""
 
     def _may_make_container(self, function: ast.expr) -> bool:
         """Whether a function that is called may return a list, a table or the like."""
-        made = _named(function, self.local, ChainMap(dict(self.outer), vars(builtins)))
+        made = _look_up(function, self.local, ChainMap(dict(self.outer), vars(builtins)))
         if made is None:
             return not _may_be_tensors(function)
         code = getattr(made, "__code__", None)
@@ -312,7 +312,7 @@ class _Reading:
 
     def _of_callee(self, function: ast.expr, places: Sequence[int], named: Sequence[str]) -> str:
         """What becomes of sizes in a call; `places` and `named` tell the arguments that are sizes."""
-        callee = _named(function, self.local, ChainMap(dict(self.outer), vars(builtins)))
+        callee = _look_up(function, self.local, ChainMap(dict(self.outer), vars(builtins)))
         if callee is None:
             # A name may be assigned later on; what most of these stand for works on tensors.
             is_named = isinstance(_root(function), ast.Name) or _may_be_tensors(function)
@@ -456,7 +456,7 @@ def _function(code: CodeType) -> ast.AST | None:
 
 def _lambda(code: CodeType, text: str) -> ast.AST | None:
     """The innermost lambda of the file `text` that the code is in."""
-    tree = _parsed(text)
+    tree = _parse(text)
     places = [(line, column) for line, _, column, _ in code.co_positions() if line and column]
     if tree is None or not places:
         return None
@@ -472,7 +472,7 @@ def _lambda(code: CodeType, text: str) -> ast.AST | None:
 
 
 @lru_cache(maxsize=16)
-def _parsed(text: str) -> ast.AST | None:
+def _parse(text: str) -> ast.AST | None:
     try:
         return ast.parse(text)
     except (SyntaxError, ValueError):

@@ -2,7 +2,7 @@
 
 A Python call such as `x.view(b, c // 2, -1)` may become one or several ops. Its numbers are
 matched to theirs in order where the sequences agree, else by value among the arguments that
-can hold a size. A tracked number that is found nowhere has escaped: its roots may not change.
+can hold a size. A tracked number that is found nowhere is opaque: its roots may not change.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ Number = tuple[Any, Expression | None]
 
 
 @frozen
-class Call:
+class NumberedCall:
     """The numbers of the Python call that created op `op`, each with its expression if tracked."""
 
     op: int
@@ -46,14 +46,14 @@ class Call:
 
 
 def attach_sizes(
-    ops: tuple[Op, ...], calls: tuple[Call, ...], roots: Mapping[int, int], record: Record
+    ops: tuple[Op, ...], calls: tuple[NumberedCall, ...], roots: Mapping[int, int], record: Record
 ) -> tuple[tuple[Op, ...], tuple[Guard, ...], tuple[Root, ...], tuple[Use, ...]]:
-    """The ops with derived numbers in their arguments, the guards, the escaped roots, and the uses.
+    """The ops with derived numbers in their arguments, the guards, the opaque roots, and the uses.
 
     `roots` maps the ids that a trace gave to tensors whose sizes were read to value indices.
     """
     changed: dict[int, Op] = {}
-    escaped: list[Root] = list(record.escaped)
+    opaque: list[Root] = list(record.opaque_roots)
     uses: list[Use] = list(record.frozen_uses())
     seen: Counter[Any] = Counter()
     for numbers, group in groupby(calls, key=lambda call: call.numbers):
@@ -65,7 +65,7 @@ def attach_sizes(
             changed[call.op] = op
             found |= matched
         for expression in sorted(tracked - found, key=str):
-            escaped.extend(roots_in(expression))
+            opaque.extend(roots_in(expression))
             uses.extend(_unfound(ops[call.op], expression, numbers, seen))
     guards = tuple(
         evolve(guard, expression=expression)
@@ -73,7 +73,7 @@ def attach_sizes(
         if isinstance(expression := _rooted(guard.expression, roots), Arithmetic)
     )
     known = tuple(
-        dict.fromkeys(r for s in escaped if isinstance(r := _rooted(s, roots), SizeOf | AttributeOf))
+        dict.fromkeys(r for s in opaque if isinstance(r := _rooted(s, roots), SizeOf | AttributeOf))
     )
     used = tuple(
         evolve(use, expression=expression)

@@ -26,7 +26,7 @@ from speedup.modules.isolation import isolated, lean, quiet, unfused
 from speedup.tracing.aliasing import written_back
 from speedup.tracing.freeze import freeze, has_calls_to_lower
 from speedup.tracing.numbers import number_type
-from speedup.tracing.provenance import escape, followed
+from speedup.tracing.provenance import follow_numbers, mark_opaque
 from speedup.tracing.record import Record
 from speedup.tracing.tracking import Tracking, track_attributes
 
@@ -51,13 +51,13 @@ class _Flat(nn.Module):
     def forward(self, *tensors: Tensor) -> tuple[Tensor, ...]:
         args, kwargs = self._example.call(tensors)
         before = _buffers(self.model)
-        with self._tracking, followed(self._tracking.record):
+        with self._tracking, follow_numbers(self._tracking.record):
             output = self.model(*args, **kwargs)
         assigned = {n: t for n, t in _buffers(self.model).items() if n in before and t is not before[n]}
         self._tracking.record.assigned.update(dict.fromkeys(assigned))
         leaves = [leaf for _, leaf in leaves_of(output)]
         for leaf in leaves:
-            escape(leaf)
+            mark_opaque(leaf)
         # Numbers that were read from tensors have to come out right as well.
         numbers = (torch.scalar_tensor(leaf) for leaf in leaves if number_type(leaf) is not None)
         return (*tensors_of(output), *numbers, *assigned.values())
@@ -73,7 +73,7 @@ def trace(model: nn.Module, example: Example) -> Trace:
     Raises:
         ExportError: `torch.export` cannot trace the model as a whole.
     """
-    example = example.fresh()
+    example = example.with_fresh_objects()
     clone = _clone(model).eval()
     _adopt_attention(clone)
     record = Record(clone)
@@ -85,11 +85,11 @@ def trace(model: nn.Module, example: Example) -> Trace:
             program = program.run_decompositions({})
         writes = written_back(program.graph) or {}
     graph = freeze(program, clone, record, _state_names(program), writes)
-    _require_telling(graph)
+    _require_informative(graph)
     return Trace(graph, _tensors(graph, program, model))
 
 
-def _require_telling(graph: Graph) -> None:
+def _require_informative(graph: Graph) -> None:
     """Refuse a call that shows nothing of what is needed: what is returned, if anything, is empty."""
     if not graph.outputs:
         raise ExportError(

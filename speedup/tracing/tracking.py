@@ -16,7 +16,7 @@ from speedup.ir.expressions import Arithmetic, Expression, SizeOf, evaluate_expr
 from speedup.modules.attributes import replace_integers
 from speedup.torch_api import CUSTOM, get_proxy_mode, get_proxy_slot, tree_leaves
 from speedup.tracing.adapting import ADAPTING
-from speedup.tracing.provenance import META_KEY, Tracked, plain, tracked
+from speedup.tracing.provenance import META_KEY, Tracked, plain_number, track
 from speedup.tracing.record import Record
 from speedup.tracing.sinks import users_frame
 
@@ -113,7 +113,7 @@ class Tracking(TorchFunctionMode):
         running = running_frames(sys._getframe(2))
         notes: dict[str, Any] = {"call": calls.setdefault(running, len(calls)), "rigid": func in _RIGID}
         notes["function"] = getattr(func, "__name__", "")
-        numbers = [(plain(n), self._own(n)) for n in _flat_numbers((args, kwargs))]
+        numbers = [(plain_number(n), self._own(n)) for n in _flat_numbers((args, kwargs))]
         if getattr(func, "__name__", "") in ADAPTING:
             notes["adapting"] = func.__name__, tuple(number for number, _ in numbers)
         if any(expression is not None for _, expression in numbers):
@@ -142,13 +142,13 @@ class Tracking(TorchFunctionMode):
             return
         given = (*args[1:], *kwargs.values())
         place = {"split": 1, "chunk": 1}.get(getattr(func, "__name__", ""), 0)
-        length = plain(given[0]) if place and given else None
+        length = plain_number(given[0]) if place and given else None
         if place and type(length) is not int:
             return
         dim = kwargs.get("dim", args[place + 1] if len(args) > place + 1 else 0)
         root = self._root(args[0])
-        if root is not None and type(plain(dim)) is int:
-            axis = plain(dim) % args[0].ndim
+        if root is not None and type(plain_number(dim)) is int:
+            axis = plain_number(dim) % args[0].ndim
             expression = parts(SizeOf(root, axis), length)
             frame = users_frame(sys._getframe(2))
             number = evaluate_expression(expression, lambda size: args[0].shape[axis])
@@ -158,7 +158,7 @@ class Tracking(TorchFunctionMode):
         """Note that something that follows from all sizes of a tensor is used."""
         root, frame = self._root(tensor), users_frame(sys._getframe(2))
         for dim, size in enumerate(tensor.shape) if root is not None and frame is not None else ():
-            self.record.escaped.append(SizeOf(cast(int, root), dim))
+            self.record.opaque_roots.append(SizeOf(cast(int, root), dim))
             self.record.use(SizeOf(cast(int, root), dim), size, how, frame)
 
     def _read(self, tensor: Any, shape: torch.Size) -> torch.Size:
@@ -172,7 +172,7 @@ class Tracking(TorchFunctionMode):
         root = self._root(tensor)
         if root is None:
             return shape
-        return torch.Size([tracked(int(n), SizeOf(root, d), self.record) for d, n in enumerate(shape)])
+        return torch.Size([track(int(n), SizeOf(root, d), self.record) for d, n in enumerate(shape)])
 
     def _size(self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         tensor = args[0]
@@ -186,7 +186,7 @@ class Tracking(TorchFunctionMode):
             return shape if dim is None else shape[dim]
         if func == torch.Tensor.__len__:
             if root is not None:
-                self.record.escaped.append(SizeOf(root, 0))
+                self.record.opaque_roots.append(SizeOf(root, 0))
                 self.record.use(SizeOf(root, 0), tensor.shape[0], "len()", frame)
             return func(*args, **kwargs)
         total: Any = 1
@@ -197,4 +197,4 @@ class Tracking(TorchFunctionMode):
 
 def track_attributes(model: nn.Module, record: Record) -> None:
     """Replace, in place, every integer that a module of `model` keeps by a tracked one."""
-    replace_integers(model, lambda attribute: cast(int, tracked(attribute.number, attribute, record)))
+    replace_integers(model, lambda attribute: cast(int, track(attribute.number, attribute, record)))

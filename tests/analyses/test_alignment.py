@@ -14,13 +14,13 @@ from torch import Tensor, nn
 import speedup
 from speedup import Plan, Width, materialize, plan_speedup
 from speedup.demo.cases import lenet
-from speedup.engine.constraints import Aligned, Cause, Mapped
-from speedup.engine.keepsets import grown, solve
+from speedup.engine.constraints import Aligned, Mapped, Reason
+from speedup.engine.keepsets import grow_keep_sets, solve_keep_sets
 from speedup.errors import InputError
 from speedup.testing import assert_equivalent
 from tests.support.repository import example_run_by
 
-_CAUSE = Cause(None, "drawn")
+_CAUSE = Reason(None, "drawn")
 
 
 def rows(module: nn.Module, kept: int) -> dict[str, Tensor]:
@@ -239,8 +239,8 @@ def test_plans_with_equal_alignment_are_equal_values() -> None:
 
 
 def test_growing_leaves_what_is_satisfied_as_it_is() -> None:
-    kept = solve({(0, 0): 4}, {(0, 0): torch.tensor([True, False, True, False])}, [])
-    assert grown(kept, [], [Aligned((0, 0), 1, lambda count: count, True, _CAUSE)]) is kept
+    kept = solve_keep_sets({(0, 0): 4}, {(0, 0): torch.tensor([True, False, True, False])}, [])
+    assert grow_keep_sets(kept, [], [Aligned((0, 0), 1, lambda count: count, True, _CAUSE)]) is kept
 
 
 def test_one_at_a_time_asks_again_when_all_else_has_settled() -> None:
@@ -248,9 +248,9 @@ def test_one_at_a_time_asks_again_when_all_else_has_settled() -> None:
     twice = torch.arange(8) % 4
     system = [Mapped(((0, 0),), ((1, 0),), twice[:4], (8,), (4,), _CAUSE)]
     system.append(Mapped(((1, 0),), ((0, 0),), twice, (4,), (8,), _CAUSE))
-    kept = solve({(0, 0): 8, (1, 0): 4}, {(0, 0): seed}, system)
+    kept = solve_keep_sets({(0, 0): 8, (1, 0): 4}, {(0, 0): seed}, system)
     one = Aligned((0, 0), 1, lambda count: -(-count // 4) * 4, False, _CAUSE)
-    assert grown(kept, system, [one])[(0, 0)].nonzero().flatten().tolist() == [0, 1, 4, 5]
+    assert grow_keep_sets(kept, system, [one])[(0, 0)].nonzero().flatten().tolist() == [0, 1, 4, 5]
 
 
 def test_example_in_the_readme_runs_as_it_stands(capsys: pytest.CaptureFixture[str]) -> None:

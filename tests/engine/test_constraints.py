@@ -11,19 +11,19 @@ from speedup.engine.constraints import (
     Aligned,
     Balanced,
     Carrier,
-    Cause,
     Closure,
     Counted,
     Dim,
     Mapped,
     Pinned,
-    Whole,
+    Reason,
+    Unbroken,
     carrier_of,
 )
 from tests.support.bits import bits
 
 A, B, C = (0, 0), (1, 0), (2, 0)
-CAUSE = Cause(None, "test")
+CAUSE = Reason(None, "test")
 
 
 def text(vector: Tensor) -> str:
@@ -151,7 +151,7 @@ def test_equal_counts_of_different_indices_are_fine() -> None:
 
 
 def test_whole_runs_stay_or_go_as_one() -> None:
-    assert demanded(Whole(A, 3, CAUSE), a="010000") == {"a": "110000"}
+    assert demanded(Unbroken(A, 3, CAUSE), a="010000") == {"a": "110000"}
 
 
 def aligned(multiple: int, groups: int = 1, at_once: bool = True) -> Aligned:
@@ -227,7 +227,7 @@ FORCED = [
     (mapped((A,), (B, C), None, ((4,), (2, 2))), {"a": 4, "b": 2, "c": 2}),
     (mapped((A, B), (C,), [3, -1, 0], ((2, 2), (3,))), {"a": 2, "b": 2, "c": 3}),
     (mapped((A,), (B,), [-1, 0, 1, -1], ((2,), (4,)), fixed=True), {"a": 2, "b": 4}),
-    (Whole(A, 2, CAUSE), {"a": 4}),
+    (Unbroken(A, 2, CAUSE), {"a": 4}),
 ]
 
 
@@ -244,7 +244,7 @@ def test_forced_closure_never_demands_less_of_larger_sets(closure: Closure, exte
 @pytest.mark.parametrize(
     ("closure", "extents"),
     [
-        (Whole(A, 2, CAUSE), {"a": 4}),
+        (Unbroken(A, 2, CAUSE), {"a": 4}),
         (Balanced((A, B), 2, CAUSE), {"a": 4, "b": 2}),
         (Balanced((A, B), 2, CAUSE, fixed=True), {"a": 4, "b": 2}),
         (Counted((A, B), CAUSE), {"a": 3, "b": 3}),

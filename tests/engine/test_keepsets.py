@@ -10,7 +10,6 @@ from attrs import frozen
 
 from speedup.engine.constraints import (
     Balanced,
-    Cause,
     Constraint,
     Counted,
     Demand,
@@ -19,15 +18,16 @@ from speedup.engine.constraints import (
     Kept,
     Mapped,
     Pinned,
-    Whole,
+    Reason,
+    Unbroken,
 )
-from speedup.engine.keepsets import KeepSets, solve
+from speedup.engine.keepsets import KeepSets, solve_keep_sets
 from speedup.errors import RuleError
 from tests.support.bits import bits
 
 # Dimensions of no tensor in particular.
 A, B, C, D = (0, 0), (0, 1), (1, 0), (2, 0)
-CAUSE = Cause(None, "because")
+CAUSE = Reason(None, "because")
 
 
 def shown(kept: KeepSets, *dims: Dim) -> list[str]:
@@ -38,7 +38,7 @@ def solved(
     seeds: Mapping[Dim, str | None], constraints: Sequence[Constraint], extents: Mapping[Dim, int]
 ) -> KeepSets:
     given = {dim: None if seed is None else bits(seed) for dim, seed in seeds.items()}
-    return solve(extents, given, constraints)
+    return solve_keep_sets(extents, given, constraints)
 
 
 def reads(source: Dim, target: Dim, index: list[int]) -> Mapped:
@@ -78,7 +78,7 @@ def test_dimensions_that_nothing_equates_stay_apart() -> None:
 
 def test_equality_of_different_extents_is_a_rule_error_that_says_who_asked() -> None:
     with pytest.raises(RuleError, match=r"extents 4 and 3 \(my op adds them\)"):
-        solved({}, [Equal((A, B), Cause(7, "my op adds them"))], {A: 4, B: 3})
+        solved({}, [Equal((A, B), Reason(7, "my op adds them"))], {A: 4, B: 3})
 
 
 def test_no_class_becomes_empty() -> None:
@@ -102,35 +102,35 @@ def test_dimension_of_extent_zero_may_be_empty() -> None:
 
 
 def test_growth_names_who_asked_for_what() -> None:
-    cause = Cause(3, "the head is pinned")
-    (growth,) = solved({A: "100"}, [Pinned(A, cause, bits("101"))], {A: 3}).growth
-    assert growth.cause is cause
-    assert growth.added.tolist() == [False, False, True]
+    reason = Reason(3, "the head is pinned")
+    (derivation,) = solved({A: "100"}, [Pinned(A, reason, bits("101"))], {A: 3}).derivations
+    assert derivation.reason is reason
+    assert derivation.added.tolist() == [False, False, True]
 
 
 def test_growth_tells_the_index_that_keeps_a_class_alive() -> None:
-    (growth,) = solved({}, [], {A: 2}).growth
-    assert growth.dim == A
-    assert growth.added.tolist() == [True, False]
-    assert "cannot become empty" in growth.cause.reason
+    (derivation,) = solved({}, [], {A: 2}).derivations
+    assert derivation.dim == A
+    assert derivation.added.tolist() == [True, False]
+    assert "cannot become empty" in derivation.reason.words
 
 
 def test_constraints_that_hold_anyway_leave_no_growth() -> None:
     kept = solved({A: "110", B: None}, [Pinned(A, CAUSE, bits("010")), Pinned(B, CAUSE)], {A: 3, B: 2})
-    assert kept.growth == ()
+    assert kept.derivations == ()
 
 
 def test_growth_accounts_for_everything_beyond_the_seeds() -> None:
     constraints: list[Constraint] = [
         reads(A, B, [3, 2, 1, 0]),
-        Whole(A, 2, CAUSE),
+        Unbroken(A, 2, CAUSE),
         Pinned(B, CAUSE, bits("0100")),
     ]
     kept = solved({A: "1000"}, constraints, {A: 4, B: 4})
     rebuilt = {A: bits("1000"), B: bits("0000")}
-    for growth in kept.growth:
-        assert not bool((rebuilt[growth.dim] & growth.added).any())
-        rebuilt[growth.dim] |= growth.added
+    for derivation in kept.derivations:
+        assert not bool((rebuilt[derivation.dim] & derivation.added).any())
+        rebuilt[derivation.dim] |= derivation.added
     assert [rebuilt[d].tolist() for d in (A, B)] == [kept[d].tolist() for d in (A, B)]
 
 
@@ -171,7 +171,7 @@ def test_order_of_forced_constraints_does_not_matter() -> None:
         Equal((A, B), CAUSE),
         reads(B, C, [5, 4, 3, 2, 1, 0]),
         reads(C, D, [0, 1, 4, 5, 2, 3]),
-        Whole(D, 3, CAUSE),
+        Unbroken(D, 3, CAUSE),
         Pinned(C, CAUSE, bits("010000")),
         Mapped((A,), ((3, 0), (3, 1)), None, (6,), (3, 2), CAUSE),
     ]
@@ -189,7 +189,7 @@ def test_result_satisfies_every_closure() -> None:
         reads(A, B, [5, 4, 3, 2, 1, 0]),
         Balanced((B, C), 3, CAUSE),
         Counted((A, C), CAUSE),
-        Whole(A, 3, CAUSE),
+        Unbroken(A, 3, CAUSE),
     ]
     kept = solved({A: "010000"}, constraints, {A: 6, B: 6, C: 6})
     for constraint in constraints:
@@ -200,7 +200,7 @@ def test_result_satisfies_every_closure() -> None:
 
 def test_seeds_are_not_written_to() -> None:
     seed = bits("100")
-    solve({A: 3}, {A: seed}, [Pinned(A, CAUSE)])
+    solve_keep_sets({A: 3}, {A: seed}, [Pinned(A, CAUSE)])
     assert seed.tolist() == [True, False, False]
 
 
@@ -209,7 +209,7 @@ class Oversized:
     """Breaks the contract: demands indices beyond the dimension's extent."""
 
     dim: Dim
-    cause: Cause
+    reason: Reason
     is_choice: bool = False
 
     @property
@@ -222,6 +222,6 @@ class Oversized:
 
 @pytest.mark.parametrize("is_choice", [False, True])
 def test_closure_that_demands_beyond_the_extent_is_a_rule_error_that_names_it(is_choice: bool) -> None:
-    closure = cast(Any, Oversized(A, Cause(None, "wants more"), is_choice))
+    closure = cast(Any, Oversized(A, Reason(None, "wants more"), is_choice))
     with pytest.raises(RuleError, match=r"wants more.*demands \(2,\) indices"):
-        solve({A: 1}, {}, [closure])
+        solve_keep_sets({A: 1}, {}, [closure])

@@ -13,7 +13,7 @@ from torch import Tensor
 from speedup.engine.lattice import (
     Fact,
     all_over,
-    along,
+    any_along,
     any_over,
     broadcast,
     constant,
@@ -21,7 +21,7 @@ from speedup.engine.lattice import (
     fold_to,
     indicator,
     join,
-    runs,
+    split_runs,
     spread,
     uniform_along,
     unknown,
@@ -145,7 +145,7 @@ def test_a_masked_weight_behaves_as_its_product_with_the_mask(extents: tuple[int
     assert torch.equal(held.known_nonzero.expand(SHAPE), plain.known_nonzero.expand(SHAPE))
     assert held.is_all_known()
     rows, columns = torch.tensor([2, 0]), torch.tensor([1])
-    picked = held.picked(SHAPE, {1: rows, 2: columns})
+    picked = held.pick(SHAPE, {1: rows, 2: columns})
     assert torch.equal(picked, plain.value.index_select(1, rows).index_select(2, columns))
 
 
@@ -153,7 +153,7 @@ def test_a_masked_weight_behaves_as_its_product_with_the_mask(extents: tuple[int
 def test_picked_constants_of_a_compressed_tensor_are_those_of_the_full_one(extents: tuple[int, ...]) -> None:
     raw = torch.arange(24.0)[: math.prod(extents)].reshape(extents)
     rows = torch.tensor([1, 1, 3])
-    assert torch.equal(constant(raw).picked(SHAPE, {2: rows}), raw.expand(SHAPE)[:, :, rows])
+    assert torch.equal(constant(raw).pick(SHAPE, {2: rows}), raw.expand(SHAPE)[:, :, rows])
 
 
 def test_a_mask_clears_even_what_a_product_would_make_nan() -> None:
@@ -203,7 +203,7 @@ def test_along_tells_whether_anything_is_true_at_each_index(extents: tuple[int, 
     for seed in range(3):
         tensor = flags(extents, seed, 0.3)
         whole = tensor.expand(SHAPE).movedim(dim, 0).reshape(SHAPE[dim], -1)
-        assert torch.equal(along(tensor, dim, SHAPE[dim]), whole.any(1))
+        assert torch.equal(any_along(tensor, dim, SHAPE[dim]), whole.any(1))
 
 
 @pytest.mark.parametrize("dim", [0, 1, 2])
@@ -247,7 +247,7 @@ def test_uniform_along_several_dimensions_sees_a_difference_on_the_diagonal() ->
 @pytest.mark.parametrize(("dim", "count"), [(0, 2), (1, 3), (2, 2), (2, 1)])
 def test_runs_splits_a_dimension_into_consecutive_parts(dim: int, count: int) -> None:
     tensor = torch.arange(24).reshape(SHAPE)
-    split = runs(tensor, dim, count)
+    split = split_runs(tensor, dim, count)
     assert split.shape[dim] == count
     for number, part in enumerate(tensor.chunk(count, dim)):
         assert torch.equal(split.select(dim, number), part)

@@ -11,14 +11,14 @@ from torch import Tensor
 
 from speedup.engine.layout import (
     Block,
-    Move,
+    IndexMap,
     box,
-    plain,
+    identity_blocks,
     project,
     pull,
     push,
     reshape_blocks,
-    restricted,
+    restrict_index,
     same_dims,
 )
 
@@ -78,7 +78,7 @@ def test_reshape_blocks_are_the_finest_split() -> None:
 def test_reshape_blocks_move_elements_as_reshape_does() -> None:
     for source, target in PAIRS:
         tensor = torch.arange(prod(source)).reshape(source)
-        move = Move(0, 0, reshape_blocks(source, target))
+        move = IndexMap(0, 0, reshape_blocks(source, target))
         assert torch.equal(pull(move, tensor, source, target, NONE).expand(target), tensor.reshape(target))
 
 
@@ -90,9 +90,9 @@ def test_a_block_between_two_dimensions_without_index_is_plain() -> None:
 
 
 def test_a_move_covers_its_result_unless_an_index_has_gaps() -> None:
-    assert Move(0, 0, plain([(0, 1), (1, 0)])).covers
-    assert Move(0, 0, same_dims(2, {1: torch.tensor([0, 0, 2])})).covers
-    assert not Move(0, 0, same_dims(2, {1: torch.tensor([-1, 0, 1])})).covers
+    assert IndexMap(0, 0, identity_blocks([(0, 1), (1, 0)])).covers
+    assert IndexMap(0, 0, same_dims(2, {1: torch.tensor([0, 0, 2])})).covers
+    assert not IndexMap(0, 0, same_dims(2, {1: torch.tensor([-1, 0, 1])})).covers
 
 
 def test_same_dims_puts_indices_on_the_named_dimensions_only() -> None:
@@ -103,41 +103,41 @@ def test_same_dims_puts_indices_on_the_named_dimensions_only() -> None:
 
 
 def test_pull_writes_the_fill_where_an_index_has_a_gap() -> None:
-    move = Move(0, 0, same_dims(1, {0: torch.tensor([-1, 1, -1, 0])}))
+    move = IndexMap(0, 0, same_dims(1, {0: torch.tensor([-1, 1, -1, 0])}))
     got = pull(move, torch.tensor([5, 6]), (2,), (4,), torch.tensor(9))
     assert got.tolist() == [9, 6, 9, 5]
 
 
 def test_pull_fills_gaps_of_a_compressed_operand_too() -> None:
-    move = Move(0, 0, same_dims(2, {1: torch.tensor([-1, 0, 1])}))
+    move = IndexMap(0, 0, same_dims(2, {1: torch.tensor([-1, 0, 1])}))
     got = pull(move, torch.tensor([[5]]), (3, 2), (3, 3), torch.tensor(9))
     assert got.tolist() == [[9, 5, 5]]
 
 
 def test_pull_from_an_operand_without_elements_is_the_fill() -> None:
-    move = Move(0, 0, same_dims(2, {1: torch.tensor([-1, -1])}))
+    move = IndexMap(0, 0, same_dims(2, {1: torch.tensor([-1, -1])}))
     assert pull(move, torch.tensor([[5]]), (3, 0), (3, 2), torch.tensor(9)).tolist() == [[9]]
 
 
 def test_pull_keeps_dimensions_compressed_that_no_index_touches() -> None:
-    move = Move(0, 0, same_dims(3, {1: torch.tensor([2, 0])}))
+    move = IndexMap(0, 0, same_dims(3, {1: torch.tensor([2, 0])}))
     got = pull(move, torch.tensor([[[1], [2], [3]]]), (4, 3, 5), (4, 2, 5), NONE)
     assert got.tolist() == [[[3], [1]]]
 
 
 def test_push_marks_what_is_read_and_nothing_else() -> None:
-    move = Move(0, 0, same_dims(1, {0: torch.tensor([2, -1, 0, 0])}))
+    move = IndexMap(0, 0, same_dims(1, {0: torch.tensor([2, -1, 0, 0])}))
     live = torch.tensor([False, True, True, False])
     assert push(move, live, (3,), (4,)).tolist() == [True, False, False]
 
 
 def test_push_of_a_uniformly_live_result_spares_elements_that_no_index_reads() -> None:
-    move = Move(0, 0, same_dims(1, {0: torch.tensor([0, 2])}))
+    move = IndexMap(0, 0, same_dims(1, {0: torch.tensor([0, 2])}))
     assert push(move, torch.tensor([True]), (4,), (2,)).tolist() == [True, False, True, False]
 
 
 def test_push_of_a_uniformly_live_result_that_reads_everything_stays_compressed() -> None:
-    move = Move(0, 0, same_dims(2, {0: torch.tensor([1, 0])}))
+    move = IndexMap(0, 0, same_dims(2, {0: torch.tensor([1, 0])}))
     assert tuple(push(move, torch.tensor([[True]]), (2, 3), (2, 3)).shape) == (1, 1)
 
 
@@ -172,22 +172,22 @@ def test_project_is_the_smallest_box_around_a_set() -> None:
 
 def test_restricted_renumbers_onto_the_kept_elements() -> None:
     source, target = kept("0110", "1101")
-    found = restricted(torch.tensor([2, 1, 0, -1]), source, target)
+    found = restrict_index(torch.tensor([2, 1, 0, -1]), source, target)
     assert found is not None
     assert found.tolist() == [1, 0, -1]
 
 
 def test_restricted_identity_keeps_matching_sets() -> None:
     source, target = kept("0110", "0110")
-    found = restricted(None, source, target)
+    found = restrict_index(None, source, target)
     assert found is not None
     assert found.tolist() == [0, 1]
 
 
 def test_restricted_is_none_when_something_dropped_would_be_read() -> None:
     source, target = kept("0110", "0111")
-    assert restricted(None, source, target) is None
-    assert restricted(torch.tensor([1, 2, 1, 0]), source, target) is None
+    assert restrict_index(None, source, target) is None
+    assert restrict_index(torch.tensor([1, 2, 1, 0]), source, target) is None
 
 
 def test_restricted_is_the_map_of_the_smaller_operator() -> None:
@@ -196,7 +196,7 @@ def test_restricted_is_the_map_of_the_smaller_operator() -> None:
         index = torch.randint(-1, 5, (7,), generator=generator)
         source = torch.rand(5, generator=generator) < 0.7
         target = torch.rand(7, generator=generator) < 0.7
-        got = restricted(index, source, target)
+        got = restrict_index(index, source, target)
         read = index[target]
         allowed = bool((source[read.clamp(min=0)] | (read < 0)).all())
         assert (got is not None) is allowed

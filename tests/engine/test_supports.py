@@ -9,19 +9,19 @@ from torch import Tensor
 from speedup.engine.constraints import (
     Balanced,
     Carrier,
-    Cause,
     Closure,
     Copied,
     Counted,
     Dim,
     Mapped,
     Pinned,
-    Whole,
+    Reason,
+    Unbroken,
 )
 from speedup.engine.supports import NEVER, Support, supports
 
 A, B, C = (0, 0), (1, 0), (2, 0)
-CAUSE = Cause(None, "test")
+CAUSE = Reason(None, "test")
 
 
 def found(
@@ -80,7 +80,7 @@ def test_counts_grow_because_of_the_largest() -> None:
 
 
 def test_a_run_is_whole_because_of_what_was_kept_of_it() -> None:
-    assert found(Whole(A, 2, CAUSE), A, [1, 2], {A: [3, -1, -1, 4]}) == {1: (A, 0), 2: (A, 3)}
+    assert found(Unbroken(A, 2, CAUSE), A, [1, 2], {A: [3, -1, -1, 4]}) == {1: (A, 0), 2: (A, 3)}
 
 
 def test_an_index_stays_because_of_its_copies() -> None:

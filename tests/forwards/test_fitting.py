@@ -9,12 +9,12 @@ from torch import Tensor, nn
 from speedup import STANDARD
 from speedup.analyses import constants, liveness
 from speedup.analyses.analysis import Analysis
-from speedup.forwards.rewriting import Writer
+from speedup.forwards.rewriting import SourceRewriter
 from speedup.ir.expressions import AttributeOf
 from speedup.ir.inputs import example_from
 from speedup.lowerings import Arguments
 from speedup.masks import resolve_masks
-from speedup.planning.coupling import couple
+from speedup.planning.coupling import solve_coupling
 from speedup.tracing.trace import trace
 from tests.support.contract import dropped, shrunk
 from tests.support.drawn import doubles
@@ -100,10 +100,10 @@ def analysed(kind: type[Net], writable: bool = True, batch: int = 2, gone: int =
     model = kind().double()
     traced = trace(model, example_from(vectors(batch)))
     masks = resolve_masks(model, dropped(model, {"first": range(gone)}))
-    facts = constants.analyse(traced.graph, traced.tensors, masks, STANDARD)
-    lives = liveness.analyse(traced.graph, facts, STANDARD)
-    writer = Writer(dict(model.named_modules()), () if writable else ("",))
-    return couple(traced.graph, facts, lives, STANDARD, writer)
+    facts = constants.find_constants(traced.graph, traced.tensors, masks, STANDARD)
+    lives = liveness.find_liveness(traced.graph, facts, STANDARD)
+    rewriter = SourceRewriter(dict(model.named_modules()), () if writable else ("",))
+    return solve_coupling(traced.graph, facts, lives, STANDARD, rewriter)
 
 
 def widths(analysis: Analysis) -> set[int]:
@@ -164,7 +164,7 @@ def test_a_call_that_another_width_runs_too_is_not_restated() -> None:
 def test_a_branch_that_would_change_keeps_its_size() -> None:
     found = analysed(Guarded)
     assert widths(found) == {12}
-    assert any("another branch" in c.cause.reason for c in found.constraints)
+    assert any("another branch" in c.reason.words for c in found.constraints)
 
 
 def test_a_slice_that_is_written_to_keeps_what_it_cannot_state() -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from speedup.forwards.solving import Equation, components, related, solve
+from speedup.forwards.solving import Equation, components, related_equations, solve_attributes
 from speedup.ir.expressions import Arithmetic, AttributeOf, Expression, SizeOf
 
 DIM, HEADS, WIDE = AttributeOf("a", "dim", 12), AttributeOf("a", "heads", 3), AttributeOf("a", "wide", 4)
@@ -16,7 +16,7 @@ def math(function: str, *operands: Expression) -> Arithmetic:
 
 
 def solved(*equations: tuple[Expression, object], fixed: dict[AttributeOf, int] | None = None) -> object:
-    return solve([Equation(e, w) for e, w in equations], fixed or {}, lambda size: 5)
+    return solve_attributes([Equation(e, w) for e, w in equations], fixed or {}, lambda size: 5)
 
 
 @pytest.mark.parametrize(
@@ -87,8 +87,8 @@ def test_division_by_a_number_that_became_0_is_no_solution() -> None:
 def test_related_equations_share_attributes_directly_or_through_others() -> None:
     one, two = Equation(math("mul", HEADS, WIDE), 8), Equation(math("mul", HEADS, DIM), 24)
     other = Equation(AttributeOf("b", "dim", 12), 3)
-    assert related([one, other, two], [DIM]) == (one, two)
-    assert related([one, other, one], [WIDE]) == (one,)
+    assert related_equations([one, other, two], [DIM]) == (one, two)
+    assert related_equations([one, other, one], [WIDE]) == (one,)
 
 
 def test_components_share_no_attribute_and_miss_no_equation() -> None:

@@ -11,7 +11,7 @@ import pytest
 from speedup.forwards.source import is_code, is_wrapper, source_file
 from speedup.ir.graph import Frame
 from speedup.lowerings.syntax import Change, end_of, start_of
-from speedup.modules.functions import enclosed, names_of, unwrapped
+from speedup.modules.functions import enclosed_names, names_of, unwrap
 
 
 def parsed(text: str, file: str = "<a test>") -> Any:
@@ -59,7 +59,7 @@ def test_changes_are_made_from_the_end_and_lose_the_indentation() -> None:
     file = parsed(TEXT)
     function = file.function(frame(6, 9))
     changes = [Change((7, 15), (7, 15), "("), Change((7, 15), (7, 16), "k"), Change((5, 12), (5, 13), "23")]
-    assert file.changed(function, changes) == (
+    assert file.with_changes(function, changes) == (
         '@staticmethod\ndef f(x):\n    é = "é"; y = g(x)[0](\n        23,\n    )\n    return (k(é, y)\n'
     )
 
@@ -70,7 +70,7 @@ def test_lines_of_a_text_keep_their_indentation() -> None:
     )
     function = file.function(frame(1, 0, first=2))
     assert (
-        file.changed(function, [])
+        file.with_changes(function, [])
         == 'def f(self):\n    x = """\n      a\n b\n"""\n    return f"""\n  {x}"""\n'
     )
 
@@ -100,11 +100,11 @@ def running(function: Any) -> Frame:
 
 
 def test_decorators_are_looked_through() -> None:
-    inner = unwrapped(plain)
+    inner = unwrap(plain)
     assert inner is plain.__wrapped__
     assert is_code(plain, running(inner)) and not is_code(plain, running(plain))
     assert is_wrapper(plain, running(plain)) and not is_wrapper(plain, running(inner))
-    assert unwrapped(staticmethod(plain)) is inner and unwrapped(classmethod(plain)) is inner
+    assert unwrap(staticmethod(plain)) is inner and unwrap(classmethod(plain)) is inner
     assert not is_code(3, running(inner))
 
 
@@ -114,7 +114,7 @@ def test_names_are_those_around_a_function_before_those_of_its_module() -> None:
     def inner() -> int:
         return plain
 
-    assert enclosed(inner) == {"plain": 5}
+    assert enclosed_names(inner) == {"plain": 5}
     assert names_of(inner)["plain"] == 5
     assert names_of(inner)["decorated"] is decorated
 
@@ -123,6 +123,6 @@ def test_a_name_that_has_no_value_yet_is_left_out() -> None:
     def inner() -> int:
         return later
 
-    assert enclosed(inner) == {}
+    assert enclosed_names(inner) == {}
     later = 3
-    assert enclosed(inner) == {"later": later}
+    assert enclosed_names(inner) == {"later": later}

@@ -14,12 +14,12 @@ from speedup.ir.expressions import (
     Root,
     SizeOf,
     attributes_in,
-    carried,
-    concrete,
     derived_in,
     evaluate_expression,
+    recompute,
     roots_in,
     sizes_in,
+    with_traced_numbers,
 )
 
 HALF = Arithmetic("floordiv", (SizeOf(0, 1), 2))
@@ -92,12 +92,12 @@ def test_sizes_in_yields_every_size_in_order_with_repetitions() -> None:
 
 def test_concrete_replaces_derived_numbers_by_those_of_the_trace() -> None:
     argument = (Derived(8, HALF), -1, (Derived(3, SizeOf(0, 0)), None), True)
-    assert concrete(argument) == (8, -1, (3, None), True)
+    assert with_traced_numbers(argument) == (8, -1, (3, None), True)
 
 
 def test_carried_replaces_derived_numbers_by_those_of_the_new_sizes() -> None:
     argument = (Derived(8, HALF), -1, (Derived(3, SizeOf(0, 0)), None), True)
-    assert carried(argument, extent) == (5, -1, (3, None), True)
+    assert recompute(argument, extent) == (5, -1, (3, None), True)
 
 
 def test_attributes_are_looked_up_like_sizes() -> None:

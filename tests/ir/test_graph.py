@@ -160,7 +160,7 @@ def test_state_lists_parameters_buffers_and_constants() -> None:
 def test_graphs_of_equal_parts_are_equal_and_of_others_are_not() -> None:
     assert chain() == chain()
     assert attrs.evolve(chain(), outputs=(Y,)) != chain()
-    assert attrs.evolve(chain(), escaped=(SizeOf(0, 1),)) != chain()
+    assert attrs.evolve(chain(), opaque_roots=(SizeOf(0, 1),)) != chain()
 
 
 @pytest.mark.parametrize(

@@ -22,7 +22,7 @@ from speedup.measuring.latency import (
     measure_widths,
 )
 from speedup.measuring.timing import Timing, take_turns
-from speedup.planning.planner import realigned
+from speedup.planning.planner import realign
 from speedup.testing.snapshots import model_state
 from tests.rules.test_weight_products import RULES
 
@@ -188,9 +188,9 @@ def test_models_of_several_calls_are_measured_in_the_example_and_planned_again_f
     masks = {"trunk": {"weight": keep[:, None], "bias": keep}}
     model, x = Tasks().eval(), torch.randn(2, 8)
     plan = plan_speedup(model, x, masks, others=[(x, "b")])
-    again = realigned(plan, 4)
+    again = realign(plan, 4)
     assert [len(one.subject.others) for one in (plan, again)] == [1, 1]
-    assert realigned(again, None) == plan
+    assert realign(again, None) == plan
     assert [e.dim for e in plan.edits if isinstance(e, Slice) and e.name == "b.weight"] == [1]
     table = latency_table(plan, aligns=(1, 4), threads=1, rounds=2, seconds=0.0)
     assert [row.macs for row in table.rows] == [2 * (8 * 5 + 5 * 3), 2 * (8 * 8 + 8 * 3)]

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from speedup.errors import SpeedupError
 from speedup.ir.edits import Rewritten
-from speedup.modules.rewritten import build, rewrite_module, rewritten_class
+from speedup.modules.rewritten import build_function, rewrite_module, rewritten_class
 
 STEP = 10
 
@@ -115,7 +115,7 @@ def surrounded(scale: int) -> Any:
 
 
 def test_what_surrounds_a_function_stays_in_sight() -> None:
-    made = build(
+    made = build_function(
         Rewritten("function", "def function(x):\n    return x * scale + STEP\n"), surrounded(7), None
     )
     assert made(2) == 24
@@ -124,7 +124,7 @@ def test_what_surrounds_a_function_stays_in_sight() -> None:
 def test_functions_of_speedup_are_lent() -> None:
     call = "partial_layer_norm(x, [2], dropped=0, total=2, dropped_sum=0, dropped_squares=0)"
     text = f"def function(x):\n    return {call}\n"
-    made = build(Rewritten("function", text, (), ("partial_layer_norm",)), surrounded(7), None)
+    made = build_function(Rewritten("function", text, (), ("partial_layer_norm",)), surrounded(7), None)
     torch.testing.assert_close(made(torch.tensor([1.0, 3.0])), torch.tensor([-1.0, 1.0]))
 
 
@@ -146,7 +146,7 @@ def test_what_cannot_be_built_is_an_error(name: str, text: str) -> None:
 def test_a_function_that_uses_its_own_name_is_an_error() -> None:
     text = Rewritten("scaled", "def scaled(x):\n    return scaled(x)\n")
     with pytest.raises(SpeedupError, match="also the name"):
-        build(Rewritten("scaled", "def scaled(x):\n    return x\n", (text,)), scaled, None)
+        build_function(Rewritten("scaled", "def scaled(x):\n    return x\n", (text,)), scaled, None)
 
 
 def test_kinds_of_methods_stay() -> None:

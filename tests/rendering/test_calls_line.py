@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from speedup import Plan, plan_speedup
 from speedup.ir.inputs import example_from
-from speedup.rendering.calls import called, calls_line
+from speedup.rendering.calls import call_text, calls_line
 
 
 class Branching(nn.Module):
@@ -82,7 +82,7 @@ X = torch.ones(2, 3)
     ],
 )
 def test_a_call_is_told_by_its_shapes(inputs: Any, said: str | None) -> None:
-    text = called(example_from(inputs))
+    text = call_text(example_from(inputs))
     assert len(text) < 80
     assert said is None or text == said
 

@@ -17,7 +17,7 @@ from speedup import plan_speedup
 from speedup.ir.report import Alignment, Blocker, Junction, Misaligned, Report
 from speedup.rendering.page.document import html_report
 from speedup.rendering.page.fragment import html_table
-from speedup.rendering.page.tree import Branch, Leaf, leaves, opened, tree_of
+from speedup.rendering.page.tree import Branch, Leaf, branches_to_open, leaves, tree_of
 from tests.support.reports import HOSTILE, linear, reported, residual, small
 
 VOID = frozenset("br input meta link img hr".split())
@@ -294,7 +294,7 @@ def test_many_siblings_are_put_into_ranges() -> None:
 def test_whole_levels_are_open_and_no_more_than_asked_for() -> None:
     tree = tree_of(reported([linear(f"{i}.{j}.{k}") for i in range(3) for j in range(4) for k in "ab"]))
     for most, levels in ((3, 1), (15, 2), (38, 2), (39, 3)):
-        shown = opened(tree, most)
+        shown = branches_to_open(tree, most)
         depth = {id(tree): 1}
         for branch in (tree, *(c for c in tree.children if isinstance(c, Branch))):
             depth |= {id(c): depth[id(branch)] + 1 for c in branch.children if isinstance(c, Branch)}

@@ -104,14 +104,14 @@ def test_constants_that_the_operator_makes_are_computed_by_running_it(model: Net
 
 def test_rule_without_knowledge_keeps_constants_but_not_zeros(model: Net) -> None:
     """`known` left out: what the operator makes of a constant is Unknown, so the channels stay."""
-    rule = Rule(couple=pointwise.couple, live=pointwise.live)
+    rule = Rule(couple=pointwise.elementwise_couple, live=pointwise.elementwise_live)
     plan = plan_speedup(model, images(2), masks_of(model), rules=extended({OPERATOR: rule}))
     assert plan.unknown_operators == ()
     assert exact(model, plan).before.out_channels == 6
 
 
 def test_rule_without_knowledge_lets_go_what_nobody_reads(model: Net) -> None:
-    rule = Rule(couple=pointwise.couple, live=pointwise.live)
+    rule = Rule(couple=pointwise.elementwise_couple, live=pointwise.elementwise_live)
     columns = torch.ones_like(model.after.weight)
     columns[:, [2, 4, 5]] = 0
     masks = {"after": {"weight": columns}}

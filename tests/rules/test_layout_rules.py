@@ -13,7 +13,7 @@ from attrs import frozen
 from torch import Tensor
 
 from speedup.engine.lattice import constant, fact, unknown
-from speedup.engine.layout import Move, pull, push
+from speedup.engine.layout import IndexMap, pull, push
 from speedup.rules import STANDARD, layout, rearrangement, rule_for
 from tests.support.soundness import (
     Case,
@@ -255,7 +255,7 @@ def built(name: str) -> tuple[Case, ...]:
     )
 
 
-def moves_of(one: Case) -> tuple[Move, ...]:
+def moves_of(one: Case) -> tuple[IndexMap, ...]:
     """The moves that the rule of the case's operator gives."""
     moves = rule_for(one.op.target, STANDARD).moves
     assert moves is not None

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from speedup import Plan, apply_masks, materialize, plan_speedup
 from speedup.ir.inputs import example_from
 from speedup.rules import STANDARD, rule_for
-from speedup.rules.recurrence import describe
+from speedup.rules.recurrence import describe_recurrence
 from speedup.tracing.trace import trace
 from tests.support.measure import check_exact, relative_error
 from tests.support.reports import reasons
@@ -476,7 +476,7 @@ def test_active_dropout_between_layers_is_not_modelled() -> None:
 
     graph = trace(_Calling(run), example_from((torch.randn(5, 2, 4), torch.zeros(1, 2, 3)))).graph
     (op,) = (op for op in graph.ops if op.name == "gru")
-    assert describe(op) is None
+    assert describe_recurrence(op) is None
     assert rule_for(op.target, STANDARD) is STANDARD[torch.ops.aten.gru.input]
 
 

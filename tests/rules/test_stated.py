@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from speedup.engine.keepsets import solve
+from speedup.engine.keepsets import solve_keep_sets
 from speedup.engine.lattice import unknown
 from speedup.ir.graph import Op, Value
 from speedup.lowerings import SplitSizes, TakeIndices
@@ -33,7 +33,7 @@ def asked(function: Callable[[Tensor], Any], what: str) -> Any:
     needed[list(KEPT)] = True
     extents = {(v.index, d): n for v in graph.values for d, n in enumerate(v.shape)}
     seeds = {dim: None for dim in extents if dim[1] == 0} | {(data.index, data.ndim - 1): needed}
-    kept = solve(extents, seeds, list(rule.couple(site)))
+    kept = solve_keep_sets(extents, seeds, list(rule.couple(site)))
 
     def sizes(value: Value) -> tuple[int, ...]:
         return tuple(kept.count((value.index, d)) for d in range(value.ndim))

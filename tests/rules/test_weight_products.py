@@ -11,7 +11,7 @@ from attrs import evolve
 from torch import Tensor, nn
 
 from speedup import STANDARD, Plan, Rule, apply_masks, make_masks, materialize, plan_speedup
-from speedup.engine.lattice import Fact, along, fact, vector
+from speedup.engine.lattice import Fact, any_along, fact, vector
 from speedup.ir.graph import Op
 from speedup.measuring.latency import measure_widths
 from speedup.measuring.timing import Timing
@@ -44,10 +44,10 @@ _LINEAR = rule_for(torch.ops.aten.linear.default, STANDARD)
 
 def _as_linear(site: Site) -> Iterable[Any]:
     (data, weight), result, last = site.op.operands, site.op.result, site.op.result.ndim - 1
-    cause = site.because("projected ties its weight to its input and output channels")
-    yield from equal(cause, (result, last), (weight, 0))
-    yield from equal(cause, (data, last), (weight, 1))
-    yield from (c for d in range(last) for c in equal(cause, (data, d), (result, d)))
+    reason = site.because("projected ties its weight to its input and output channels")
+    yield from equal(reason, (result, last), (weight, 0))
+    yield from equal(reason, (data, last), (weight, 1))
+    yield from (c for d in range(last) for c in equal(reason, (data, d), (result, d)))
 
 
 def _known(op: Op, facts: Facts) -> tuple[Fact, ...]:
@@ -58,7 +58,7 @@ def _known(op: Op, facts: Facts) -> tuple[Fact, ...]:
 
 def _live(op: Op, facts: Facts, live: Lives) -> tuple[Tensor, ...]:
     data, weight = op.operands
-    rows = along(live[0], data.ndim - 1, weight.shape[0])
+    rows = any_along(live[0], data.ndim - 1, weight.shape[0])
     columns = (facts[1].maybe_nonzero.expand(weight.shape) & rows[:, None]).any(0)
     return vector(columns, data.ndim - 1, data.ndim), vector(rows, 0, 2)
 

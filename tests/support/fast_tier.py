@@ -27,7 +27,7 @@ QUICK = (
     "tests/ir",
     "tests/masks/test_masks.py",
     "tests/modules/test_copying.py",
-    "tests/modules/test_functional.py",
+    "tests/lowerings/test_functional.py",
     "tests/modules/test_rewritten.py",
     "tests/planning/test_debugging.py",
     "tests/planning/test_planner.py",

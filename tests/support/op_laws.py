@@ -13,12 +13,12 @@ from torch import Tensor
 from speedup.analyses.analysis import Analysis
 from speedup.building.applying import apply_edits
 from speedup.engine.lattice import Fact, fact, indicator, unknown
-from speedup.forwards.rewriting import Writer
+from speedup.forwards.rewriting import SourceRewriter
 from speedup.ir.edits import AddToParameter, MergeColumns, SliceGroups
 from speedup.ir.evaluation import evaluate
 from speedup.ir.graph import Graph, Op, Value
 from speedup.lowerings import Lowering
-from speedup.planning.coupling import couple
+from speedup.planning.coupling import solve_coupling
 from speedup.rules import STANDARD, rule_for
 from tests.support.soundness import Abstract, Case, Tensors, abstract, some_extents
 
@@ -52,10 +52,10 @@ def _raised(found: Fact, generator: torch.Generator) -> Fact:
     return fact(found.known & left, found.value)
 
 
-class Obliging(Writer):
+class Obliging(SourceRewriter):
     """A source that can be made to say anything."""
 
-    def written(self, analysis: Analysis, wanted: Mapping[int, Lowering]) -> Mapping[int, Lowering]:
+    def writable(self, analysis: Analysis, wanted: Mapping[int, Lowering]) -> Mapping[int, Lowering]:
         """All that is wanted."""
         return wanted
 
@@ -91,7 +91,7 @@ def sliced(one: Case, seed: int) -> Sliced:
     rest = len(graph.ops) - 1
     all_facts = (*facts, *known, *(unknown(v.ndim, v.dtype) for v in graph.values[-rest:] if rest))
     all_lives = (*reads, *lives, *(indicator(False, v.ndim) for v in graph.values[-rest:] if rest))
-    analysis = couple(graph, all_facts, all_lives, STANDARD, Obliging({}))
+    analysis = solve_coupling(graph, all_facts, all_lives, STANDARD, Obliging({}))
     return Sliced(one, operands, all_lives, analysis)
 
 
@@ -183,16 +183,16 @@ def _box(analysis: Analysis, value: Value, tensor: Tensor) -> Tensor:
 
 
 def _smaller(found: Sliced, full: Sequence[Tensor]) -> list[Tensor]:
-    """What is left of the operands once the rule has paid for what is gone."""
+    """What is left of the operands once the rule has compensated for what is gone."""
     analysis, op = found.analysis, found.one.op
-    edits = list(rule_for(op.target, STANDARD).pay(analysis.sites[0], analysis.kept))
+    edits = list(rule_for(op.target, STANDARD).compensate(analysis.sites[0], analysis.kept))
     assert all(isinstance(e, AddToParameter | MergeColumns | SliceGroups) for e in edits), edits
     grouped = {e.name for e in edits if isinstance(e, SliceGroups)}
     tensors = {v.name: t for v, t in zip(op.operands, full, strict=True) if v.is_state}
-    paid = {**tensors, **apply_edits(tensors, {}, edits)}
+    compensated = {**tensors, **apply_edits(tensors, {}, edits)}
     small = []
     for value, tensor in zip(op.operands, full, strict=True):
-        left = paid.get(value.name, tensor)
+        left = compensated.get(value.name, tensor)
         first = 2 if value.name in grouped else 0
         for dim in range(first, value.ndim):
             left = left.index_select(dim, analysis.kept[(value.index, dim)].nonzero().reshape(-1))

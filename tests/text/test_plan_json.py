@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 import speedup
 from speedup import Plan, PlanFormatError, UnboundPlanError, materialize, plan_speedup
-from speedup.ir.edits import AddToParameter, Frozen, SliceGroups
+from speedup.ir.edits import AddToParameter, ConstantTensor, SliceGroups
 from speedup.ir.inputs import example_from
 from speedup.ir.tensor_text import (
     indices_from_text,
@@ -102,7 +102,7 @@ def test_values_keep_type_and_sign(value: Any) -> None:
 def test_constants_keep_every_bit(dtype: torch.dtype) -> None:
     tensor = torch.tensor([-0.0, math.inf, -math.inf, math.nan, 1e-40, 0.1], dtype=dtype)
     again = tensor_from_text(json.loads(json.dumps(tensor_text(tensor))))
-    assert Frozen(again) == Frozen(tensor)
+    assert ConstantTensor(again) == ConstantTensor(tensor)
     assert again.dtype is dtype
 
 

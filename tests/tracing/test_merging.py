@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from speedup.ir.expressions import AttributeOf, SizeOf, attributes_in, derived_in
 from speedup.ir.graph import Graph
 from speedup.ir.inputs import example_from
-from speedup.tracing.merging import Part, merged, same_program
+from speedup.tracing.merging import Part, merge_graphs, same_program
 from speedup.tracing.trace import trace
 
 
@@ -33,7 +33,7 @@ def two_parts(second: str) -> tuple[Graph, Graph]:
     graph = graph_of(Reshaping(), torch.randn(2, 4))
     names = {"fc.weight": "one.fc.weight", "fc.bias": "one.fc.bias"}
     other = {"fc.weight": second, "fc.bias": "two.fc.bias"}
-    return graph, merged([Part("one", graph, names), Part("two", graph, other)])
+    return graph, merge_graphs([Part("one", graph, names), Part("two", graph, other)])
 
 
 def test_a_merged_graph_holds_the_ops_of_its_parts_in_order_under_their_paths() -> None:
@@ -65,9 +65,9 @@ def test_sizes_and_attributes_refer_to_the_values_and_modules_of_their_part() ->
 def test_state_that_is_read_elsewhere_is_an_output_and_attributes_named_elsewhere_escape() -> None:
     graph = graph_of(Reshaping(), torch.randn(2, 4))
     names = {"fc.weight": "fc.weight", "fc.bias": "fc.bias"}
-    whole = merged([Part("", graph, names)], ["fc.bias", "other"], frozenset({"width"}))
+    whole = merge_graphs([Part("", graph, names)], ["fc.bias", "other"], frozenset({"width"}))
     assert [v.name for v in whole.outputs[1:]] == ["fc.bias"]
-    assert AttributeOf("", "width", 3) in whole.escaped
+    assert AttributeOf("", "width", 3) in whole.opaque_roots
 
 
 def test_graphs_that_differ_in_extents_only_are_one_program() -> None:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from speedup import Plan, StructureError, apply_masks, materialize, plan_speedup, verify
 from speedup.analyses import constants, liveness
-from speedup.analyses.constants import settled
+from speedup.analyses.constants import settle_numbers
 from speedup.engine.lattice import Fact
 from speedup.errors import ExportError
 from speedup.ir.evaluation import evaluate
@@ -276,7 +276,7 @@ def test_another_number_in_the_small_model_is_noticed() -> None:
 
 def facts_of(model: nn.Module) -> tuple[Fact, ...]:
     traced = trace(model, example_from(images()))
-    return constants.analyse(traced.graph, traced.tensors, resolve_masks(model, None), STANDARD)
+    return constants.find_constants(traced.graph, traced.tensors, resolve_masks(model, None), STANDARD)
 
 
 def numbers(graph: Graph) -> list[Any]:
@@ -303,13 +303,13 @@ def test_numbers_are_operands_of_the_ops_that_get_them() -> None:
 def test_known_numbers_stand_in_the_graph_that_rules_see() -> None:
     model = Net(lambda s, y: y.clamp(min=s.low.item(), max=y.mean().item()).roll((s.count.item(),), (2,)))
     graph = trace(model, example_from(images())).graph
-    seen = settled(graph, facts_of(model))
+    seen = settle_numbers(graph, facts_of(model))
     low, mean, _ = numbers(graph)
 
     assert named(seen, "clamp").arguments["min"] == Settled(low, LOW)
     assert named(seen, "clamp").operands[1:] == (mean,)
     assert named(seen, "roll")["shifts"] == (3,)
-    assert settled(seen, facts_of(model)) == seen
+    assert settle_numbers(seen, facts_of(model)) == seen
 
 
 def test_rules_that_cannot_read_an_unknown_number_keep_everything() -> None:
@@ -390,8 +390,8 @@ def test_results_that_no_graph_can_hold_are_refused_where_they_are_used() -> Non
 def test_liveness_reaches_through_numbers() -> None:
     model = Net(lambda s, y: y * s.mix.sum().item())
     traced = trace(model, example_from(images()))
-    facts = constants.analyse(traced.graph, traced.tensors, resolve_masks(model, None), STANDARD)
-    lives = liveness.analyse(traced.graph, facts, STANDARD)
+    facts = constants.find_constants(traced.graph, traced.tensors, resolve_masks(model, None), STANDARD)
+    lives = liveness.find_liveness(traced.graph, facts, STANDARD)
     mix = next(v for v in traced.graph.state if v.name == "mix")
 
     assert bool(lives[mix.index].all())

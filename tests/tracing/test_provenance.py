@@ -25,7 +25,7 @@ from speedup.ir.expressions import (
 )
 from speedup.ir.graph import Graph
 from speedup.ir.inputs import example_from
-from speedup.tracing.provenance import TrackedFloat, TrackedInt, tracked
+from speedup.tracing.provenance import TrackedFloat, TrackedInt, track
 from speedup.tracing.record import Record
 from speedup.tracing.trace import trace
 from tests.support.soundness import graph_of
@@ -35,7 +35,7 @@ SIZE = SizeOf(0, 1)
 
 def eight(record: Record | None = None) -> Any:
     """A tracked 8."""
-    return tracked(8, SIZE, record or Record())
+    return track(8, SIZE, record or Record())
 
 
 @pytest.mark.parametrize(
@@ -138,13 +138,13 @@ def test_what_leaves_the_trackers_sight_marks_its_sizes_as_escaped(
     got = leave(eight(record))
     assert type(got) is type(expected)
     assert got == expected
-    assert set(record.escaped) == {SIZE}
+    assert set(record.opaque_roots) == {SIZE}
 
 
 def test_arithmetic_alone_lets_nothing_escape() -> None:
     record = Record()
     assert ((eight(record) * 2 + 1) // 3) ** 2 / 5 is not None
-    assert not record.escaped
+    assert not record.opaque_roots
     assert not record.guards
 
 
@@ -190,7 +190,7 @@ def test_sizes_in_the_arguments_of_a_view_are_derived_and_literals_stay() -> Non
     assert derived(graph, "size") == [Derived(2, SizeOf(x, 0)), 2, Derived(4, half), -1]
     assert type(derived(graph, "size")[1]) is int
     assert not graph.guards
-    assert not graph.escaped
+    assert not graph.opaque_roots
 
 
 def test_sizes_in_slices_are_derived() -> None:
@@ -220,7 +220,7 @@ def test_sizes_in_other_arguments_are_derived(
     assert found.number == number
     assert isinstance(found.expression, Arithmetic)
     assert found.expression.function == function
-    assert not graph.escaped
+    assert not graph.opaque_roots
 
 
 def test_every_way_to_ask_for_a_size_is_tracked() -> None:
@@ -281,12 +281,12 @@ def test_a_remainder_that_is_branched_on_becomes_a_guard_of_the_graph() -> None:
 )
 def test_a_size_that_becomes_a_plain_float_escapes(forward: Callable[[Tensor], Any]) -> None:
     graph = graph_of(forward, X)
-    assert graph.escaped == (SizeOf(graph.inputs[0].index, 1),)
+    assert graph.opaque_roots == (SizeOf(graph.inputs[0].index, 1),)
 
 
 def test_all_sizes_of_a_shape_whose_elements_are_counted_escape() -> None:
     graph = graph_of(lambda x: x * x.shape[1:].numel(), X)
-    assert graph.escaped == tuple(SizeOf(graph.inputs[0].index, dim) for dim in range(3))
+    assert graph.opaque_roots == tuple(SizeOf(graph.inputs[0].index, dim) for dim in range(3))
 
 
 @pytest.mark.parametrize("function", [math.sqrt, math.log, math.exp, math.log2])
@@ -310,14 +310,14 @@ def test_counts_and_lookups_by_a_size_are_uses() -> None:
 
 def test_the_length_of_a_tensor_escapes() -> None:
     graph = graph_of(lambda x: x * len(x), X)
-    assert graph.escaped == (SizeOf(graph.inputs[0].index, 0),)
+    assert graph.opaque_roots == (SizeOf(graph.inputs[0].index, 0),)
 
 
 def test_a_model_without_sizes_has_neither_guards_nor_escapes() -> None:
     model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.AdaptiveAvgPool2d(1))
     graph = trace(model, example_from(torch.randn(2, 3, 8, 8))).graph
     assert graph.guards == ()
-    assert graph.escaped == ()
+    assert graph.opaque_roots == ()
     derived = [d for op in graph.ops for d in derived_in(tuple(op.arguments.values()))]
     assert [d for d in derived if list(sizes_in(d.expression))] == []
 
@@ -349,4 +349,4 @@ def test_a_number_that_a_module_keeps_is_derived_from_its_attribute() -> None:
 def test_a_number_that_says_how_long_a_list_is_escapes() -> None:
     record = Record()
     assert [0] * eight(record) == [0] * 8
-    assert record.escaped == [SIZE]
+    assert record.opaque_roots == [SIZE]

@@ -92,3 +92,12 @@ def test_every_public_name_can_be_had_and_is_listed() -> None:
     assert set(speedup.__all__) <= set(dir(speedup))
     with pytest.raises(AttributeError, match="module 'speedup' has no attribute 'prune'"):
         getattr(speedup, "prune")  # noqa: B009
+
+
+def test_no_two_public_definitions_have_one_name() -> None:
+    places: dict[str, list[str]] = {}
+    for module, file in MODULES.items():
+        for node in ast.parse(file.read_text(encoding="utf-8")).body:
+            if isinstance(node, ast.FunctionDef | ast.ClassDef) and not node.name.startswith("_"):
+                places.setdefault(node.name, []).append(module)
+    assert {name: modules for name, modules in places.items() if len(modules) > 1} == {}

@@ -9,8 +9,8 @@ FAULTS = (
     Fault(
         "absorption: the running mean is charged with the wrong sign",
         "rules.absorption",
-        "Account(mean.name, -1.0,",
-        "Account(mean.name, 1.0,",
+        "BiasTarget(mean.name, -1.0,",
+        "BiasTarget(mean.name, 1.0,",
         (f"{MATERIALIZE}::test_running_mean_takes_constants_where_there_is_no_bias", IMAGES),
     ),
     Fault(
@@ -30,8 +30,8 @@ FAULTS = (
     Fault(
         "absorption: the border of a padded convolution is uniform",
         "rules.absorption",
-        "account_of(site) if usable and not borders else None",
-        "account_of(site) if usable else None",
+        "bias_target_of(site) if usable and not borders else None",
+        "bias_target_of(site) if usable else None",
         (IMAGES, MATERIALIZE),
     ),
     Fault(
@@ -51,8 +51,8 @@ FAULTS = (
     Fault(
         "absorption: a constant that varies over positions goes into a bias",
         "rules.absorption",
-        "by_bias = counts & uniform if account is not None",
-        "by_bias = counts if account is not None",
+        "by_bias = counts & uniform if bias_target is not None",
+        "by_bias = counts if bias_target is not None",
         (FIXED_POSITIONS, *NETWORKS),
     ),
     Fault(
@@ -79,7 +79,7 @@ FAULTS = (
     Fault(
         "absorption: no carrier is asked for",
         "rules.absorption",
-        "yield Carrier(dim, debt.families, debt.magnitude, rows, shape.groups, cause)",
+        "yield Carrier(dim, compensation.families, compensation.magnitude, rows, shape.groups, reason)",
         "yield from ()",
         (IMAGES, MATERIALIZE),
     ),
@@ -93,8 +93,8 @@ FAULTS = (
     Fault(
         "absorption: a new bias is as long as before",
         "rules.absorption",
-        "Frozen(delta[rows])",
-        "Frozen(delta)",
+        "ConstantTensor(delta[rows])",
+        "ConstantTensor(delta)",
         (f"{MATERIALIZE}::test_new_bias_has_the_length_of_the_rows_that_stay", IMAGES),
     ),
     Fault(
@@ -112,21 +112,21 @@ FAULTS = (
         (f"{MATERIALIZE}::test_bias_of_two_layers_is_not_charged_with_constants_of_one",),
     ),
     Fault(
-        "absorption: constants that stay are paid for too",
+        "absorption: constants that stay are compensated for too",
         "rules.absorption",
-        "dropped = debt.by_bias & ~columns",
-        "dropped = debt.by_bias & ~columns[0]",
+        "dropped = compensation.by_bias & ~columns",
+        "dropped = compensation.by_bias & ~columns[0]",
         NETWORKS,
     ),
     Fault(
-        "absorption: constants that nobody can pay for go",
+        "absorption: constants that nothing compensates for go",
         "rules.absorption",
-        "yield Pinned(dim, cause, debt.unpaid)",
+        "yield Pinned(dim, reason, compensation.uncompensated)",
         "yield from ()",
         NETWORKS,
     ),
     Fault(
-        "absorption: constants of a recurrent layer go unpaid",
+        "absorption: constants of a recurrent layer go without compensation",
         "rules.recurrent",
         "yield from _into_bias(site, cell, cell.bias_ih, layers[number].columns, kept)",
         "yield from ()",

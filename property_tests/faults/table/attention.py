@@ -16,7 +16,7 @@ FAULTS = (
     Fault(
         "attention: queries and keys get different widths",
         "rules.product",
-        "yield from equal(cause, (query, last), (key, last))",
+        "yield from equal(reason, (query, last), (key, last))",
         "yield from ()",
         sliced("scaled_dot_product_attention"),
     ),
@@ -44,8 +44,8 @@ FAULTS = (
     Fault(
         "attention: result and query keep different heads",
         "rules.product",
-        "yield from equal(cause, *((v, dim) for v in (query, key, value, result)))",
-        "yield from equal(cause, *((v, dim) for v in (key, value, result)))",
+        "yield from equal(reason, *((v, dim) for v in (query, key, value, result)))",
+        "yield from equal(reason, *((v, dim) for v in (key, value, result)))",
         sliced("scaled_dot_product_attention"),
     ),
     Fault(

@@ -40,8 +40,8 @@ FAULTS = (
     Fault(
         "building: a constant is taken from a bias and not added to it",
         "building.applying",
-        "(wide(tensor) + delta.tensor.to(tensor.device))",
-        "(wide(tensor) - delta.tensor.to(tensor.device))",
+        "(to_double(tensor) + delta.tensor.to(tensor.device))",
+        "(to_double(tensor) - delta.tensor.to(tensor.device))",
         (OTHERS, IMAGES),
     ),
     Fault(
@@ -82,8 +82,8 @@ FAULTS = (
     Fault(
         "building: tensors that stay as they are are shared with the model",
         "modules.copying",
-        "    return _copied(model, tensors, {**cleaned, **replaced}, required=replaced)",
-        "    return _copied(model, tensors, {**tensors, **cleaned, **replaced}, required=replaced)",
+        "    return _copy(model, tensors, {**cleaned, **replaced}, required=replaced)",
+        "    return _copy(model, tensors, {**tensors, **cleaned, **replaced}, required=replaced)",
         (OTHERS, COPYING),
     ),
     Fault(

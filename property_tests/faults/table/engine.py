@@ -73,10 +73,10 @@ FAULTS = (
         (ENGINE,),
     ),
     Fault(
-        "engine: growth is not written down",
+        "engine: derivations are not written down",
         "engine.keepsets",
-        "        self.growth.append(Growth(dim, added, cause, closure))",
-        "        self.growth.extend(())",
+        "        self.derivations.append(Derivation(dim, added, reason, closure))",
+        "        self.derivations.extend(())",
         (ENGINE,),
     ),
     Fault(

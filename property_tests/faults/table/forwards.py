@@ -26,14 +26,14 @@ FAULTS = (
     Fault(
         "forward: a size that left the trace's sight may change",
         "planning.coupling",
-        "            yield Pinned((root.value, root.dim), escape)",
+        "            yield Pinned((root.value, root.dim), out_of_sight)",
         "            yield from ()",
         (COUPLING, ATTRIBUTES),
     ),
     Fault(
         "forward: an attribute that left the trace's sight is set all the same",
         "forwards.attributes",
-        "{r: r.number for r in analysis.graph.escaped if isinstance(r, AttributeOf)}",
+        "{r: r.number for r in analysis.graph.opaque_roots if isinstance(r, AttributeOf)}",
         "{r: r.number for r in () if isinstance(r, AttributeOf)}",
         (f"{ISLANDS}::test_an_attribute_that_code_outside_of_islands_names_does_not_change",),
     ),
@@ -110,7 +110,7 @@ FAULTS = (
     Fault(
         "forward: a call is not held against what it has to move",
         "forwards.native",
-        "    return list(_moved_otherwise(op, before, after, analysis))",
+        "    return list(_moves_otherwise(op, before, after, analysis))",
         "    return []",
         (*sliced("roll"), PHRASING),
     ),

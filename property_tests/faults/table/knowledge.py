@@ -21,8 +21,8 @@ FAULTS = (
     Fault(
         "known: the bias is forgotten in a constant row of a product",
         "rules.contraction",
-        "total = total + wide(bias.value.expand(shape.rows))",
-        "total = total + 0 * wide(bias.value.expand(shape.rows))",
+        "total = total + to_double(bias.value.expand(shape.rows))",
+        "total = total + 0 * to_double(bias.value.expand(shape.rows))",
         (known(CONTRACTIONS),),
     ),
     Fault(
@@ -119,8 +119,8 @@ FAULTS = (
     Fault(
         "known: active dropout keeps constants",
         "rules.pointwise",
-        "return nothing_known(op, facts) if _is_random(op) else known(op, facts)",
-        "return known(op, facts)",
+        "return nothing_known(op, facts) if _is_random(op) else elementwise_known(op, facts)",
+        "return elementwise_known(op, facts)",
         (f"{POINTWISE}::test_dropout_in_training_mode_makes_even_constants_random",),
     ),
     Fault(

@@ -18,8 +18,8 @@ FAULTS = (
     Fault(
         "layout: the parts of a concatenation all begin at 0",
         "rules.moves",
-        "        start += source[axis]\n        moves.append(Move(number, 0",
-        "        start += 0\n        moves.append(Move(number, 0",
+        "        start += source[axis]\n        moves.append(IndexMap(number, 0",
+        "        start += 0\n        moves.append(IndexMap(number, 0",
         (LAYOUTS,),
     ),
     Fault(
@@ -95,7 +95,7 @@ FAULTS = (
     Fault(
         "layout: chunks that came out uneven would stay whole",
         "rules.layout",
-        "yield Counted(tuple((r.index, axis) for r in site.op.results), cause)",
+        "yield Counted(tuple((r.index, axis) for r in site.op.results), reason)",
         "yield from ()",
         (f"{COUPLING}::test_chunks_lose_as_many_channels_as_the_one_that_can_spare_least",),
     ),

@@ -37,21 +37,21 @@ FAULTS = (
     Fault(
         "coupling: GroupNorm keeps half of a group",
         "rules.normalization",
-        "yield Whole((data.index, 1), _groups(site.op), cause)",
+        "yield Unbroken((data.index, 1), _groups(site.op), reason)",
         "yield from ()",
         (GROUPS,),
     ),
     Fault(
         "coupling: a maximum over channels does not need them all",
         "rules.reduction",
-        "    yield from pinned(data, _dims(op), cause)\n\n\ndef sum_couple",
+        "    yield from pinned(data, _dims(op), reason)\n\n\ndef sum_couple",
         "    yield from ()\n\n\ndef sum_couple",
         sliced("amax"),
     ),
     Fault(
         "coupling: softmax is not pinned along its dimension",
         "rules.reduction",
-        "        yield from pinned(value, gone, cause)",
+        "        yield from pinned(value, gone, reason)",
         "        yield from ()",
         sliced("softmax"),
     ),
@@ -72,37 +72,37 @@ FAULTS = (
     Fault(
         "coupling: an embedding's columns are not tied to what it looks up",
         "rules.indexing",
-        "yield from equal(cause, (table, 1), (result, result.ndim - 1))",
+        "yield from equal(reason, (table, 1), (result, result.ndim - 1))",
         "yield from ()",
         sliced("embedding"),
     ),
     Fault(
         "coupling: rows of an embedding may go",
         "rules.indexing",
-        "    yield from pinned(table, [0], cause)",
+        "    yield from pinned(table, [0], reason)",
         "    yield from ()",
         sliced("embedding"),
     ),
     Fault(
         "coupling: a table that is indexed loses rows",
         "rules.indexing",
-        "    yield from pinned(table, [axis], cause)",
+        "    yield from pinned(table, [axis], reason)",
         "    yield from ()",
         sliced("index.Tensor"),
     ),
     Fault(
         "coupling: positions that are gathered along may go",
         "rules.scatter",
-        "(d for d in range(value.ndim) if d not in own), cause)",
-        "(d for d in range(value.ndim) if d < 0), cause)",
+        "(d for d in range(value.ndim) if d not in own), reason)",
+        "(d for d in range(value.ndim) if d < 0), reason)",
         sliced("gather"),
     ),
     Fault(
         "coupling: an operator that nobody knows is free to shrink",
         "rules.rule",
-        '    cause = site.because(f"{site.op.target} has no rule that lets its dimensions shrink")\n'
+        '    reason = site.because(f"{site.op.target} has no rule that lets its dimensions shrink")\n'
         "    for value in (*site.op.operands, *site.op.results):",
-        '    cause = site.because(f"{site.op.target} has no rule that lets its dimensions shrink")\n'
+        '    reason = site.because(f"{site.op.target} has no rule that lets its dimensions shrink")\n'
         "    for value in site.op.results[:0]:",
         (CUSTOM_RULES, SANDWICHES, COUPLING),
     ),

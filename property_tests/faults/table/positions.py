@@ -30,7 +30,7 @@ FAULTS = (
     Fault(
         "positions: positions that something is put to may go",
         "rules.scatter",
-        "        yield from pinned(value, placing.taken, cause)",
+        "        yield from pinned(value, placing.taken, reason)",
         "        yield from ()",
         sliced("index_put"),
     ),
@@ -44,7 +44,7 @@ FAULTS = (
     Fault(
         "positions: the classes that one_hot marks may go",
         "rules.scatter",
-        "    yield from pinned(result, [data.ndim], cause)",
+        "    yield from pinned(result, [data.ndim], reason)",
         "    yield from ()",
         sliced("one_hot"),
     ),

@@ -61,7 +61,7 @@ FAULTS = (
     Fault(
         "products: dimensions of one letter are not tied",
         "rules.einsum",
-        "        yield from equal(cause, *members)",
+        "        yield from equal(reason, *members)",
         "        yield from ()",
         sliced("einsum"),
     ),
@@ -82,14 +82,14 @@ FAULTS = (
     Fault(
         "products: a constant counts in a distance only where both are",
         "rules.distance",
-        "yield Pinned((first.index, dim), cause, counts[0] | counts[1])",
-        "yield Pinned((first.index, dim), cause, counts[0] & counts[1])",
+        "yield Pinned((first.index, dim), reason, counts[0] | counts[1])",
+        "yield Pinned((first.index, dim), reason, counts[0] & counts[1])",
         (ZERO_IN_ONE,),
     ),
     Fault(
         "products: channels that a transform mixes may go",
         "rules.fourier",
-        "        yield from pinned(value, mixed, cause)",
+        "        yield from pinned(value, mixed, reason)",
         "        yield from ()",
         sliced("fft_fft"),
     ),

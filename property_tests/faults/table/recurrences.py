@@ -9,28 +9,28 @@ FAULTS = (
     Fault(
         "recurrences: units that are read may go",
         "rules.recurrent",
-        "        yield Pinned(unit_dim(cell), cause, needed)",
+        "        yield Pinned(unit_dim(cell), reason, needed)",
         "        yield from ()",
         (f"{RECURRENT}::test_a_layer_with_random_masks_becomes_smaller_and_stays_exact",),
     ),
     Fault(
         "recurrences: constants are dropped without a bias of the layer's own to take them",
         "rules.recurrent",
-        "counts & ~columns.settled if _can_pay(site, cell) else counts",
+        "counts & ~columns.settled if _can_compensate(site, cell) else counts",
         "counts & ~columns.settled",
         (f"{RECURRENT}::test_constants_stay_without_a_bias_that_is_the_layers_own", RECURRENT),
     ),
     Fault(
         "recurrences: constants that vary along the sequence go into a bias",
         "rules.recurrent",
-        "counts & ~columns.settled if _can_pay(site, cell) else counts",
-        "counts & False if _can_pay(site, cell) else counts",
+        "counts & ~columns.settled if _can_compensate(site, cell) else counts",
+        "counts & False if _can_compensate(site, cell) else counts",
         (f"{RECURRENT}::test_a_constant_that_varies_along_the_sequence_stays", RECURRENT),
     ),
     Fault(
         "recurrences: an initial state is not tied to its units",
         "rules.recurrent",
-        "            yield Equal((dim, *units), cause)",
+        "            yield Equal((dim, *units), reason)",
         "            yield from ()",
         (
             f"{RECURRENT}::test_a_learnt_initial_state_shrinks_with_its_units",

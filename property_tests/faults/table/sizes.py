@@ -47,8 +47,8 @@ FAULTS = (
     Fault(
         "sizes: a size as a float is a constant",
         "tracing.provenance",
-        '_escaping(n) for n in ("str", "repr", "format", "int", "float")',
-        '_escaping(n) for n in ("str", "repr", "format", "int")',
+        '_marking_opaque(n) for n in ("str", "repr", "format", "int", "float")',
+        '_marking_opaque(n) for n in ("str", "repr", "format", "int")',
         sequences_of("float"),
     ),
     Fault(
@@ -122,7 +122,7 @@ FAULTS = (
         (SEVERAL,),
     ),
     Fault(
-        "calls: what the first knows is paid for in all",
+        "calls: what the first knows is compensated for in all",
         "rules.absorption",
         "for one in reads]\n    return counts, torch.cat(parts, 1)",
         "for one in reads[:1]]\n    return counts, torch.cat(parts, 1)",
@@ -136,10 +136,10 @@ FAULTS = (
         (f"{SEVERAL}::test_one_channel_stays_of_those_that_are_zero_in_one_of_the_calls_alone", SIZED_PAIRS),
     ),
     Fault(
-        "calls: each of them pays",
+        "calls: each of them compensates",
         "rules.absorption",
-        "if debt is not None and debt.is_first:",
-        "if debt is not None:",
+        "if compensation is not None and compensation.is_first:",
+        "if compensation is not None:",
         (f"{SEVERAL}::test_plan_for_the_same_call_twice_shrinks_as_with_one",),
     ),
     Fault(

@@ -32,8 +32,8 @@ FAULTS = (
     Fault(
         "sources: a function that another module calls too is rewritten for both",
         "modules.rewritten",
-        "names[helper.name] = build(helper, plain.__globals__[helper.name], None)",
-        "plain.__globals__[helper.name] = build(helper, plain.__globals__[helper.name], None)",
+        "names[helper.name] = build_function(helper, plain.__globals__[helper.name], None)",
+        "plain.__globals__[helper.name] = build_function(helper, plain.__globals__[helper.name], None)",
         (REWRITTEN,),
     ),
     Fault(

@@ -9,10 +9,10 @@ from typing import Any
 from xml.etree.ElementTree import Element
 
 from speedup.ir.report import Layer, Report
-from speedup.rendering.counts import change, exact, removed, short
-from speedup.rendering.page.elements import element, written
+from speedup.rendering.counts import change, exact_count, share_removed, short_count
+from speedup.rendering.page.elements import element, html_text
 from speedup.rendering.page.sections import what_is_aligned, what_is_apart, what_is_assumed, what_stays
-from speedup.rendering.page.tree import Branch, Counts, Leaf, leaves, opened, tree_of
+from speedup.rendering.page.tree import Branch, Counts, Leaf, branches_to_open, leaves, tree_of
 
 # What is open at first: about what a screen of the graph, and two of the list, can show.
 _MOST_BOXES = 36
@@ -50,7 +50,7 @@ def html_report(report: Report, explain: Callable[[str], str], title: str) -> st
         element("style", _file("report.css")),
     )
     body = element("body", main, element("script", _file("report.js")))
-    return f"<!DOCTYPE html>\n{written(element('html', head, body, lang='en'))}\n"
+    return f"<!DOCTYPE html>\n{html_text(element('html', head, body, lang='en'))}\n"
 
 
 def _file(name: str) -> str:
@@ -74,8 +74,8 @@ def _card(title: str, before: int, after: int) -> Element:
     return element(
         "div",
         element("h2", title),
-        element("p", f"−{removed(before, after)}", class_="figure"),
-        element("p", f"{exact(before)} → {exact(after)}"),
+        element("p", f"−{share_removed(before, after)}", class_="figure"),
+        element("p", f"{exact_count(before)} → {exact_count(after)}"),
         _bar((before, after), before),
         class_="card",
     )
@@ -107,7 +107,7 @@ def _search() -> tuple[Element, ...]:
 
 def _graph(report: Report, tree: Branch, numbers: dict[str, int]) -> tuple[Element, ...]:
     data = {
-        "root": _boxes(tree, opened(tree, _MOST_BOXES), numbers),
+        "root": _boxes(tree, branches_to_open(tree, _MOST_BOXES), numbers),
         "links": [[numbers[a], numbers[b]] for a, b in report.links if a in numbers and b in numbers],
     }
     # Nothing in a script is escaped, and "</script" would end it.
@@ -167,7 +167,7 @@ def _layers(
         max((layer.parameters_before for layer in report.layers), default=0),
         max((layer.macs_before for layer in report.layers), default=0),
     )
-    open_ = opened(tree, _MOST_ENTRIES)
+    open_ = branches_to_open(tree, _MOST_ENTRIES)
 
     def entries(branch: Branch, depth: int) -> Iterable[Element]:
         for child in branch.children:
@@ -234,4 +234,4 @@ def _count(counts: Counts, largest: int) -> Element:
 
 
 def _shares(counts: Counts) -> str:
-    return change(*counts, short, arrow="→")
+    return change(*counts, short_count, arrow="→")

@@ -28,6 +28,6 @@ def table(headings: Iterable[str], rows: Iterable[Iterable[Content]], **attribut
     return element("table", element("thead", head), element("tbody", *body), **attributes)
 
 
-def written(root: Element) -> str:
+def html_text(root: Element) -> str:
     """`root` as HTML text. What is in `script` and `style` is written as it stands."""
     return tostring(root, encoding="unicode", method="html")

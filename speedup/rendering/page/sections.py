@@ -6,9 +6,9 @@ from collections.abc import Iterable
 from xml.etree.ElementTree import Element
 
 from speedup.ir.report import Blocker, Report
-from speedup.rendering.counts import exact, short
+from speedup.rendering.counts import exact_count, short_count
 from speedup.rendering.page.elements import Content, element, table
-from speedup.rendering.rows import amount, blocked_rows, labelled, outside_rows
+from speedup.rendering.rows import amount, blocked_rows, outside_rows, row_label
 
 _MOST_CONSTRAINTS = 20
 
@@ -22,7 +22,7 @@ def what_stays(report: Report) -> Iterable[Element]:
         yield _blockers(report.blockers[:_MOST_CONSTRAINTS])
     if more := report.blockers[_MOST_CONSTRAINTS:]:
         yield element("details", element("summary", f"{len(more):,} more constraints"), _blockers(more))
-    rows = [(labelled(row.path, row.count), amount(row), row.texts[0]) for row in blocked_rows(report)]
+    rows = [(row_label(row.path, row.count), amount(row), row.texts[0]) for row in blocked_rows(report)]
     if rows:
         listed = element(
             "details",
@@ -45,7 +45,13 @@ def _blocker(blocker: Blocker) -> tuple[Content, ...]:
     listed = element(
         "details", element("summary", f"{len(blocker.layers):,}"), element("p", ", ".join(blocker.layers))
     )
-    return because, listed, f"{blocker.channels:,}", short(blocker.macs), short(blocker.parameters)
+    return (
+        because,
+        listed,
+        f"{blocker.channels:,}",
+        short_count(blocker.macs),
+        short_count(blocker.parameters),
+    )
 
 
 def what_is_assumed(report: Report) -> Iterable[Element]:
@@ -63,7 +69,7 @@ def what_is_aligned(report: Report) -> Iterable[Element]:
     yield element("p", str(report.alignment))
     if report.alignment.missed:
         rows = (
-            (one.path, f"{one.kept:,} of {one.of:,} {one.side}", exact(one.wanted))
+            (one.path, f"{one.kept:,} of {one.of:,} {one.side}", exact_count(one.wanted))
             for one in report.alignment.missed
         )
         yield table(("layer", "channels", "asked for"), rows)
@@ -81,5 +87,5 @@ def what_is_apart(report: Report) -> Iterable[Element]:
         yield table(("module", "kinds of calls", "class"), rows)
         yield element("h2", "What is not planned itself")
         yield table(
-            ("module", "because"), ((labelled(e.path, e.count), e.texts[0]) for e in outside_rows(report))
+            ("module", "because"), ((row_label(e.path, e.count), e.texts[0]) for e in outside_rows(report))
         )

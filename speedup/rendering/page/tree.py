@@ -46,10 +46,10 @@ class Branch:
         totals = {
             "layers": len(own) + sum(b.layers for b in below),
             "changed": sum(layer.is_changed for layer in own) + sum(b.changed for b in below),
-            "parameters": _added(
+            "parameters": _add(
                 [*((x.parameters_before, x.parameters_after) for x in own), *(b.parameters for b in below)]
             ),
-            "macs": _added([*((x.macs_before, x.macs_after) for x in own), *(b.macs for b in below)]),
+            "macs": _add([*((x.macs_before, x.macs_after) for x in own), *(b.macs for b in below)]),
         }
         for name, total in totals.items():
             object.__setattr__(self, name, total)
@@ -63,7 +63,7 @@ def tree_of(report: Report) -> Branch:
     return Branch("", _children(root))
 
 
-def opened(root: Branch, most: int) -> frozenset[int]:
+def branches_to_open(root: Branch, most: int) -> frozenset[int]:
     """The `id`s of the branches to show open: as many whole levels as show no more than `most` entries."""
     found, level, seen = {id(root)}, [root], len(root.children)
     while level:
@@ -152,6 +152,6 @@ def _ranges(children: Sequence[Branch | Leaf]) -> tuple[Branch | Leaf, ...]:
     return tuple(Branch(f"{part[0].label} … {part[-1].label}", _ranges(part)) for part in parts)
 
 
-def _added(counts: Iterable[Counts]) -> Counts:
+def _add(counts: Iterable[Counts]) -> Counts:
     pairs = list(counts)
     return sum(before for before, _ in pairs), sum(after for _, after in pairs)

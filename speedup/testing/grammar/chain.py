@@ -17,8 +17,16 @@ from speedup.testing.grammar.pointwise import POINTWISES
 from speedup.testing.grammar.pools import POOLS
 from speedup.testing.grammar.recurrent import RECURRENTS
 from speedup.testing.grammar.resampling import IMAGE_RESAMPLINGS
-from speedup.testing.grammar.site import Layout, Production, Shape, Site, draw_production, pick, result_sizes
-from speedup.testing.grammar.sized import sized
+from speedup.testing.grammar.site import (
+    BlockSite,
+    Layout,
+    Production,
+    Shape,
+    draw_production,
+    pick,
+    result_sizes,
+)
+from speedup.testing.grammar.sized import sized_blocks
 from speedup.testing.grammar.transitions import TRANSITIONS
 from speedup.testing.spec import Spec, sequential
 
@@ -28,7 +36,7 @@ MOST_VALUES = 1500
 Families = tuple[tuple[Production, ...], ...]
 
 
-def draw_blocks(draw: st.DrawFn, site: Site, longest: int) -> tuple[tuple[Spec, ...], Shape]:
+def draw_blocks(draw: st.DrawFn, site: BlockSite, longest: int) -> tuple[tuple[Spec, ...], Shape]:
     """Draw at least one and at most `longest` blocks for `site`, and the shape that they make."""
     blocks: list[Spec] = []
     while len(blocks) < longest and (not blocks or draw(st.integers(0, 15)) > 0):
@@ -40,21 +48,21 @@ def draw_blocks(draw: st.DrawFn, site: Site, longest: int) -> tuple[tuple[Spec, 
 
 def draw_opening(draw: st.DrawFn, shape: Shape) -> tuple[Spec, Shape]:
     """Draw a block with weights for a network's input, which no block may write to."""
-    site = Site(shape, keep_space=True, writable=False)
+    site = BlockSite(shape, keep_space=True, writable=False)
     weighted = LINEARS if shape.layout in ("tokens", "vector") else CONVOLUTIONS
     block = draw_production(draw, weighted, site)
     assert block is not None
     return block, attrs.evolve(shape, sizes=result_sizes(block, shape.sizes))
 
 
-def draw_sized(draw: st.DrawFn, site: Site) -> tuple[Spec, Shape]:
+def draw_sized(draw: st.DrawFn, site: BlockSite) -> tuple[Spec, Shape]:
     """Draw a block that looks at sizes, and the shape that it makes."""
     block = draw_production(draw, SIZED, site)
     assert block is not None
     return block, attrs.evolve(site.shape, sizes=result_sizes(block, site.shape.sizes))
 
 
-def _draw_block(draw: st.DrawFn, site: Site) -> tuple[Spec, Shape]:
+def _draw_block(draw: st.DrawFn, site: BlockSite) -> tuple[Spec, Shape]:
     shape = site.shape
     if shape.space and draw(st.integers(0, 15)) == 15:
         return draw_sized(draw, site)
@@ -77,13 +85,13 @@ def _makes_new(block: Spec) -> bool:
     return block.make in _WEIGHTED
 
 
-def _chain(draw: st.DrawFn, site: Site, longest: int) -> tuple[Spec, Shape]:
+def _chain(draw: st.DrawFn, site: BlockSite, longest: int) -> tuple[Spec, Shape]:
     blocks, shape = draw_blocks(draw, site, longest)
     return sequential(*blocks), shape
 
 
 _COMPOSITIONS = compositions(_chain)
-SIZED = sized(_chain)
+SIZED = sized_blocks(_chain)
 _SPATIAL: Families = (
     POINTWISES,
     CONVOLUTIONS,

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from speedup.testing.grammar.convolutions import CONVOLUTION
-from speedup.testing.grammar.site import Production, Shape, Site, pick
+from speedup.testing.grammar.site import BlockSite, Production, Shape, pick
 from speedup.testing.modules import (
     BothWays,
     ChannelConvGate,
@@ -24,7 +24,7 @@ from speedup.testing.modules import (
 )
 from speedup.testing.spec import Spec, sequential
 
-Chain = Callable[[st.DrawFn, Site, int], tuple[Spec, Shape]]
+Chain = Callable[[st.DrawFn, BlockSite, int], tuple[Spec, Shape]]
 """Draws at most so many blocks for a site and says what shape they make."""
 
 MOST_JOINED_CHANNELS = 16
@@ -33,10 +33,10 @@ MOST_JOINED_CHANNELS = 16
 def compositions(chain: Chain) -> tuple[Production, ...]:
     """The productions whose inner blocks are drawn by `chain`."""
 
-    def inner(draw: st.DrawFn, site: Site, longest: int = 3) -> tuple[Spec, Shape]:
+    def inner(draw: st.DrawFn, site: BlockSite, longest: int = 3) -> tuple[Spec, Shape]:
         return chain(draw, attrs.evolve(site, depth=site.depth - 1, keep_space=True), longest)
 
-    def residual(draw: st.DrawFn, site: Site) -> Spec:
+    def residual(draw: st.DrawFn, site: BlockSite) -> Spec:
         body, shape = inner(draw, site)
         in_place: dict[str, object] = {}
         if site.writable and pick(draw, False, False, True):
@@ -48,16 +48,16 @@ def compositions(chain: Chain) -> tuple[Production, ...]:
             return Spec.of(Residual, body, shortcut, **in_place)
         return Spec.of(Residual, sequential(body, adapter(shape, site.shape.channels)), **in_place)
 
-    def concat(draw: st.DrawFn, site: Site) -> Spec:
+    def concat(draw: st.DrawFn, site: BlockSite) -> Spec:
         branches = [Spec.of(nn.Identity), *(inner(draw, site, 2)[0] for _ in range(pick(draw, 1, 2)))]
         if draw(st.booleans()):
             branches = branches[1:]
         return Spec.of(Concat, *branches, **_dim(site))
 
-    def concat_itself(draw: st.DrawFn, site: Site) -> Spec:
+    def concat_itself(draw: st.DrawFn, site: BlockSite) -> Spec:
         return Spec.of(Concat, Spec.of(nn.Identity), Spec.of(nn.Identity), **_dim(site))
 
-    def split(draw: st.DrawFn, site: Site) -> Spec:
+    def split(draw: st.DrawFn, site: BlockSite) -> Spec:
         channels = site.shape.channels
         sizes, options = _pieces(draw, channels)
         add = len(set(sizes)) == 1 and pick(draw, False, False, True)
@@ -72,15 +72,15 @@ def compositions(chain: Chain) -> tuple[Production, ...]:
             options["add"] = True
         return Spec.of(SplitPaths, *paths, **options, **_dim(site))
 
-    def gated(draw: st.DrawFn, site: Site) -> Spec:
+    def gated(draw: st.DrawFn, site: BlockSite) -> Spec:
         body, shape = inner(draw, site, 2)
         return Spec.of(Gated, body, adapter(site.shape, shape.channels))
 
-    def twice(draw: st.DrawFn, site: Site) -> Spec:
+    def twice(draw: st.DrawFn, site: BlockSite) -> Spec:
         body, shape = inner(draw, site, 2)
         return Spec.of(Twice, sequential(body, adapter(shape, site.shape.channels)))
 
-    def both_ways(draw: st.DrawFn, site: Site) -> Spec:
+    def both_ways(draw: st.DrawFn, site: BlockSite) -> Spec:
         body, _ = inner(draw, site, 2)
         return Spec.of(BothWays, body, **_dim(site))
 
@@ -106,19 +106,19 @@ def adapter(shape: Shape, channels: int) -> Spec:
     return Spec.of(CONVOLUTION[len(shape.space)], shape.channels, channels, 1)
 
 
-def _squeeze_excite(draw: st.DrawFn, site: Site) -> Spec:
+def _squeeze_excite(draw: st.DrawFn, site: BlockSite) -> Spec:
     return Spec.of(SqueezeExcite, site.shape.channels, draw(st.integers(1, 4)))
 
 
-def _channel_conv_gate(draw: st.DrawFn, site: Site) -> Spec:
+def _channel_conv_gate(draw: st.DrawFn, site: BlockSite) -> Spec:
     return Spec.of(ChannelConvGate, 3)
 
 
-def _spatial_gate(draw: st.DrawFn, site: Site) -> Spec:
+def _spatial_gate(draw: st.DrawFn, site: BlockSite) -> Spec:
     return Spec.of(SpatialGate, 3)
 
 
-def _skip_level(draw: st.DrawFn, site: Site) -> Spec:
+def _skip_level(draw: st.DrawFn, site: BlockSite) -> Spec:
     return Spec.of(SkipLevel, site.shape.channels, draw(st.integers(2, 6)))
 
 
@@ -138,23 +138,23 @@ def _with_channels(shape: Shape, channels: int) -> Shape:
     return attrs.evolve(shape, sizes=(channels, *shape.sizes[1:]))
 
 
-def _dim(site: Site) -> dict[str, object]:
+def _dim(site: BlockSite) -> dict[str, object]:
     return {"dim": -1} if site.shape.layout == "tokens" else {}
 
 
-def _may_nest(site: Site) -> bool:
+def _may_nest(site: BlockSite) -> bool:
     return site.depth > 0
 
 
-def _may_double(site: Site) -> bool:
+def _may_double(site: BlockSite) -> bool:
     return site.shape.channels <= MOST_JOINED_CHANNELS // 2
 
 
-def _may_join(site: Site) -> bool:
+def _may_join(site: BlockSite) -> bool:
     return _may_nest(site) and _may_double(site)
 
 
-def _may_split(site: Site) -> bool:
+def _may_split(site: BlockSite) -> bool:
     return _may_nest(site) and site.shape.channels > 1
 
 

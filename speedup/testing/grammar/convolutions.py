@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from hypothesis import strategies as st
 from torch import nn
 
-from speedup.testing.grammar.site import MOST_CHANNELS, Production, Site, channel_counts, divisors, pick
+from speedup.testing.grammar.site import MOST_CHANNELS, BlockSite, Production, channel_counts, divisors, pick
 from speedup.testing.modules import FunctionalConv, StandardizedConv, WeightNormed
 from speedup.testing.spec import Spec
 
@@ -21,23 +21,23 @@ TRANSPOSED: Mapping[int, type[nn.Module]] = {
 Window = tuple[int, ...]
 
 
-def _dense(draw: st.DrawFn, site: Site) -> Spec:
+def _dense(draw: st.DrawFn, site: BlockSite) -> Spec:
     return _convolution(draw, site, groups=1, out=draw(channel_counts()))
 
 
-def _grouped(draw: st.DrawFn, site: Site) -> Spec:
+def _grouped(draw: st.DrawFn, site: BlockSite) -> Spec:
     groups = draw(st.sampled_from(divisors(site.shape.channels)[1:]))
     per_group = draw(st.integers(1, max(1, MOST_CHANNELS // groups)))
     return _convolution(draw, site, groups=groups, out=groups * per_group)
 
 
-def _depthwise(draw: st.DrawFn, site: Site) -> Spec:
+def _depthwise(draw: st.DrawFn, site: BlockSite) -> Spec:
     channels = site.shape.channels
     multiplier = pick(draw, 1, 1, 2) if channels <= MOST_CHANNELS else 1
     return _convolution(draw, site, groups=channels, out=channels * multiplier)
 
 
-def _convolution(draw: st.DrawFn, site: Site, groups: int, out: int) -> Spec:
+def _convolution(draw: st.DrawFn, site: BlockSite, groups: int, out: int) -> Spec:
     kernel, options = _geometry(draw, site)
     if groups > 1:
         options["groups"] = groups
@@ -46,7 +46,7 @@ def _convolution(draw: st.DrawFn, site: Site, groups: int, out: int) -> Spec:
     return Spec.of(CONVOLUTION[site.rank], site.shape.channels, out, kernel, **options)
 
 
-def _geometry(draw: st.DrawFn, site: Site) -> tuple[int | Window, dict[str, object]]:
+def _geometry(draw: st.DrawFn, site: BlockSite) -> tuple[int | Window, dict[str, object]]:
     """A kernel that fits without padding, and stride, dilation, padding, padding mode to go with it."""
     space = site.shape.space
     kernels = [kernel for kernel in _kernels(site.rank) if _fits(kernel, space)]
@@ -79,7 +79,7 @@ def _fits(kernel: Window, space: tuple[int, ...]) -> bool:
     return all(k <= size for k, size in zip(kernel, space, strict=True))
 
 
-def _transposed(draw: st.DrawFn, site: Site) -> Spec:
+def _transposed(draw: st.DrawFn, site: BlockSite) -> Spec:
     channels = site.shape.channels
     groups = draw(st.sampled_from(divisors(channels)))
     out = groups * draw(st.integers(1, max(1, MOST_CHANNELS // groups)))
@@ -94,27 +94,27 @@ def _transposed(draw: st.DrawFn, site: Site) -> Spec:
     return Spec.of(make, channels, out, pick(draw, 2, 3), padding=pick(draw, 0, 1), **options)
 
 
-def _functional(draw: st.DrawFn, site: Site) -> Spec:
+def _functional(draw: st.DrawFn, site: BlockSite) -> Spec:
     return Spec.of(FunctionalConv, site.shape.channels, draw(channel_counts()), pick(draw, 1, 3))
 
 
-def _standardized(draw: st.DrawFn, site: Site) -> Spec:
+def _standardized(draw: st.DrawFn, site: BlockSite) -> Spec:
     return Spec.of(StandardizedConv, site.shape.channels, draw(channel_counts()), 3, padding=1)
 
 
-def _weight_normed(draw: st.DrawFn, site: Site) -> Spec:
+def _weight_normed(draw: st.DrawFn, site: BlockSite) -> Spec:
     return Spec.of(WeightNormed, _dense(draw, site))
 
 
-def _is_splittable(site: Site) -> bool:
+def _is_splittable(site: BlockSite) -> bool:
     return site.shape.channels > 1
 
 
-def _is_image(site: Site) -> bool:
+def _is_image(site: BlockSite) -> bool:
     return site.shape.layout == "image"
 
 
-def _may_grow(site: Site) -> bool:
+def _may_grow(site: BlockSite) -> bool:
     return site.keep_space or 1 < max(site.shape.space) <= (6 if site.rank < 3 else 4)
 
 

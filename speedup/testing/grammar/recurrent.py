@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from hypothesis import strategies as st
 
-from speedup.testing.grammar.site import Production, Shape, Site, channel_counts, pick
+from speedup.testing.grammar.site import BlockSite, Production, Shape, channel_counts, pick
 from speedup.testing.modules import LastState, Recurrent, Stepped, Translator
 from speedup.testing.spec import Spec
 
@@ -27,16 +27,16 @@ def _options(draw: st.DrawFn) -> dict[str, object]:
     return options
 
 
-def _outputs(draw: st.DrawFn, site: Site) -> Spec:
+def _outputs(draw: st.DrawFn, site: BlockSite) -> Spec:
     return Spec.of(Recurrent, site.shape.channels, draw(channel_counts()), **_options(draw))
 
 
-def _translator(draw: st.DrawFn, site: Site) -> Spec:
+def _translator(draw: st.DrawFn, site: BlockSite) -> Spec:
     layers: dict[str, object] = {"layers": 2} if draw(st.booleans()) else {}
     return Spec.of(Translator, site.shape.channels, draw(channel_counts()), **_kind(draw), **layers)
 
 
-def _stepped(draw: st.DrawFn, site: Site) -> Spec:
+def _stepped(draw: st.DrawFn, site: BlockSite) -> Spec:
     bias: dict[str, object] = {} if draw(st.booleans()) else {"bias": False}
     return Spec.of(Stepped, site.shape.channels, draw(channel_counts()), **_kind(draw), **bias)
 

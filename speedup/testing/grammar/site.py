@@ -52,7 +52,7 @@ class Shape:
 
 
 @attrs.frozen
-class Site:
+class BlockSite:
     """The shape that a block will be given and what is asked of the block.
 
     `depth` is how deep composite blocks may still nest; with `keep_space` only the channels may
@@ -75,8 +75,8 @@ class Site:
 class Production:
     """One way to write a block: `draw` may be called where `fits` is true of the site."""
 
-    draw: Callable[[st.DrawFn, Site], Spec]
-    fits: Callable[[Site], bool] = lambda site: True
+    draw: Callable[[st.DrawFn, BlockSite], Spec]
+    fits: Callable[[BlockSite], bool] = lambda site: True
 
 
 @functools.lru_cache(maxsize=1 << 14)
@@ -91,7 +91,7 @@ def result_sizes(spec: Spec, sizes: tuple[int, ...]) -> tuple[int, ...]:
     return tuple(result.shape[1:])
 
 
-def draw_production(draw: st.DrawFn, productions: tuple[Production, ...], site: Site) -> Spec | None:
+def draw_production(draw: st.DrawFn, productions: tuple[Production, ...], site: BlockSite) -> Spec | None:
     """Draw one of the productions that fit the site, or None if none does."""
     fitting = [production for production in productions if production.fits(site)]
     if not fitting:
