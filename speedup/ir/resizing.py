@@ -18,6 +18,8 @@ from speedup.ir.graph import Graph, Op, Shape, Value, call_arguments
 from speedup.ir.operators import functional_form
 
 _RECURRENT = ("lstm", "gru", "rnn_")
+Unit = frozenset[tuple[int, int]]
+"""Dimensions of inputs, each by the input's number and its own."""
 _Meta = Mapping[int, Tensor | float]
 
 
@@ -46,6 +48,23 @@ def resized_shapes(graph: Graph, shapes: Sequence[Shape], wanted: Iterable[int])
             break
         tensors.update({r.index: t for r, t in zip(op.results, results, strict=False)})
     return {index: _shape(tensors[index]) for index in chosen if index in tensors}
+
+
+def units_of(shapes: Iterable[tuple[int, Shape]], first: int = 0) -> Mapping[Unit, int]:
+    """Dimensions of numbered inputs that may change together, from dimension `first` on, with their extent.
+
+    Those of one extent; of these, the same dimension of several inputs; and each by itself.
+    """
+    places: dict[int, list[tuple[int, int]]] = {}
+    for number, shape in shapes:
+        for dim in range(first, len(shape)):
+            places.setdefault(shape[dim], []).append((number, dim))
+    found = {frozenset(together): extent for extent, together in places.items()}
+    for extent, together in places.items():
+        for dim in dict.fromkeys(dim for _, dim in together):
+            found[frozenset(place for place in together if place[1] == dim)] = extent
+        found.update((frozenset({place}), extent) for place in together)
+    return found
 
 
 def _shape(found: Tensor | float) -> Shape:

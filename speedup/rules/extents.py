@@ -23,7 +23,7 @@ from speedup.ir.expressions import (
     with_traced_numbers,
 )
 from speedup.ir.graph import Graph, Op, Origin, Shape, Value
-from speedup.ir.resizing import resized_shapes
+from speedup.ir.resizing import Unit, resized_shapes, units_of
 from speedup.rules import Rules, rule_of
 from speedup.rules.contraction import describe_contraction
 
@@ -208,14 +208,14 @@ def _trials(graph: Graph) -> Iterator[tuple[Dim, bool]]:
         trial = _Trial(graph, [r.index for r in results])
         changed: set[Dim] = set()
         unsure: set[Dim] = set()
-        for unit in _units([(n, graph.inputs[n].shape) for n in inputs]):
-            found = trial.of(unit)
+        for unit, extent in units_of((n, graph.inputs[n].shape) for n in inputs).items():
+            found = trial.of(unit, extent)
             for value in results if found is not None else ():
                 measured = (found or {}).get(value.index)
-                for axis, extent in enumerate(value.shape):
+                for axis, before in enumerate(value.shape):
                     if measured is None:
                         unsure.add((value.index, axis))
-                    elif measured[axis] != extent:
+                    elif measured[axis] != before:
                         changed.add((value.index, axis))
         for dim in ((value.index, axis) for value in results for axis in range(value.ndim)):
             if dim in changed or dim not in unsure:
@@ -226,7 +226,6 @@ def _is_read_in(call: int, value: Value, graph: Graph) -> bool:
     return any(graph.call_of(reader) == call for reader in graph.readers[value.index])
 
 
-Place = tuple[int, int]
 _STEPS: Sequence[Callable[[int], int]] = (
     lambda n: 2 * n,
     lambda n: n + 1,
@@ -237,18 +236,6 @@ _STEPS: Sequence[Callable[[int], int]] = (
     lambda n: n // 2,
     lambda n: n // 3,
 )
-
-
-def _units(shapes: Sequence[tuple[int, Shape]]) -> Iterator[Mapping[Place, int]]:
-    """Dimensions of inputs that have one extent, first dimensions apart, and each alone, with that extent."""
-    groups: dict[tuple[bool, int], dict[Place, int]] = {}
-    for number, shape in shapes:
-        for dim, extent in enumerate(shape):
-            groups.setdefault((dim == 0, extent), {})[number, dim] = extent
-    for group in groups.values():
-        yield group
-        if len(group) > 1:
-            yield from ({place: extent} for place, extent in group.items())
 
 
 @frozen(eq=False)
@@ -266,7 +253,7 @@ class _Trial:
         found = resized_shapes(self.graph, [v.shape for v in self.graph.inputs], self.wanted)
         object.__setattr__(self, "runs", len(found) == len(self.wanted))
 
-    def of(self, unit: Mapping[Place, int]) -> Mapping[int, Shape] | None:
+    def of(self, unit: Unit, extent: int) -> Mapping[int, Shape] | None:
         """The shapes at another extent of `unit`, one at which most of the ops run.
 
         None where they all run at no other extent, and would not be others either.
@@ -274,7 +261,7 @@ class _Trial:
         best: Mapping[int, Shape] = {}
         is_same_way = self.runs
         for step in _STEPS:
-            if any(step(extent) < 1 for extent in unit.values()):
+            if step(extent) < 1:
                 continue
             shapes = [
                 tuple(step(n) if (number, dim) in unit else n for dim, n in enumerate(value.shape))

@@ -11,11 +11,9 @@ from torch import Tensor
 from speedup.ir.expressions import Guard, sizes_in
 from speedup.ir.graph import Graph, Shape
 from speedup.ir.inputs import Example, batch_size
-from speedup.ir.resizing import resized_shapes
+from speedup.ir.resizing import Unit, resized_shapes, units_of
 from speedup.tracing.questions import Question, constants_in, others_of, targets_of
 
-# Dimensions of inputs, each by the input's number and its own.
-Unit = frozenset[tuple[int, int]]
 # Elements of an input that is made up to be traced.
 LARGEST = 1 << 24
 _NEAR, _FURTHER = (1, -1), (2, -2, 3, 4, 5, 6, 7, 8)
@@ -83,20 +81,7 @@ def _units(example: Example) -> Iterator[tuple[Unit, int]]:
     """Dimensions of the inputs that may change together, with their extent."""
     shapes = shapes_of(example)
     has_batch = batch_size(example) is not None
-    places: dict[int, list[tuple[int, int]]] = {}
-    for number, shape in enumerate(shapes):
-        for dim, extent in enumerate(shape):
-            if not (has_batch and dim == 0):
-                places.setdefault(extent, []).append((number, dim))
-    for extent, together in places.items():
-        yield frozenset(together), extent
-    for extent, together in places.items():
-        if len(together) > 1:
-            # Of several inputs, the same dimension of all goes together too.
-            for dim in dict.fromkeys(dim for _, dim in together):
-                yield frozenset(place for place in together if place[1] == dim), extent
-            for place in together:
-                yield frozenset({place}), extent
+    yield from units_of(enumerate(shapes), 1 if has_batch else 0).items()
     if has_batch:
         batch = frozenset((number, 0) for number, shape in enumerate(shapes) if shape)
         yield batch, next(shape[0] for shape in shapes if shape)

@@ -347,3 +347,35 @@ def test_rounds_within_rounds_are_counted(width: int) -> None:
     for other in (1, 2, 3, 4, 6, 8, 9):
         x = torch.randn(3, 1, 4, other, dtype=torch.float64)
         torch.testing.assert_close(small(x), masked(x), rtol=1e-9, atol=1e-12)
+
+
+class TwoImages(nn.Module):
+    """Two images one beside the other, smoothed once for every four columns."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.left, self.right = nn.Conv2d(4, 6, 1), nn.Conv2d(4, 6, 1)
+        self.again, self.head = nn.Conv2d(12, 12, 1), nn.Linear(12, 2)
+
+    def forward(self, x: Tensor, y: Tensor) -> Tensor:
+        both = torch.cat([self.left(x), self.right(y)], 1)
+        for _ in range(both.shape[-1] // 4):
+            both = torch.relu(self.again(both))
+        return self.head(both.mean((2, 3)))
+
+
+def test_inputs_change_together_though_channels_are_as_many() -> None:
+    torch.manual_seed(0)
+    model, rows = TwoImages().double().eval(), torch.arange(12) > 3
+
+    def images(width: int, batch: int) -> tuple[Tensor, Tensor]:
+        x, y = torch.randn(2, batch, 4, 5, width, dtype=torch.float64)
+        return x, y
+
+    masks = {"again.weight": rows[:, None, None, None].expand(12, 12, 1, 1), "again.bias": rows}
+    small = materialize(plan_speedup(model, images(4, 1), masks))
+    masked = apply_masks(model, masks)
+    for width in (2, 4, 7, 8, 12):
+        for batch in (1, 3):
+            given = images(width, batch)
+            torch.testing.assert_close(small(*given), masked(*given), rtol=1e-9, atol=1e-12)
