@@ -24,16 +24,11 @@ from speedup.ir.expressions import (
     roots_in,
 )
 from speedup.torch_api import get_proxy_mode
+from speedup.tracing.frames import caller, users_frame
+from speedup.tracing.hidden import hints_of, is_calling_cached, is_message
 from speedup.tracing.numbers import number_type
 from speedup.tracing.record import Record
-from speedup.tracing.sinks import (
-    caller,
-    hints_of,
-    is_calling_cached,
-    is_message,
-    users_frame,
-    watched,
-)
+from speedup.tracing.sinks import watched
 
 META_KEY = "speedup"
 

@@ -11,7 +11,8 @@ from torch import nn
 
 from speedup.ir.callsites import Running
 from speedup.ir.expressions import Arithmetic, Expression, Guard, Root, SizeOf, Use, sizes_in
-from speedup.tracing.sinks import Hidden, hidden_use, place
+from speedup.tracing.frames import place
+from speedup.tracing.hidden import Hidden, hidden_use
 
 
 class Record:

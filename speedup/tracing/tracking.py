@@ -16,9 +16,9 @@ from speedup.ir.expressions import Arithmetic, Expression, SizeOf, evaluate_expr
 from speedup.modules.attributes import replace_integers
 from speedup.torch_api import CUSTOM, get_proxy_mode, get_proxy_slot, tree_leaves
 from speedup.tracing.adapting import ADAPTING
+from speedup.tracing.frames import users_frame
 from speedup.tracing.provenance import META_KEY, Tracked, plain_number, track
 from speedup.tracing.record import Record
-from speedup.tracing.sinks import users_frame
 
 
 def _flat_numbers(arguments: Any) -> Iterator[Any]:
