@@ -292,7 +292,7 @@ def test_source_of_a_case_of_several_calls_passes(keywords: bool) -> None:
 
 def test_small_model_that_is_wrong_at_other_sizes_alone_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
     library = importlib.import_module("speedup.tracing.islands")
-    monkeypatch.setattr(library, "explored", lambda *_: Exploration((), ()))
+    monkeypatch.setattr(library, "explore", lambda *_: Exploration((), ()))
     either = Spec.of(Either, Spec.of(nn.Linear, 6, 6), Spec.of(nn.Identity), "above", 1, 4)
     module = Spec.of(Net, Spec.of(nn.Linear, 3, 6), either, Spec.of(nn.Linear, 6, 2))
     network = Network((Input((4, 3)),), module, elsewhere=((Input((3, 3)),), (Input((7, 3)),)))
