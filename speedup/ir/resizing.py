@@ -50,7 +50,7 @@ def resized_shapes(graph: Graph, shapes: Sequence[Shape], wanted: Iterable[int])
     return {index: _shape(tensors[index]) for index in chosen if index in tensors}
 
 
-def units_of(shapes: Iterable[tuple[int, Shape]], first: int = 0) -> Mapping[Unit, int]:
+def changing_together(shapes: Iterable[tuple[int, Shape]], first: int = 0) -> Mapping[Unit, int]:
     """Dimensions of numbered inputs that may change together, from dimension `first` on, with their extent.
 
     Those of one extent; of these, the same dimension of several inputs; and each by itself.

@@ -23,7 +23,7 @@ from speedup.ir.expressions import (
     with_traced_numbers,
 )
 from speedup.ir.graph import Graph, Op, Origin, Shape, Value
-from speedup.ir.resizing import Unit, resized_shapes, units_of
+from speedup.ir.resizing import Unit, changing_together, resized_shapes
 from speedup.rules import Rules, rule_of
 from speedup.rules.contraction import describe_contraction
 
@@ -208,7 +208,7 @@ def _trials(graph: Graph) -> Iterator[tuple[Dim, bool]]:
         trial = _Trial(graph, [r.index for r in results])
         changed: set[Dim] = set()
         unsure: set[Dim] = set()
-        for unit, extent in units_of((n, graph.inputs[n].shape) for n in inputs).items():
+        for unit, extent in changing_together((n, graph.inputs[n].shape) for n in inputs).items():
             found = trial.of(unit, extent)
             for value in results if found is not None else ():
                 measured = (found or {}).get(value.index)

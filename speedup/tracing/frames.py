@@ -90,7 +90,7 @@ def evaluated_at(code: CodeType, offset: int) -> ast.expr | None:
 
 
 @lru_cache(maxsize=1024)
-def source_of(code: CodeType) -> ast.AST | None:
+def syntax_of(code: CodeType) -> ast.AST | None:
     """The source of the function with this code, parsed."""
     lines = linecache.getlines(code.co_filename)
     if not lines:

@@ -20,7 +20,7 @@ from attrs import frozen
 from torch import nn
 
 from speedup.torch_api import modules_of
-from speedup.tracing.frames import evaluated_at, is_library, source_of
+from speedup.tracing.frames import evaluated_at, is_library, syntax_of
 
 _DEPTH, _MOST_HINTS = 3, 8
 _LOOKUP, _UNREADABLE, _UNKNOWN = "a lookup", "code whose source is not at hand", "a function found by running"
@@ -45,7 +45,7 @@ class Hidden:
 
 def hidden_use(frame: FrameType) -> Hidden | None:
     """How the code of `frame`, which reads a size, may use it out of sight; None where it does not."""
-    tree = source_of(frame.f_code)
+    tree = syntax_of(frame.f_code)
     if tree is None:
         return Hidden(_UNREADABLE) if any(map(_may_hide, _names_in(frame))) else None
     how = _Reading(frame.f_globals, dict(frame.f_locals), _DEPTH).of(frame.f_code, (), ())
@@ -69,7 +69,7 @@ def _may_hide(named: Any) -> bool:
 
 def hints_of(frame: FrameType) -> tuple[int, ...]:
     """Numbers that stand in the code of `frame`, and the lengths and keys of what it looks up in."""
-    tree = source_of(frame.f_code)
+    tree = syntax_of(frame.f_code)
     found: dict[int, None] = {}
     dims = {id(node) for node in _dim_numbers(tree)} if tree is not None else ()
     for node in ast.walk(tree) if tree is not None else ():
@@ -137,7 +137,7 @@ class _Reading:
 
         `given` are its parameters that may hold something made from sizes, `numbers` those that are sizes.
         """
-        tree = source_of(code)
+        tree = syntax_of(code)
         if tree is None:
             return ""
         sized = _names_of(tree, given, _holds_size)
@@ -224,7 +224,7 @@ def _hidden_in(callee: Any) -> str:
 
 def is_message(frame: FrameType) -> bool:
     """Whether the line that `frame` is at only makes the words of an error."""
-    tree = source_of(frame.f_code)
+    tree = syntax_of(frame.f_code)
     offset = frame.f_lineno - frame.f_code.co_firstlineno + 1
     for node in ast.walk(tree) if isinstance(tree, ast.Module) else ():
         is_check = isinstance(node, ast.Assert | ast.Raise)

@@ -11,7 +11,7 @@ from torch import Tensor
 from speedup.ir.expressions import Guard, sizes_in
 from speedup.ir.graph import Graph, Shape
 from speedup.ir.inputs import Example, batch_size
-from speedup.ir.resizing import Unit, resized_shapes, units_of
+from speedup.ir.resizing import Unit, changing_together, resized_shapes
 from speedup.tracing.questions import Question, constants_in, others_of, targets_of
 
 # Elements of an input that is made up to be traced.
@@ -81,7 +81,7 @@ def _units(example: Example) -> Iterator[tuple[Unit, int]]:
     """Dimensions of the inputs that may change together, with their extent."""
     shapes = shapes_of(example)
     has_batch = batch_size(example) is not None
-    yield from units_of(enumerate(shapes), 1 if has_batch else 0).items()
+    yield from changing_together(enumerate(shapes), 1 if has_batch else 0).items()
     if has_batch:
         batch = frozenset((number, 0) for number, shape in enumerate(shapes) if shape)
         yield batch, next(shape[0] for shape in shapes if shape)
