@@ -8,7 +8,7 @@ from math import prod
 import torch
 from torch import Tensor
 
-from speedup.engine.constraints import Balanced, Constraint, Pinned
+from speedup.engine.constraints import Balanced, Constraint, Dim, Pinned
 from speedup.engine.keepsets import KeepSets
 from speedup.engine.lattice import (
     Fact,
@@ -23,7 +23,7 @@ from speedup.engine.lattice import (
 )
 from speedup.ir.edits import Edit
 from speedup.ir.graph import Op, Value
-from speedup.rules.absorption import absorbing_compensate, absorbing_couple
+from speedup.rules.absorption import absorbing_compensate, absorbing_couple, absorbing_destinations
 from speedup.rules.contraction import (
     contraction_known,
     contraction_live,
@@ -126,6 +126,11 @@ def product_couple(site: Site) -> Iterable[Constraint]:
 
 def product_compensate(site: Site, kept: KeepSets) -> Iterable[Edit]:
     return absorbing_compensate(site, kept) if is_contraction(site.op) else ()
+
+
+def product_destinations(site: Site, kept: KeepSets) -> Iterable[tuple[Dim, Tensor, str]]:
+    """Where a product with a weight has its dropped constants go."""
+    return absorbing_destinations(site, kept) if is_contraction(site.op) else ()
 
 
 def product_macs(op: Op, sizes: Sizes) -> int:
@@ -259,6 +264,7 @@ PRODUCT = Rule(
     known=product_known,
     live=product_live,
     compensate=product_compensate,
+    destinations=product_destinations,
     weight=WeightRule(matmul_product),
     macs=product_macs,
 )

@@ -201,3 +201,31 @@ def test_rule_of_a_products_operator_is_asked_not_its_name() -> None:
     model = Projected(FORMS["linear"])
     plan = plan_speedup(model, torch.randn(3, 4, dtype=torch.float64), {"w": mask}, rules=rules)
     assert plan.blocked == () and plan.report.portions == ()
+
+
+class Normed(nn.Module):
+    """Constants that only a running mean can take over, read by one form of product."""
+
+    def __init__(self, multiply: Callable[[Tensor, Tensor], Tensor], weight: Tensor) -> None:
+        super().__init__()
+        self.first, self.norm = nn.Linear(5, 6), nn.BatchNorm1d(4)
+        self.w, self.multiply = nn.Parameter(weight), multiply
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.norm(self.multiply(torch.relu(self.first(x)), self.w))
+
+
+@pytest.mark.parametrize("name", ["matmul", "linear"])
+def test_where_constants_go_is_told_of_every_product(name: str) -> None:
+    torch.manual_seed(0)
+    weight = torch.randn(4, 6)
+    form = {"matmul": lambda x, w: x @ w, "linear": nn.functional.linear}[name]
+    model = Normed(form, weight.t().clone() if name == "matmul" else weight).double().eval()
+    with torch.no_grad():
+        model.first.bias.fill_(0.5)
+    rows = torch.tensor([1, 0, 1, 1, 0, 1])
+    plan = plan_speedup(
+        model, torch.randn(3, 5, dtype=torch.float64), {"first.weight": rows[:, None].expand(6, 5)}
+    )
+    assert materialize(plan).get_parameter("first.weight").shape == (4, 5)
+    assert "folded into running mean norm.running_mean" in plan.explain("first")
