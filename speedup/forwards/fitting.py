@@ -17,10 +17,11 @@ from speedup.engine.constraints import Constraint, Pinned, Reason
 from speedup.forwards.attributes import reads, solve_numbers
 from speedup.forwards.native import fits, has_values, misplaced_blocks, wanted_arguments
 from speedup.forwards.rewriting import SourceRewriter
-from speedup.ir.expressions import Root, SizeOf, derived_in, evaluate_expression, roots_in
+from speedup.ir.expressions import Guard, Root, SizeOf, derived_in, evaluate_expression, roots_in, sizes_in
 from speedup.ir.graph import Op
 from speedup.lowerings import Alternative, Arguments, Lowering
 from speedup.rules import rule_of
+from speedup.rules.extents import Extents
 
 
 @frozen(eq=False)
@@ -103,11 +104,22 @@ def _is_touched(op: Op, analysis: Analysis) -> bool:
 
 
 def _flipped_guards(analysis: Analysis) -> Iterator[Pinned]:
+    """What has to stay so that comparisons come out, and counts are, as in the masked model at every size."""
     reason = Reason(None, "the forward compares this size and would take another branch")
-    for guard in analysis.graph.guards:
-        if evaluate_expression(guard.expression, analysis.lookup) != guard.outcome:
-            pins = _pinned_roots(roots_in(guard.expression), reason)
-            yield from (p for p in pins if not analysis.kept.is_full(p.dim))
+    graph, extents = analysis.graph, Extents(analysis.graph, analysis.rules)
+    for question in graph.questions:
+        cut = [r for r in roots_in(question.expression) if _is_cut(r, analysis)]
+        if not cut:
+            continue
+        number = evaluate_expression(question.expression, analysis.lookup)
+        flips = isinstance(question, Guard) and number != question.outcome
+        # Beside a size that follows the inputs it may do so at another one.
+        if flips or any(extents.varies(graph.values[s.value], s.dim) for s in sizes_in(question.expression)):
+            yield from _pinned_roots(cut, reason)
+
+
+def _is_cut(root: Root, analysis: Analysis) -> bool:
+    return isinstance(root, SizeOf) and not analysis.kept.is_full((root.value, root.dim))
 
 
 def _pinned_roots(roots: Iterable[Root], reason: Reason) -> Iterator[Pinned]:

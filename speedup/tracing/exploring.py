@@ -26,6 +26,7 @@ from speedup.rules.extents import Extents
 from speedup.tracing.merging import same_program
 from speedup.tracing.nearby import LARGEST, near_shapes, of_shapes, resized_example, shapes_of
 from speedup.tracing.questions import (
+    FEW_ROUNDS,
     Question,
     any_number,
     assumption,
@@ -40,7 +41,7 @@ from speedup.tracing.trace import Trace
 
 # Traces that are made besides those of the given calls; sizes of these that a model may refuse for one
 # question; sizes that are tried on paper for one question, for one of a variant, and in all.
-_MOST_TRACES, _MOST_REFUSALS, _MOST_TRIALS, _FEW_TRIALS, _MOST_IN_ALL = 12, 3, 32, 12, 128
+_MOST_TRACES, _MOST_REFUSALS, _MOST_TRIALS, _FEW_TRIALS, _MOST_IN_ALL = 14, 3, 32, 12, 128
 # Sizes that are traced for a question though it is not known what it would be there.
 _MOST_DOUBTFUL = 4
 # Traces that are made to see questions come out otherwise together, and how many ops these may have in all;
@@ -48,8 +49,6 @@ _MOST_DOUBTFUL = 4
 _MOST_COMBINED, _OPS_COMBINED, _MOST_CROSSED = 6, 2000, 8
 # Ops of these traces, of all together, that are never too many.
 _LEAST_OPS = 2000
-# Counts that are seen besides one more, one fewer and none.
-_FEW_ROUNDS = (1, 2, 3)
 # A model that has refused so many sizes and taken none is taken to insist on its own.
 _INSISTS = 6
 
@@ -221,7 +220,7 @@ class _Explorer:
             if min(counts) > 0:
                 yield lambda number: number <= 0
             # What is there after a round or two may be gone after more of them.
-            for few in _FEW_ROUNDS:
+            for few in FEW_ROUNDS:
                 if few not in seen:
                     yield lambda number, few=few: number == few  # type: ignore[misc]
         for target in targets_of(question):

@@ -200,6 +200,9 @@ class _Freezer:
                 given = node.kwargs.get(parameter.name, parameter.default_value)
                 arguments[parameter.name] = self.argument(given)
         fakes = node.meta.get("val")
+        if fakes is None and schema_of(target).returns:
+            # It raised an error, which the forward has caught.
+            return
         several = isinstance(fakes, list | tuple)
         found: list[Any] = list(fakes) if isinstance(fakes, list | tuple) else [fakes]
         held = tuple(self.result(f, node) for f in found)

@@ -22,7 +22,7 @@ from torch import nn
 from speedup.torch_api import modules_of
 from speedup.tracing.frames import evaluated_at, is_library, syntax_of
 
-_DEPTH, _MOST_HINTS = 3, 8
+_DEPTH, _MOST_HINTS = 3, 12
 _LOOKUP, _UNREADABLE, _UNKNOWN = "a lookup", "code whose source is not at hand", "a function found by running"
 _CONTAINERS = (list, tuple, dict, str, nn.ModuleList, nn.ModuleDict, nn.Sequential, nn.ParameterList)
 # Functions and classes of C that take an int for what it is.
@@ -78,14 +78,17 @@ def hints_of(frame: FrameType) -> tuple[int, ...]:
                 continue
             case ast.Constant(value=int() as number) if type(number) is int:
                 found[number] = None
+            case ast.Constant(value=str() as text) if text.isdecimal():
+                found[int(text)] = None
             case ast.Tuple(elts=parts) | ast.List(elts=parts) | ast.Set(elts=parts):
                 found[len(parts)] = None
             case ast.Subscript(value=base) | ast.Compare(comparators=[base]):
                 holder = _look_up(base, frame.f_locals, frame.f_globals)
                 if isinstance(holder, (*_CONTAINERS, set, frozenset)):
                     found[len(holder)] = None
-                    keys = holder if isinstance(holder, dict | set | frozenset) else ()
-                    found.update(dict.fromkeys(k for k in keys if type(k) is int))
+                    keys = holder if isinstance(holder, dict | set | frozenset | nn.ModuleDict) else ()
+                    told = [int(k) if isinstance(k, str) and k.isdecimal() else k for k in keys]
+                    found = {k: None for k in told if type(k) is int} | found
     return tuple(n for n in found if n > 0)[:_MOST_HINTS]
 
 

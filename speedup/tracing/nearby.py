@@ -8,11 +8,11 @@ from itertools import chain, combinations
 import torch
 from torch import Tensor
 
-from speedup.ir.expressions import Guard, sizes_in
+from speedup.ir.expressions import Guard, Use, sizes_in
 from speedup.ir.graph import Graph, Shape
 from speedup.ir.inputs import Example, batch_size
 from speedup.ir.resizing import Unit, changing_together, resized_shapes
-from speedup.tracing.questions import Question, constants_in, others_of, targets_of
+from speedup.tracing.questions import FEW_ROUNDS, Question, constants_in, is_count, others_of, targets_of
 
 # Elements of an input that is made up to be traced.
 LARGEST = 1 << 24
@@ -92,7 +92,8 @@ def _steps(extent: int, question: Question, graph: Graph) -> Iterator[int]:
     found: dict[int, None] = {}
     ratios = {max(1, round(extent / size)) for size in _numbers(question, graph) if 0 < size <= extent}
     constants = sorted({int(c) for c in constants_in(question.expression) if 0 < c < LARGEST})
-    for target in targets_of(question):
+    few = FEW_ROUNDS if isinstance(question, Use) and is_count(question) else ()
+    for target in (*targets_of(question), *few):
         found.update(dict.fromkeys(target * ratio for ratio in sorted(ratios or {1})))
     if others_of(question) > 1:
         found.update(dict.fromkeys((extent + 1, 2 * extent, extent // 2)))

@@ -134,9 +134,8 @@ def mark_opaque(item: Any, how: str = "") -> None:
                 # Different numbers give one.
                 expression, number = Arithmetic("trunc", (expression,)), int(number)
             frame = caller(1)
-            is_text = how == _TEXT
-            if not is_text or frame is None or not is_message(frame):
-                item.record.use(expression, number, how, frame, may_repeat=is_text)
+            if frame is not None and not (how == _TEXT and is_message(frame)):
+                item.record.use(expression, number, how, frame, may_repeat=True, hints=hints_of(frame))
 
 
 _TEXT = "text"
@@ -206,8 +205,10 @@ _METHODS: dict[str, Callable[..., Any]] = {
     **{
         f"__{r}{n}__": _marking_opaque(r + n)
         for r in ("", "r")
-        for n in ("lshift", "rshift", "and", "or", "xor", "divmod")
+        for n in ("lshift", "rshift", "and", "or", "xor")
     },
+    "__divmod__": lambda self, other: (self // other, self % other),
+    "__rdivmod__": lambda self, other: (other // self, other % self),
     "__bool__": _truth,
     **{f"__{n}__": _marking_opaque(n) for n in ("str", "repr", "format", "int", "float")},
     "__round__": _round,
@@ -247,7 +248,10 @@ def follow_numbers(record: Record) -> Iterator[None]:
         frame = caller(2)
         for argument in arguments:
             if isinstance(argument, Tracked):
-                record.use(argument.expression, plain_number(argument), how, frame, may_repeat=True)
+                hints = () if frame is None else hints_of(frame)
+                record.use(
+                    argument.expression, plain_number(argument), how, frame, may_repeat=True, hints=hints
+                )
 
     def compute(name: str, arguments: tuple[Any, ...]) -> Any:
         number = FUNCTIONS[name](*map(plain_number, arguments))

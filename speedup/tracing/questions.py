@@ -23,7 +23,9 @@ from speedup.ir.expressions import (
 from speedup.ir.graph import Graph
 
 Question = Guard | Use
-_MOST_TARGETS = 8
+_MOST_TARGETS = 12
+# Counts that are seen besides one more, one fewer and none.
+FEW_ROUNDS = (1, 2, 3)
 
 # Uses that say how often something runs: more, less and not at all are other programs.
 _COUNTS = frozenset({"range()", "as many tensors", "len()", "a repeated list"})
@@ -36,14 +38,18 @@ def is_count(use: Use) -> bool:
 
 def targets_of(question: Question) -> tuple[int, ...]:
     """Sizes that code which may do anything with a size is tried at."""
-    if not isinstance(question, Use) or not isinstance(question.expression, SizeOf):
-        return ()
-    if is_count(question) or not question.may_repeat:
+    if not isinstance(question, Use):
         return ()
     size, hints = question.number, question.hints
-    plain = (size + 1, size // 2, 2 * size, 1)
-    near = [n for hint in hints for n in (hint - 1, size - hint, size + hint)]
-    return tuple(n for n in dict.fromkeys((*plain, *hints, *near)) if n > 0 and n != size)[:_MOST_TARGETS]
+    if is_count(question):
+        # As many rounds that one is number `hint`, and that one is beyond it.
+        wanted = [n for hint in hints for n in (hint + 2, hint + 1, hint)]
+    elif isinstance(question.expression, SizeOf) and question.may_repeat:
+        near = [n for hint in hints for n in (hint - 1, hint + 1, size - hint, size + hint)]
+        wanted = [size + 1, size // 2, 2 * size, 1, *hints, *near]
+    else:
+        return ()
+    return tuple(n for n in dict.fromkeys(wanted) if n > 0 and n != size)[:_MOST_TARGETS]
 
 
 def outcome_of(question: Question, number: Any) -> bool | None:

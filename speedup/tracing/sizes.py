@@ -92,7 +92,12 @@ def _unfound(
         key = (op.calls[:1], place)
         seen[key] += 1
         yield Use(
-            expression, numbers[place][0], f"an argument of {op.name}", where=op.where, key=(key, seen[key])
+            expression,
+            numbers[place][0],
+            f"an argument of {op.name}",
+            True,
+            where=op.where,
+            key=(key, seen[key]),
         )
 
 

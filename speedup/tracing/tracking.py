@@ -17,6 +17,7 @@ from speedup.modules.attributes import replace_integers
 from speedup.torch_api import CUSTOM, get_proxy_mode, get_proxy_slot, tree_leaves
 from speedup.tracing.adapting import ADAPTING
 from speedup.tracing.frames import users_frame
+from speedup.tracing.hidden import hints_of
 from speedup.tracing.provenance import META_KEY, Tracked, plain_number, track
 from speedup.tracing.record import Record
 
@@ -58,6 +59,9 @@ _PARTS: Mapping[str, Callable[[SizeOf, Any], Expression]] = {
 _SHAPE = torch.Tensor.shape.__get__  # type: ignore[attr-defined]
 
 
+_SQUEEZES = frozenset({torch.squeeze, torch.Tensor.squeeze, torch.Tensor.squeeze_})
+
+
 # What says something about all sizes of a tensor together.
 _OF_ALL_SIZES: Mapping[Any, str] = {
     torch.Tensor.stride: "stride()",
@@ -96,6 +100,7 @@ class Tracking(TorchFunctionMode):
         if mode is None:
             return func(*args, **kwargs)
         self._count_parts(func, args, kwargs)
+        self._compare_with_one(func, args, kwargs)
         nodes = mode.tracer.graph.nodes
         last = next(iter(reversed(nodes)), None)
         notes = self._notes(func, args, kwargs)
@@ -152,7 +157,18 @@ class Tracking(TorchFunctionMode):
             expression = parts(SizeOf(root, axis), length)
             frame = users_frame(sys._getframe(2))
             number = evaluate_expression(expression, lambda size: args[0].shape[axis])
-            self.record.use(expression, number, "as many tensors", frame)
+            hints = () if frame is None else hints_of(frame)
+            self.record.use(expression, number, "as many tensors", frame, hints=hints)
+
+    def _compare_with_one(
+        self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> None:
+        """Note that a call takes away all dimensions of extent 1, which others may be at other sizes."""
+        if func not in _SQUEEZES or len(args) != 1 or kwargs or not isinstance(args[0], torch.Tensor):
+            return
+        root, frame = self._root(args[0]), users_frame(sys._getframe(2))
+        for dim, extent in enumerate(args[0].shape) if root is not None else ():
+            self.record.guard(Arithmetic("eq", (SizeOf(cast(int, root), dim), 1)), extent == 1, frame)
 
     def _hide(self, tensor: Any, how: str) -> None:
         """Note that something that follows from all sizes of a tensor is used."""
@@ -187,7 +203,8 @@ class Tracking(TorchFunctionMode):
         if func == torch.Tensor.__len__:
             if root is not None:
                 self.record.opaque_roots.append(SizeOf(root, 0))
-                self.record.use(SizeOf(root, 0), tensor.shape[0], "len()", frame)
+                hints = () if frame is None else hints_of(frame)
+                self.record.use(SizeOf(root, 0), tensor.shape[0], "len()", frame, hints=hints)
             return func(*args, **kwargs)
         total: Any = 1
         for extent in shape:

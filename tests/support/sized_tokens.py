@@ -531,6 +531,59 @@ class Positioned(Tokens):
         return torch.relu(self.p(y)) if length > 6 else y
 
 
+# What is asked of the features, in ways that leave the sight of comparisons.
+ASKED: Mapping[str, Callable[[Tensor], bool]] = {
+    "remainder by divmod": lambda y: divmod(y.shape[1], 4)[1] > 0,
+    "half as a float": lambda y: float(y.shape[1]) / 2 > 3.2,
+    "size in a tensor": lambda y: bool(torch.tensor(y.shape[1]) > 6),
+    "length of the first": lambda y: len(y[0]) > 6,
+    "size as text": lambda y: str(y.shape[1]) == "8",
+    "all elements": lambda y: y.numel() > 96,
+    "rank without ones": lambda y: y.mean(1, keepdim=True).squeeze().dim() == 2,
+}
+
+
+class Asked(Tokens):
+    """One of two layers, as a function of the features says."""
+
+    def __init__(self, ask: Callable[[Tensor], bool]) -> None:
+        super().__init__()
+        self.ask, self.p, self.r = ask, nn.Linear(WIDTH, WIDTH), nn.Linear(WIDTH, WIDTH)
+
+    def middle(self, y: Tensor, x: Tensor) -> Tensor:
+        y = torch.relu(y)
+        return torch.relu(self.p(y) if self.ask(y) else self.r(y))
+
+
+class Filed(Tokens):
+    """A layer for each length, in a table by its digits; then as many of three layers as there are tokens."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.table = nn.ModuleDict({str(n): nn.Linear(WIDTH, WIDTH) for n in range(1, 8)})
+        self.list = nn.ModuleList([nn.Linear(WIDTH, WIDTH) for _ in range(3)])
+
+    def middle(self, y: Tensor, x: Tensor) -> Tensor:
+        y = torch.relu(self.table[str(y.shape[1])](torch.relu(y)))
+        for layer, _ in zip(self.list, range(y.shape[1])):  # noqa: B905  the shorter decides
+            y = torch.relu(layer(y))
+        return y
+
+
+class Caught(Tokens):
+    """Positions for five tokens, which others go without: an error says so."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.vectors = nn.Parameter(torch.randn(5, WIDTH))
+
+    def middle(self, y: Tensor, x: Tensor) -> Tensor:
+        try:
+            return torch.relu(y) + self.vectors.expand_as(y)
+        except RuntimeError:
+            return torch.relu(y)
+
+
 class NormOfBatches(Tokens):
     """A norm that a batch of one goes without."""
 
@@ -684,6 +737,18 @@ TOKEN_CASES: Mapping[str, Sized] = {
         )
         for how in ("vectors", "counted", "numbered", "causal")
     },
+    **{
+        f"asked: {name}": _sized(partial(Asked, ask), constant={"p": (4, 6), "r": (3,)})
+        for name, ask in ASKED.items()
+    },
+    **{
+        f"asked: {name}, example of one": _sized(
+            partial(Asked, ask), constant={"p": (4, 6), "r": (3,)}, example_batch=1, batches=(1, 2, 3)
+        )
+        for name, ask in ASKED.items()
+    },
+    "layers by length": _sized(Filed, (7, 1, 2, 3, 4, 5, 6)),
+    "layers by length, example in the middle": _sized(Filed, (4, 1, 2, 3, 5, 6, 7)),
     "reduction tree, example of one token": _sized(Tree, (1, 2, 3, 5, 8), constant={"join": (0, 3)}),
     "gate over five tokens, example of seven": _sized(Gated, (7, 5, 4)),
 }

@@ -12,7 +12,7 @@ import torch
 from attrs import evolve
 from torch import Tensor, nn
 
-from speedup import apply_masks, materialize, plan_speedup
+from speedup import SpeedupError, apply_masks, materialize, plan_speedup
 from tests.support import sized_tokens, vision
 from tests.support.sized import MaskedRows, Sized, check_every_size, errors_by_size
 from tests.support.sized_images import IMAGE_CASES, TORCHVISION_CASES
@@ -379,3 +379,16 @@ def test_inputs_change_together_though_channels_are_as_many() -> None:
         for batch in (1, 3):
             given = images(width, batch)
             torch.testing.assert_close(small(*given), masked(*given), rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize("length", [5, 7])
+def test_an_error_that_the_forward_catches_is_no_raw_error(length: int) -> None:
+    torch.manual_seed(0)
+    model, rows = sized_tokens.Caught().double().eval(), torch.arange(8) > 1
+    masks = {"q.weight": rows[:, None].expand(8, 10), "q.bias": rows}
+    x = torch.randn(2, length, 6, dtype=torch.float64)
+    try:
+        small = materialize(plan_speedup(model, x, masks))
+    except SpeedupError:
+        return
+    torch.testing.assert_close(small(x), apply_masks(model, masks)(x), rtol=1e-9, atol=1e-12)
