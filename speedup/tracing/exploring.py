@@ -47,6 +47,8 @@ _MOST_DOUBTFUL = 4
 # Traces that are made to see questions come out otherwise together, and how many ops these may have in all;
 # sizes put together of those of two calls.
 _MOST_COMBINED, _OPS_COMBINED, _MOST_CROSSED = 6, 2000, 8
+# Ops that are run on paper, in all, to find sizes at which questions come out otherwise together.
+_PAPER_OPS = 200_000
 # Ops of these traces, of all together, that are never too many.
 _LEAST_OPS = 2000
 # A model that has refused so many sizes and taken none is taken to insist on its own.
@@ -140,6 +142,7 @@ class _Explorer:
         # Questions to which another answer led to another program.
         self.telling: set[Key] = set()
         self.trials = self.refusals = 0
+        self.paper_ops = _PAPER_OPS
         self.views: list[_View] = []
         # By trace, how its comparisons came out.
         self.outcomes: list[Mapping[Key, bool]] = []
@@ -168,6 +171,8 @@ class _Explorer:
                 f"{len(untried)} combinations of what is asked about sizes do not matter, such as at "
                 f"{places}; they were not tried"
             )
+        if self.paper_ops < 0:
+            words.append("what is asked about sizes does not matter together; not all sizes were looked at")
         return Exploration(tuple(self._different()), tuple(dict.fromkeys(words)))
 
     def _words(self, key: Key) -> str:
@@ -349,7 +354,11 @@ class _Explorer:
         more = islice(_unique(chain.from_iterable(zip_longest(*near))), most)
         candidates = dict.fromkeys((*view.paper.known, *self._crossed(view.call), *more))
         small = [c for c in candidates if max(prod(shape) for shape in c) <= LARGEST]
-        return sorted(small, key=lambda c: not view.paper.runs(c))
+        known = [c for c in small if c in view.paper.known]
+        new = [c for c in small if c not in view.paper.known]
+        affordable = max(self.paper_ops, 0) // max(len(view.paper.graph.ops), 1)
+        self.paper_ops -= len(new) * len(view.paper.graph.ops)
+        return sorted((*known, *new[:affordable]), key=lambda c: not view.paper.runs(c))
 
     def _crossed(self, call: int) -> Iterator[tuple[Shape, ...]]:
         """Sizes that two of the calls differ in from the example, put together."""

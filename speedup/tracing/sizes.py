@@ -27,7 +27,7 @@ from speedup.ir.expressions import (
     roots_in,
     sizes_in,
 )
-from speedup.ir.graph import Op
+from speedup.ir.graph import Op, Origin
 from speedup.torch_api import schema_of
 from speedup.tracing.record import Record
 
@@ -56,7 +56,8 @@ def attach_sizes(
     opaque: list[Root] = list(record.opaque_roots)
     uses: list[Use] = list(record.frozen_uses())
     seen: Counter[Any] = Counter()
-    for numbers, group in groupby(calls, key=lambda call: call.numbers):
+    for numbers, members in groupby(calls, key=lambda call: call.numbers):
+        group = list(members)
         tracked = {e for _, e in numbers if e is not None}
         found: set[Expression] = set()
         left = [(n, e) for n, e in numbers if e is not None]
@@ -66,7 +67,9 @@ def attach_sizes(
             found |= matched
         for expression in sorted(tracked - found, key=str):
             opaque.extend(roots_in(expression))
-            uses.extend(_unfound(ops[call.op], expression, numbers, seen))
+            # A tensor made of numbers holds these, and whatever is asked of it is out of sight.
+            is_made = any(v.origin is Origin.CONSTANT for one in group for v in ops[one.op].operands)
+            uses.extend(_unfound(ops[call.op], expression, numbers, seen, is_made))
     guards = tuple(
         evolve(guard, expression=expression)
         for guard in record.frozen_guards()
@@ -84,21 +87,15 @@ def attach_sizes(
 
 
 def _unfound(
-    op: Op, expression: Expression, numbers: tuple[Number, ...], seen: Counter[Any]
+    op: Op, expression: Expression, numbers: tuple[Number, ...], seen: Counter[Any], is_made: bool
 ) -> Iterator[Use]:
     """That the numbers of an expression went into a call and cannot be found in what came of it."""
     if next(sizes_in(expression), None) is not None:
         place = next(n for n, (_, e) in enumerate(numbers) if e == expression)
         key = (op.calls[:1], place)
         seen[key] += 1
-        yield Use(
-            expression,
-            numbers[place][0],
-            f"an argument of {op.name}",
-            True,
-            where=op.where,
-            key=(key, seen[key]),
-        )
+        how = f"an argument of {op.name}"
+        yield Use(expression, numbers[place][0], how, is_made, where=op.where, key=(key, seen[key]))
 
 
 def _rooted(expression: Expression, roots: Mapping[int, int]) -> Expression | None:

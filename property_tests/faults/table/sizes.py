@@ -77,7 +77,7 @@ FAULTS = (
         "tracing.merging",
         "[(op.target, op.owner, _plain(tuple(op.arguments.items()))) for op in graph.ops],",
         "[(op.target, op.owner) for op in graph.ops],",
-        sequences_of("float"),
+        sequences_of("lowest bit", "int of a float"),
     ),
     Fault(
         "sizes: what is known of a place holds at every size",
