@@ -47,8 +47,9 @@ _MOST_DOUBTFUL = 4
 # Traces that are made to see questions come out otherwise together, and how many ops these may have in all;
 # sizes put together of those of two calls.
 _MOST_COMBINED, _OPS_COMBINED, _MOST_CROSSED = 6, 2000, 8
-# Ops that are run on paper, in all, to find sizes at which questions come out otherwise together.
-_PAPER_OPS = 200_000
+# Ops that are run on paper, in all, to find sizes at which questions come out otherwise together: so many, or
+# so many times those of the calls that were given.
+_PAPER_OPS, _PAPER_RUNS = 3_000, 60
 # Ops of these traces, of all together, that are never too many.
 _LEAST_OPS = 2000
 # A model that has refused so many sizes and taken none is taken to insist on its own.
@@ -142,7 +143,8 @@ class _Explorer:
         # Questions to which another answer led to another program.
         self.telling: set[Key] = set()
         self.trials = self.refusals = 0
-        self.paper_ops = _PAPER_OPS
+        ops = sum(len(trace.graph.ops) for _, trace in traced)
+        self.paper_ops = max(_PAPER_OPS, _PAPER_RUNS * ops)
         self.views: list[_View] = []
         # By trace, how its comparisons came out.
         self.outcomes: list[Mapping[Key, bool]] = []
