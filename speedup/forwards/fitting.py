@@ -111,8 +111,8 @@ def _flipped_guards(analysis: Analysis) -> Iterator[Pinned]:
         cut = [r for r in roots_in(question.expression) if _is_cut(r, analysis)]
         if not cut:
             continue
-        number = evaluate_expression(question.expression, analysis.lookup)
-        flips = isinstance(question, Guard) and number != question.outcome
+        is_guard = isinstance(question, Guard)
+        flips = is_guard and evaluate_expression(question.expression, analysis.lookup) != question.number
         # Beside a size that follows the inputs it may do so at another one.
         if flips or any(extents.varies(graph.values[s.value], s.dim) for s in sizes_in(question.expression)):
             yield from _pinned_roots(cut, reason)
@@ -133,7 +133,7 @@ def _misfits_of(op: Op, analysis: Analysis) -> Iterator[Pinned]:
     reason = Reason(op.index, "the forward states this size as a number that cannot follow")
     if rule.moves is None or not rule.holds(analysis.sites[op.index], analysis.sizes, analysis.kept):
         yield from _pinned_roots(roots, reason)
-        yield from _pinned_whole(op, reason)
+        yield from pinned_whole(op, reason)
         return
     bad = misplaced_blocks(op, rule.moves, analysis.arguments(op), analysis)
     yield from _pinned_roots(roots, reason)
@@ -143,6 +143,7 @@ def _misfits_of(op: Op, analysis: Analysis) -> Iterator[Pinned]:
         yield from (Pinned((target.index, d), reason) for d in block.target)
 
 
-def _pinned_whole(op: Op, reason: Reason) -> Iterator[Pinned]:
+def pinned_whole(op: Op, reason: Reason) -> Iterator[Pinned]:
+    """Pins that keep all that the op touches."""
     for value in (*op.operands, *op.results):
         yield from (Pinned((value.index, d), reason) for d in range(value.ndim))

@@ -54,8 +54,9 @@ class Lowering(ABC):
         """Changes that make the source state it; None where it is written in a way that is too unusual."""
 
     def borrow(self, call: WrittenCall | None) -> tuple[str, ...]:
-        """The helpers that the new source of `call` names."""
-        return ()
+        """The helpers that the new source of `call` names: `torch` where the call's own name stands alone."""
+        stands_alone = call is not None and not isinstance(call.node.func, ast.Attribute)
+        return tuple(name for name in self.helpers if name != "torch" or stands_alone)
 
     @staticmethod
     def may_replace(old: ast.Call, new: ast.AST, agrees: Agrees) -> bool:

@@ -14,7 +14,7 @@ from torch import Tensor
 from speedup.ir.graph import Op
 from speedup.lowerings.comparing import calls_instead
 from speedup.lowerings.lowering import Agrees, Lowering, Written
-from speedup.lowerings.syntax import Change, WrittenCall, end_of, is_literal, last_name, start_of
+from speedup.lowerings.syntax import Change, end_of, is_literal, last_name, start_of
 
 
 @frozen
@@ -40,10 +40,6 @@ class MeanOfTotal(Lowering):
             written.call.renamed("sum"),
             Change(end, end, f" / {self.total})"),
         )
-
-    def borrow(self, call: WrittenCall | None) -> tuple[str, ...]:
-        """`torch`, where the function's name stands alone."""
-        return () if call is None or isinstance(call.node.func, ast.Attribute) else ("torch",)
 
     @staticmethod
     def may_replace(old: ast.Call, new: ast.AST, agrees: Agrees) -> bool:

@@ -15,7 +15,7 @@ from torch import Tensor
 from speedup.ir.graph import Op
 from speedup.lowerings.comparing import keywords_agree
 from speedup.lowerings.lowering import Agrees, Lowering, Written
-from speedup.lowerings.syntax import Change, WrittenCall, end_of, last_name, start_of
+from speedup.lowerings.syntax import Change, end_of, last_name, start_of
 
 
 def partial_layer_norm(
@@ -96,10 +96,6 @@ class PartialLayerNorm(Lowering):
             Change(start_of(call.node.func), end_of(call.node.func), "partial_layer_norm"),
             Change(max(inside), end_of(call.node), f", {told})"),
         )
-
-    def borrow(self, call: WrittenCall | None) -> tuple[str, ...]:
-        """The function above."""
-        return tuple(self.helpers)
 
     @staticmethod
     def may_replace(old: ast.Call, new: ast.AST, agrees: Agrees) -> bool:

@@ -14,7 +14,7 @@ from torch import Tensor
 from speedup.ir.graph import Op
 from speedup.lowerings.comparing import calls_instead
 from speedup.lowerings.lowering import Agrees, Lowering, Written
-from speedup.lowerings.syntax import Change, WrittenCall, end_of, last_name, start_of
+from speedup.lowerings.syntax import Change, end_of, last_name, start_of
 
 _PARTING = frozenset({"chunk", "unsafe_chunk", "tensor_split", "split", "unsafe_split"})
 
@@ -45,10 +45,6 @@ class SplitSizes(Lowering):
         prefix = ast.unparse(function.value) if isinstance(function, ast.Attribute) else "torch"
         head = Change(start_of(call.node), start_of(call.tensor), f"{prefix}.split(")
         return head, Change(end_of(call.tensor), end, f", {told})")
-
-    def borrow(self, call: WrittenCall | None) -> tuple[str, ...]:
-        """`torch`, where the function's name stands alone."""
-        return () if call is None or isinstance(call.node.func, ast.Attribute) else ("torch",)
 
     @staticmethod
     def may_replace(old: ast.Call, new: ast.AST, agrees: Agrees) -> bool:

@@ -23,10 +23,10 @@ from speedup.engine.constraints import Carrier, Constraint, Copied, Dim, Pinned,
 from speedup.engine.keepsets import solve_keep_sets
 from speedup.engine.lattice import Fact, any_along
 from speedup.errors import FixpointError
-from speedup.forwards.fitting import Feasibility, make_feasible
+from speedup.forwards.fitting import Feasibility, make_feasible, pinned_whole
 from speedup.forwards.rewriting import SourceRewriter
 from speedup.ir.expressions import SizeOf
-from speedup.ir.graph import Graph, Op, Origin, Shape, Value
+from speedup.ir.graph import Graph, Origin, Shape, Value
 from speedup.rules import Rules, rule_of
 from speedup.rules.site import Site
 
@@ -177,7 +177,7 @@ def constraints_of(graph: Graph, sites: Sequence[Site], rules: Rules) -> Iterabl
     for site in sites:
         yield from rule_of(site.op, rules).couple(site)
         if site.op.is_rigid:
-            yield from _pinned_whole(site.op, site.because("the call it is part of insists on its sizes"))
+            yield from pinned_whole(site.op, site.because("the call it is part of insists on its sizes"))
     out_of_sight = Reason(None, "the forward takes this size out of sight (float(), len(), range(), ...)")
     for root in graph.opaque_roots:
         if isinstance(root, SizeOf):
@@ -189,9 +189,4 @@ def _kept_modules(graph: Graph, names: tuple[str, ...]) -> Iterable[Pinned]:
         name = next((n for n in names if op.owner.path == n or op.owner.path.startswith(n + ".")), None)
         if name is not None:
             reason = Reason(op.index, f"keep={name!r} was asked for")
-            yield from _pinned_whole(op, reason)
-
-
-def _pinned_whole(op: Op, reason: Reason) -> Iterable[Pinned]:
-    for value in (*op.operands, *op.results):
-        yield from (Pinned((value.index, d), reason) for d in range(value.ndim))
+            yield from pinned_whole(op, reason)

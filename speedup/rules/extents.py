@@ -20,12 +20,12 @@ from speedup.ir.expressions import (
     derived_in,
     evaluate_expression,
     sizes_in,
-    with_traced_numbers,
 )
 from speedup.ir.graph import Graph, Op, Origin, Shape, Value
 from speedup.ir.resizing import Unit, changing_together, resized_shapes
 from speedup.rules import Rules, rule_of
 from speedup.rules.contraction import describe_contraction
+from speedup.rules.moves import moves_at
 
 _PRODUCTS = ("linear", "conv")
 STATED_SIZES = ("size", "shape", "sizes")
@@ -144,13 +144,8 @@ class Extents:
         others = [argument for name, argument in op.arguments.items() if name not in STATED_SIZES]
         if moves is None or any(self._known[s.value, s.dim] for a in others for s in _sizes_of(a)):
             return [True] * result.ndim
-        found = moves(
-            {n: with_traced_numbers(a) for n, a in op.arguments.items()},
-            [v.shape for v in op.operands],
-            [r.shape for r in op.results],
-        )
         varies = [False] * result.ndim
-        for index_map in found:
+        for index_map in moves_at(op, moves):
             if op.results[index_map.result] is result:
                 source = op.operands[index_map.operand]
                 gone = [d for b in index_map.blocks if not b.target and b.index is None for d in b.source]

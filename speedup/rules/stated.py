@@ -12,6 +12,7 @@ from speedup.engine.keepsets import KeepSets
 from speedup.engine.layout import restrict_index
 from speedup.ir.graph import Op
 from speedup.lowerings import Alternative, SplitSizes, TakeIndices
+from speedup.rules.moves import moves_at
 from speedup.rules.rule import Alternatives, Moves, Needs, Sizes
 from speedup.rules.site import Site
 
@@ -99,8 +100,7 @@ def as_indices(moves: Moves) -> Alternatives:
 
     def offer(site: Site, sizes: Sizes, kept: KeepSets) -> Iterable[Alternative]:
         op = site.op
-        arguments = {name: op[name] for name in op.arguments}
-        (index_map,) = moves(arguments, [v.shape for v in op.operands], [v.shape for v in op.results])
+        (index_map,) = moves_at(op, moves)
         found = [b for b in index_map.blocks if not b.is_plain]
         if len(found) != 1 or len(found[0].source) != 1 or len(found[0].target) != 1:
             return

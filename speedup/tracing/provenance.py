@@ -25,7 +25,7 @@ from speedup.ir.expressions import (
 )
 from speedup.torch_api import get_proxy_mode
 from speedup.tracing.frames import caller, users_frame
-from speedup.tracing.hidden import hints_of, is_calling_cached, is_message
+from speedup.tracing.hidden import is_calling_cached, is_message
 from speedup.tracing.numbers import number_type
 from speedup.tracing.record import Record
 from speedup.tracing.sinks import watched
@@ -134,8 +134,8 @@ def mark_opaque(item: Any, how: str = "") -> None:
                 # Different numbers give one.
                 expression, number = Arithmetic("trunc", (expression,)), int(number)
             frame = caller(1)
-            if frame is not None and not (how == _TEXT and is_message(frame)):
-                item.record.use(expression, number, how, frame, may_repeat=True, hints=hints_of(frame))
+            if frame is None or how != _TEXT or not is_message(frame):
+                item.record.use(expression, number, how, frame, may_repeat=True, hints=None)
 
 
 _TEXT = "text"
@@ -177,9 +177,7 @@ def _hash(self: Any) -> int:
     if frame is not None and is_calling_cached(frame):
         return hash((id(self.record), self.expression))
     if frame is not None and frame is sys._getframe(1):
-        self.record.use(
-            self.expression, plain_number(self), "a lookup", frame, may_repeat=True, hints=hints_of(frame)
-        )
+        self.record.use(self.expression, plain_number(self), "a lookup", frame, may_repeat=True, hints=None)
     return hash(plain_number(self))
 
 
@@ -248,9 +246,8 @@ def follow_numbers(record: Record) -> Iterator[None]:
         frame = caller(2)
         for argument in arguments:
             if isinstance(argument, Tracked):
-                hints = () if frame is None else hints_of(frame)
                 record.use(
-                    argument.expression, plain_number(argument), how, frame, may_repeat=True, hints=hints
+                    argument.expression, plain_number(argument), how, frame, may_repeat=True, hints=None
                 )
 
     def compute(name: str, arguments: tuple[Any, ...]) -> Any:

@@ -12,7 +12,7 @@ from torch import nn
 from speedup.ir.callsites import Running
 from speedup.ir.expressions import Arithmetic, Expression, Guard, Root, SizeOf, Use, sizes_in
 from speedup.tracing.frames import place
-from speedup.tracing.hidden import Hidden, hidden_use
+from speedup.tracing.hidden import Hidden, hidden_use, hints_of
 
 
 class Record:
@@ -53,12 +53,16 @@ class Record:
         frame: FrameType | None,
         *,
         may_repeat: bool = False,
-        hints: tuple[int, ...] = (),
+        hints: tuple[int, ...] | None = (),
     ) -> None:
-        """Note that the user's code in `frame` used a number out of sight."""
+        """Note that the user's code in `frame` used a number out of sight.
+
+        `hints` are numbers that may matter; None: those that stand in the code.
+        """
         if next(sizes_in(expression), None) is not None and frame is not None:
             where, key = self._place(frame)
-            self.uses.append(Use(expression, number, how, may_repeat, hints, where, key))
+            told = hints_of(frame) if hints is None else hints
+            self.uses.append(Use(expression, number, how, may_repeat, told, where, key))
 
     def read(self, sizes: Sequence[int], root: int, frame: FrameType | None) -> None:
         """Note that code reads the sizes of a tensor: if it may hide what it does with them, as used."""

@@ -17,7 +17,6 @@ from speedup.modules.attributes import replace_integers
 from speedup.torch_api import CUSTOM, get_proxy_mode, get_proxy_slot, tree_leaves
 from speedup.tracing.adapting import ADAPTING
 from speedup.tracing.frames import users_frame
-from speedup.tracing.hidden import hints_of
 from speedup.tracing.provenance import META_KEY, Tracked, plain_number, track
 from speedup.tracing.record import Record
 
@@ -157,8 +156,7 @@ class Tracking(TorchFunctionMode):
             expression = parts(SizeOf(root, axis), length)
             frame = users_frame(sys._getframe(2))
             number = evaluate_expression(expression, lambda size: args[0].shape[axis])
-            hints = () if frame is None else hints_of(frame)
-            self.record.use(expression, number, "as many tensors", frame, hints=hints)
+            self.record.use(expression, number, "as many tensors", frame, hints=None)
 
     def _compare_with_one(
         self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
@@ -203,8 +201,7 @@ class Tracking(TorchFunctionMode):
         if func == torch.Tensor.__len__:
             if root is not None:
                 self.record.opaque_roots.append(SizeOf(root, 0))
-                hints = () if frame is None else hints_of(frame)
-                self.record.use(SizeOf(root, 0), tensor.shape[0], "len()", frame, hints=hints)
+                self.record.use(SizeOf(root, 0), tensor.shape[0], "len()", frame, hints=None)
             return func(*args, **kwargs)
         total: Any = 1
         for extent in shape:

@@ -40,7 +40,7 @@ FAULTS = (
     Fault(
         "sizes: as many tensors come of a split at every size",
         "tracing.tracking",
-        'self.record.use(expression, number, "as many tensors", frame, hints=hints)',
+        'self.record.use(expression, number, "as many tensors", frame, hints=None)',
         "pass",
         sequences_of("recurrence over unbound tokens", "as many steps", "chunks with a rest"),
     ),
