@@ -23,6 +23,7 @@ from speedup.engine.constraints import (
     Mapped,
     Pinned,
     Reason,
+    Spanned,
     Unbroken,
 )
 from speedup.engine.keepsets import KeepSets, grow_keep_sets, solve_keep_sets
@@ -119,6 +120,17 @@ def _carrier(draw: st.DrawFn, extents: Mapping[Dim, int]) -> Carrier:
 
 
 @st.composite
+def _spanned(draw: st.DrawFn, extents: Mapping[Dim, int]) -> Spanned:
+    dim, rows = draw(st.sampled_from(list(extents))), draw(st.sampled_from(list(extents)))
+    extent = extents[dim]
+    groups = draw(_divisors([extent, extents[rows]]))
+    numbers = st.lists(st.sampled_from([-2.0, -0.01, 0.0, 1.0]), min_size=3, max_size=3)
+    profiles = torch.tensor(draw(st.lists(numbers, min_size=extent, max_size=extent)))
+    members = (profiles != 0).any(1)
+    return Spanned(dim, members, profiles, draw(st.booleans()), rows, groups, _CAUSE)
+
+
+@st.composite
 def _aligned(draw: st.DrawFn, extents: Mapping[Dim, int]) -> Aligned:
     dim, multiple = draw(st.sampled_from(list(extents))), draw(st.integers(1, 4))
     groups = draw(_divisors([extents[dim]]))
@@ -131,7 +143,7 @@ def _aligned(draw: st.DrawFn, extents: Mapping[Dim, int]) -> Aligned:
 
 
 _FORCED = (_equal, _pinned, _mapped, _whole)
-_CHOICES = (_balanced, _counted, _carrier, _aligned)
+_CHOICES = (_balanced, _counted, _carrier, _spanned, _aligned)
 
 
 @st.composite

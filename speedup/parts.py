@@ -56,8 +56,8 @@ class Subject:
     tensors on whose numbers the plan does not depend: with others in their place it holds all the same.
     `islands` are the modules that were traced, with their calls, if the model could not be as a whole;
     `computed` are the types that the forward computes in. `is_rehearsed` says that planning has already
-    traced the small model, without its weights, and found it as expected. `rules` and `keep` are what
-    planning was given; a plan that was read back knows neither.
+    traced the small model, without its weights, and found it as expected. `rules`, `keep` and `lowerings` are
+    what planning was given; a plan that was read back knows none of them.
     """
 
     model: nn.Module | None = None
@@ -72,6 +72,7 @@ class Subject:
     is_rehearsed: bool = False
     rules: Rules | None = None
     keep: tuple[str, ...] = ()
+    lowerings: frozenset[str] = frozenset()
 
     @property
     def calls(self) -> tuple[Example, ...]:

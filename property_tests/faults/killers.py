@@ -20,6 +20,8 @@ ANALYSES = "property_tests/test_analyses.py"
 FIXPOINT = "property_tests/test_fixpoint.py"
 LAWS = "property_tests/test_laws.py"
 ENGINE = "property_tests/test_keepsets.py"
+BORDERS = "tests/engine/test_borders.py"
+CARRIERS = "tests/planning/test_carriers.py"
 KEEPSETS = "tests/engine/test_keepsets.py"
 
 # An operator's rule against the operator itself, on generated operands.

@@ -50,6 +50,10 @@ class Analysis:
             return override
         return tuple(self.kept.count((value.index, d)) for d in range(value.ndim))
 
+    def known(self, value: Value) -> Tensor:
+        """Bool, compressed: which elements of `value` are the same for every input."""
+        return self.sites[0].known(value) if self.sites else self.facts[value.index].known
+
     def lookup(self, root: Root) -> Any:
         """What a size or an attribute is in the small model."""
         if isinstance(root, AttributeOf):

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from speedup.analyses.analysis import Analysis
-from speedup.engine.constraints import Carrier, Dim
+from speedup.engine.constraints import Carrier, Dim, Spanned
 from speedup.ir.expressions import Derived, sizes_in
 from speedup.ir.graph import Op, Value
 
@@ -43,7 +43,7 @@ def growing_dims(analysis: Analysis) -> frozenset[Dim]:
     neighbours: dict[Dim, list[tuple[Dim, ...]]] = {}
     coupling: set[int] = set()
     for constraint in analysis.constraints:
-        if len(constraint.dims) > 1 and not isinstance(constraint, Carrier):
+        if len(constraint.dims) > 1 and not isinstance(constraint, Carrier | Spanned):
             for dim in constraint.dims:
                 neighbours.setdefault(dim, []).append(constraint.dims)
             if constraint.reason.op is not None:

@@ -15,6 +15,7 @@ from speedup.engine.lattice import to_double
 from speedup.ir.edits import (
     AddToParameter,
     AdoptAttention,
+    CombineColumns,
     Edit,
     MergeColumns,
     ModuleEdit,
@@ -71,17 +72,23 @@ def _apply(edit: TensorEdit, tensor: Tensor) -> Tensor:
         case AddToParameter(_, delta, _):
             return (to_double(tensor) + delta.tensor.to(tensor.device)).to(tensor.dtype)
         case MergeColumns():
-            return _merge_columns(edit, tensor)
+            return _combine_columns(
+                edit, (edit.into,), torch.tensor(edit.factors, dtype=torch.float64), tensor
+            )
+        case CombineColumns():
+            return _combine_columns(edit, edit.into, edit.factors.tensor, tensor)
 
 
-def _merge_columns(edit: MergeColumns, tensor: Tensor) -> Tensor:
+def _combine_columns(
+    edit: MergeColumns | CombineColumns, into: tuple[int, ...], factors: Tensor, tensor: Tensor
+) -> Tensor:
     result = tensor.clone()
     part = result if edit.rows is None else result.narrow(0, edit.rows[0], edit.rows[1] - edit.rows[0])
-    columns = torch.tensor(edit.columns, device=tensor.device)
-    factors = torch.tensor(edit.factors, dtype=torch.float64, device=tensor.device)
-    carried = part.index_select(edit.dim, columns).double().movedim(edit.dim, -1) @ factors
-    target = part.select(edit.dim, edit.into)
-    target.copy_((target.double() + carried).to(tensor.dtype))
+    columns, targets = (torch.tensor(found, device=tensor.device) for found in (edit.columns, into))
+    carried = part.index_select(edit.dim, columns).double().movedim(edit.dim, -1) @ factors.to(tensor.device)
+    carried = carried.unsqueeze(edit.dim) if factors.ndim == 1 else carried.movedim(-1, edit.dim)
+    total = part.index_select(edit.dim, targets).double() + carried
+    part.index_copy_(edit.dim, targets, total.to(tensor.dtype))
     return result
 
 

@@ -37,6 +37,13 @@ Weights = Annotated[Path | None, typer.Option("--weights", help="State dict to l
 MaskFile = Annotated[str | None, typer.Option("--masks", help="Mask file; else zeros in the weights count.")]
 Keep = Annotated[list[str] | None, typer.Option("--keep", help="Module that must not change; repeatable.")]
 Align = Annotated[int | None, typer.Option("--align", min=1, help="Let widths be multiples of this.")]
+LoweringNames = Annotated[
+    str,
+    typer.Option(
+        "--lowerings",
+        help="What may be done so that more goes: auto, none, or names with commas between them.",
+    ),
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, for other programs.")]
 
 
@@ -48,6 +55,7 @@ def plan(
     masks: MaskFile = None,
     keep: Keep = None,
     align: Align = None,
+    lowerings: LoweringNames = "auto",
     explain: Annotated[str | None, typer.Option("--explain", help="Say why, for one module.")] = None,
     out: Annotated[Path | None, typer.Option("--out", help="Write the plan here, as JSON.")] = None,
     as_json: AsJson = False,
@@ -60,7 +68,7 @@ def plan(
     """
     with Steps(2).shown() as step:
         with step("reading the model"):
-            subject = read_plan_arguments(model, inputs, calls, weights, masks, keep, align)
+            subject = read_plan_arguments(model, inputs, calls, weights, masks, keep, align, lowerings)
         with step("planning"):
             made = subject.plan()
     if out is not None:
@@ -80,6 +88,7 @@ def compact_command(
     masks: MaskFile = None,
     keep: Keep = None,
     align: Align = None,
+    lowerings: LoweringNames = "auto",
     verify: Annotated[str, typer.Option("--verify", help="full, structure or none.")] = "full",
     as_json: AsJson = False,
 ) -> None:
@@ -92,7 +101,7 @@ def compact_command(
 
     with Steps(4).shown() as step:
         with step("reading the model"):
-            subject = read_plan_arguments(model, inputs, calls, weights, masks, keep, align)
+            subject = read_plan_arguments(model, inputs, calls, weights, masks, keep, align, lowerings)
         with step("planning"):
             made = subject.plan()
         with step("building and verifying"):
@@ -142,6 +151,7 @@ def report(
     masks: MaskFile = None,
     keep: Keep = None,
     align: Align = None,
+    lowerings: LoweringNames = "auto",
 ) -> None:
     """Write the plan as a page to look at (.html), or as a figure (.svg, .png, .pdf).
 
@@ -149,7 +159,7 @@ def report(
     """
     with Steps(3).shown() as step:
         with step("reading the model"):
-            subject = read_plan_arguments(model, inputs, calls, weights, masks, keep, align)
+            subject = read_plan_arguments(model, inputs, calls, weights, masks, keep, align, lowerings)
         with step("planning"):
             made = subject.plan()
         with step("drawing"):
@@ -167,6 +177,7 @@ def bench(
     align: Annotated[
         list[int] | None, typer.Option("--align", min=1, help="Alignments to compare; 1 is none.")
     ] = None,
+    lowerings: LoweringNames = "auto",
     threads: Annotated[
         int | None, typer.Option("--threads", min=1, help="Threads that torch may use.")
     ] = None,
@@ -180,7 +191,7 @@ def bench(
 
     with Steps(3).shown() as step:
         with step("reading the model"):
-            subject = read_plan_arguments(model, inputs, calls, weights, masks, keep, None)
+            subject = read_plan_arguments(model, inputs, calls, weights, masks, keep, None, lowerings)
         with step("planning"):
             made = subject.plan()
         with step("measuring"):

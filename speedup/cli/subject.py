@@ -12,6 +12,7 @@ from torch import nn
 from speedup.cli.examples import call_of, example_of
 from speedup.cli.references import model_of
 from speedup.plan import Plan
+from speedup.planning.choosing import Lowerings, resolve_lowerings
 from speedup.planning.planner import plan_speedup
 
 
@@ -25,11 +26,18 @@ class PlanArguments:
     masks: str | None
     keep: tuple[str, ...]
     align: int | None
+    lowerings: Lowerings
 
     def plan(self) -> Plan:
         """The plan; raises what `plan_speedup` raises."""
         return plan_speedup(
-            self.model, self.example, self.masks, others=self.others, keep=self.keep, align=self.align
+            self.model,
+            self.example,
+            self.masks,
+            others=self.others,
+            keep=self.keep,
+            align=self.align,
+            lowerings=self.lowerings,
         )
 
 
@@ -41,7 +49,9 @@ def read_plan_arguments(
     masks: str | None,
     keep: Sequence[str] | None,
     align: int | None,
+    lowerings: str,
 ) -> PlanArguments:
     """The subject that a command line names; inputs first, as reading them is quick."""
     example, others = example_of(inputs), tuple(call_of(text) for text in calls or ())
-    return PlanArguments(model_of(model, weights), example, others, masks, tuple(keep or ()), align)
+    wanted = resolve_lowerings(lowerings if lowerings in ("auto", "none") else lowerings.split(","))
+    return PlanArguments(model_of(model, weights), example, others, masks, tuple(keep or ()), align, wanted)

@@ -238,6 +238,83 @@ def carrier_of(family: Tensor, kept: Tensor, magnitude: Tensor) -> int | None:
 
 
 @frozen(eq=False)
+class Spanned:
+    """Dropped constant channels need kept ones of which they are sums of multiples.
+
+    `members` are those channels of `dim` that count, and `profiles` (channels, classes) what each is in every
+    class of positions. With `has_bias` multiples of 1 need no channel. `rows` is the dimension of the
+    results, as in `Carrier`: what a group reads counts only while some result of that group is kept.
+    """
+
+    dim: Dim
+    members: Tensor
+    profiles: Tensor
+    has_bias: bool
+    rows: Dim
+    groups: int
+    reason: Reason
+    is_choice: bool = field(default=True, init=False)
+
+    @property
+    def dims(self) -> tuple[Dim, ...]:
+        return (self.dim, self.rows)
+
+    def close(self, kept: Kept) -> Demand:
+        current, rows = kept(self.dim), kept(self.rows)
+        alive = rows.reshape(self.groups, -1).any(1)
+        for group in alive.nonzero().reshape(-1).tolist():
+            chosen = self.basis(group, current)
+            if bool((~current[chosen]).any()):
+                demand = torch.zeros_like(current)
+                demand[chosen] = True
+                yield self.dim, demand
+
+    def basis(self, group: int, kept: Tensor) -> Tensor:
+        """The channels of a group whose multiples make up all that `kept` drops; those not kept have to be.
+
+        Channels are taken one by one, each for what the ones before it leave of it. One that is kept anyway
+        is preferred unless that is less than `Carrier.RATIO` of the most that is left of any that is
+        dropped: multiples then stay small.
+        """
+        width = kept.numel() // self.groups
+        own = self.members[group * width : (group + 1) * width].nonzero().reshape(-1) + group * width
+        left = self.profiles[own].double()
+        tolerance = 64 * torch.finfo(torch.float64).eps * left.norm(dim=1)
+        if self.has_bias:
+            left = left - left.mean(1, keepdim=True)
+        stays, chosen = kept[own], torch.zeros(len(own), dtype=torch.bool)
+        for _ in range(min(len(own), left.shape[1] - self.has_bias)):
+            sizes = left.norm(dim=1)
+            open_ = ~stays & ~chosen & (sizes > tolerance)
+            if not bool(open_.any()):
+                break
+            dropped = torch.where(open_, sizes, 0.0)
+            usable = torch.where(stays & ~chosen, sizes, 0.0)
+            best = int(usable.argmax())
+            if usable[best] < Carrier.RATIO * dropped.max():
+                best = int(dropped.argmax())
+            chosen[best] = True
+            # Twice, so that what is left holds nothing of it but rounding.
+            for _ in range(2):
+                direction = left[best] / left[best].norm()
+                left = torch.where(chosen[:, None], left, left - (left @ direction)[:, None] * direction)
+        return own[chosen]
+
+    def factors(self, columns: Tensor, basis: Tensor) -> tuple[Tensor, Tensor]:
+        """(columns, basis) how many times each of `basis` each column is, and (columns,) how much more than
+        that, the same in every class.
+        """
+        known, wanted = self.profiles[basis].double(), self.profiles[columns].double()
+        if self.has_bias:
+            known = torch.cat([known, torch.ones(1, known.shape[1]).double()])
+        # Not lstsq, whose pivots and last digits are others in every call.
+        directions, upper = torch.linalg.qr(known.t())
+        found = torch.linalg.solve_triangular(upper, directions.t() @ wanted.t(), upper=True).t()
+        rest = found[:, -1] if self.has_bias else torch.zeros(len(columns)).double()
+        return found[:, : len(basis)], rest
+
+
+@frozen(eq=False)
 class Aligned:
     """Each of the dim's `groups` equal runs that is alive keeps as many indices as `wanted` says.
 
@@ -267,5 +344,5 @@ class Aligned:
         yield self.dim, (run | _first_missing(run, missing)).reshape(-1)
 
 
-Closure = Pinned | Mapped | Balanced | Counted | Copied | Unbroken | Carrier | Aligned
+Closure = Pinned | Mapped | Balanced | Counted | Copied | Unbroken | Carrier | Spanned | Aligned
 Constraint = Equal | Closure

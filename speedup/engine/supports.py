@@ -1,7 +1,7 @@
 """What made a constraint demand an index: for each, one index that was kept before it and asks for it.
 
-The kinds of constraints that demand something of their own accord (`Pinned`, `Carrier`, `Aligned`) have none:
-an explanation ends there. For the others the closure is read backwards, at the time of the demand:
+The kinds of constraints that demand something of their own accord (`Pinned`, `Carrier`, `Spanned`, `Aligned`)
+have none: an explanation ends there. For the others the closure is read backwards, at the time of the demand:
 `since(dim)[i]` says when index i came to be kept, 0 for what is needed anyway and `NEVER`.
 """
 
@@ -24,6 +24,7 @@ from speedup.engine.constraints import (
     Dim,
     Mapped,
     Pinned,
+    Spanned,
     Unbroken,
 )
 
@@ -46,7 +47,7 @@ def supports(closure: Closure, dim: Dim, wanted: Tensor, since: Since) -> Iterat
     `since` is NEVER for all that came to be kept with the demand or after it.
     """
     match closure:
-        case Pinned() | Carrier() | Aligned():
+        case Pinned() | Carrier() | Spanned() | Aligned():
             return
         case Mapped():
             yield from _of_mapped(closure, dim, wanted, since)

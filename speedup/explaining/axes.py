@@ -94,4 +94,4 @@ def _seeded(value: Value, dim: int, analysis: Analysis) -> Tensor:
     if seed is not None:
         return seed
     # The boundary pins its values whole; constants among them are not needed for their own sake.
-    return any_along(~analysis.facts[value.index].known, dim, value.shape[dim])
+    return any_along(~analysis.known(value), dim, value.shape[dim])

@@ -49,7 +49,7 @@ class Freed:
             # Whoever asks again on the way, which only a cycle of layouts could, gets no answer.
             self._constants[dim] = {}
             value = self.analysis.graph.values[dim[0]]
-            known = ~any_along(~self.analysis.facts[dim[0]].known, dim[1], value.shape[dim[1]])
+            known = ~any_along(~self.analysis.known(value), dim[1], value.shape[dim[1]])
             if bool(known.any()):
                 self._constants[dim] = _first_come(known, self._sources_of(value, dim))
         return self._constants[dim]
@@ -102,7 +102,7 @@ class Freed:
                 for value in data:
                     for axis in range(value.ndim):
                         if self._is_same((value.index, axis), dim):
-                            zero = zero & any_along(~self.analysis.facts[value.index].known, axis, extent)
+                            zero = zero & any_along(~self.analysis.known(value), axis, extent)
                 yield operand, zero
 
     def _droppers_of(self, value: Value, dim: Dim) -> Iterator[tuple[Step, Tensor]]:

@@ -189,7 +189,7 @@ def _possible(axis: Axis, analysis: Analysis, freed: Freed) -> Iterator[tuple[St
 
 def _own_columns(axis: Axis, analysis: Analysis, freed: Freed) -> Iterator[tuple[Step, Tensor]]:
     value, extent = analysis.graph.values[axis.dim[0]], analysis.kept[axis.dim].numel()
-    known = ~any_along(~analysis.facts[value.index].known, axis.dim[1], extent)
+    known = ~any_along(~analysis.known(value), axis.dim[1], extent)
     for step, indices in freed.dropped_by(axis.op, axis.dim):
         yield step, indices & ~known
 

@@ -71,6 +71,23 @@ class MergeColumns:
 
 
 @frozen
+class CombineColumns:
+    """Add to some columns of a weight multiples of others, before it is sliced.
+
+    `weight[rows, into[j]] += sum_i weight[rows, columns[i]] * factors[i, j]` along dimension `dim`; `rows`
+    limits it to the rows of one group.
+    """
+
+    name: str
+    dim: int
+    into: tuple[int, ...]
+    columns: tuple[int, ...]
+    factors: ConstantTensor
+    rows: tuple[int, int] | None
+    why: str
+
+
+@frozen
 class NewBias:
     """Give module `path`, which has none, the bias `value` (sliced length)."""
 
@@ -128,6 +145,6 @@ class AdoptAttention:
     path: str
 
 
-TensorEdit = Slice | SliceGroups | AddToParameter | MergeColumns
+TensorEdit = Slice | SliceGroups | AddToParameter | MergeColumns | CombineColumns
 ModuleEdit = NewBias | AdoptAttention | SetAttribute | RewriteForward
 Edit = TensorEdit | ModuleEdit

@@ -12,6 +12,7 @@ agree, so that aligned sets always contain those that are not.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from types import MappingProxyType
 
 from attrs import evolve, frozen
 from torch import Tensor
@@ -19,7 +20,8 @@ from torch import Tensor
 from speedup.analyses.alignment import Align, align_keep_sets, kernel_dims
 from speedup.analyses.analysis import Analysis
 from speedup.analyses.constants import settle_numbers
-from speedup.engine.constraints import Carrier, Constraint, Copied, Dim, Pinned, Reason
+from speedup.engine.borders import Bordered
+from speedup.engine.constraints import Carrier, Constraint, Copied, Dim, Pinned, Reason, Spanned
 from speedup.engine.keepsets import solve_keep_sets
 from speedup.engine.lattice import Fact, any_along
 from speedup.errors import FixpointError
@@ -39,22 +41,26 @@ def solve_coupling(
     rewriter: SourceRewriter,
     keep: Iterable[str] = (),
     align: Align | None = None,
+    borders: Mapping[int, Bordered] = MappingProxyType({}),
 ) -> Analysis:
     """The least keep-sets that the model's own forward can carry.
 
-    `rewriter` knows what the source can be made to say; `keep` names modules that must not change;
-    `align` says which widths the sets grow to.
+    `borders` are constants that differ near the ends of their axes, by value index; `rewriter` knows what the
+    source can be made to say; `keep` names modules that must not change; `align` says which widths the sets
+    grow to.
 
     Raises:
         FixpointError: the iteration does not settle (a rule is at fault).
         InputError: `align` is none, or returns something other than an integer.
     """
     graph = settle_numbers(graph, facts)
-    seeds = _seeds(graph, facts, lives)
+    sites = sites_of(graph, facts, lives, rules, borders)
+    seeds = _seeds(graph, sites)
     extents = extents_of(graph)
-    sites = sites_of(graph, facts, lives, rules)
     # A choice that names an index comes before those that only count, which that index may satisfy.
-    constraints = sorted(constraints_of(graph, sites, rules), key=lambda c: not isinstance(c, Carrier))
+    constraints = sorted(
+        constraints_of(graph, sites, rules), key=lambda c: not isinstance(c, Carrier | Spanned)
+    )
     constraints += _kept_modules(graph, tuple(keep))
     for dim in _copies(graph, constraints, rules):
         seeds.pop(dim, None)
@@ -116,12 +122,17 @@ def extents_of(graph: Graph) -> dict[Dim, int]:
 
 
 def sites_of(
-    graph: Graph, facts: tuple[Fact, ...], lives: tuple[Tensor, ...], rules: Rules
+    graph: Graph,
+    facts: tuple[Fact, ...],
+    lives: tuple[Tensor, ...],
+    rules: Rules,
+    borders: Mapping[int, Bordered] = MappingProxyType({}),
 ) -> tuple[Site, ...]:
     """Each op as its rule gets to see it."""
     layers = ((op, rule_of(op, rules).weight) for op in graph.ops)
     return tuple(
-        Site(graph, op, facts, lives, layer.settable_of(op), layer.takes_bias(op)) for op, layer in layers
+        Site(graph, op, facts, lives, layer.settable_of(op), layer.takes_bias(op), borders)
+        for op, layer in layers
     )
 
 
@@ -133,7 +144,7 @@ def boundary(graph: Graph) -> frozenset[int]:
     return frozenset(whole)
 
 
-def _seeds(graph: Graph, facts: Sequence[Fact], lives: Sequence[Tensor]) -> dict[Dim, Tensor | None]:
+def _seeds(graph: Graph, sites: Sequence[Site]) -> dict[Dim, Tensor | None]:
     """Per dimension, the indices that the model's boundary or a live Unknown element needs."""
     seeds: dict[Dim, Tensor | None] = {}
     whole = boundary(graph)
@@ -141,12 +152,13 @@ def _seeds(graph: Graph, facts: Sequence[Fact], lives: Sequence[Tensor]) -> dict
         if value.index in whole:
             seeds.update({(value.index, d): None for d in range(value.ndim)})
         elif not value.is_state:
-            seeds.update(_needed(value, facts[value.index], lives[value.index]))
+            # A graph without ops returns what it is given.
+            seeds.update(_needed(value, sites[0]))
     return seeds
 
 
-def _needed(value: Value, found: Fact, live: Tensor) -> Iterable[tuple[Dim, Tensor | None]]:
-    needed = live & ~found.known
+def _needed(value: Value, site: Site) -> Iterable[tuple[Dim, Tensor | None]]:
+    needed = site.live(value) & ~site.known(value)
     if needed.numel() == 1:
         return [((value.index, d), None) for d in range(value.ndim)] if bool(needed) else []
     if not bool(needed.any()):

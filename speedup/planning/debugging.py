@@ -69,7 +69,7 @@ def _of_op(op: Op, analysis: Analysis) -> str:
 
 
 def _of_value(value: Value, analysis: Analysis) -> Iterator[str]:
-    known, live = analysis.facts[value.index].known, analysis.sites[0].lives[value.index]
+    known, live = analysis.known(value), analysis.sites[0].lives[value.index]
     for dim, extent in enumerate(value.shape):
         kept = analysis.kept[(value.index, dim)]
         parts = {

@@ -10,14 +10,15 @@ import torch
 from attrs import evolve, frozen
 from torch import Tensor, nn
 
-from speedup.analyses import constants, liveness
+from speedup.analyses import borders, constants, liveness
 from speedup.analyses.alignment import Align, chooser
 from speedup.analyses.analysis import Analysis
 from speedup.building.expected import expected_trace
+from speedup.engine.borders import Bordered
 from speedup.engine.lattice import Fact
 from speedup.errors import NonFiniteWeightError, UnboundPlanError, UnknownModuleError
 from speedup.forwards.rewriting import SourceRewriter
-from speedup.ir.edits import AddToParameter, Edit, MergeColumns, NewBias, RewriteForward
+from speedup.ir.edits import AddToParameter, CombineColumns, Edit, MergeColumns, NewBias, RewriteForward
 from speedup.ir.graph import Graph, Origin
 from speedup.ir.inputs import Example, example_from, further_calls
 from speedup.masks import Masks, MaskSource, resolve_masks
@@ -25,6 +26,7 @@ from speedup.modules.fingerprints import Fingerprint, TensorFingerprint, fingerp
 from speedup.modules.plannable import require_plannable
 from speedup.parts import Expected, Subject
 from speedup.plan import Plan
+from speedup.planning.choosing import CARRIERS, Lowerings, resolve_lowerings
 from speedup.planning.coupling import solve_coupling
 from speedup.planning.editing import edits_of, solved_attributes
 from speedup.planning.rehearsal import rehearse
@@ -43,6 +45,7 @@ def plan_speedup(
     rules: Rules = STANDARD,
     keep: Sequence[str] = (),
     align: Align | None = None,
+    lowerings: Lowerings = "auto",
 ) -> Plan:
     """Plan the smallest model that computes what `model` with `masks` computes, in eval mode.
 
@@ -69,6 +72,8 @@ def plan_speedup(
             asked about every larger one on the way; less than that count counts as that, more than there
             are as all. Layers that do not shrink are not asked about. `Plan.report.alignment` says what
             it costs.
+        lowerings: what the plan may do so that masked channels go which coupling or borders would hold
+            back: "auto", what pays; "none"; or names of `LOWERINGS`.
 
     Raises:
         InputError, ModelError, MaskError, UnknownModuleError, NonFiniteWeightError: bad arguments.
@@ -79,9 +84,10 @@ def plan_speedup(
         require_plannable(model)
         if align is not None:
             chooser(align)
+        wanted = resolve_lowerings(lowerings)
         resolved = resolve_masks(model, masks)
         _check_modules(model, keep)
-        return _plan(Request(model, calls, resolved, rules, tuple(keep), align))
+        return _plan(Request(model, calls, resolved, rules, tuple(keep), align, wanted))
 
 
 def realign(plan: Plan, align: Align | None) -> Plan:
@@ -106,6 +112,7 @@ class Request:
     rules: Rules
     keep: tuple[str, ...]
     align: Align | None
+    lowerings: frozenset[str]
 
 
 @frozen(eq=False)
@@ -138,7 +145,7 @@ def request_of(plan: Plan) -> Request:
         )
     model, calls = subject.planned_model(), (subject.example, *subject.others)
     require_plannable(model)
-    return Request(model, calls, subject.masks, subject.rules, subject.keep, None)
+    return Request(model, calls, subject.masks, subject.rules, subject.keep, None, subject.lowerings)
 
 
 def find_solution(request: Request) -> Solution:
@@ -146,11 +153,11 @@ def find_solution(request: Request) -> Solution:
     found = survey(request.model, request.calls)
     traced = found.trace
     _check_finite(traced.graph, traced.tensors)
-    facts, lives = _analyse(traced.graph, traced.tensors, request)
+    findings = _analyse(traced.graph, traced.tensors, request)
     modules = dict(request.model.named_modules(remove_duplicate=False))
     rewriter = SourceRewriter(modules, request.keep)
     while True:
-        analysis = _couple(traced.graph, facts, lives, request, rewriter)
+        analysis = _couple(traced.graph, findings, request, rewriter)
         edits = tuple(edits_of(analysis, rewriter))
         expected = expected_trace(analysis, edits)
         numbers = frozenset(e.path for e in solved_attributes(analysis))
@@ -167,21 +174,24 @@ def find_solution(request: Request) -> Solution:
         )
 
 
-def _analyse(
-    graph: Graph, tensors: Mapping[str, Tensor], request: Request
-) -> tuple[tuple[Fact, ...], tuple[Tensor, ...]]:
+@frozen(eq=False)
+class _Findings:
+    """What is known of each value, of each element of it whether anything reads it, and what near borders."""
+
+    facts: tuple[Fact, ...]
+    lives: tuple[Tensor, ...]
+    borders: Mapping[int, Bordered]
+
+
+def _analyse(graph: Graph, tensors: Mapping[str, Tensor], request: Request) -> _Findings:
     facts = constants.find_constants(graph, tensors, request.masks, request.rules)
-    return facts, liveness.find_liveness(graph, facts, request.rules)
+    bordered = borders.find_borders(graph, facts, request.rules) if CARRIERS in request.lowerings else {}
+    return _Findings(facts, liveness.find_liveness(graph, facts, request.rules), bordered)
 
 
-def _couple(
-    graph: Graph,
-    facts: tuple[Fact, ...],
-    lives: tuple[Tensor, ...],
-    request: Request,
-    rewriter: SourceRewriter,
-) -> Analysis:
-    return solve_coupling(graph, facts, lives, request.rules, rewriter, request.keep, request.align)
+def _couple(graph: Graph, found: _Findings, request: Request, rewriter: SourceRewriter) -> Analysis:
+    facts, lives, rules = found.facts, found.lives, request.rules
+    return solve_coupling(graph, facts, lives, rules, rewriter, request.keep, request.align, found.borders)
 
 
 def _plan(request: Request) -> Plan:
@@ -208,6 +218,7 @@ def _plan(request: Request) -> Plan:
             is_rehearsed=bool(solution.changed),
             rules=request.rules,
             keep=request.keep,
+            lowerings=request.lowerings,
         ),
     )
 
@@ -228,13 +239,13 @@ def _value_independent(
     }
     read = {v.name for v in traced.graph.state if traced.graph.readers[v.index]}
     unread = frozenset(named) - read
-    if any(isinstance(edit, AddToParameter | MergeColumns | NewBias) for edit in edits):
+    if any(isinstance(edit, AddToParameter | CombineColumns | MergeColumns | NewBias) for edit in edits):
         return unread
     weights = {name for name in read if name in named and _is_weight(named[name].dtype)}
     # Of a tensor without data nothing is known.
     unknown = {name: t.to("meta") if name in weights else t for name, t in traced.tensors.items()}
-    facts, lives = _analyse(traced.graph, unknown, request)
-    again = edits_of(_couple(traced.graph, facts, lives, request, solution.rewriter), solution.rewriter)
+    findings = _analyse(traced.graph, unknown, request)
+    again = edits_of(_couple(traced.graph, findings, request, solution.rewriter), solution.rewriter)
     return unread | weights if tuple(again) == tuple(edits) else unread
 
 

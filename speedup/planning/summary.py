@@ -14,7 +14,15 @@ from speedup.analyses.analysis import Analysis
 from speedup.explaining.blockers import blockers_of
 from speedup.explaining.links import links_of
 from speedup.explaining.reasons import blocked_channels, find_withheld, portions
-from speedup.ir.edits import AddToParameter, AdoptAttention, Edit, MergeColumns, NewBias, RewriteForward
+from speedup.ir.edits import (
+    AddToParameter,
+    AdoptAttention,
+    CombineColumns,
+    Edit,
+    MergeColumns,
+    NewBias,
+    RewriteForward,
+)
 from speedup.ir.graph import Graph, Op, Origin, Shape, Value
 from speedup.ir.report import Alignment, Layer, Member, Misaligned, Report
 from speedup.planning.editing import compensations_of
@@ -185,7 +193,7 @@ def _notes(
     for one in missed:
         notes.setdefault(one.path, []).append(str(one))
     for edit in edits:
-        if isinstance(edit, AddToParameter | MergeColumns):
+        if isinstance(edit, AddToParameter | CombineColumns | MergeColumns):
             notes.setdefault(_holder(edit.name), []).append(edit.why)
         elif isinstance(edit, NewBias):
             notes.setdefault(edit.path, []).append(edit.why)

@@ -16,7 +16,17 @@ import torch
 from attrs import frozen
 from torch import Tensor
 
-from speedup.engine.constraints import Balanced, Carrier, Constraint, Copied, Dim, Mapped, Pinned, Unbroken
+from speedup.engine.constraints import (
+    Balanced,
+    Carrier,
+    Constraint,
+    Copied,
+    Dim,
+    Mapped,
+    Pinned,
+    Spanned,
+    Unbroken,
+)
 from speedup.engine.keepsets import KeepSets, solve_keep_sets
 
 
@@ -90,7 +100,7 @@ def units_of(
 
 
 def _follows_values(constraint: Constraint) -> bool:
-    return isinstance(constraint, Carrier) or (
+    return isinstance(constraint, Carrier | Spanned) or (
         isinstance(constraint, Pinned) and constraint.indices is not None
     )
 

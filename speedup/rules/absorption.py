@@ -8,7 +8,9 @@ contribution goes
 2. into a *carrier*: one kept constant channel, whose weights take over those of the channels
    that are multiples of it. Exact at every resolution, also under zero padding, where the
    contribution varies near the border;
-3. nowhere: the channel stays, with the reason.
+3. into a *basis*: a few kept constant channels, of which those that differ near the ends of
+   an axis are sums of multiples;
+4. nowhere: the channel stays, with the reason.
 """
 
 from __future__ import annotations
@@ -19,11 +21,20 @@ import torch
 from attrs import evolve, frozen
 from torch import Tensor
 
-from speedup.engine.constraints import Carrier, Constraint, Dim, Pinned, carrier_of
+from speedup.engine.constraints import Carrier, Constraint, Dim, Pinned, Spanned, carrier_of
 from speedup.engine.keepsets import KeepSets
 from speedup.engine.lattice import any_along, to_double
-from speedup.ir.edits import AddToParameter, ConstantTensor, Edit, MergeColumns, NewBias, SliceGroups
+from speedup.ir.edits import (
+    AddToParameter,
+    CombineColumns,
+    ConstantTensor,
+    Edit,
+    MergeColumns,
+    NewBias,
+    SliceGroups,
+)
 from speedup.ir.graph import Op, Origin, Value
+from speedup.rules.borders import convolve
 from speedup.rules.contraction import (
     CONVOLUTION,
     LINEAR,
@@ -57,14 +68,16 @@ class BiasTarget:
 class Compensation:
     """Constant channels of the data that count if dropped: which, how large, and what can take them over.
 
-    `profiles` are the channels' constants over positions, in all calls that share the weight one after the
-    other; `value` those at the first position. `by_bias`, `by_carrier` and `uncompensated` are disjoint bool
-    vectors over the data's channels. Of the ops that share the weight the one that `is_first` does it.
+    `profiles` are the channels' constants over positions or classes of positions, in all calls that share the
+    weight one after the other; `value` those at the first position. `by_bias`, `by_carrier`, `by_basis` and
+    `uncompensated` are disjoint bool vectors over the data's channels. Of the ops that share the weight the
+    one that `is_first` does it.
     """
 
     profiles: Tensor
     by_bias: Tensor
     by_carrier: Tensor
+    by_basis: Tensor
     uncompensated: Tensor
     families: tuple[Tensor, ...]
     bias_target: BiasTarget | None
@@ -143,10 +156,12 @@ class _Read:
     @classmethod
     def of(cls, site: Site) -> _Read:
         shape = describe_contraction(site.op)
-        data = site.fact(shape.data)
+        bordered, extent = site.bordered(shape.data), shape.data.shape[shape.axis]
         columns = read_columns(shape, site.fact(shape.weight), site.live(site.op.result))
-        known = ~any_along(~data.known, shape.axis, shape.data.shape[shape.axis])
-        return cls(columns, known, _profiles(shape, data.value))
+        known = ~any_along(~site.known(shape.data), shape.axis, extent)
+        if bordered is not None:
+            return cls(columns, known, bordered.constants(shape.axis, extent))
+        return cls(columns, known, _profiles(shape, site.fact(shape.data).value))
 
     @property
     def counts(self) -> Tensor:
@@ -155,7 +170,7 @@ class _Read:
 
 def _compensation(site: Site) -> Compensation | None:
     shape = describe_contraction(site.op)
-    if site.fact(shape.data).is_unknown or shape.is_depthwise:
+    if shape.is_depthwise or not _is_partly_known(site):
         return None
     together = _together(site, shape)
     sites = [site.at(op) for op in together or (site.op.index,)]
@@ -172,15 +187,25 @@ def _compensation(site: Site) -> Compensation | None:
     families: tuple[Tensor, ...] = ()
     by_carrier = torch.zeros_like(counts)
     # A carrier's factors are real numbers.
-    carries = usable and not profiles.is_complex()
-    if carries and bool(rest.any()) and site.counterparts(shape.weight):
+    carries = (
+        usable and not profiles.is_complex() and bool(rest.any()) and bool(site.counterparts(shape.weight))
+    )
+    if carries and not _has_borders(sites):
         by_carrier = rest
         families = tuple(_families(shape, profiles, rest))
-    compensating = (
-        one.op.index for one in sites if not one.fact(describe_contraction(one.op).data).is_unknown
-    )
-    is_first = next(compensating) == site.op.index
-    return Compensation(profiles, by_bias, by_carrier, rest & ~by_carrier, families, bias_target, is_first)
+    by_basis = rest & ~by_carrier if carries else by_carrier
+    left = rest & ~by_carrier & ~by_basis
+    is_first = next(one.op.index for one in sites if _is_partly_known(one)) == site.op.index
+    return Compensation(profiles, by_bias, by_carrier, by_basis, left, families, bias_target, is_first)
+
+
+def _is_partly_known(site: Site) -> bool:
+    data = describe_contraction(site.op).data
+    return not site.fact(data).is_unknown or site.bordered(data) is not None
+
+
+def _has_borders(sites: Iterable[Site]) -> bool:
+    return any(site.bordered(describe_contraction(site.op).data) is not None for site in sites)
 
 
 def _join_reads(reads: list[_Read]) -> tuple[Tensor, Tensor]:
@@ -243,6 +268,21 @@ def absorbing_couple(site: Site) -> Iterable[Constraint]:
         reason = site.because("a padded constant needs one channel to carry it")
         rows = (site.op.result.index, shape.result_axis)
         yield Carrier(dim, compensation.families, compensation.magnitude, rows, shape.groups, reason)
+    if bool(compensation.by_basis.any()):
+        yield _spanned(site, compensation)
+
+
+def _spanned(site: Site, compensation: Compensation) -> Spanned:
+    shape = describe_contraction(site.op)
+    return Spanned(
+        (shape.data.index, shape.axis),
+        compensation.by_basis,
+        compensation.profiles,
+        compensation.bias_target is not None,
+        (site.op.result.index, shape.result_axis),
+        shape.groups,
+        site.because("constants that differ near borders need a few channels to carry them"),
+    )
 
 
 def absorbing_compensate(site: Site, kept: KeepSets) -> Iterable[Edit]:
@@ -251,9 +291,13 @@ def absorbing_compensate(site: Site, kept: KeepSets) -> Iterable[Edit]:
     columns = kept[(shape.data.index, shape.axis)]
     compensation = None if bool(columns.all()) else compensation_of(site)
     if compensation is not None and compensation.is_first:
-        dropped = compensation.by_bias & ~columns
-        if compensation.bias_target is not None and bool(dropped.any()):
-            yield from _into_bias(site, shape, compensation, compensation.bias_target, dropped, kept)
+        combined = tuple(_into_basis(site, shape, compensation, columns))
+        zero = torch.zeros((), dtype=compensation.profiles.dtype)
+        constants = torch.where(compensation.by_bias & ~columns, compensation.value, zero)
+        constants = sum((rest for _, rest in combined), constants)
+        if compensation.bias_target is not None and bool((constants != 0).any()):
+            yield from _into_bias(site, shape, compensation.bias_target, constants, kept)
+        yield from (edit for edit, _ in combined)
         for family in compensation.families:
             if bool((family & ~columns).any()):
                 yield from _into_carrier(shape, compensation, family, columns)
@@ -280,20 +324,18 @@ def absorbing_destinations(site: Site, kept: KeepSets) -> Iterable[tuple[Dim, Te
                 family & ~columns,
                 f"channel {into} of what {site.op.owner.path or 'the forward'} reads",
             )
+    if bool(compensation.by_basis.any()):
+        words = f"a few channels of what {site.op.owner.path or 'the forward'} reads"
+        yield dim, compensation.by_basis & ~columns, words
 
 
 def _into_bias(
-    site: Site,
-    shape: Contraction,
-    compensation: Compensation,
-    bias_target: BiasTarget,
-    dropped: Tensor,
-    kept: KeepSets,
+    site: Site, shape: Contraction, bias_target: BiasTarget, constants: Tensor, kept: KeepSets
 ) -> Iterable[Edit]:
-    constants = torch.where(dropped, compensation.value, torch.zeros((), dtype=compensation.value.dtype))
+    """`constants` are what each dropped channel is, at every position; 0 of the others."""
     rows = kept[(site.op.result.index, shape.result_axis)]
     delta = row_sums(shape, site.fact(shape.weight), constants, rows) * bias_target.sign
-    why = f"{int(dropped.sum())} constant channels into {bias_target.words}"
+    why = f"{int((constants != 0).sum())} constant channels into {bias_target.words}"
     if bias_target.path is None:
         yield AddToParameter(bias_target.name, ConstantTensor(delta), why)
     else:
@@ -310,11 +352,7 @@ def _into_carrier(
     peak = int(profiles[into].abs().argmax())
     gone = (family & ~columns).nonzero().reshape(-1)
     factors = tuple(float(f) for f in profiles[gone, peak] / profiles[into, peak])
-    width = family.numel() // shape.groups
-    offset, rows = 0, None
-    if shape.groups > 1 and not shape.transposed:
-        group, height = into // width, shape.rows // shape.groups
-        offset, rows = group * width, (group * height, (group + 1) * height)
+    offset, rows = _place_of(shape, into)
     yield MergeColumns(
         shape.weight.name,
         shape.column_dim,
@@ -324,6 +362,42 @@ def _into_carrier(
         rows,
         f"{len(factors)} constant channels into channel {into}",
     )
+
+
+def _place_of(shape: Contraction, channel: int) -> tuple[int, tuple[int, int] | None]:
+    """Which channel of the data is column 0 of the rows that read `channel`, and which rows; None: all."""
+    if shape.groups == 1 or shape.transposed:
+        return 0, None
+    width, height = shape.data.shape[shape.axis] // shape.groups, shape.rows // shape.groups
+    group = channel // width
+    return group * width, (group * height, (group + 1) * height)
+
+
+def _into_basis(
+    site: Site, shape: Contraction, compensation: Compensation, columns: Tensor
+) -> Iterable[tuple[CombineColumns, Tensor]]:
+    """For each group of channels what its basis takes over, and (channels,) what is left of each beside that:
+    the same at every position.
+    """
+    spanned = _spanned(site, compensation)
+    width = columns.numel() // shape.groups
+    group_of = torch.arange(columns.numel()) // width
+    dropped = compensation.by_basis & ~columns
+    for group in sorted(set(group_of[dropped].tolist())):
+        gone = (dropped & (group_of == group)).nonzero().reshape(-1)
+        basis = spanned.basis(group, columns)
+        factors, rest = spanned.factors(gone, basis)
+        offset, rows = _place_of(shape, int(gone[0]))
+        edit = CombineColumns(
+            shape.weight.name,
+            shape.column_dim,
+            tuple((basis - offset).tolist()),
+            tuple((gone - offset).tolist()),
+            ConstantTensor(factors),
+            rows,
+            f"{len(gone)} constants that differ near borders into {len(basis)} channels",
+        )
+        yield edit, torch.zeros(columns.numel()).double().index_copy(0, gone, rest)
 
 
 def _slice_groups(shape: Contraction, kept: KeepSets, op: Op) -> Iterable[Edit]:
@@ -343,6 +417,8 @@ CONVOLVING = Rule(
     couple=absorbing_couple,
     known=contraction_known,
     live=contraction_live,
+    at_borders=convolve,
+    takes_borders=True,
     needs=lambda site, sizes, kept: contraction_needs(site.op, sizes),
     resize=contraction_resize,
     compensate=absorbing_compensate,

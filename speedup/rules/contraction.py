@@ -153,7 +153,7 @@ def contraction_known(op: Op, facts: Facts) -> tuple[Fact, ...]:
     data, weight = facts[op.operands.index(shape.data)], facts[op.operands.index(shape.weight)]
     reads = pattern(shape, weight)
     if data.is_unknown:
-        reached = _full(any_over(reads, [2]).squeeze(2), shape.groups, shape.rows)
+        reached = rows_where(shape, reads)
         if bool(reached.all()):
             return nothing_known(op, facts)
         total = torch.zeros(shape.rows, dtype=torch.float64)
@@ -161,12 +161,12 @@ def contraction_known(op: Op, facts: Facts) -> tuple[Fact, ...]:
         known, uniform, value = channel_state(shape, data)
         settled = known & uniform & ((value == 0) | (not shape.border))
         blocked = ~settled.reshape(shape.groups, 1, -1)
-        reached = _full(any_over(reads & blocked, [2]).squeeze(2), shape.groups, shape.rows)
+        reached = rows_where(shape, reads & blocked)
         usable = torch.where(settled, value, torch.zeros((), dtype=value.dtype))
         # Known reads go through known weights only.
         if not weight.is_all_known() and bool((settled & (value != 0)).any()):
             return nothing_known(op, facts)
-        asked = ~reached & _full(any_over(reads, [2]).squeeze(2), shape.groups, shape.rows)
+        asked = ~reached & rows_where(shape, reads)
         total = torch.zeros(shape.rows).double()
         if bool(usable.any()) and bool(asked.any()):
             total = row_sums(shape, weight, usable, asked)
@@ -178,9 +178,10 @@ def contraction_known(op: Op, facts: Facts) -> tuple[Fact, ...]:
     return (fact(vector(~reached, axis, ndim), vector(total.to(op.result.dtype), axis, ndim)),)
 
 
-def _full(tensor: Tensor, groups: int, extent: int) -> Tensor:
-    """A compressed (groups, per group) tensor as a vector of length `extent`."""
-    return tensor.expand(groups, extent // groups).reshape(-1)
+def rows_where(shape: Contraction, kernels: Tensor) -> Tensor:
+    """Bool vector over the rows: those of which any of `kernels` (groups, rows, columns) is True."""
+    found = any_over(kernels, [2]).squeeze(2)
+    return found.expand(shape.groups, shape.rows // shape.groups).reshape(-1)
 
 
 def read_columns(shape: Contraction, weight: Fact, live_result: Tensor) -> Tensor:
@@ -192,7 +193,7 @@ def read_columns(shape: Contraction, weight: Fact, live_result: Tensor) -> Tenso
         columns = weight.memo(key, lambda: any_over(reads, [1]).squeeze(1))
     else:
         columns = any_over(reads & rows, [1]).squeeze(1)
-    return _full(columns, shape.groups, shape.data.shape[shape.axis])
+    return columns.expand(shape.groups, shape.data.shape[shape.axis] // shape.groups).reshape(-1)
 
 
 def contraction_live(op: Op, facts: Facts, live: Lives) -> tuple[Tensor, ...]:
@@ -308,7 +309,7 @@ def contraction_product(site: Site) -> Product | None:
         ((shape.result_axis, row_dim),),
         ((shape.axis, None if shape.groups > 1 else shape.column_dim),),
         shape.is_depthwise,
-        lambda weight: ~_full(any_over(pattern(shape, weight), [2]).squeeze(2), shape.groups, shape.rows),
+        lambda weight: ~rows_where(shape, pattern(shape, weight)),
         1 if shape.is_depthwise else shape.groups,
     )
 

@@ -25,6 +25,7 @@ from speedup.engine.lattice import (
 )
 from speedup.ir.expressions import Derived
 from speedup.ir.graph import Op
+from speedup.rules.borders import channel_by_channel
 from speedup.rules.pointwise import couple_elements
 from speedup.rules.rule import Facts, Lives, Rule, Sizes, equal, named_fact, nothing_known, pinned, reason_for
 from speedup.rules.site import Site
@@ -189,6 +190,7 @@ RULES: dict[str, Rule] = {
         couple=batch_norm_couple,
         known=batch_norm_known,
         live=batch_norm_live,
+        at_borders=channel_by_channel(batch_norm_known),
         weight=_BY_FEATURE,
         is_local=True,
     ),

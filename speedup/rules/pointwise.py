@@ -6,12 +6,14 @@ from collections.abc import Iterable
 from types import MappingProxyType
 
 import torch
+from attrs import evolve
 from torch import Tensor, nn
 
 from speedup.engine.constraints import Constraint
 from speedup.engine.lattice import Fact, constant, fact, fold_to, indicator, vector
 from speedup.ir.evaluation import evaluate
 from speedup.ir.graph import Op, Value
+from speedup.rules.borders import channel_by_channel, element_by_element
 from speedup.rules.kept import keeping
 from speedup.rules.rule import Facts, Lives, Rule, Sizes, equal, nothing_known, reason_for
 from speedup.rules.site import Site
@@ -199,11 +201,17 @@ ELEMENTWISE = Rule(
     couple=elementwise_couple,
     known=elementwise_known,
     live=elementwise_live,
+    at_borders=element_by_element(elementwise_known),
     reads_numbers=True,
 )
 _RANDOM = keeping("draws a random number for each element")
 PRODUCT = Rule(
-    is_local=True, couple=elementwise_couple, known=multiply_known, live=multiply_live, reads_numbers=True
+    is_local=True,
+    couple=elementwise_couple,
+    known=multiply_known,
+    live=multiply_live,
+    at_borders=element_by_element(multiply_known),
+    reads_numbers=True,
 )
 
 
@@ -218,21 +226,33 @@ RULES: dict[str, Rule] = {
     **{f"special_{name}": ELEMENTWISE for name in _SPECIAL},
     "mul": PRODUCT,
     "multiply": PRODUCT,
-    "where": Rule(
-        is_local=True, couple=elementwise_couple, known=elementwise_known, live=where_live, reads_numbers=True
-    ),
+    "where": evolve(ELEMENTWISE, live=where_live),
     "masked_fill": Rule(
         is_local=True,
         couple=elementwise_couple,
         known=masked_fill_known,
         live=masked_fill_live,
+        at_borders=element_by_element(masked_fill_known),
         reads_numbers=True,
     ),
     **{
-        name: Rule(is_local=True, couple=dropout_couple, known=dropout_known, live=elementwise_live)
+        name: Rule(
+            is_local=True,
+            couple=dropout_couple,
+            known=dropout_known,
+            live=elementwise_live,
+            at_borders=element_by_element(dropout_known),
+        )
         for name in _DROPOUT
     },
-    "prelu": Rule(is_local=True, couple=prelu_couple, known=prelu_known, live=prelu_live, weight=_SLOPES),
+    "prelu": Rule(
+        is_local=True,
+        couple=prelu_couple,
+        known=prelu_known,
+        live=prelu_live,
+        at_borders=channel_by_channel(prelu_known),
+        weight=_SLOPES,
+    ),
     "_prelu_kernel": ELEMENTWISE,
     **{
         n: Rule(

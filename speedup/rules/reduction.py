@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from functools import reduce
 from math import prod
 from operator import or_
@@ -10,6 +10,7 @@ from operator import or_
 import torch
 from torch import Tensor
 
+from speedup.engine.borders import Bordered
 from speedup.engine.constraints import Constraint, Pinned
 from speedup.engine.keepsets import KeepSets
 from speedup.engine.lattice import (
@@ -26,6 +27,7 @@ from speedup.engine.lattice import (
 from speedup.ir.evaluation import evaluate
 from speedup.ir.graph import Op
 from speedup.lowerings import Alternative, MeanOfTotal
+from speedup.rules.borders import average
 from speedup.rules.rule import (
     Facts,
     Lives,
@@ -158,6 +160,11 @@ def mean_of_total(site: Site, sizes: Sizes, kept: KeepSets) -> Iterable[Alternat
     yield Alternative(MeanOfTotal(site.op.operands[0].shape[dim]), cost=prod(sizes(site.op.result)))
 
 
+def _mean_at_borders(op: Op, found: Sequence[Bordered | Fact]) -> Bordered | None:
+    """The mean over one dimension may lose some of it, which would mix otherwise."""
+    return average(_dims)(op, found) if len(_dims(op)) > 1 else None
+
+
 def along_known(op: Op, facts: Facts) -> tuple[Fact, ...]:
     """Softmax, scans, sorts: known where everything along the dimension is.
 
@@ -226,7 +233,7 @@ def _averages_only_inside(op: Op) -> bool:
     return not op.get("count_include_pad", False) or not (_padded(op) or op.get("ceil_mode", False))
 
 
-def _pool(rank: int, keeps_constants: Callable[[Op], bool]) -> Rule:
+def _pool(rank: int, keeps_constants: Callable[[Op], bool], *, averages: bool = False) -> Rule:
     def known(op: Op, facts: Facts) -> tuple[Fact, ...]:
         return _pool_known(op, facts, rank, keeps_constants)
 
@@ -242,7 +249,10 @@ def _pool(rank: int, keeps_constants: Callable[[Op], bool]) -> Rule:
         for value in (data, *op.results):
             yield from pinned(value, _space(op, rank), reason)
 
-    return Rule(couple=couple, known=known, live=live)
+    def at_borders(op: Op, found: Sequence[Bordered | Fact]) -> Bordered | None:
+        return average(lambda op: _space(op, rank))(op, found) if averages and keeps_constants(op) else None
+
+    return Rule(couple=couple, known=known, live=live, at_borders=at_borders)
 
 
 def _always(op: Op) -> bool:
@@ -258,6 +268,7 @@ MEAN = Rule(
     live=reduce_live,
     holds=_mean_holds,
     alternatives=any_of(mean_of_total, keep_instead(reduce_couple)),
+    at_borders=_mean_at_borders,
 )
 SUM = Rule(couple=sum_couple, known=counting_known, live=reduce_live)
 ALONG = Rule(couple=along_couple, known=along_known, live=along_live)
@@ -297,8 +308,8 @@ RULES: dict[str, Rule] = {
     **dict.fromkeys(_ALONG, ALONG),
     **{f"max_pool{n}d": _pool(n, _always) for n in (1, 2, 3)},
     **{f"max_pool{n}d_with_indices": _pool(n, _always) for n in (2, 3)},
-    **{f"avg_pool{n}d": _pool(n, _averages_only_inside) for n in (1, 2, 3)},
-    **{f"adaptive_avg_pool{n}d": _pool(n, _always) for n in (1, 2, 3)},
+    **{f"avg_pool{n}d": _pool(n, _averages_only_inside, averages=True) for n in (1, 2, 3)},
+    **{f"adaptive_avg_pool{n}d": _pool(n, _always, averages=True) for n in (1, 2, 3)},
     **{f"adaptive_max_pool{n}d": _pool(n, _always) for n in (1, 2, 3)},
-    **{name: _pool(rank, _always) for name, rank in _UPSAMPLES.items()},
+    **{name: _pool(rank, _always, averages=True) for name, rank in _UPSAMPLES.items()},
 }

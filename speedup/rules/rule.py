@@ -13,6 +13,7 @@ from typing import Any, Literal, Protocol, TypeVar
 from attrs import frozen
 from torch import Tensor
 
+from speedup.engine.borders import Bordered
 from speedup.engine.constraints import Constraint, Dim, Equal, Pinned, Reason
 from speedup.engine.keepsets import KeepSets
 from speedup.engine.lattice import Fact, indicator, spread, unknown
@@ -32,6 +33,7 @@ Sizes = Callable[[Value], Shape]
 Needs = Callable[["Site", Sizes, KeepSets], Mapping[str, Any]]
 Alternatives = Callable[["Site", Sizes, KeepSets], Iterable[Alternative]]
 Destinations = Callable[["Site", KeepSets], Iterable[tuple[Dim, Tensor, str]]]
+AtBorders = Callable[[Op, Sequence[Bordered | Fact]], Bordered | None]
 Moves = Callable[[Mapping[str, Any], Sequence[Shape], Sequence[Shape]], tuple[IndexMap, ...]]
 
 
@@ -123,6 +125,9 @@ class Rule:
         couple: constraints between the keep-sets of the op's operands and results.
         known: facts of the results, one per result, in the results' compressed rank.
         live: bool tensors, one per operand, in the operand's compressed rank.
+        at_borders: what is known of the result where it differs near the ends of an axis, from what is known
+            of the operands. None where it cannot be told: the operands then count as Unknown.
+        takes_borders: whether `couple` and `compensate` see to operands that differ near the ends of an axis.
         moves: for layout operators, the index maps at given arguments and shapes.
         needs: arguments that the op must have at new sizes, where they differ from now.
         holds: whether some arguments let the op still do what it has to.
@@ -147,6 +152,8 @@ class Rule:
     couple: Callable[[Site], Iterable[Constraint]] = all_pinned
     known: Known = nothing_known
     live: Live = everything_read
+    at_borders: AtBorders | None = None
+    takes_borders: bool = False
     moves: Moves | None = None
     needs: Needs = no_needs
     holds: Callable[[Site, Sizes, KeepSets], bool] = holds_always

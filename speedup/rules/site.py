@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, TypeVar, cast
 
 from attrs import evolve, field, frozen
 from torch import Tensor
 
+from speedup.engine.borders import Bordered
 from speedup.engine.constraints import Reason
 from speedup.engine.lattice import Fact
 from speedup.ir.graph import Graph, Op, Origin, Value
@@ -27,6 +29,8 @@ class Site:
     settable: frozenset[str] = frozenset()
     # Whether a missing bias can be given to the module that runs this op.
     may_add_bias: bool = False
+    # By value index, what is known of it near the ends of its axes and not everywhere.
+    borders: Mapping[int, Bordered] = field(factory=lambda: MappingProxyType({}))
     _memo: dict[str, Any] = field(factory=dict, repr=False, alias="memo")
 
     def once(self, key: str, compute: Callable[[], T]) -> T:
@@ -37,6 +41,15 @@ class Site:
 
     def fact(self, value: Value) -> Fact:
         return self.facts[value.index]
+
+    def bordered(self, value: Value) -> Bordered | None:
+        """What is known of `value` near the ends of its axes; None where that is no more than its fact."""
+        return self.borders.get(value.index)
+
+    def known(self, value: Value) -> Tensor:
+        """Bool, compressed: which elements of `value` are the same for every input, near ends or not."""
+        known, bordered = self.fact(value).known, self.bordered(value)
+        return known if bordered is None else known | bordered.is_known()
 
     def live(self, value: Value) -> Tensor:
         """Bool, compressed: which elements of `value` anything reads."""

@@ -17,6 +17,7 @@ from speedup.building.materializing import materialize
 from speedup.ir.inputs import Example, batch_size, example_from
 from speedup.masks import MaskSource, apply_masks
 from speedup.plan import Plan
+from speedup.planning.choosing import Lowerings
 from speedup.planning.planner import plan_speedup
 from speedup.rendering.table import report_table
 from speedup.rules import STANDARD, Rules
@@ -45,6 +46,7 @@ def assert_equivalent(
     keep: Sequence[str] = (),
     rules: Rules = STANDARD,
     align: Align | None = None,
+    lowerings: Lowerings = "auto",
 ) -> Plan:
     """Assert that the small model of `model` and `masks` is the masked one, and return its plan.
 
@@ -56,7 +58,8 @@ def assert_equivalent(
 
     Args:
         model: any module, in any mode. It is not changed.
-        x: example input, as in `plan_speedup`; so are `kwargs`, `keep`, `rules` and `align`.
+        x: example input, as in `plan_speedup`; so are `kwargs`, `keep`, `rules`, `align` and
+            `lowerings`.
         masks: masks as in `plan_speedup`, or what `masks_for` draws.
         others: further calls that the plan has to hold for, of any structure; passed to `plan_speedup`.
         unseen: inputs of the structure of `x` to compare on of which planning is not told, such as other
@@ -72,7 +75,17 @@ def assert_equivalent(
         model = masked_copy(model, masks)
     given = mask_argument(masks, model) if isinstance(masks, MaskSpec) else masks
     before, process_before = model_state(model), process_state()
-    plan = plan_speedup(model, x, given, others=others, kwargs=kwargs, keep=keep, rules=rules, align=align)
+    plan = plan_speedup(
+        model,
+        x,
+        given,
+        others=others,
+        kwargs=kwargs,
+        keep=keep,
+        rules=rules,
+        align=align,
+        lowerings=lowerings,
+    )
     small = materialize(plan, verify="none")
     trial = _Trial(model, small, plan, masks, _named(others=others, unseen=unseen))
     trial.require_none("planning changed", changes(before, model_state(model)))

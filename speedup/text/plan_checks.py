@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 
-from speedup.ir.edits import AddToParameter, MergeColumns, Slice, SliceGroups, TensorEdit
+from speedup.ir.edits import AddToParameter, CombineColumns, MergeColumns, Slice, SliceGroups, TensorEdit
 from speedup.ir.graph import Shape
 from speedup.modules.fingerprints import ModuleFingerprint, TensorFingerprint
 from speedup.parts import PlanParts
@@ -62,6 +62,12 @@ def _fault(edit: TensorEdit, shape: Shape) -> str:
             if rows is not None and not 0 <= rows[0] < rows[1] <= shape[0]:
                 return f"is for rows {rows}"
             return _wrong_indices((*columns, into), shape[dim])
+        case CombineColumns(_, dim, into, columns, factors, rows, _):
+            if not 0 <= dim < len(shape) or tuple(factors.tensor.shape) != (len(columns), len(into)):
+                return "does not say as many factors as columns of a dimension"
+            if rows is not None and not 0 <= rows[0] < rows[1] <= shape[0]:
+                return f"is for rows {rows}"
+            return _wrong_indices((*columns, *into), shape[dim])
 
 
 def _wrong_indices(indices: Iterable[int], extent: int) -> str:

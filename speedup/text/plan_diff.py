@@ -10,6 +10,7 @@ from attrs import frozen
 from speedup.ir.edits import (
     AddToParameter,
     AdoptAttention,
+    CombineColumns,
     Edit,
     MergeColumns,
     NewBias,
@@ -128,6 +129,8 @@ def describe_edit(edit: Edit) -> str:
             return f"{name}: add {why}"
         case MergeColumns(name, dim, into, columns, _, _, _):
             return f"{name}: add {len(columns)} columns along dimension {dim} to column {into}"
+        case CombineColumns(name, dim, into, columns, _, _, _):
+            return f"{name}: add {len(columns)} columns along dimension {dim} to {len(into)} columns"
         case NewBias(path, value, why):
             return f"{path}: new bias of {value.tensor.numel()}, {why}"
         case SetAttribute(path, attribute, before, after):

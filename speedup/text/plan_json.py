@@ -18,7 +18,15 @@ from cattrs.strategies import configure_tagged_union
 
 from speedup._stable import PLAN_KEY
 from speedup.errors import PlanFormatError
-from speedup.ir.edits import ConstantTensor, Edit, MergeColumns, SetAttribute, Slice, SliceGroups
+from speedup.ir.edits import (
+    CombineColumns,
+    ConstantTensor,
+    Edit,
+    MergeColumns,
+    SetAttribute,
+    Slice,
+    SliceGroups,
+)
 from speedup.ir.inputs import Example
 from speedup.ir.report import Portion, Step
 from speedup.ir.tensor_text import (
@@ -42,9 +50,9 @@ from speedup.text.json_values import (
 )
 from speedup.text.plan_checks import faults
 
-VERSION = 2
+VERSION = 3
 # Plans of these versions are read as well.
-_READ = (1, VERSION)
+_READ = (1, 2, VERSION)
 # Dictionaries this far out have a line for each entry.
 _OUTER = 3
 
@@ -95,14 +103,14 @@ def _parse(text: str | bytes) -> dict[str, Any]:
     if type(version) is not int or version not in _READ:
         raise PlanFormatError(
             f"the plan is written in version {version!r} of the format, and this release of speedup reads "
-            f"versions {' and '.join(map(str, _READ))}. Use the release that wrote it, or plan again."
+            f"versions {', '.join(map(str, _READ))}. Use the release that wrote it, or plan again."
         )
     content = {key: value for key, value in body.items() if key not in ("format", "version")}
-    return content if version == VERSION else _from_version_1(content)
+    return _from_version_1(content) if version == 1 else content
 
 
 def _from_version_1(content: dict[str, Any]) -> dict[str, Any]:
-    """Version 1 knew one call of a model, and no assumptions."""
+    """Version 1 knew one call of a model, and no assumptions; version 2 lacks a kind of edits at most."""
     subject, report = content.get("subject"), content.get("report")
     if not isinstance(subject, dict) or not isinstance(report, dict):
         return content
@@ -148,6 +156,7 @@ _FORMS: Mapping[type, Mapping[str, _Form]] = {
     Slice: {"indices": _INDICES},
     SliceGroups: {"rows": _INDICES, "columns": _LISTS_OF_INDICES},
     MergeColumns: {"columns": _INDICES},
+    CombineColumns: {"into": _INDICES, "columns": _INDICES},
     Step: {"indices": _INDICES},
     Portion: {"indices": _INDICES},
     SetAttribute: {"before": _VALUE, "after": _VALUE},
@@ -177,7 +186,16 @@ def _converter() -> cattrs.Converter:
     configure_tagged_union(Edit, converter, tag_name="kind")
     configure_tagged_union(Fingerprint, converter, tag_name="kind", tag_generator=_KINDS.__getitem__)
     # What holds members of a union comes after it.
-    _leave_out(converter, Subject, "model", "rules", "keep", fingerprints="stamps", value_independent="free")
+    _leave_out(
+        converter,
+        Subject,
+        "model",
+        "rules",
+        "keep",
+        "lowerings",
+        fingerprints="stamps",
+        value_independent="free",
+    )
     return converter
 
 

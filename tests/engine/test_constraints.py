@@ -17,6 +17,7 @@ from speedup.engine.constraints import (
     Mapped,
     Pinned,
     Reason,
+    Spanned,
     Unbroken,
     carrier_of,
 )
@@ -218,6 +219,60 @@ def test_carrier_is_the_largest_kept_member_if_it_is_large_enough(kept: str, exp
 
 def test_zero_cannot_carry() -> None:
     assert carrier_of(bits("11"), bits("11"), torch.zeros(2)) is None
+
+
+def spanned(
+    profiles: list[list[float]], members: str = "", groups: int = 1, has_bias: bool = False
+) -> Spanned:
+    counting = bits(members or "1" * len(profiles))
+    return Spanned(A, counting, torch.tensor(profiles), has_bias, B, groups, CAUSE)
+
+
+SPREAD = [[1.0, 0.0, 0.0], [0.0, 3.0, 0.0], [1.0, 3.0, 0.0], [2.0, 0.0, 0.0]]
+
+
+def test_dropped_channels_need_as_many_as_they_are_apart() -> None:
+    """The largest first, and then the largest of what is left."""
+    assert demanded(spanned(SPREAD), a="0000", b="1") == {"a": "0011"}
+    assert demanded(spanned(SPREAD), a="1000", b="1") == {"a": "1100"}
+    assert demanded(spanned(SPREAD, "1001"), a="0000", b="1") == {"a": "0001"}
+
+
+def test_channels_that_are_kept_anyway_come_first() -> None:
+    assert demanded(spanned(SPREAD), a="1100", b="1") == {}
+    assert demanded(spanned(SPREAD), a="0110", b="1") == {}
+
+
+def test_kept_channel_that_is_much_smaller_spans_nothing() -> None:
+    assert demanded(spanned([[0.01, 0.0], [1.0, 0.0]]), a="10", b="1") == {"a": "01"}
+
+
+def test_what_is_the_same_in_all_classes_needs_no_channel_beside_a_bias() -> None:
+    assert demanded(spanned([[2.0, 2.0]], has_bias=True), a="0", b="1") == {}
+    assert demanded(spanned([[2.0, 2.0]]), a="0", b="1") == {"a": "1"}
+    assert demanded(spanned([[2.0, 1.0], [5.0, 7.0]], has_bias=True), a="00", b="1") == {"a": "01"}
+
+
+def test_groups_span_their_own_and_only_if_they_have_results() -> None:
+    closure = spanned(SPREAD, groups=2)
+    assert demanded(closure, a="0000", b="11") == {"a": "1111"}
+    assert demanded(closure, a="0000", b="10") == {"a": "1100"}
+
+
+@pytest.mark.parametrize("has_bias", [False, True])
+def test_factors_make_up_what_was_dropped(has_bias: bool) -> None:
+    generator = torch.Generator().manual_seed(0)
+    profiles = torch.randn(12, 4, generator=generator).double()
+    closure = Spanned(A, torch.ones(12, dtype=torch.bool), profiles, has_bias, B, 1, CAUSE)
+    kept = bits("110000000000")
+    demands = dict(closure.close({A: kept, B: bits("1")}.__getitem__))
+    kept = kept | demands[A]
+    assert int(kept.sum()) == 4 - has_bias
+    basis, columns = closure.basis(0, kept), (~kept).nonzero().reshape(-1)
+    assert bool(kept[basis].all())
+    factors, rest = closure.factors(columns, basis)
+    torch.testing.assert_close(factors @ profiles[basis] + rest[:, None], profiles[columns])
+    assert has_bias or not bool(rest.any())
 
 
 FORCED = [

@@ -228,9 +228,9 @@ FAULTS: dict[str, tuple[Callable[[Path], object], type[Exception], str]] = {
         r"tensor 'fc.bias' is of shape \(5,\), planned is \(4,\)",
     ),
     "of another version": (
-        lambda p: retold(p, "speedup.plan", '"version": 2', '"version": 3'),
+        lambda p: retold(p, "speedup.plan", '"version": 3', '"version": 4'),
         PlanFormatError,
-        "version 3 of the format",
+        "version 4 of the format",
     ),
     "with half a plan": (
         lambda p: retold(p, "speedup.plan", '"edits"', '"edits'),

@@ -31,6 +31,19 @@ class Branching(nn.Module):
         return x if gain is None else x * gain
 
 
+class Inverted(nn.Module):
+    """A depthwise convolution with padding, in front of which channels are masked."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.widen, self.look = nn.Conv2d(3, 8, 1), nn.Conv2d(8, 8, (3, 1), padding=(1, 0), groups=8)
+        self.narrow = nn.Conv2d(8, 4, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        result: Tensor = self.narrow(torch.sigmoid(self.look(self.widen(x))))
+        return result
+
+
 def model_of(version: int) -> nn.Module:
     """The model of a version, with the weights that it was planned with."""
     with torch.random.fork_rng(devices=[]):
@@ -39,7 +52,7 @@ def model_of(version: int) -> nn.Module:
             return nn.Sequential(
                 nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.Flatten(), nn.Linear(8 * 6 * 6, 5)
             )
-        return Branching()
+        return Branching() if version == 2 else Inverted()
 
 
 def masks_of(version: int) -> dict[str, Tensor]:
@@ -47,6 +60,8 @@ def masks_of(version: int) -> dict[str, Tensor]:
     rows = torch.tensor([1, 0, 1, 1, 0, 1, 1, 1])
     if version == 1:
         return {"0.weight": rows.reshape(8, 1, 1, 1)}
+    if version == 3:
+        return {"widen.weight": torch.tensor([0, 0, 0, 1, 0, 1, 0, 0]).reshape(8, 1, 1, 1)}
     return {"first.weight": rows.reshape(8, 1, 1, 1), "first.bias": rows}
 
 
@@ -54,7 +69,7 @@ def calls_of(version: int) -> tuple[Any, ...]:
     """The example of a version, then the others."""
     x = torch.randn(2, 3, 8, 8, generator=torch.Generator().manual_seed(0))
     return (
-        (x,) if version == 1 else (x, {"x": x, "gain": torch.tensor([1.0, 2.0, 0.5, -1.0]).reshape(4, 1, 1)})
+        (x,) if version != 2 else (x, {"x": x, "gain": torch.tensor([1.0, 2.0, 0.5, -1.0]).reshape(4, 1, 1)})
     )
 
 

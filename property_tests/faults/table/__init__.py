@@ -7,6 +7,7 @@ from property_tests.faults.killers import EVERY
 from property_tests.faults.table import (
     absorption,
     attention,
+    borders,
     building,
     contraction,
     engine,
@@ -36,6 +37,7 @@ FAULTS: tuple[Fault, ...] = (
     *attention.FAULTS,
     *statistics.FAULTS,
     *absorption.FAULTS,
+    *borders.FAULTS,
     *engine.FAULTS,
     *forwards.FAULTS,
     *sources.FAULTS,

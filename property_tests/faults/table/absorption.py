@@ -114,8 +114,8 @@ FAULTS = (
     Fault(
         "absorption: constants that stay are compensated for too",
         "rules.absorption",
-        "dropped = compensation.by_bias & ~columns",
-        "dropped = compensation.by_bias & ~columns[0]",
+        "constants = torch.where(compensation.by_bias & ~columns, compensation.value, zero)",
+        "constants = torch.where(compensation.by_bias, compensation.value, zero)",
         NETWORKS,
     ),
     Fault(

@@ -47,8 +47,8 @@ FAULTS = (
     Fault(
         "building: a carrier loses its own weights",
         "building.applying",
-        "target.copy_((target.double() + carried)",
-        "target.copy_((0 * target.double() + carried)",
+        "total = part.index_select(edit.dim, targets).double() + carried",
+        "total = 0 * part.index_select(edit.dim, targets).double() + carried",
         (IMAGES, MATERIALIZE),
     ),
     Fault(

@@ -131,22 +131,22 @@ FAULTS = (
     Fault(
         "seeds: what varies with the input and is read is not needed",
         "planning.coupling",
-        "needed = live & ~found.known",
-        "needed = live & ~found.known & found.known",
+        "needed = site.live(value) & ~site.known(value)",
+        "needed = site.live(value) & ~site.known(value) & site.known(value)",
         NETWORKS,
     ),
     Fault(
         "seeds: constants count as needed, so that less goes",
         "planning.coupling",
-        "needed = live & ~found.known",
-        "needed = live & found.maybe_nonzero",
+        "needed = site.live(value) & ~site.known(value)",
+        "needed = site.live(value) & site.fact(value).maybe_nonzero",
         (f"{MATERIALIZE}::test_constants_go_into_the_bias_of_a_linear_layer", FIXPOINT),
     ),
     Fault(
         "seeds: what nothing reads counts as needed, so that less goes",
         "planning.coupling",
-        "needed = live & ~found.known",
-        "needed = ~found.known",
+        "needed = site.live(value) & ~site.known(value)",
+        "needed = ~site.known(value)",
         (f"{MATERIALIZE}::test_new_bias_has_the_length_of_the_rows_that_stay", VALUES, PLANNER),
     ),
 )

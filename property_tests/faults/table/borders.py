@@ -1,0 +1,163 @@
+"""Constants that differ near borders."""
+
+from __future__ import annotations
+
+from property_tests.faults.fault import Fault
+from property_tests.faults.killers import BORDERS, CARRIERS, CONSTRAINTS
+
+FAULTS = (
+    Fault(
+        "borders: a class of positions at the ends is not looked for",
+        "engine.borders",
+        "return 2 * reach + stride",
+        "return stride + 1",
+        (BORDERS,),
+    ),
+    Fault(
+        "borders: axes of one position are left out",
+        "engine.borders",
+        "for length in range(1, lengths + 1))",
+        "for length in range(4, lengths + 1))",
+        (BORDERS, CARRIERS),
+    ),
+    Fault(
+        "borders: strides are not gone along",
+        "engine.borders",
+        "first = place * window.stride - before",
+        "first = place - before",
+        (BORDERS,),
+    ),
+    Fault(
+        "borders: what is outside is taken for what is at the end",
+        "engine.borders",
+        "line[t] if 0 <= t < len(line) else OUTSIDE",
+        "line[min(max(t, 0), len(line) - 1)]",
+        (BORDERS,),
+    ),
+    Fault(
+        "borders: positions that differ behind a window are alike",
+        "engine.borders",
+        "return made if made.count > 1 else None",
+        "return None",
+        (BORDERS, CARRIERS),
+    ),
+    Fault(
+        "borders: averages over classes are taken for constants",
+        "engine.borders",
+        "if any(isinstance(one, Bordered) and one.is_mixed for one in found):",
+        "if False:",
+        (BORDERS, CARRIERS),
+    ),
+    Fault(
+        "borders: classes of different kinds are matched",
+        "engine.borders",
+        "if axis is not None and axes[dim] not in (None, axis):",
+        "if False:",
+        (BORDERS, CARRIERS),
+    ),
+    Fault(
+        "borders: what varies by position is taken for a class",
+        "engine.borders",
+        "facts.append(uniform_fact(one, [d - offset for d in range(offset, ndim) if axes[d] is not None]))",
+        "facts.append(one)",
+        (BORDERS,),
+    ),
+    Fault(
+        "borders: readers that know of no borders are not asked",
+        "analyses.borders",
+        "if told.issuperset(graph.readers[v])",
+        "if v >= 0",
+        (CARRIERS,),
+    ),
+    Fault(
+        "borders: the mean over one dimension is one over positions",
+        "rules.reduction",
+        "return average(_dims)(op, found) if len(_dims(op)) > 1 else None",
+        "return average(_dims)(op, found)",
+        (CARRIERS,),
+    ),
+    Fault(
+        "borders: padding that is counted makes an average all the same",
+        "rules.reduction",
+        "if averages and keeps_constants(op) else None",
+        "if averages else None",
+        (CARRIERS,),
+    ),
+    Fault(
+        "borders: a maximum is taken for an average",
+        "rules.reduction",
+        "if averages and keeps_constants(op) else None",
+        "if keeps_constants(op) else None",
+        (CARRIERS,),
+    ),
+    Fault(
+        "borders: dilation is not looked at",
+        "rules.borders",
+        "tuple(map(Window, sizes, stride, padding, dilation))",
+        "tuple(map(Window, sizes, stride, padding))",
+        (CARRIERS,),
+    ),
+    Fault(
+        "borders: padding='same' is put on one side",
+        "rules.borders",
+        "(total // 2, total - total // 2)",
+        "(total, 0)",
+        (CARRIERS,),
+    ),
+    Fault(
+        "borders: a row that reads data is taken for constant",
+        "rules.borders",
+        "rows = ~rows_where(shape, pattern(shape, weight) & blocked)",
+        "rows = ~rows_where(shape, pattern(shape, weight) & ~blocked)",
+        (CARRIERS,),
+    ),
+    Fault(
+        "borders: the bias of what looks around is lost",
+        "rules.borders",
+        "value = value + bias.value",
+        "value = value + 0 * bias.value",
+        (CARRIERS,),
+    ),
+    Fault(
+        "borders: no channels are asked for to carry the others",
+        "rules.absorption",
+        "yield _spanned(site, compensation)",
+        "yield from ()",
+        (CARRIERS,),
+    ),
+    Fault(
+        "borders: what is the same everywhere is left out of the bias",
+        "rules.absorption",
+        "constants = sum((rest for _, rest in combined), constants)",
+        "constants = constants",
+        (CARRIERS,),
+    ),
+    Fault(
+        "borders: a bias takes over constants that it does not have",
+        "rules.absorption",
+        "compensation.bias_target is not None,\n        (site.op",
+        "True,\n        (site.op",
+        (CARRIERS,),
+    ),
+    Fault(
+        "borders: groups carry for one another",
+        "engine.constraints",
+        "own = self.members[group * width : (group + 1) * width].nonzero().reshape(-1) + group * width",
+        "own = self.members.nonzero().reshape(-1)",
+        (CONSTRAINTS, CARRIERS),
+    ),
+    Fault(
+        "borders: a channel that carries almost nothing is taken",
+        "engine.constraints",
+        "if usable[best] < Carrier.RATIO * dropped.max():",
+        "if usable[best] <= 0:",
+        (CONSTRAINTS,),
+    ),
+    Fault(
+        "borders: factors stand the wrong way round",
+        "building.applying",
+        "@ factors.to(tensor.device)",
+        "@ factors.flip(-1).to(tensor.device)",
+        (CARRIERS,),
+    ),
+)

@@ -1,0 +1,40 @@
+"""Which lowerings a plan may use: ways to let masked channels go that coupling or borders would hold back."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Collection
+from typing import Final, Literal, TypeAlias
+
+from speedup.errors import InputError
+
+CARRIERS: Final = "carriers"
+
+LOWERINGS: Final = (CARRIERS,)
+"""All there are.
+
+carriers: of constant channels that differ near borders, behind padded windows, a few carry the others, whose
+    weights are added to theirs. Costs nothing.
+"""
+
+Lowerings: TypeAlias = Literal["auto", "none"] | Collection[str]
+
+
+def resolve_lowerings(given: Lowerings) -> frozenset[str]:
+    """The names of those that may be used.
+
+    Raises:
+        InputError: one is not known.
+    """
+    if isinstance(given, str):
+        if given not in ("auto", "none"):
+            raise InputError(
+                f'lowerings={given!r} is neither "auto" nor "none"; to name some, pass a set: {{{given!r}}}'
+            )
+        return frozenset(LOWERINGS if given == "auto" else ())
+    for name in given:
+        if name not in LOWERINGS:
+            near = difflib.get_close_matches(str(name), LOWERINGS, 1)
+            hint = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(LOWERINGS)}"
+            raise InputError(f"lowerings names {name!r}, which is none; {hint}")
+    return frozenset(given)
