@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 MakeInputs: TypeAlias = Callable[[int, int], Inputs]
 """(batch size, seed) -> the arguments of one call."""
 
-_BATCH_SIZES = (1, 3)
+BATCH_SIZES = (1, 3)
 _CALLS = 3
 # An element that varies a million times less than the liveliest one is a constant with rounding noise on it.
 _CONSTANT_BELOW = 1e-6
@@ -89,7 +89,7 @@ def check_exact(
     name: str = "",
     other_inputs: Sequence[MakeInputs] = (),
     sizes: Mapping[int, MakeInputs] = MappingProxyType({}),
-    batch_sizes: Sequence[int] = _BATCH_SIZES,
+    batch_sizes: Sequence[int] = BATCH_SIZES,
     also_verified: bool = False,
 ) -> Exactness:
     """Plan and materialize `model`; compare with `apply_masks` at several batch and input sizes.
@@ -179,12 +179,12 @@ def _compacted(
 
 
 def _largest_error(masked: nn.Module, small: nn.Module, calls: Sequence[tuple[MakeInputs, int]]) -> float:
-    return max(relative_error(masked, small, _inputs(make, batch)) for make, batch in calls)
+    return max(relative_error(masked, small, inputs_of(make, batch)) for make, batch in calls)
 
 
 def _at_size(size: int, masked: nn.Module, small: nn.Module, make: MakeInputs, batch: int) -> AtSize:
     """The error at a size, infinite where only the small model fails."""
-    inputs = _inputs(make, batch)
+    inputs = inputs_of(make, batch)
     try:
         _outputs(masked, inputs[0])
     except Exception:
@@ -195,7 +195,8 @@ def _at_size(size: int, masked: nn.Module, small: nn.Module, make: MakeInputs, b
         return AtSize(size, math.inf)
 
 
-def _inputs(make: MakeInputs, batch: int) -> list[Inputs]:
+def inputs_of(make: MakeInputs, batch: int) -> list[Inputs]:
+    """The calls that models are compared on at a batch size."""
     return [make(batch, 100 * batch + call) for call in range(_CALLS)]
 
 
