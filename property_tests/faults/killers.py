@@ -21,6 +21,8 @@ FIXPOINT = "property_tests/test_fixpoint.py"
 LAWS = "property_tests/test_laws.py"
 ENGINE = "property_tests/test_keepsets.py"
 BORDERS = "tests/engine/test_borders.py"
+CHAINS = "tests/analyses/test_chains.py"
+SHUFFLES = "tests/planning/test_shuffles.py"
 CARRIERS = "tests/planning/test_carriers.py"
 KEEPSETS = "tests/engine/test_keepsets.py"
 

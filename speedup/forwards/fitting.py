@@ -13,14 +13,17 @@ from types import MappingProxyType
 from attrs import evolve, frozen
 
 from speedup.analyses.analysis import Analysis
+from speedup.analyses.chains import Chain
 from speedup.engine.constraints import Constraint, Pinned, Reason
+from speedup.engine.layout import restrict_index
 from speedup.forwards.attributes import reads, solve_numbers
 from speedup.forwards.native import fits, has_values, misplaced_blocks, wanted_arguments
 from speedup.forwards.rewriting import SourceRewriter
 from speedup.ir.expressions import Guard, Root, SizeOf, derived_in, evaluate_expression, roots_in, sizes_in
 from speedup.ir.graph import Op
-from speedup.lowerings import Alternative, Arguments, Lowering
+from speedup.lowerings import Alternative, Arguments, Lowering, PassOn, SelectIndices
 from speedup.rules import rule_of
+from speedup.rules.copies import is_copy
 from speedup.rules.extents import Extents
 
 
@@ -28,20 +31,26 @@ from speedup.rules.extents import Extents
 class Feasibility:
     """An analysis that the forward can carry, or the constraints that are missing for it.
 
-    `granted` are ops under the constraints of one of their rules' alternatives.
+    `granted` are ops under the constraints of one of their rules' alternatives; `refused` are chains that
+    the source cannot be made to state as one selection.
     """
 
     analysis: Analysis
     missing: tuple[Constraint, ...]
     granted: frozenset[int]
+    refused: tuple[Chain, ...] = ()
 
 
-def make_feasible(analysis: Analysis, rewriter: SourceRewriter, granted: frozenset[int]) -> Feasibility:
+def make_feasible(
+    analysis: Analysis, rewriter: SourceRewriter, granted: frozenset[int], chains: Sequence[Chain] = ()
+) -> Feasibility:
     """Attributes and restated calls that make the forward fit; constraints where nothing does.
 
-    `granted` are ops that were given the constraints of an alternative before.
+    `granted` are ops that were given the constraints of an alternative before; `chains` are coupled as the
+    permutations that they are.
     """
-    touched = [op for op in analysis.graph.ops if _is_touched(op, analysis)]
+    chained = frozenset(op.index for chain in chains for op in chain.ops)
+    touched = [op for op in analysis.graph.ops if op.index not in chained and _is_touched(op, analysis)]
     failing = [op for op in touched if not fits(op, analysis)]
     attributes = solve_numbers(analysis, failing, rewriter.own_numbers)
     if attributes:
@@ -50,6 +59,7 @@ def make_feasible(analysis: Analysis, rewriter: SourceRewriter, granted: frozens
         affected = [op for op in analysis.graph.ops if op.index in before or reads(op, attributes)]
         failing = [op for op in affected if not fits(op, analysis)]
     offers = {op.index: sorted(_offers(op, analysis), key=lambda one: one.cost) for op in failing}
+    offers.update(_of_chains(chains, analysis))
     written = _write(offers, granted, analysis, rewriter)
     analysis = evolve(analysis, restated=written)
     missing: list[Constraint] = list(_flipped_guards(analysis))
@@ -63,7 +73,20 @@ def make_feasible(analysis: Analysis, rewriter: SourceRewriter, granted: frozens
             missing.extend(asked)
         else:
             missing.extend(p for p in _misfits_of(op, analysis) if not analysis.kept.is_full(p.dim))
-    return Feasibility(analysis, tuple(missing), frozenset(now))
+    refused = tuple(c for c in chains if any(op.index not in written for op in c.ops if not is_copy(op)))
+    return Feasibility(analysis, tuple(missing), frozenset(now), refused)
+
+
+def _of_chains(chains: Sequence[Chain], analysis: Analysis) -> Iterator[tuple[int, list[Alternative]]]:
+    """Of each chain the last op selects indices, and the others leave their operands as they are."""
+    for chain in chains:
+        for op in chain.ops[:-1]:
+            if not is_copy(op):
+                yield op.index, [Alternative(PassOn())]
+        source, target = (analysis.kept[(value.index, chain.dim)] for value in (chain.source, chain.result))
+        read = restrict_index(chain.order, source, target)
+        assert read is not None, "what a permutation reads is kept"
+        yield chain.ops[-1].index, [Alternative(SelectIndices(tuple(read.tolist()), chain.dim))]
 
 
 def _offers(op: Op, analysis: Analysis) -> Iterator[Alternative]:

@@ -50,7 +50,8 @@ def phrase_of(
 def _note(node: ast.expr, changes: Sequence[Change]) -> str:
     said = ", ".join(c.text.strip() for c in changes if c.text.strip() not in ("", "("))
     whole = ast.unparse(node)
-    return f"{whole if len(whole) <= 60 else '...' + whole[-57:]} now with {said}"
+    short = whole if len(whole) <= 60 else "..." + whole[-57:]
+    return f"{short} now with {said}" if said else f"{short} left out"
 
 
 def _may_be_literal(op: Op, analysis: Analysis, name: str, place: int | None) -> bool:

@@ -17,6 +17,7 @@ from speedup.lowerings.arguments import Arguments
 from speedup.lowerings.lowering import Alternative, Lowering
 from speedup.lowerings.mean_of_total import MeanOfTotal
 from speedup.lowerings.partial_layer_norm import PartialLayerNorm
+from speedup.lowerings.permutation import PassOn, SelectIndices
 from speedup.lowerings.split_sizes import SplitSizes
 from speedup.lowerings.take_indices import TakeIndices
 
@@ -28,11 +29,21 @@ __all__ = [
     "Lowering",
     "MeanOfTotal",
     "PartialLayerNorm",
+    "PassOn",
+    "SelectIndices",
     "SplitSizes",
     "TakeIndices",
 ]
 
-LOWERINGS: tuple[type[Lowering], ...] = (Arguments, SplitSizes, TakeIndices, MeanOfTotal, PartialLayerNorm)
+LOWERINGS: tuple[type[Lowering], ...] = (
+    Arguments,
+    SplitSizes,
+    TakeIndices,
+    MeanOfTotal,
+    PartialLayerNorm,
+    PassOn,
+    SelectIndices,
+)
 
 HELPERS: Mapping[str, Any] = MappingProxyType(
     {name: helper for one in LOWERINGS for name, helper in one.helpers.items()}

@@ -10,11 +10,15 @@ from speedup.errors import InputError
 
 CARRIERS: Final = "carriers"
 
-LOWERINGS: Final = (CARRIERS,)
+SHUFFLES: Final = "shuffles"
+
+LOWERINGS: Final = (CARRIERS, SHUFFLES)
 """All there are.
 
 carriers: of constant channels that differ near borders, behind padded windows, a few carry the others, whose
     weights are added to theirs. Costs nothing.
+shuffles: a view, a transpose and a view, which put channels in another order, become one selection, so that
+    any channel may go and not only the same ones of every group. Costs a call less, for what it moves.
 """
 
 Lowerings: TypeAlias = Literal["auto", "none"] | Collection[str]

@@ -14,11 +14,13 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from types import MappingProxyType
 
+import torch
 from attrs import evolve, frozen
 from torch import Tensor
 
 from speedup.analyses.alignment import Align, align_keep_sets, kernel_dims
 from speedup.analyses.analysis import Analysis
+from speedup.analyses.chains import Chain
 from speedup.analyses.constants import settle_numbers
 from speedup.engine.borders import Bordered
 from speedup.engine.constraints import Carrier, Constraint, Copied, Dim, Pinned, Reason, Spanned
@@ -29,6 +31,7 @@ from speedup.forwards.fitting import Feasibility, make_feasible, pinned_whole
 from speedup.forwards.rewriting import SourceRewriter
 from speedup.ir.expressions import SizeOf
 from speedup.ir.graph import Graph, Origin, Shape, Value
+from speedup.planning.costs import CALL, macs_per_sample
 from speedup.rules import Rules, rule_of
 from speedup.rules.site import Site
 
@@ -42,12 +45,13 @@ def solve_coupling(
     keep: Iterable[str] = (),
     align: Align | None = None,
     borders: Mapping[int, Bordered] = MappingProxyType({}),
+    chains: Sequence[Chain] = (),
 ) -> Analysis:
     """The least keep-sets that the model's own forward can carry.
 
     `borders` are constants that differ near the ends of their axes, by value index; `rewriter` knows what the
     source can be made to say; `keep` names modules that must not change; `align` says which widths the sets
-    grow to.
+    grow to; `chains` may be taken for permutations where that pays.
 
     Raises:
         FixpointError: the iteration does not settle (a rule is at fault).
@@ -55,33 +59,72 @@ def solve_coupling(
     """
     graph = settle_numbers(graph, facts)
     sites = sites_of(graph, facts, lives, rules, borders)
-    seeds = _seeds(graph, sites)
-    extents = extents_of(graph)
-    # A choice that names an index comes before those that only count, which that index may satisfy.
-    constraints = sorted(
-        constraints_of(graph, sites, rules), key=lambda c: not isinstance(c, Carrier | Spanned)
-    )
-    constraints += _kept_modules(graph, tuple(keep))
-    for dim in _copies(graph, constraints, rules):
-        seeds.pop(dim, None)
-    problem = _Problem(graph, facts, sites, rules, extents, seeds)
-    feasibility = _settle(problem, constraints, rewriter, frozenset())
+    problem = _Problem(graph, facts, sites, rules, extents_of(graph), tuple(keep))
+    chosen, feasibility = _permute_where_it_pays(problem, rewriter, tuple(chains))
     if align is None:
         return feasibility.analysis
-    wider = _settle(problem, feasibility.analysis.constraints, rewriter, feasibility.granted, align)
+    given = feasibility.analysis.constraints
+    wider = _settle(chosen, given, rewriter, feasibility.granted, align)
     return evolve(wider.analysis, unaligned=feasibility.analysis)
+
+
+def _permute_where_it_pays(
+    problem: _Problem, rewriter: SourceRewriter, chains: tuple[Chain, ...]
+) -> tuple[_Problem, Feasibility]:
+    """The problem with those of `chains` as permutations that the source can state so, if less is kept then
+    by more than the calls cost; and what comes of it.
+    """
+    plain = _settle(problem, problem.constraints(), rewriter, frozenset())
+    # A call may insist on the sizes of what it is made of.
+    chains = tuple(chain for chain in chains if not any(op.is_rigid for op in chain.ops))
+    while chains:
+        tried = evolve(problem, chains=chains)
+        found = _settle(tried, tried.constraints(), rewriter, frozenset())
+        left = tuple(c for c in chains if c not in found.refused and not _is_box(c, found.analysis))
+        if left == chains:
+            saved = macs_per_sample(plain.analysis) - macs_per_sample(found.analysis)
+            return (tried, found) if saved > len(chains) * CALL else (problem, plain)
+        chains = left
+    return problem, plain
+
+
+def _is_box(chain: Chain, analysis: Analysis) -> bool:
+    """Whether the ops of the chain, as they are, keep no more of what goes in and comes out."""
+    kept = analysis.kept
+    ends = {(v.index, d): kept[(v.index, d)] for v in (chain.source, chain.result) for d in range(v.ndim)}
+    values = (chain.source, *chain.inner, chain.result)
+    extents = {(v.index, d): n for v in values for d, n in enumerate(v.shape)}
+    own = (analysis.sites[op.index] for op in chain.ops)
+    constraints = [c for site in own for c in rule_of(site.op, analysis.rules).couple(site)]
+    found = solve_keep_sets(extents, dict(ends), constraints)
+    return all(torch.equal(found[dim], before) for dim, before in ends.items())
 
 
 @frozen(eq=False)
 class _Problem:
-    """What the keep-sets are found from, besides constraints."""
+    """What the keep-sets are found from; `chains` are taken for the permutations that they are."""
 
     graph: Graph
     facts: tuple[Fact, ...]
     sites: tuple[Site, ...]
     rules: Rules
     extents: Mapping[Dim, int]
-    seeds: Mapping[Dim, Tensor | None]
+    keep: tuple[str, ...]
+    chains: tuple[Chain, ...] = ()
+
+    def constraints(self) -> list[Constraint]:
+        """What the ops demand, and the modules that are to be kept."""
+        # A choice that names an index comes before those that only count, which that index may satisfy.
+        found = constraints_of(self.graph, self.sites, self.rules, self.chains)
+        ordered = sorted(found, key=lambda c: not isinstance(c, Carrier | Spanned))
+        return [*ordered, *_kept_modules(self.graph, self.keep)]
+
+    def seeds(self, constraints: Iterable[Constraint]) -> dict[Dim, Tensor | None]:
+        """What is needed for its own sake."""
+        found = _seeds(self.graph, self.sites)
+        for dim in _copies(self.graph, constraints, self.rules):
+            found.pop(dim, None)
+        return found
 
 
 def _settle(
@@ -93,9 +136,10 @@ def _settle(
 ) -> Feasibility:
     """The keep-sets under the constraints `given` and those that the forward adds, with nothing missing."""
     constraints = list(given)
+    seeds = problem.seeds(constraints)
     for _ in range(2 * len(problem.graph.ops) + 2):
-        found = _solve(problem, constraints, align)
-        feasibility = make_feasible(found, rewriter, granted)
+        found = _solve(problem, seeds, constraints, align)
+        feasibility = make_feasible(found, rewriter, granted, problem.chains)
         if not feasibility.missing:
             return feasibility
         constraints += feasibility.missing
@@ -103,9 +147,14 @@ def _settle(
     raise FixpointError("the sizes that the forward computes do not settle; a rule is at fault")
 
 
-def _solve(problem: _Problem, constraints: Sequence[Constraint], align: Align | None) -> Analysis:
+def _solve(
+    problem: _Problem,
+    seeds: Mapping[Dim, Tensor | None],
+    constraints: Sequence[Constraint],
+    align: Align | None,
+) -> Analysis:
     sites, rules = problem.sites, problem.rules
-    kept = solve_keep_sets(problem.extents, problem.seeds, constraints)
+    kept = solve_keep_sets(problem.extents, seeds, constraints)
     alignments: tuple[Constraint, ...] = ()
     if align is not None:
         kept, alignments = align_keep_sets(kept, constraints, kernel_dims(sites, rules), align)
@@ -113,7 +162,7 @@ def _solve(problem: _Problem, constraints: Sequence[Constraint], align: Align | 
     for site in sites:
         resized.update(rule_of(site.op, rules).resize(site, kept))
     held = (*constraints, *alignments)
-    return Analysis(problem.graph, problem.facts, sites, rules, kept, problem.seeds, held, resized)
+    return Analysis(problem.graph, problem.facts, sites, rules, kept, seeds, held, resized)
 
 
 def extents_of(graph: Graph) -> dict[Dim, int]:
@@ -184,9 +233,16 @@ def _copies(graph: Graph, constraints: Iterable[Constraint], rules: Rules) -> It
                 producer = graph.producer[value]
 
 
-def constraints_of(graph: Graph, sites: Sequence[Site], rules: Rules) -> Iterable[Constraint]:
+def constraints_of(
+    graph: Graph, sites: Sequence[Site], rules: Rules, chains: Sequence[Chain] = ()
+) -> Iterable[Constraint]:
     """What the rules demand, and what the forward does with sizes out of sight."""
+    last = {chain.ops[-1].index: chain for chain in chains}
+    chained = frozenset(op.index for chain in chains for op in chain.ops)
     for site in sites:
+        if site.op.index in chained:
+            yield from last[site.op.index].couple() if site.op.index in last else ()
+            continue
         yield from rule_of(site.op, rules).couple(site)
         if site.op.is_rigid:
             yield from pinned_whole(site.op, site.because("the call it is part of insists on its sizes"))

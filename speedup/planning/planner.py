@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from speedup.analyses import borders, constants, liveness
 from speedup.analyses.alignment import Align, chooser
 from speedup.analyses.analysis import Analysis
+from speedup.analyses.chains import find_chains
 from speedup.building.expected import expected_trace
 from speedup.engine.borders import Bordered
 from speedup.engine.lattice import Fact
@@ -26,7 +27,7 @@ from speedup.modules.fingerprints import Fingerprint, TensorFingerprint, fingerp
 from speedup.modules.plannable import require_plannable
 from speedup.parts import Expected, Subject
 from speedup.plan import Plan
-from speedup.planning.choosing import CARRIERS, Lowerings, resolve_lowerings
+from speedup.planning.choosing import CARRIERS, SHUFFLES, Lowerings, resolve_lowerings
 from speedup.planning.coupling import solve_coupling
 from speedup.planning.editing import edits_of, solved_attributes
 from speedup.planning.rehearsal import rehearse
@@ -190,8 +191,17 @@ def _analyse(graph: Graph, tensors: Mapping[str, Tensor], request: Request) -> _
 
 
 def _couple(graph: Graph, found: _Findings, request: Request, rewriter: SourceRewriter) -> Analysis:
-    facts, lives, rules = found.facts, found.lives, request.rules
-    return solve_coupling(graph, facts, lives, rules, rewriter, request.keep, request.align, found.borders)
+    return solve_coupling(
+        graph,
+        found.facts,
+        found.lives,
+        request.rules,
+        rewriter,
+        request.keep,
+        request.align,
+        found.borders,
+        find_chains(graph, request.rules) if SHUFFLES in request.lowerings else (),
+    )
 
 
 def _plan(request: Request) -> Plan:

@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 from speedup.engine.layout import Block
-from speedup.ir.graph import Graph, Value
+from speedup.ir.graph import Graph, Op, Value
 
 # Operators that hand on the elements they get.
 _SAME = frozenset({"clone", "contiguous", "alias"})
+
+
+def is_copy(op: Op) -> bool:
+    """Whether the op hands on the elements that it gets, as they stand."""
+    return op.name in _SAME
 
 
 def copied_dims(graph: Graph, source: Value, block: Block) -> tuple[int, int] | None:
@@ -17,7 +22,7 @@ def copied_dims(graph: Graph, source: Value, block: Block) -> tuple[int, int] | 
     if block.index is not None or len(wide) != 2 or len(block.target) != 1:
         return None
     value, producer = source, graph.producer[source.index]
-    while producer is not None and graph.ops[producer].name in _SAME:
+    while producer is not None and is_copy(graph.ops[producer]):
         value = graph.ops[producer].operands[0]
         producer = graph.producer[value.index]
     if producer is None or graph.ops[producer].name != "expand":

@@ -1,0 +1,72 @@
+"""Orders of channels that become one selection."""
+
+from __future__ import annotations
+
+from property_tests.faults.fault import Fault
+from property_tests.faults.killers import CHAINS, SHUFFLES
+
+FAULTS = (
+    Fault(
+        "shuffles: others may read what is inside of a chain",
+        "analyses.chains",
+        "if len(readers) != 1 or value in graph.outputs:",
+        "if not readers or value in graph.outputs:",
+        (CHAINS,),
+    ),
+    Fault(
+        "shuffles: dimensions may stand elsewhere in the end",
+        "analyses.chains",
+        "return self.dims == {dim} and self.others == others and",
+        "return self.dims == {dim} and",
+        (CHAINS,),
+    ),
+    Fault(
+        "shuffles: an order is read backwards",
+        "analyses.chains",
+        "yield Mapped(dims[0], dims[1], self.order,",
+        "yield Mapped(dims[0], dims[1], torch.argsort(self.order),",
+        (SHUFFLES,),
+    ),
+    Fault(
+        "shuffles: what is kept is selected in the order in which it stood",
+        "forwards.fitting",
+        "SelectIndices(tuple(read.tolist()), chain.dim)",
+        "SelectIndices(tuple(sorted(read.tolist())), chain.dim)",
+        (SHUFFLES,),
+    ),
+    Fault(
+        "shuffles: a chain that cannot be written is taken all the same",
+        "planning.coupling",
+        "left = tuple(c for c in chains if c not in found.refused and not _is_box(c, found.analysis))",
+        "left = tuple(c for c in chains if not _is_box(c, found.analysis))",
+        (SHUFFLES,),
+    ),
+    Fault(
+        "shuffles: a selection is made where the ops do as well",
+        "planning.coupling",
+        "and not _is_box(c, found.analysis)",
+        "",
+        (SHUFFLES,),
+    ),
+    Fault(
+        "shuffles: a selection is made however little it saves",
+        "planning.coupling",
+        "if saved > len(chains) * CALL",
+        "if saved > 0",
+        (SHUFFLES,),
+    ),
+    Fault(
+        "shuffles: the size of the batch decides what pays",
+        "planning.costs",
+        "return total / max(batch, 1)",
+        "return total",
+        (SHUFFLES,),
+    ),
+    Fault(
+        "shuffles: source from a file may leave out any call",
+        "lowerings.permutation",
+        "return last_name(old.func) in _ARRANGING and",
+        "return",
+        (SHUFFLES,),
+    ),
+)
