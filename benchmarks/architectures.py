@@ -18,7 +18,7 @@ SEED = {"slim_vgg19": (64, 3, 32, 32), "fpgm_mnist": (64, 1, 28, 28)} | dict.fro
 )
 VISION = tuple(
     "resnet18 resnet50 vgg16_bn mobilenet_v2 densenet121 efficientnet_b0 resnext50_32x4d "
-    "shufflenet_v2_x1_0 convnext_tiny vit_b_16 swin_t".split()
+    "shufflenet_v2_x1_0 mnasnet1_0 mobilenet_v3_large regnet_y_400mf convnext_tiny vit_b_16 swin_t".split()
 )
 BERT = "bert_12_layers"
 NAMES = (*SEED, *VISION, BERT)

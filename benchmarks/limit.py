@@ -82,10 +82,10 @@ def _row(name: str, settings: Settings) -> Row:
     made_peak = peak() - before
     made = _least(made, *(timed(lambda: materialize(plan, verify="none"))[1] for _ in range(times - 1)))
     verified = timed(lambda: materialize(plan))[1]
-    before_macs, after, alone = macs(analysis_of(one.model, x, one.masks))
+    before_macs, _, alone = macs(analysis_of(one.model, x, one.masks))
     return {
         "parameters": [plan.parameters_before, plan.parameters_after],
-        "macs": [before_macs, after, alone],
+        "macs": [before_macs, plan.macs_after, alone],
         "seconds": {"export": export, "plan": planned, "materialize": made, "verified": verified},
         "peak_bytes": {"plan": planned_peak, "materialize": made_peak},
         "latency": _latencies(one, small, x, settings),

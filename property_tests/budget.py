@@ -14,6 +14,12 @@ NETWORKS = int(os.environ.get("SPEEDUP_EXAMPLES", "20000"))
 """How many networks the nightly profile tries, besides those that look at sizes."""
 SIZED = int(os.environ.get("SPEEDUP_SIZED_EXAMPLES", "2000"))
 """How many networks that look at sizes it tries."""
+LOWERED = (
+    int(os.environ.get("SPEEDUP_LOWERED_EXAMPLES", "3000"))
+    if NIGHTLY
+    else {"ci": 24, "dev": 6}.get(PROFILE, 24)
+)
+"""How many networks that are made for lowerings are tried."""
 
 
 def around_each() -> int:

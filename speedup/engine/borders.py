@@ -171,13 +171,13 @@ def aligned(found: Sequence[Bordered | Fact], ndim: int) -> tuple[tuple[Fact, ..
                 if axis is not None and axes[dim] not in (None, axis):
                     return None
                 axes[dim] = axis or axes[dim]
-    facts = []
-    for one in found:
-        if isinstance(one, Bordered):
-            facts.append(one.fact)
-        else:
-            offset = ndim - one.ndim
-            facts.append(uniform_fact(one, [d - offset for d in range(offset, ndim) if axes[d] is not None]))
+    varying = [d for d, axis in enumerate(axes) if axis is not None]
+    facts = (
+        one.fact
+        if isinstance(one, Bordered)
+        else uniform_fact(one, [d - ndim + one.ndim for d in varying if d >= ndim - one.ndim])
+        for one in found
+    )
     return tuple(facts), tuple(axes)
 
 

@@ -254,6 +254,7 @@ class Spanned:
     groups: int
     reason: Reason
     is_choice: bool = field(default=True, init=False)
+    _found: dict[int, list[tuple[Tensor, Tensor]]] = field(factory=dict, init=False, repr=False)
 
     @property
     def dims(self) -> tuple[Dim, ...]:
@@ -276,29 +277,39 @@ class Spanned:
         is preferred unless that is less than `Carrier.RATIO` of the most that is left of any that is
         dropped: multiples then stay small.
         """
+        for before, basis in self._found.get(group, ()):
+            # What spans all that was dropped spans what still is.
+            if bool(kept[basis].all()) and not bool((before & ~kept).any()):
+                return basis
+        found = self._basis(group, kept)
+        self._found.setdefault(group, []).append((kept, found))
+        return found
+
+    def _basis(self, group: int, kept: Tensor) -> Tensor:
         width = kept.numel() // self.groups
         own = self.members[group * width : (group + 1) * width].nonzero().reshape(-1) + group * width
         left = self.profiles[own].double()
-        tolerance = 64 * torch.finfo(torch.float64).eps * left.norm(dim=1)
+        norms = torch.linalg.vector_norm(left, dim=1)
+        least = 64 * torch.finfo(torch.float64).eps
         if self.has_bias:
             left = left - left.mean(1, keepdim=True)
-        stays, chosen = kept[own], torch.zeros(len(own), dtype=torch.bool)
+        usable, dropped = kept[own].double(), (~kept[own]).double()
+        chosen: list[int] = []
         for _ in range(min(len(own), left.shape[1] - self.has_bias)):
-            sizes = left.norm(dim=1)
-            open_ = ~stays & ~chosen & (sizes > tolerance)
-            if not bool(open_.any()):
+            sizes = torch.linalg.vector_norm(left, dim=1)
+            missing = sizes * dropped
+            if not bool((missing > least * norms).any()):
                 break
-            dropped = torch.where(open_, sizes, 0.0)
-            usable = torch.where(stays & ~chosen, sizes, 0.0)
-            best = int(usable.argmax())
-            if usable[best] < Carrier.RATIO * dropped.max():
-                best = int(dropped.argmax())
-            chosen[best] = True
+            most, best = (float(one) for one in missing.max(0))
+            most_usable, best_usable = (float(one) for one in (sizes * usable).max(0))
+            best = int(best_usable if most_usable >= Carrier.RATIO * most else best)
+            chosen.append(best)
+            usable[best] = dropped[best] = 0.0
+            direction = left[best] / sizes[best]
             # Twice, so that what is left holds nothing of it but rounding.
             for _ in range(2):
-                direction = left[best] / left[best].norm()
-                left = torch.where(chosen[:, None], left, left - (left @ direction)[:, None] * direction)
-        return own[chosen]
+                left.addr_(left @ direction, direction, alpha=-1)
+        return own[sorted(chosen)]
 
     def factors(self, columns: Tensor, basis: Tensor) -> tuple[Tensor, Tensor]:
         """(columns, basis) how many times each of `basis` each column is, and (columns,) how much more than

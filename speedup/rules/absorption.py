@@ -273,6 +273,10 @@ def absorbing_couple(site: Site) -> Iterable[Constraint]:
 
 
 def _spanned(site: Site, compensation: Compensation) -> Spanned:
+    return site.once("spanned", lambda: _make_spanned(site, compensation))
+
+
+def _make_spanned(site: Site, compensation: Compensation) -> Spanned:
     shape = describe_contraction(site.op)
     return Spanned(
         (shape.data.index, shape.axis),

@@ -20,7 +20,7 @@ def element_by_element(known: Known) -> AtBorders:
 
     def at_borders(op: Op, found: Sequence[Bordered | Fact]) -> Bordered | None:
         together = aligned(found, op.result.ndim)
-        if together is None:
+        if together is None or not any(together[1]):
             return None
         facts, axes = together
         return Bordered(known(op, facts)[0], axes)

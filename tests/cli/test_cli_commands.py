@@ -207,3 +207,11 @@ def test_every_command_that_plans_takes_calls(
 @pytest.mark.parametrize("command", ["plan", "compact", "report", "bench"])
 def test_help_tells_of_further_calls(command: str) -> None:
     assert "--call" in CliRunner().invoke(app, [command, "--help"]).stdout
+
+
+def test_lowerings_are_chosen_by_name(folder: Path) -> None:
+    for chosen in ("auto", "none", "carriers", "carriers,shuffles"):
+        assert "Conv2d(3, 6) -> (3, 4)" in run(f"plan {PLANNED} --lowerings {chosen}", folder)
+    result = CliRunner().invoke(app, f"plan {PLANNED} --lowerings carrier".format(folder=folder).split())
+    assert result.exit_code == 2
+    assert "did you mean 'carriers'" in " ".join(result.output.split())

@@ -58,8 +58,8 @@ FAULTS = (
     Fault(
         "borders: what varies by position is taken for a class",
         "engine.borders",
-        "facts.append(uniform_fact(one, [d - offset for d in range(offset, ndim) if axes[d] is not None]))",
-        "facts.append(one)",
+        "else uniform_fact(one, [d - ndim + one.ndim for d in varying if d >= ndim - one.ndim])",
+        "else one",
         (BORDERS,),
     ),
     Fault(
@@ -149,8 +149,8 @@ FAULTS = (
     Fault(
         "borders: a channel that carries almost nothing is taken",
         "engine.constraints",
-        "if usable[best] < Carrier.RATIO * dropped.max():",
-        "if usable[best] <= 0:",
+        "best_usable if most_usable >= Carrier.RATIO * most else best",
+        "best_usable if most_usable > 0 else best",
         (CONSTRAINTS,),
     ),
     Fault(
