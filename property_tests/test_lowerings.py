@@ -98,13 +98,13 @@ def cases(draw: st.DrawFn) -> Case:
     size = draw(st.integers(8, 48))
     try:
         make_lively(model, _images(24, 8, seed).float(), seed, lambda _: masks)
-        model(_images(size, 1, seed).float())
+        model.eval()(_images(size, 1, seed).float())
     except RuntimeError:
         # Strides and pools may leave less of a map than the next window takes.
         reject()
     others = draw(st.lists(st.tuples(st.integers(6, 24), st.integers(6, 24)), min_size=2, max_size=3))
     lowerings = draw(st.sampled_from(["auto", "auto", "auto", {"carriers"}, {"shuffles"}, "none"]))
-    return Case(model.double().eval(), masks, size, tuple(others), lowerings)
+    return Case(model.double(), masks, size, tuple(others), lowerings)
 
 
 def _is_whole(name: str, layer: nn.Module) -> bool:
