@@ -33,6 +33,8 @@ def resized_shapes(graph: Graph, shapes: Sequence[Shape], wanted: Iterable[int])
         value.index: _empty(shape, value) for value, shape in zip(graph.inputs, shapes, strict=True)
     }
     tensors.update({value.index: _empty(value.shape, value) for value in graph.state})
+    # Layers are many and sizes few: what an op has made of some sizes it makes of them again.
+    seen: dict[Any, Sequence[Any]] = graph.once("runs without data", dict)
     for number in _needed(graph, chosen):
         op = graph.ops[number]
         if all(graph.is_fixed(r) for r in op.results):
@@ -43,7 +45,7 @@ def resized_shapes(graph: Graph, shapes: Sequence[Shape], wanted: Iterable[int])
             tensors.update((r.index, 1.0 if r.dtype.is_floating_point else 1) for r in op.results)
             continue
         try:
-            results = _run(op, tensors)
+            results = _run(op, tensors, seen)
         except Exception:  # operators raise anything where sizes do not fit
             break
         tensors.update({r.index: t for r, t in zip(op.results, results, strict=False)})
@@ -105,7 +107,7 @@ def _check_recurrent(op: Op, tensors: _Meta) -> None:
         raise ValueError(f"the states of {op.label} do not fit its data")
 
 
-def _run(op: Op, tensors: _Meta) -> Sequence[Any]:
+def _run(op: Op, tensors: _Meta, seen: dict[Any, Sequence[Any]]) -> Sequence[Any]:
     if op.name.startswith(_RECURRENT):
         _check_recurrent(op, tensors)
 
@@ -133,8 +135,27 @@ def _run(op: Op, tensors: _Meta) -> Sequence[Any]:
     if "device" in filled:
         filled["device"] = torch.device("meta")
     positional, keywords = call_arguments(op, filled)
-    results = target(*positional, **keywords)
-    return results if isinstance(results, list | tuple) else [results]
+    key = (target, _key_of(positional), _key_of(keywords))
+    if key not in seen:
+        results = target(*positional, **keywords)
+        seen[key] = results if isinstance(results, list | tuple) else [results]
+    return seen[key]
+
+
+def _key_of(argument: Any) -> Any:
+    """What an argument is as far as sizes go."""
+    if isinstance(argument, Tensor):
+        return tuple(argument.shape), argument.stride(), argument.dtype
+    if isinstance(argument, list | tuple):
+        return tuple(map(_key_of, argument))
+    if isinstance(argument, dict):
+        return tuple((name, _key_of(part)) for name, part in argument.items())
+    try:
+        hash(argument)
+    except TypeError:
+        return object()
+    # 1 and True would be one key, and so would 1 and 1.0.
+    return type(argument), argument
 
 
 def _inner_shape(old: Shape, new: Shape, made: Shape) -> Shape:

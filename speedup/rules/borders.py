@@ -68,6 +68,9 @@ def convolve(op: Op, found: Sequence[Bordered | Fact]) -> Bordered | None:
         return None
     if isinstance(data, Bordered) and data.is_mixed:
         return None
+    # Rows that read constants alone, of data that is not constant altogether, are too few to look for.
+    if shape.groups == 1 and not (data.fact if isinstance(data, Bordered) else data).is_all_known():
+        return None
     before = data.axes[shape.axis + 1 :] if isinstance(data, Bordered) else (None,) * len(windows)
     axes = [classes_behind(axis, window) for axis, window in zip(before, windows, strict=True)]
     if not any(axes):
