@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from speedup.analyses import borders, constants, liveness
 from speedup.analyses.alignment import Align, chooser
 from speedup.analyses.analysis import Analysis
-from speedup.analyses.chains import find_chains
+from speedup.analyses.chains import Chain, find_chains
 from speedup.building.expected import expected_trace
 from speedup.engine.borders import Bordered
 from speedup.engine.lattice import Fact
@@ -177,17 +177,22 @@ def find_solution(request: Request) -> Solution:
 
 @frozen(eq=False)
 class _Findings:
-    """What is known of each value, of each element of it whether anything reads it, and what near borders."""
+    """What is known of each value, of each element whether anything reads it, what is known near borders, and
+    which ops put channels in another order.
+    """
 
     facts: tuple[Fact, ...]
     lives: tuple[Tensor, ...]
     borders: Mapping[int, Bordered]
+    chains: tuple[Chain, ...]
 
 
 def _analyse(graph: Graph, tensors: Mapping[str, Tensor], request: Request) -> _Findings:
     facts = constants.find_constants(graph, tensors, request.masks, request.rules)
     bordered = borders.find_borders(graph, facts, request.rules) if CARRIERS in request.lowerings else {}
-    return _Findings(facts, liveness.find_liveness(graph, facts, request.rules), bordered)
+    lives = liveness.find_liveness(graph, facts, request.rules)
+    chains = find_chains(graph, request.rules) if SHUFFLES in request.lowerings else ()
+    return _Findings(facts, lives, bordered, chains)
 
 
 def _couple(graph: Graph, found: _Findings, request: Request, rewriter: SourceRewriter) -> Analysis:
@@ -200,7 +205,7 @@ def _couple(graph: Graph, found: _Findings, request: Request, rewriter: SourceRe
         request.keep,
         request.align,
         found.borders,
-        find_chains(graph, request.rules) if SHUFFLES in request.lowerings else (),
+        found.chains,
     )
 
 

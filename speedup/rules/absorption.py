@@ -184,17 +184,12 @@ def _compensation(site: Site) -> Compensation | None:
     uniform = (profiles == profiles[:, :1]).all(1)
     by_bias = counts & uniform if bias_target is not None else torch.zeros_like(counts)
     rest = counts & ~by_bias
-    families: tuple[Tensor, ...] = ()
-    by_carrier = torch.zeros_like(counts)
-    # A carrier's factors are real numbers.
-    carries = (
-        usable and not profiles.is_complex() and bool(rest.any()) and bool(site.counterparts(shape.weight))
-    )
-    if carries and not _has_borders(sites):
-        by_carrier = rest
-        families = tuple(_families(shape, profiles, rest))
-    by_basis = rest & ~by_carrier if carries else by_carrier
-    left = rest & ~by_carrier & ~by_basis
+    # Factors are real numbers.
+    carries = usable and not profiles.is_complex() and bool(site.counterparts(shape.weight))
+    none = torch.zeros_like(rest)
+    carried, left = (rest, none) if carries else (none, rest)
+    by_carrier, by_basis = (none, carried) if _has_borders(sites) else (carried, none)
+    families = tuple(_families(shape, profiles, by_carrier)) if bool(by_carrier.any()) else ()
     is_first = next(one.op.index for one in sites if _is_partly_known(one)) == site.op.index
     return Compensation(profiles, by_bias, by_carrier, by_basis, left, families, bias_target, is_first)
 

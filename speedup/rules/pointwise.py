@@ -15,7 +15,7 @@ from speedup.ir.evaluation import evaluate
 from speedup.ir.graph import Op, Value
 from speedup.rules.borders import channel_by_channel, element_by_element
 from speedup.rules.kept import keeping
-from speedup.rules.rule import Facts, Lives, Rule, Sizes, equal, nothing_known, reason_for
+from speedup.rules.rule import Facts, Known, Live, Lives, Rule, Sizes, equal, nothing_known, reason_for
 from speedup.rules.site import Site
 from speedup.rules.weights import Attributes, WeightRule
 
@@ -196,23 +196,21 @@ def type_as_live(op: Op, facts: Facts, live: Lives) -> tuple[Tensor, ...]:
     return (live[0], indicator(False, op.operands[1].ndim))
 
 
-ELEMENTWISE = Rule(
-    is_local=True,
-    couple=elementwise_couple,
-    known=elementwise_known,
-    live=elementwise_live,
-    at_borders=element_by_element(elementwise_known),
-    reads_numbers=True,
-)
+def _by_element(known: Known, live: Live = elementwise_live) -> Rule:
+    """An operator that works element by element, near borders too."""
+    return Rule(
+        is_local=True,
+        couple=elementwise_couple,
+        known=known,
+        live=live,
+        at_borders=element_by_element(known),
+        reads_numbers=True,
+    )
+
+
+ELEMENTWISE = _by_element(elementwise_known)
 _RANDOM = keeping("draws a random number for each element")
-PRODUCT = Rule(
-    is_local=True,
-    couple=elementwise_couple,
-    known=multiply_known,
-    live=multiply_live,
-    at_borders=element_by_element(multiply_known),
-    reads_numbers=True,
-)
+PRODUCT = _by_element(multiply_known, multiply_live)
 
 
 def _slopes(op: Op, sizes: Sizes) -> Attributes:
@@ -226,23 +224,10 @@ RULES: dict[str, Rule] = {
     **{f"special_{name}": ELEMENTWISE for name in _SPECIAL},
     "mul": PRODUCT,
     "multiply": PRODUCT,
-    "where": evolve(ELEMENTWISE, live=where_live),
-    "masked_fill": Rule(
-        is_local=True,
-        couple=elementwise_couple,
-        known=masked_fill_known,
-        live=masked_fill_live,
-        at_borders=element_by_element(masked_fill_known),
-        reads_numbers=True,
-    ),
+    "where": _by_element(elementwise_known, where_live),
+    "masked_fill": _by_element(masked_fill_known, masked_fill_live),
     **{
-        name: Rule(
-            is_local=True,
-            couple=dropout_couple,
-            known=dropout_known,
-            live=elementwise_live,
-            at_borders=element_by_element(dropout_known),
-        )
+        name: evolve(_by_element(dropout_known), couple=dropout_couple, reads_numbers=False)
         for name in _DROPOUT
     },
     "prelu": Rule(

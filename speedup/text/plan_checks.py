@@ -56,18 +56,21 @@ def _fault(edit: TensorEdit, shape: Shape) -> str:
             return (
                 "" if delta.tensor.shape == shape else f"adds a tensor of shape {tuple(delta.tensor.shape)}"
             )
-        case MergeColumns(_, dim, into, columns, factors, rows, _):
-            if not 0 <= dim < len(shape) or len(columns) != len(factors):
-                return "does not say as many factors as columns of a dimension"
-            if rows is not None and not 0 <= rows[0] < rows[1] <= shape[0]:
-                return f"is for rows {rows}"
-            return _wrong_indices((*columns, into), shape[dim])
-        case CombineColumns(_, dim, into, columns, factors, rows, _):
-            if not 0 <= dim < len(shape) or tuple(factors.tensor.shape) != (len(columns), len(into)):
-                return "does not say as many factors as columns of a dimension"
-            if rows is not None and not 0 <= rows[0] < rows[1] <= shape[0]:
-                return f"is for rows {rows}"
-            return _wrong_indices((*columns, *into), shape[dim])
+        case MergeColumns():
+            return _wrong_columns(edit, (edit.into,), len(edit.factors) == len(edit.columns), shape)
+        case CombineColumns():
+            counts = (len(edit.columns), len(edit.into))
+            return _wrong_columns(edit, edit.into, tuple(edit.factors.tensor.shape) == counts, shape)
+
+
+def _wrong_columns(
+    edit: MergeColumns | CombineColumns, into: tuple[int, ...], is_complete: bool, shape: Shape
+) -> str:
+    if not 0 <= edit.dim < len(shape) or not is_complete:
+        return "does not say as many factors as columns of a dimension"
+    if edit.rows is not None and not 0 <= edit.rows[0] < edit.rows[1] <= shape[0]:
+        return f"is for rows {edit.rows}"
+    return _wrong_indices((*edit.columns, *into), shape[edit.dim])
 
 
 def _wrong_indices(indices: Iterable[int], extent: int) -> str:
