@@ -24,6 +24,7 @@ from speedup.engine.constraints import (
     Pinned,
     Reason,
     Spanned,
+    Subset,
     Unbroken,
 )
 from speedup.engine.keepsets import KeepSets, grow_keep_sets, solve_keep_sets
@@ -131,6 +132,13 @@ def _spanned(draw: st.DrawFn, extents: Mapping[Dim, int]) -> Spanned:
 
 
 @st.composite
+def _subset(draw: st.DrawFn, extents: Mapping[Dim, int]) -> Subset:
+    part = draw(st.sampled_from(list(extents)))
+    whole = draw(st.sampled_from([dim for dim, extent in extents.items() if extent == extents[part]]))
+    return Subset(part, whole, draw(_vectors(extents[part])), _CAUSE)
+
+
+@st.composite
 def _aligned(draw: st.DrawFn, extents: Mapping[Dim, int]) -> Aligned:
     dim, multiple = draw(st.sampled_from(list(extents))), draw(st.integers(1, 4))
     groups = draw(_divisors([extents[dim]]))
@@ -142,7 +150,7 @@ def _aligned(draw: st.DrawFn, extents: Mapping[Dim, int]) -> Aligned:
     return Aligned(dim, groups, wanted, draw(st.booleans()), _CAUSE)
 
 
-_FORCED = (_equal, _pinned, _mapped, _whole)
+_FORCED = (_equal, _pinned, _mapped, _whole, _subset)
 _CHOICES = (_balanced, _counted, _carrier, _spanned, _aligned)
 
 

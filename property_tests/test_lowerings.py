@@ -1,4 +1,4 @@
-"""Networks that are made for lowerings: constants near borders, and orders of channels, of every kind."""
+"""Networks made for lowerings: constants near borders, orders of channels and sums, of every kind."""
 
 from __future__ import annotations
 
@@ -47,6 +47,30 @@ class Shuffle(nn.Module):
         return x.unflatten(1, (self.groups, -1)).swapaxes(1, 2).flatten(1, 2)
 
 
+class Sum(nn.Module):
+    """A branch, and its input or a projection of it, added in one of the ways to write it."""
+
+    def __init__(self, width: int, way: int, project: bool, bias: bool) -> None:
+        super().__init__()
+        self.branch = nn.Sequential(
+            nn.Conv2d(width, width, 3, padding=1), nn.ReLU(), nn.Conv2d(width, width, 3, padding=1, bias=bias)
+        )
+        self.norm = nn.BatchNorm2d(width) if bias else nn.Identity()
+        self.project = nn.Conv2d(width, width, 1) if project else nn.Identity()
+        self.way = way
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.way == 0:
+            return self.project(x) + self.norm(self.branch(x))
+        if self.way == 1:
+            return torch.add(self.norm(self.branch(x)), self.project(x))
+        shortcut = self.project(x)
+        x = self.branch(x)
+        x = self.norm(x)
+        x += shortcut
+        return x
+
+
 @frozen
 class Case:
     """A network with masks, an example, and which lowerings may be used."""
@@ -87,6 +111,10 @@ def cases(draw: st.DrawFn) -> Case:
             layers.append(Shuffle(draw(st.sampled_from([2, 4])), draw(st.integers(0, 2))))
             layers.append(nn.Conv2d(width, width, 3, padding="same"))
         for _ in range(draw(st.integers(0, 2))):
+            # Inner layers have masks of their own, each row of either operand.
+            layers.append(Sum(width, draw(st.integers(0, 2)), draw(st.booleans()), draw(st.booleans())))
+            layers.append(draw(st.sampled_from(_ACTIVATIONS))())
+        for _ in range(draw(st.integers(0, 2))):
             layers += [draw(_around(width)), draw(st.sampled_from(_ACTIVATIONS))()]
         layers.append(draw(st.sampled_from(_POOLS))())
         channels = draw(st.sampled_from([4, 6]))
@@ -103,7 +131,8 @@ def cases(draw: st.DrawFn) -> Case:
         # Strides and pools may leave less of a map than the next window takes.
         reject()
     others = draw(st.lists(st.tuples(st.integers(6, 24), st.integers(6, 24)), min_size=2, max_size=3))
-    lowerings = draw(st.sampled_from(["auto", "auto", "auto", {"carriers"}, {"shuffles"}, "none"]))
+    options = ["auto", "auto", "auto", "auto", {"carriers"}, {"shuffles"}, {"rows"}, "none"]
+    lowerings = draw(st.sampled_from(options))
     return Case(model.double(), masks, size, tuple(others), lowerings)
 
 
@@ -119,7 +148,9 @@ def _images(size: int | tuple[int, int], batch: int, seed: int) -> Tensor:
 
 def _taken(plan: Plan) -> set[str]:
     found = {"carriers"} if any(isinstance(e, CombineColumns) for e in plan.edits) else set()
-    return found | ({"shuffles"} if any(isinstance(e, RewriteForward) for e in plan.edits) else set())
+    sources = [f.source for e in plan.edits if isinstance(e, RewriteForward) for f in e.functions]
+    named = {"shuffles": "select_indices(", "rows": "add_rows("}
+    return found | {name for name, helper in named.items() if any(helper in source for source in sources)}
 
 
 def test_small_model_equals_masked_model_with_each_lowering() -> None:
@@ -142,4 +173,8 @@ def test_small_model_equals_masked_model_with_each_lowering() -> None:
 
     search()
     least = _LEAST if NIGHTLY else 1
-    assert {name: count for name, count in taken.items() if count >= least}.keys() == {"carriers", "shuffles"}
+    assert {name: count for name, count in taken.items() if count >= least}.keys() == {
+        "carriers",
+        "shuffles",
+        "rows",
+    }

@@ -35,9 +35,17 @@ def steady_facts(op: Op, facts: Sequence[Fact], rules: Rules, extents: Extents) 
     if rule.arrangement == "joins":
         return _joined(op, facts, extents)
     return [
-        uniform_fact(one, unsteady_dims(op, value, _spread(one), rules, extents))
+        # Weights are large, and lie alike at all sizes.
+        one
+        if _is_still(value, rule)
+        else uniform_fact(one, unsteady_dims(op, value, _spread(one), rules, extents))
         for one, value in zip(facts, op.operands, strict=True)
     ]
+
+
+def _is_still(value: Value, rule: Rule) -> bool:
+    """Whether the op reads `value` at the same places whatever the sizes of the inputs are."""
+    return rule.moves is None and value.is_state
 
 
 def _spread(one: Fact) -> tuple[int, ...]:
@@ -65,7 +73,7 @@ def unsteady_dims(
 ) -> tuple[int, ...]:
     """Those `among` the dimensions of an operand along which its indices are other places at other sizes."""
     rule = rule_of(op, rules)
-    if not among or (rule.moves is None and value.is_state):
+    if not among or _is_still(value, rule):
         return ()
     found = _unsteady(op, value, [d for d in among if extents.varies(value, d)], rules, extents)
     return tuple(d for d in found if d in among)

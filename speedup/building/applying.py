@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from functools import reduce
+from itertools import chain
 from types import MappingProxyType
 
 import torch
@@ -139,7 +140,7 @@ def planned_shapes(shapes: Mapping[str, Shape], edits: Iterable[Edit]) -> Mappin
         if isinstance(edit, Slice | SliceGroups):
             found[edit.name] = _slice_shape(found[edit.name], edit)
         elif isinstance(edit, NewBias):
-            found[f"{edit.path}.bias".lstrip(".")] = tuple(edit.value.tensor.shape)
+            found[edit.name] = tuple(edit.value.tensor.shape)
     return MappingProxyType(found)
 
 
@@ -147,9 +148,11 @@ def _give_biases(small: nn.Module, edits: Iterable[Edit]) -> None:
     for edit in edits:
         if isinstance(edit, NewBias):
             module = small.get_submodule(edit.path)
-            weight = next(module.parameters(recurse=False))
+            # A bias of a sum is given to a module whose layers hold all parameters.
+            weight = next(chain(module.parameters(recurse=False), module.parameters(), small.parameters()))
             value = edit.value.tensor.to(device=weight.device, dtype=weight.dtype, copy=True)
-            module.register_parameter("bias", nn.Parameter(value, requires_grad=weight.requires_grad))
+            bias = nn.Parameter(value, requires_grad=weight.requires_grad)
+            module.register_parameter(edit.attribute, bias)
 
 
 def _refresh_cached(small: nn.Module) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 from attrs import frozen
@@ -18,21 +18,21 @@ from speedup.torch_api import schema_of
 
 def expected_trace(analysis: Analysis, edits: Sequence[Edit]) -> Expected:
     """What the small model has to trace to."""
-    new_biases = {e.path: len(e.value.tensor) for e in edits if isinstance(e, NewBias)}
+    new_biases = {e.path for e in edits if isinstance(e, NewBias) and e.attribute == "bias"}
     opaque = analysis.restated_paths
     return _describe(analysis.graph, analysis.sizes, analysis.arguments, new_biases, opaque)
 
 
 def actual_trace(graph: Graph, opaque: frozenset[str] = frozenset()) -> Expected:
     """A traced model in the same terms."""
-    return _describe(graph, lambda v: v.shape, lambda op: {n: op[n] for n in op.arguments}, {}, opaque)
+    return _describe(graph, lambda v: v.shape, lambda op: {n: op[n] for n in op.arguments}, (), opaque)
 
 
 def _describe(
     graph: Graph,
     sizes: Callable[[Value], Shape],
     arguments: Callable[[Op], Mapping[str, Any]],
-    new_biases: Mapping[str, int],
+    new_biases: Collection[str],
     opaque: frozenset[str],
 ) -> Expected:
     names: dict[int, Any] = {v.index: v.name for v in graph.state}

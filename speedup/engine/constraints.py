@@ -326,6 +326,28 @@ class Spanned:
 
 
 @frozen(eq=False)
+class Subset:
+    """`whole` keeps all that `part` does, and `part` what `whole` keeps but for `spare` indices.
+
+    `spare` (bool vector) are indices of `part` whose place in `whole` is filled without them.
+    """
+
+    part: Dim
+    whole: Dim
+    spare: Tensor
+    reason: Reason
+    is_choice: bool = field(default=False, init=False)
+
+    @property
+    def dims(self) -> tuple[Dim, ...]:
+        return self.part, self.whole
+
+    def close(self, kept: Kept) -> Demand:
+        yield self.whole, kept(self.part)
+        yield self.part, kept(self.whole) & ~self.spare
+
+
+@frozen(eq=False)
 class Aligned:
     """Each of the dim's `groups` equal runs that is alive keeps as many indices as `wanted` says.
 
@@ -355,5 +377,5 @@ class Aligned:
         yield self.dim, (run | _first_missing(run, missing)).reshape(-1)
 
 
-Closure = Pinned | Mapped | Balanced | Counted | Copied | Unbroken | Carrier | Spanned | Aligned
+Closure = Pinned | Mapped | Balanced | Counted | Copied | Unbroken | Carrier | Spanned | Subset | Aligned
 Constraint = Equal | Closure

@@ -25,6 +25,7 @@ from speedup.engine.constraints import (
     Mapped,
     Pinned,
     Spanned,
+    Subset,
     Unbroken,
 )
 
@@ -59,6 +60,9 @@ def supports(closure: Closure, dim: Dim, wanted: Tensor, since: Since) -> Iterat
             yield from _of_copied(closure, dim, wanted, since)
         case Unbroken():
             yield from _of_runs((dim,), closure.groups, dim, wanted, since)
+        case Subset():
+            other = closure.part if dim == closure.whole else closure.whole
+            yield Support(other, torch.arange(len(wanted)), wanted)
         case _:
             assert_never(closure)
 

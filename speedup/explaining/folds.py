@@ -13,6 +13,7 @@ from speedup.analyses.analysis import Analysis
 from speedup.analyses.crossings import crossings
 from speedup.engine.constraints import Dim, Mapped
 from speedup.ir.report import Step
+from speedup.lowerings import AddRows
 from speedup.rules import rule_of
 
 # Past this many dimensions what becomes of a constant is no longer followed.
@@ -46,6 +47,15 @@ class Folds:
                 if bool(indices.any()):
                     step = Step(f"folded into {words}", str(op.target), op.owner.path)
                     taken.setdefault(class_of(dim), []).append(ConstantFold(indices, step))
+        for number, lowering in analysis.restated.items():
+            if isinstance(lowering, AddRows) and lowering.bias is not None:
+                op = analysis.graph.ops[number]
+                where = analysis.kept[(op.result.index, lowering.dim)]
+                indices = torch.zeros_like(where)
+                indices[where] = lowering.bias.tensor != 0
+                step = Step(f"folded into {lowering.name}", str(op.target), op.owner.path)
+                own = class_of((op.operands[lowering.operand].index, lowering.dim))
+                taken.setdefault(own, []).append(ConstantFold(indices, step))
         onward: dict[int, list[tuple[Mapped, Dim]]] = {}
         for constraint in analysis.constraints if taken else ():
             if isinstance(constraint, Mapped):

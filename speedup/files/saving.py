@@ -140,8 +140,8 @@ class _Source:
             change_modules(small, self.plan.edits)
             for edit in self.plan.edits:
                 if isinstance(edit, NewBias):
-                    name = f"{edit.path}.bias".lstrip(".")
-                    small.get_submodule(edit.path).register_parameter("bias", nn.Parameter(self._read(name)))
+                    bias = nn.Parameter(self._read(edit.name))
+                    small.get_submodule(edit.path).register_parameter(edit.attribute, bias)
             self.traits.give(small)
         return small
 

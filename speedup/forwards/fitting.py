@@ -8,20 +8,24 @@ Where none of these will do, the op's dimensions are constrained and the fixpoin
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import count
 from types import MappingProxyType
 
 from attrs import evolve, frozen
+from torch import nn
 
 from speedup.analyses.analysis import Analysis
 from speedup.analyses.chains import Chain
+from speedup.analyses.partial_sums import PartialSum
 from speedup.engine.constraints import Constraint, Pinned, Reason
 from speedup.engine.layout import restrict_index
 from speedup.forwards.attributes import reads, solve_numbers
 from speedup.forwards.native import fits, has_values, misplaced_blocks, wanted_arguments
 from speedup.forwards.rewriting import SourceRewriter
+from speedup.ir.edits import ConstantTensor
 from speedup.ir.expressions import Guard, Root, SizeOf, derived_in, evaluate_expression, roots_in, sizes_in
-from speedup.ir.graph import Op
-from speedup.lowerings import Alternative, Arguments, Lowering, PassOn, SelectIndices
+from speedup.ir.graph import Frame, Op
+from speedup.lowerings import BIAS, AddRows, Alternative, Arguments, Lowering, PassOn, SelectIndices
 from speedup.rules import rule_of
 from speedup.rules.copies import is_copy
 from speedup.rules.extents import Extents
@@ -31,26 +35,32 @@ from speedup.rules.extents import Extents
 class Feasibility:
     """An analysis that the forward can carry, or the constraints that are missing for it.
 
-    `granted` are ops under the constraints of one of their rules' alternatives; `refused` are chains that
-    the source cannot be made to state as one selection.
+    `granted` are ops under the constraints of one of their rules' alternatives; `refused` are chains and
+    sums that the source cannot be made to state otherwise.
     """
 
     analysis: Analysis
     missing: tuple[Constraint, ...]
     granted: frozenset[int]
-    refused: tuple[Chain, ...] = ()
+    refused: tuple[Chain | PartialSum, ...] = ()
 
 
 def make_feasible(
-    analysis: Analysis, rewriter: SourceRewriter, granted: frozenset[int], chains: Sequence[Chain] = ()
+    analysis: Analysis,
+    rewriter: SourceRewriter,
+    granted: frozenset[int],
+    chains: Sequence[Chain] = (),
+    partial_sums: Sequence[PartialSum] = (),
 ) -> Feasibility:
     """Attributes and restated calls that make the forward fit; constraints where nothing does.
 
     `granted` are ops that were given the constraints of an alternative before; `chains` are coupled as the
-    permutations that they are.
+    permutations that they are, and one operand of each of `partial_sums` need not have all rows.
     """
-    chained = frozenset(op.index for chain in chains for op in chain.ops)
-    touched = [op for op in analysis.graph.ops if op.index not in chained and _is_touched(op, analysis)]
+    # Where it has them, the sum stays as it is.
+    partial_sums = [one for one in partial_sums if one.is_partial(analysis)]
+    apart = {op.index for chain in chains for op in chain.ops} | {one.op.index for one in partial_sums}
+    touched = [op for op in analysis.graph.ops if op.index not in apart and _is_touched(op, analysis)]
     failing = [op for op in touched if not fits(op, analysis)]
     attributes = solve_numbers(analysis, failing, rewriter.own_numbers)
     if attributes:
@@ -60,6 +70,7 @@ def make_feasible(
         failing = [op for op in affected if not fits(op, analysis)]
     offers = {op.index: sorted(_offers(op, analysis), key=lambda one: one.cost) for op in failing}
     offers.update(_of_chains(chains, analysis))
+    offers.update(_of_partial_sums(partial_sums, analysis, rewriter))
     written = _write(offers, granted, analysis, rewriter)
     analysis = evolve(analysis, restated=written)
     missing: list[Constraint] = list(_flipped_guards(analysis))
@@ -73,7 +84,10 @@ def make_feasible(
             missing.extend(asked)
         else:
             missing.extend(p for p in _misfits_of(op, analysis) if not analysis.kept.is_full(p.dim))
-    refused = tuple(c for c in chains if any(op.index not in written for op in c.ops if not is_copy(op)))
+    refused: tuple[Chain | PartialSum, ...] = (
+        *(c for c in chains if any(op.index not in written for op in c.ops if not is_copy(op))),
+        *(one for one in partial_sums if one.op.index not in written),
+    )
     return Feasibility(analysis, tuple(missing), frozenset(now), refused)
 
 
@@ -87,6 +101,32 @@ def _of_chains(chains: Sequence[Chain], analysis: Analysis) -> Iterator[tuple[in
         read = restrict_index(chain.order, source, target)
         assert read is not None, "what a permutation reads is kept"
         yield chain.ops[-1].index, [Alternative(SelectIndices(tuple(read.tolist()), chain.dim))]
+
+
+def _of_partial_sums(
+    partial_sums: Sequence[PartialSum], analysis: Analysis, rewriter: SourceRewriter
+) -> Iterator[tuple[int, list[Alternative]]]:
+    """Of each sum the rows are added to their places; a module's sums have biases of their own."""
+    found: dict[tuple[str, Frame], dict[int, AddRows]] = {}
+    names: dict[tuple[str, Frame], str] = {}
+    for one in partial_sums:
+        place = (one.op.owner.path, one.op.calls[0])
+        if place not in names:
+            names[place] = _free_name(rewriter.modules.get(place[0]), place[0], names)
+        bias = one.bias(analysis)
+        held = ConstantTensor(bias) if bool(bias.any()) else None
+        lowering = AddRows(one.operand, one.dim, one.places(analysis), names[place], held)
+        found.setdefault(place, {})[one.op.index] = lowering
+    for alike in found.values():
+        # What runs several times says and holds the same each time.
+        if len(set(alike.values())) == 1:
+            yield from ((number, [Alternative(lowering)]) for number, lowering in alike.items())
+
+
+def _free_name(module: nn.Module | None, path: str, names: Mapping[tuple[str, Frame], str]) -> str:
+    taken = {name for (own, _), name in names.items() if own == path}
+    options = (BIAS if number == 1 else f"{BIAS}_{number}" for number in count(1))
+    return next(name for name in options if name not in taken and not hasattr(module, name))
 
 
 def _offers(op: Op, analysis: Analysis) -> Iterator[Alternative]:

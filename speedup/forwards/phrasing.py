@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
@@ -29,29 +30,41 @@ class Phrase:
 
 
 def phrase_of(
-    op: Op, lowering: Lowering, node: ast.expr, analysis: Analysis, scope: Mapping[str, Any]
+    op: Op,
+    lowering: Lowering,
+    node: ast.Call | ast.Subscript | ast.BinOp | ast.AugAssign,
+    analysis: Analysis,
+    scope: Mapping[str, Any],
+    own: str | None,
 ) -> Phrase | None:
     """The changes that make `node`, which ran `op`, state `lowering`; None when it is too unusual.
 
-    `scope` is what the function around `node` finds by name outside of itself.
+    `scope` is what the function around `node` finds by name outside of itself; `own` is how it names the
+    module, if it does.
     """
     call = read_call(node, scope) if isinstance(node, ast.Call) else None
     if isinstance(node, ast.Call):
         names = (op.name.rstrip("_"), *rule_of(op, analysis.rules).aliases)
         if call is None or call.name.rstrip("_") not in names:
             return None
-    elif not isinstance(node, ast.Subscript):
+    elif not isinstance(node, ast.Subscript) and not lowering.takes_operations:
         return None
     may_be_literal = partial(_may_be_literal, op, analysis)
-    found = lowering.rewrite(Written(op, node, call, analysis.arguments(op), may_be_literal))
-    return None if found is None else Phrase(found, lowering.borrow(call), _note(node, found))
+    found = lowering.rewrite(Written(op, node, call, own, analysis.arguments(op), may_be_literal))
+    return None if found is None else Phrase(found, lowering.borrow(call), _note(node, found, lowering))
 
 
-def _note(node: ast.expr, changes: Sequence[Change]) -> str:
-    said = ", ".join(c.text.strip() for c in changes if c.text.strip() not in ("", "("))
+def _note(node: ast.expr | ast.stmt, changes: Sequence[Change], lowering: Lowering) -> str:
+    told = [_brief(c.text.strip(" ,")) if lowering.takes_operations else c.text.strip() for c in changes]
+    said = ", ".join(text for text in told if text not in ("", "("))
     whole = ast.unparse(node)
     short = whole if len(whole) <= 60 else "..." + whole[-57:]
     return f"{short} now with {said}" if said else f"{short} left out"
+
+
+def _brief(text: str) -> str:
+    """The text with long lists of numbers cut short."""
+    return re.sub(r"\[((?:\d+, ){6})[\d, ]{12,}\]", r"[\1...]", text)
 
 
 def _may_be_literal(op: Op, analysis: Analysis, name: str, place: int | None) -> bool:

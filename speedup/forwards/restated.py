@@ -81,6 +81,8 @@ def _agree(old: Any, new: Any, is_argument: bool) -> bool:
         for field in new._fields
     ):
         return True
+    if isinstance(old, ast.BinOp | ast.AugAssign):
+        return any(one.may_replace_operation(old, new, _agree) for one in LOWERINGS)
     return isinstance(old, ast.Call) and any(one.may_replace(old, new, _agree) for one in LOWERINGS)
 
 

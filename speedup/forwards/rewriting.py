@@ -20,9 +20,9 @@ from torch import fx, nn
 from speedup.analyses.analysis import Analysis
 from speedup.errors import SpeedupError
 from speedup.forwards.phrasing import Phrase, phrase_of
-from speedup.forwards.source import is_code, is_wrapper, source_file
+from speedup.forwards.source import first_argument, is_code, is_fresh, is_wrapper, source_file
 from speedup.ir.edits import Rewritten
-from speedup.ir.graph import Frame, Op
+from speedup.ir.graph import Frame, Op, Value
 from speedup.lowerings import Lowering
 from speedup.lowerings.syntax import Change
 from speedup.modules.functions import names_of, unwrap
@@ -103,7 +103,14 @@ class SourceRewriter:
         expression = None if file is None else file.expression(op.calls[0])
         if file is None or expression is None:
             return None
-        return phrase_of(op, lowering, expression, analysis, route.scope)
+        function = file.function(route.frames[-1])
+        if isinstance(expression, ast.AugAssign):
+            made = partial(_is_made_by, _maker(op.operands[0], analysis), op.owner.path)
+            if function is None or not is_fresh(expression, function, made):
+                return None
+        # What a method calls by name has no module of its own.
+        own = first_argument(function) if function is not None and len(route.names) == 1 else None
+        return phrase_of(op, lowering, expression, analysis, route.scope, own)
 
     def route(self, op: Op) -> Route | None:
         """How a method of the op's module reaches the op's call."""
@@ -130,6 +137,28 @@ class SourceRewriter:
                 names = (_last_name(frame), *(name for name, _ in helpers))
                 return Route(names, tuple(reversed(own)), names_of(last))
         return None
+
+
+def _maker(value: Value, analysis: Analysis) -> Op | None:
+    """The op that made the tensor that `value` is, or of which it may be a part or another name."""
+    while (number := analysis.graph.producer[value.index]) is not None:
+        op = analysis.graph.ops[number]
+        # What is computed with weights is a new tensor, unless it is written where the data was.
+        if any(v.is_state for v in op.operands) and not op.name.endswith("_"):
+            return op
+        if not op.operands:
+            return None
+        value = op.operands[0]
+    return None
+
+
+def _is_made_by(maker: Op | None, path: str, statement: ast.Assign) -> bool:
+    """Whether `statement`, of the forward of module `path`, calls the module that runs `maker`."""
+    match statement.value:
+        case ast.Call(func=ast.Attribute(value=ast.Name(), attr=name)) if maker is not None:
+            called = f"{path}.{name}".lstrip(".")
+            return f"{maker.owner.path}.".startswith(f"{called}.")
+    return False
 
 
 def _last_name(frame: Frame) -> str:
@@ -186,8 +215,7 @@ def _is_called_on_self(method: Frame, caller: Frame) -> bool:
     function = None if file is None else file.function(caller)
     if call is None or function is None or not isinstance(call, ast.Call):
         return False
-    first = [*function.args.posonlyargs, *function.args.args][:1]
-    own = first[0].arg if first else ""
+    own = first_argument(function) or ""
     spoken = {f"{kind}.{_last_name(method)}" for kind in (own, f"type({own})", f"{own}.__class__")}
     return ast.unparse(call.func) in spoken
 
@@ -210,10 +238,10 @@ def _helpers(method: Any, frames: Sequence[Frame]) -> tuple[tuple[str, Any], ...
 
 @frozen(eq=False)
 class _Draft:
-    """One function on its way to be rewritten."""
+    """One function on its way to be rewritten; `changes` with what they change, as one may be in another."""
 
     frame: Frame
-    changes: dict[Change, None] = field(factory=dict)
+    changes: dict[tuple[Frame, Change], None] = field(factory=dict)
     helpers: dict[str, _Draft] = field(factory=dict)
     borrowed: dict[str, None] = field(factory=dict)
 
@@ -222,7 +250,12 @@ class _Draft:
         function = None if file is None else file.function(self.frame)
         assert file is not None and function is not None, "a route leads through known functions only"
         helpers = tuple(draft.finish(own) for own, draft in self.helpers.items())
-        return Rewritten(name, file.with_changes(function, self.changes), helpers, tuple(self.borrowed))
+        return Rewritten(
+            name,
+            file.with_changes(function, (change for _, change in self.changes)),
+            helpers,
+            tuple(self.borrowed),
+        )
 
 
 def rewritten_functions(
@@ -239,7 +272,7 @@ def rewritten_functions(
         for name, frame in zip(route.names, route.frames, strict=True):
             draft = level.setdefault(name, _Draft(frame))
             level = draft.helpers
-        draft.changes.update(dict.fromkeys(phrase.changes))
+        draft.changes.update(((op.calls[0], change), None) for change in phrase.changes)
         draft.borrowed.update(dict.fromkeys(phrase.borrowed))
         notes.setdefault(op.owner.path, {})[phrase.note] = None
     return {

@@ -8,7 +8,7 @@ from __future__ import annotations
 import ast
 import linecache
 import textwrap
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import lru_cache
 from types import CodeType
 from typing import Any, TypeGuard
@@ -16,19 +16,24 @@ from typing import Any, TypeGuard
 from attrs import field, frozen
 
 from speedup.ir.graph import Frame
-from speedup.lowerings.syntax import Change, Position, end_of
+from speedup.lowerings.syntax import Change, Position, end_of, last_name, start_of
 from speedup.modules.functions import unwrap
 
 Function = ast.FunctionDef | ast.AsyncFunctionDef
 Expr = ast.Call | ast.Subscript
+Operation = ast.BinOp | ast.AugAssign
 
 
 @frozen(eq=False)
 class SourceFile:
-    """A parsed file: `calls` and subscripts by where they end, functions by where they start."""
+    """A parsed file: `calls` and subscripts by where they end, functions by where they start.
+
+    `operations`, such as `a + b`, are found by where they start and end.
+    """
 
     lines: tuple[bytes, ...]
     calls: Mapping[tuple[type, int, int], Expr] = field(repr=False)
+    operations: Mapping[tuple[int, int, int, int], Operation] = field(repr=False)
     functions: Mapping[tuple[int, str], Function] = field(repr=False)
 
     def text(self, start: Position, end: Position) -> str:
@@ -42,8 +47,10 @@ class SourceFile:
         """The definition of the function that `frame` runs; None for lambdas and comprehensions."""
         return self.functions.get((frame.first_line, frame.function.rpartition(".")[2]))
 
-    def expression(self, frame: Frame) -> Expr | None:
-        """The call or subscript that `frame` was evaluating, if it was one."""
+    def expression(self, frame: Frame) -> Expr | Operation | None:
+        """The call, subscript or operation that `frame` was evaluating, if it was one."""
+        if frame.span in self.operations:
+            return self.operations[frame.span]
         _, _, line, column = frame.span
         return self.calls.get((ast.Call, line, column)) or self.calls.get((ast.Subscript, line, column))
 
@@ -59,6 +66,7 @@ class SourceFile:
         return _dedent(b"".join(lines).decode().rstrip() + "\n")
 
 
+@lru_cache(maxsize=256)
 def _dedent(text: str) -> str:
     """The function `text` at no indentation. Lines inside strings stay as they are."""
     margin = text[: len(text) - len(text.lstrip(" \t"))]
@@ -99,14 +107,95 @@ def _parse(text: str) -> SourceFile | None:
     except (SyntaxError, ValueError):
         return None
     calls: dict[tuple[type, int, int], Expr] = {}
+    operations: dict[tuple[int, int, int, int], Operation] = {}
     functions: dict[tuple[int, str], Function] = {}
     for node in ast.walk(tree):
         if isinstance(node, ast.Call | ast.Subscript):
             calls[type(node), *end_of(node)] = node
+        elif isinstance(node, ast.BinOp | ast.AugAssign):
+            operations[(*start_of(node), *end_of(node))] = node
         elif isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
             functions[definition_line(node), node.name] = node
     # Of bytes, as of source, only line feeds and carriage returns end a line.
-    return SourceFile(tuple(text.encode().splitlines(keepends=True)), calls, functions)
+    return SourceFile(tuple(text.encode().splitlines(keepends=True)), calls, operations, functions)
+
+
+def first_argument(function: Function) -> str | None:
+    """The name of the first argument, which of a method is the object; None of a static method."""
+    if any(last_name(one) in ("staticmethod", "classmethod") for one in function.decorator_list):
+        return None
+    return next((one.arg for one in (*function.args.posonlyargs, *function.args.args)), None)
+
+
+def is_fresh(statement: ast.AugAssign, function: Function, made: Callable[[ast.Assign], bool]) -> bool:
+    """Whether nothing but the name that `statement`, such as `a += b`, changes can hold what it changes.
+
+    So it is where that name was given it when it was `made`, as an assignment says, and has only been given
+    what calls make of it since; and no other name is read afterwards that was given anything. A new tensor
+    in its place is then as good.
+    """
+    if not isinstance(statement.target, ast.Name):
+        return False
+    name = statement.target.id
+    start, end = start_of(statement), end_of(statement)
+    given = {one.id for one in _names(function) if isinstance(one.ctx, ast.Store) and start_of(one) < start}
+    later = {one.id for one in _names(function) if start_of(one) >= end}
+    if (given & later) - {name}:
+        return False
+    for one in _before(statement, function):
+        if isinstance(one, ast.Assign) and _gives(one, name) and made(one):
+            return True
+        steps = [node for node in ast.walk(one) if isinstance(node, ast.Assign) and _gives(node, name)]
+        # A name that is given anew without what it held holds something else before.
+        if any(not any(part.id == name for part in _names(step.value)) for step in steps):
+            return False
+        passed_on = {id(part) for step in steps for part in _names(step)}
+        if any(part.id == name and id(part) not in passed_on for part in _names(one)):
+            return False
+    return False
+
+
+def _gives(statement: ast.Assign, name: str) -> bool:
+    """Whether it gives the result of a call to the name, and to nothing else."""
+    match statement:
+        case ast.Assign(targets=[ast.Name(id=target)], value=ast.Call()):
+            return target == name
+    return False
+
+
+def _names(node: ast.AST) -> Iterator[ast.Name]:
+    return (one for one in ast.walk(node) if isinstance(one, ast.Name))
+
+
+def _before(statement: ast.stmt, function: Function) -> Iterator[ast.AST]:
+    """What has run before `statement`, the last first, as long as that is the same each time.
+
+    Nothing of a statement in a loop, where what stands behind it may have run before too.
+    """
+    loops = (node for node in ast.walk(function) if isinstance(node, ast.For | ast.AsyncFor | ast.While))
+    if any(node is statement for loop in loops for node in ast.walk(loop)):
+        return
+    inside: ast.AST = statement
+    while True:
+        around, block = next(
+            (node, own)
+            for node in ast.walk(function)
+            for own in _blocks(node)
+            if any(o is inside for o in own)
+        )
+        number = next(n for n, one in enumerate(block) if one is inside)
+        yield from reversed(block[:number])
+        if not isinstance(around, ast.If):
+            return
+        yield around.test
+        inside = around
+
+
+def _blocks(node: ast.AST) -> Iterator[list[ast.stmt]]:
+    for name in ("body", "orelse", "finalbody"):
+        found = getattr(node, name, None)
+        if isinstance(found, list):
+            yield found
 
 
 def is_code(function: Any, frame: Frame) -> bool:

@@ -89,11 +89,17 @@ class CombineColumns:
 
 @frozen
 class NewBias:
-    """Give module `path`, which has none, the bias `value` (sliced length)."""
+    """Give module `path`, which has none, the bias `value` (sliced length), as parameter `attribute`."""
 
     path: str
     value: ConstantTensor
     why: str
+    attribute: str = "bias"
+
+    @property
+    def name(self) -> str:
+        """The name of the new parameter in the model."""
+        return f"{self.path}.{self.attribute}".lstrip(".")
 
 
 @frozen

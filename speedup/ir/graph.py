@@ -134,9 +134,16 @@ class Op:
     is_rigid: bool = attrs.field(default=False, eq=False, repr=False)
     is_inner: bool = attrs.field(default=False, eq=False, repr=False)
     operands: tuple[Value, ...] = attrs.field(init=False)
+    _memo: dict[str, Any] = attrs.field(init=False, eq=False, repr=False, factory=dict)
 
     def __attrs_post_init__(self) -> None:
         object.__setattr__(self, "operands", tuple(values_in(tuple(self.arguments.values()))))
+
+    def once(self, key: str, compute: Callable[[], T]) -> T:
+        """What `compute` gives, computed once per op; it depends on nothing else."""
+        if key not in self._memo:
+            self._memo[key] = compute()
+        return cast(T, self._memo[key])
 
     def __hash__(self) -> int:
         return hash((self.index, self.target))
@@ -172,8 +179,15 @@ class Op:
 
     def follows_sizes(self, *names: str) -> bool:
         """Whether the arguments `names`, or any when none is named, hold numbers derived from sizes."""
-        chosen = tuple(self.arguments.get(n) for n in names) if names else tuple(self.arguments.values())
-        return any(next(sizes_in(found.expression), None) is not None for found in derived_in(chosen))
+        found = self.once("follow sizes", self._following_sizes)
+        return any(name in found for name in names) if names else bool(found)
+
+    def _following_sizes(self) -> frozenset[str]:
+        return frozenset(
+            name
+            for name, argument in self.arguments.items()
+            if any(next(sizes_in(derived.expression), None) is not None for derived in derived_in(argument))
+        )
 
     @property
     def where(self) -> str:

@@ -35,7 +35,10 @@ def resized_shapes(graph: Graph, shapes: Sequence[Shape], wanted: Iterable[int])
     tensors.update({value.index: _empty(value.shape, value) for value in graph.state})
     # Layers are many and sizes few: what an op has made of some sizes it makes of them again.
     seen: dict[Any, Sequence[Any]] = graph.once("runs without data", dict)
-    for number in _needed(graph, chosen):
+    needed: dict[frozenset[int], Sequence[int]] = graph.once("needed for sizes", dict)
+    if chosen not in needed:
+        needed[chosen] = _needed(graph, chosen)
+    for number in needed[chosen]:
         op = graph.ops[number]
         if all(graph.is_fixed(r) for r in op.results):
             tensors.update((r.index, _empty(r.shape, r)) for r in op.results)

@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any
 
+from speedup.lowerings.add_rows import BIAS, AddRows
 from speedup.lowerings.arguments import Arguments
 from speedup.lowerings.lowering import Alternative, Lowering
 from speedup.lowerings.mean_of_total import MeanOfTotal
@@ -22,8 +23,10 @@ from speedup.lowerings.split_sizes import SplitSizes
 from speedup.lowerings.take_indices import TakeIndices
 
 __all__ = [
+    "BIAS",
     "HELPERS",
     "LOWERINGS",
+    "AddRows",
     "Alternative",
     "Arguments",
     "Lowering",
@@ -43,6 +46,7 @@ LOWERINGS: tuple[type[Lowering], ...] = (
     PartialLayerNorm,
     PassOn,
     SelectIndices,
+    AddRows,
 )
 
 HELPERS: Mapping[str, Any] = MappingProxyType(

@@ -12,6 +12,7 @@ from attrs import frozen
 from torch import Tensor
 
 from speedup.engine.constraints import Constraint
+from speedup.ir.edits import ConstantTensor
 from speedup.ir.graph import Op
 from speedup.lowerings.syntax import Change, WrittenCall
 
@@ -25,16 +26,18 @@ class Written:
 
     Attributes:
         op: the op.
-        node: the call or subscript.
+        node: the call or subscript, or the operation if it is one.
         call: its parts, if it is a call.
+        own: how the source names the module whose forward it is; None where it does not.
         given: the arguments that the op gets on smaller operands, by name, as the source stands.
         may_be_literal: whether a number may stand in the source as it is: that of an argument, by its name,
             or of a list among them, by the place in it too.
     """
 
     op: Op
-    node: ast.Call | ast.Subscript
+    node: ast.Call | ast.Subscript | ast.BinOp | ast.AugAssign
     call: WrittenCall | None
+    own: str | None
     given: Mapping[str, Any]
     may_be_literal: Callable[[str, int | None], bool]
 
@@ -44,6 +47,14 @@ class Lowering(ABC):
 
     helpers: ClassVar[Mapping[str, Any]] = MappingProxyType({})
     """Names that the source may borrow for it, and what they stand for."""
+
+    takes_operations: ClassVar[bool] = False
+    """Whether it can stand for `a + b` and the like, too, and not only for calls and subscripts."""
+
+    @property
+    def parameters(self) -> Mapping[str, ConstantTensor]:
+        """What the module has to hold for it, by name."""
+        return MappingProxyType({})
 
     @abstractmethod
     def compute(self, op: Op, arguments: Mapping[str, Any], operands: Sequence[Tensor]) -> Sequence[Tensor]:
@@ -61,6 +72,11 @@ class Lowering(ABC):
     @staticmethod
     def may_replace(old: ast.Call, new: ast.AST, agrees: Agrees) -> bool:
         """Whether source from a file may hold `new` where the model's own holds `old`, numbers aside."""
+        return False
+
+    @staticmethod
+    def may_replace_operation(old: ast.BinOp | ast.AugAssign, new: ast.AST, agrees: Agrees) -> bool:
+        """The same, where the model's own source holds an operation."""
         return False
 
 

@@ -75,12 +75,12 @@ def _value_of(node: ast.expr, scope: Mapping[str, Any]) -> Any:
     return None
 
 
-def start_of(node: ast.expr) -> Position:
+def start_of(node: ast.expr | ast.stmt) -> Position:
     """Where the text of `node` begins."""
     return node.lineno, node.col_offset
 
 
-def end_of(node: ast.expr) -> Position:
+def end_of(node: ast.expr | ast.stmt) -> Position:
     """Where the text of `node` has ended."""
     return node.end_lineno or node.lineno, node.end_col_offset or node.col_offset
 

@@ -12,13 +12,17 @@ CARRIERS: Final = "carriers"
 
 SHUFFLES: Final = "shuffles"
 
-LOWERINGS: Final = (CARRIERS, SHUFFLES)
+ROWS: Final = "rows"
+
+LOWERINGS: Final = (CARRIERS, SHUFFLES, ROWS)
 """All there are.
 
 carriers: of constant channels that differ near borders, behind padded windows, a few carry the others, whose
     weights are added to theirs. Costs nothing.
 shuffles: a view, a transpose and a view, which put channels in another order, become one selection, so that
     any channel may go and not only the same ones of every group. Costs a call less, for what it moves.
+rows: of a residual sum, the branch computes only the rows that follow the input; they are added to their
+    places, and the constants of the others once for all. Costs a call more.
 """
 
 Lowerings: TypeAlias = Literal["auto", "none"] | Collection[str]

@@ -11,8 +11,19 @@ CALL: Final = 300_000
 """Multiply-accumulates that a processor's core does in the time of one more call: about 20 microseconds."""
 
 
+LEAST_SAVED: Final = 1_000_000
+"""Multiply-accumulates per sample that rows left out of a sum must save: what adding in places costs more."""
+
+MOST_ROWS: Final = 0.85
+"""The share of the rows of a sum above which all are computed."""
+
+
+def batch_of(analysis: Analysis) -> int:
+    """The size of the batch that was traced."""
+    return max(next((value.shape[0] for value in analysis.graph.inputs if value.ndim), 1), 1)
+
+
 def macs_per_sample(analysis: Analysis) -> float:
     """Multiply-accumulates of what is kept, over the size of the batch that was traced."""
-    batch = next((value.shape[0] for value in analysis.graph.inputs if value.ndim), 1)
     total = sum(rule_of(op, analysis.rules).macs(op, analysis.sizes) for op in analysis.graph.ops)
-    return total / max(batch, 1)
+    return total / batch_of(analysis)

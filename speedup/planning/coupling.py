@@ -22,6 +22,7 @@ from speedup.analyses.alignment import Align, align_keep_sets, kernel_dims
 from speedup.analyses.analysis import Analysis
 from speedup.analyses.chains import Chain
 from speedup.analyses.constants import settle_numbers
+from speedup.analyses.partial_sums import PartialSum
 from speedup.engine.borders import Bordered
 from speedup.engine.constraints import Carrier, Constraint, Copied, Dim, Pinned, Reason, Spanned
 from speedup.engine.keepsets import solve_keep_sets
@@ -31,7 +32,7 @@ from speedup.forwards.fitting import Feasibility, make_feasible, pinned_whole
 from speedup.forwards.rewriting import SourceRewriter
 from speedup.ir.expressions import SizeOf
 from speedup.ir.graph import Graph, Origin, Shape, Value
-from speedup.planning.costs import CALL, macs_per_sample
+from speedup.planning.costs import CALL, LEAST_SAVED, MOST_ROWS, batch_of, macs_per_sample
 from speedup.rules import Rules, rule_of
 from speedup.rules.site import Site
 
@@ -46,12 +47,14 @@ def solve_coupling(
     align: Align | None = None,
     borders: Mapping[int, Bordered] = MappingProxyType({}),
     chains: Sequence[Chain] = (),
+    partial_sums: Sequence[PartialSum] = (),
 ) -> Analysis:
     """The least keep-sets that the model's own forward can carry.
 
     `borders` are constants that differ near the ends of their axes, by value index; `rewriter` knows what the
     source can be made to say; `keep` names modules that must not change; `align` says which widths the sets
-    grow to; `chains` may be taken for permutations where that pays.
+    grow to; `chains` may be taken for permutations where that pays, and of `partial_sums` an operand may have
+    only some of the rows.
 
     Raises:
         FixpointError: the iteration does not settle (a rule is at fault).
@@ -61,6 +64,7 @@ def solve_coupling(
     sites = sites_of(graph, facts, lives, rules, borders)
     problem = _Problem(graph, facts, sites, rules, extents_of(graph), tuple(keep))
     chosen, feasibility = _permute_where_it_pays(problem, rewriter, tuple(chains))
+    chosen, feasibility = _part_where_it_pays(chosen, feasibility, rewriter, tuple(partial_sums))
     if align is None:
         return feasibility.analysis
     given = feasibility.analysis.constraints
@@ -88,6 +92,34 @@ def _permute_where_it_pays(
     return problem, plain
 
 
+def _part_where_it_pays(
+    problem: _Problem, whole: Feasibility, rewriter: SourceRewriter, partial_sums: tuple[PartialSum, ...]
+) -> tuple[_Problem, Feasibility]:
+    """The problem with those of `partial_sums` in part that the source can state so, if each saves more than
+    its call costs; and what comes of it. `whole` is what comes of the problem without.
+    """
+    while partial_sums:
+        tried = evolve(problem, partial_sums=partial_sums)
+        found = _settle(tried, tried.constraints(), rewriter, frozenset())
+        left = tuple(r for r in partial_sums if r not in found.refused and _pays(r, found.analysis))
+        if left == partial_sums:
+            saved = macs_per_sample(whole.analysis) - macs_per_sample(found.analysis)
+            return (tried, found) if saved > len(partial_sums) * CALL else (problem, whole)
+        partial_sums = left
+    return problem, whole
+
+
+def _pays(one: PartialSum, analysis: Analysis) -> bool:
+    """Whether the rows that are left out are worth it by what computes them."""
+    source = one.source(analysis.graph, analysis.rules)
+    if source is None or not one.is_partial(analysis):
+        return False
+    rows = analysis.kept.count((one.rows.index, one.dim))
+    whole = analysis.kept.count((one.op.result.index, one.dim))
+    macs = rule_of(source, analysis.rules).macs(source, analysis.sizes) / batch_of(analysis)
+    return rows <= MOST_ROWS * whole and macs * (whole - rows) / rows > LEAST_SAVED
+
+
 def _is_box(chain: Chain, analysis: Analysis) -> bool:
     """Whether the ops of the chain, as they are, keep no more of what goes in and comes out."""
     kept = analysis.kept
@@ -102,7 +134,9 @@ def _is_box(chain: Chain, analysis: Analysis) -> bool:
 
 @frozen(eq=False)
 class _Problem:
-    """What the keep-sets are found from; `chains` are taken for the permutations that they are."""
+    """What the keep-sets are found from; `chains` are taken for the permutations that they are, and
+    `partial_sums` for sums that one operand has only some of the rows of.
+    """
 
     graph: Graph
     facts: tuple[Fact, ...]
@@ -111,11 +145,12 @@ class _Problem:
     extents: Mapping[Dim, int]
     keep: tuple[str, ...]
     chains: tuple[Chain, ...] = ()
+    partial_sums: tuple[PartialSum, ...] = ()
 
     def constraints(self) -> list[Constraint]:
         """What the ops demand, and the modules that are to be kept."""
         # A choice that names an index comes before those that only count, which that index may satisfy.
-        found = constraints_of(self.graph, self.sites, self.rules, self.chains)
+        found = constraints_of(self.graph, self.sites, self.rules, self.chains, self.partial_sums)
         ordered = sorted(found, key=lambda c: not isinstance(c, Carrier | Spanned))
         return [*ordered, *_kept_modules(self.graph, self.keep)]
 
@@ -139,7 +174,7 @@ def _settle(
     seeds = problem.seeds(constraints)
     for _ in range(2 * len(problem.graph.ops) + 2):
         found = _solve(problem, seeds, constraints, align)
-        feasibility = make_feasible(found, rewriter, granted, problem.chains)
+        feasibility = make_feasible(found, rewriter, granted, problem.chains, problem.partial_sums)
         if not feasibility.missing:
             return feasibility
         constraints += feasibility.missing
@@ -234,14 +269,22 @@ def _copies(graph: Graph, constraints: Iterable[Constraint], rules: Rules) -> It
 
 
 def constraints_of(
-    graph: Graph, sites: Sequence[Site], rules: Rules, chains: Sequence[Chain] = ()
+    graph: Graph,
+    sites: Sequence[Site],
+    rules: Rules,
+    chains: Sequence[Chain] = (),
+    partial_sums: Sequence[PartialSum] = (),
 ) -> Iterable[Constraint]:
     """What the rules demand, and what the forward does with sizes out of sight."""
     last = {chain.ops[-1].index: chain for chain in chains}
     chained = frozenset(op.index for chain in chains for op in chain.ops)
+    sums = {one.op.index: one for one in partial_sums}
     for site in sites:
         if site.op.index in chained:
             yield from last[site.op.index].couple() if site.op.index in last else ()
+            continue
+        if site.op.index in sums:
+            yield from sums[site.op.index].couple()
             continue
         yield from rule_of(site.op, rules).couple(site)
         if site.op.is_rigid:

@@ -14,6 +14,7 @@ from speedup.analyses import borders, constants, liveness
 from speedup.analyses.alignment import Align, chooser
 from speedup.analyses.analysis import Analysis
 from speedup.analyses.chains import Chain, find_chains
+from speedup.analyses.partial_sums import PartialSum, find_partial_sums
 from speedup.building.expected import expected_trace
 from speedup.engine.borders import Bordered
 from speedup.engine.lattice import Fact
@@ -27,7 +28,7 @@ from speedup.modules.fingerprints import Fingerprint, TensorFingerprint, fingerp
 from speedup.modules.plannable import require_plannable
 from speedup.parts import Expected, Subject
 from speedup.plan import Plan
-from speedup.planning.choosing import CARRIERS, SHUFFLES, Lowerings, resolve_lowerings
+from speedup.planning.choosing import CARRIERS, ROWS, SHUFFLES, Lowerings, resolve_lowerings
 from speedup.planning.coupling import solve_coupling
 from speedup.planning.editing import edits_of, solved_attributes
 from speedup.planning.rehearsal import rehearse
@@ -177,14 +178,15 @@ def find_solution(request: Request) -> Solution:
 
 @frozen(eq=False)
 class _Findings:
-    """What is known of each value, of each element whether anything reads it, what is known near borders, and
-    which ops put channels in another order.
+    """What is known of each value, of each element whether anything reads it, what is known near borders,
+    which ops put channels in another order, and which sums have an operand with rows that need no computing.
     """
 
     facts: tuple[Fact, ...]
     lives: tuple[Tensor, ...]
     borders: Mapping[int, Bordered]
     chains: tuple[Chain, ...]
+    partial_sums: tuple[PartialSum, ...]
 
 
 def _analyse(graph: Graph, tensors: Mapping[str, Tensor], request: Request) -> _Findings:
@@ -192,7 +194,8 @@ def _analyse(graph: Graph, tensors: Mapping[str, Tensor], request: Request) -> _
     bordered = borders.find_borders(graph, facts, request.rules) if CARRIERS in request.lowerings else {}
     lives = liveness.find_liveness(graph, facts, request.rules)
     chains = find_chains(graph, request.rules) if SHUFFLES in request.lowerings else ()
-    return _Findings(facts, lives, bordered, chains)
+    partial_sums = find_partial_sums(graph, facts, request.rules) if ROWS in request.lowerings else ()
+    return _Findings(facts, lives, bordered, chains, partial_sums)
 
 
 def _couple(graph: Graph, found: _Findings, request: Request, rewriter: SourceRewriter) -> Analysis:
@@ -206,6 +209,7 @@ def _couple(graph: Graph, found: _Findings, request: Request, rewriter: SourceRe
         request.align,
         found.borders,
         found.chains,
+        found.partial_sums,
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from math import prod
 from types import MappingProxyType
@@ -132,7 +133,10 @@ def _layers(
         by_owner.setdefault(op.owner.path, []).append(op)
     by_name = {v.name: v for v in graph.state}
     notes = _notes(edits, by_name, _added_channels(analysis), () if alignment is None else alignment.missed)
-    new_biases = {e.path: e.value.tensor.numel() for e in edits if isinstance(e, NewBias)}
+    new_biases = Counter[str]()
+    for edit in edits:
+        if isinstance(edit, NewBias):
+            new_biases[edit.path] += edit.value.tensor.numel()
     modules = dict(model.named_modules(remove_duplicate=False))
     layers = []
     for path, ops in by_owner.items():
@@ -149,7 +153,7 @@ def _layers(
                 before=_description(ops, values, _original, analysis.rules),
                 after=_description(ops, values, analysis.sizes, analysis.rules),
                 parameters_before=sum(prod(v.shape) for v in values),
-                parameters_after=sum(prod(analysis.sizes(v)) for v in values) + new_biases.get(path, 0),
+                parameters_after=sum(prod(analysis.sizes(v)) for v in values) + new_biases[path],
                 macs_before=macs,
                 macs_after=_macs(ops, analysis, analysis.sizes),
                 notes=tuple(notes.get(path, ())),

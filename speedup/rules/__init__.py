@@ -107,6 +107,12 @@ def rule_of(op: Op, rules: Rules) -> Rule:
     A rule looks at numbers among them as they are. Where the forward reads one from a tensor, it differs
     from input to input, and only rules that take it for an operand apply.
     """
+    # What is found keeps the table alive, so that no other one gets its id.
+    found: tuple[Rules, Rule] = op.once(f"rule {id(rules)}", lambda: (rules, _rule_of(op, rules)))
+    return found[1]
+
+
+def _rule_of(op: Op, rules: Rules) -> Rule:
     rule = rule_for(op.target, rules)
     return rule if rule.reads_numbers or not has_open_number(op) else OPEN_NUMBER
 

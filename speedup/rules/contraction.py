@@ -70,6 +70,10 @@ def _has_border(op: Op, weight: Value) -> bool:
 
 def describe_contraction(op: Op) -> Contraction:
     """The product that `op`, one of the operators of this family, computes."""
+    return op.once("contraction", lambda: _describe_contraction(op))
+
+
+def _describe_contraction(op: Op) -> Contraction:
     operands = op.operands
     name = op.name
     if name == "linear":

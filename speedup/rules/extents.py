@@ -7,7 +7,7 @@ example's size may only be used if it holds at any other.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from functools import partial
+from functools import cached_property, partial
 from typing import Any
 
 from attrs import field, frozen
@@ -235,18 +235,16 @@ _STEPS: Sequence[Callable[[int], int]] = (
 
 @frozen(eq=False)
 class _Trial:
-    """What the values `wanted` of one call would measure at other sizes of its inputs.
-
-    `runs` says whether the ops run without data at all, at the sizes of the trace.
-    """
+    """What the values `wanted` of one call would measure at other sizes of its inputs."""
 
     graph: Graph
     wanted: Sequence[int]
-    runs: bool = field(init=False)
 
-    def __attrs_post_init__(self) -> None:
+    @cached_property
+    def _runs(self) -> bool:
+        """Whether the ops run without data at all, at the sizes of the trace."""
         found = resized_shapes(self.graph, [v.shape for v in self.graph.inputs], self.wanted)
-        object.__setattr__(self, "runs", len(found) == len(self.wanted))
+        return len(found) == len(self.wanted)
 
     def of(self, unit: Unit, extent: int) -> Mapping[int, Shape] | None:
         """The shapes at another extent of `unit`, one at which most of the ops run.
@@ -254,7 +252,7 @@ class _Trial:
         None where they all run at no other extent, and would not be others either.
         """
         best: Mapping[int, Shape] = {}
-        is_same_way = self.runs
+        is_same_way = True
         for step in _STEPS:
             if step(extent) < 1:
                 continue
@@ -265,7 +263,7 @@ class _Trial:
             found = resized_shapes(self.graph, shapes, self.wanted)
             if len(found) == len(self.wanted):
                 return found
-            is_same_way = is_same_way and self._goes_on(shapes, found)
+            is_same_way = is_same_way and self._runs and self._goes_on(shapes, found)
             if len(found) > len(best):
                 best = found
         return None if is_same_way else best

@@ -222,6 +222,7 @@ _SLOPES = WeightRule(attributes=MappingProxyType({nn.PReLU: _slopes}))
 RULES: dict[str, Rule] = {
     **dict.fromkeys((*_UNARY, *_BINARY, "addcmul", "min.other", "max.other"), ELEMENTWISE),
     **{f"special_{name}": ELEMENTWISE for name in _SPECIAL},
+    "add": evolve(ELEMENTWISE, is_sum=True),
     "mul": PRODUCT,
     "multiply": PRODUCT,
     "where": _by_element(elementwise_known, where_live),

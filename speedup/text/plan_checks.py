@@ -2,10 +2,20 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator
 
-from speedup.ir.edits import AddToParameter, CombineColumns, MergeColumns, Slice, SliceGroups, TensorEdit
+from speedup.ir.edits import (
+    AddToParameter,
+    CombineColumns,
+    MergeColumns,
+    NewBias,
+    Slice,
+    SliceGroups,
+    TensorEdit,
+)
 from speedup.ir.graph import Shape
+from speedup.lowerings.add_rows import BIAS
 from speedup.modules.fingerprints import ModuleFingerprint, TensorFingerprint
 from speedup.parts import PlanParts
 
@@ -33,6 +43,8 @@ def faults(plan: PlanParts) -> Iterator[str]:
                 yield f"a {type(edit).__name__} of {edit.name!r}, of shape {shapes[edit.name]}, {fault}"
         elif edit.path not in paths:
             yield f"a {type(edit).__name__} is for module {edit.path!r}, which the model does not have"
+        elif isinstance(edit, NewBias) and not re.fullmatch(rf"bias|{BIAS}(_\d+)?", edit.attribute):
+            yield f"a NewBias of module {edit.path!r} is called {edit.attribute!r}, as no bias is"
 
 
 def _is_mask_of(mask: Shape, shape: Shape) -> bool:

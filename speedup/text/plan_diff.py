@@ -131,8 +131,8 @@ def describe_edit(edit: Edit) -> str:
             return f"{name}: add {len(columns)} columns along dimension {dim} to column {into}"
         case CombineColumns(name, dim, into, columns, _, _, _):
             return f"{name}: add {len(columns)} columns along dimension {dim} to {len(into)} columns"
-        case NewBias(path, value, why):
-            return f"{path}: new bias of {value.tensor.numel()}, {why}"
+        case NewBias(path, value, why, attribute):
+            return f"{path}: new {attribute} of {value.tensor.numel()}, {why}"
         case SetAttribute(path, attribute, before, after):
             return f"{path}: set {attribute} from {before} to {after}"
         case RewriteForward(path, functions, why):

@@ -50,9 +50,9 @@ from speedup.text.json_values import (
 )
 from speedup.text.plan_checks import faults
 
-VERSION = 3
+VERSION = 4
 # Plans of these versions are read as well.
-_READ = (1, 2, VERSION)
+_READ = (1, 2, 3, VERSION)
 # Dictionaries this far out have a line for each entry.
 _OUTER = 3
 
@@ -110,7 +110,9 @@ def _parse(text: str | bytes) -> dict[str, Any]:
 
 
 def _from_version_1(content: dict[str, Any]) -> dict[str, Any]:
-    """Version 1 knew one call of a model, and no assumptions; version 2 lacks a kind of edits at most."""
+    """Version 1 knew one call of a model, and no assumptions; version 2 lacks a kind of edits at most, and in
+    version 3 every new bias is called so.
+    """
     subject, report = content.get("subject"), content.get("report")
     if not isinstance(subject, dict) or not isinstance(report, dict):
         return content

@@ -18,6 +18,7 @@ from speedup.engine.constraints import (
     Pinned,
     Reason,
     Spanned,
+    Subset,
     Unbroken,
     carrier_of,
 )
@@ -275,6 +276,17 @@ def test_factors_make_up_what_was_dropped(has_bias: bool) -> None:
     assert has_bias or not bool(rest.any())
 
 
+def test_of_a_subset_only_what_is_spare_may_be_missing() -> None:
+    subset = Subset(A, B, bits("0110"), CAUSE)
+    assert demanded(subset, a="0000", b="0110") == {"a": "0000", "b": "0000"}
+    assert demanded(subset, a="0000", b="1111") == {"a": "1001", "b": "0000"}
+
+
+def test_the_whole_has_all_that_its_subset_has() -> None:
+    subset = Subset(A, B, bits("1111"), CAUSE)
+    assert demanded(subset, a="0101", b="0010") == {"a": "0000", "b": "0101"}
+
+
 FORCED = [
     (Pinned(A, CAUSE), {"a": 3}),
     (Pinned(A, CAUSE, bits("010")), {"a": 3}),
@@ -283,6 +295,7 @@ FORCED = [
     (mapped((A, B), (C,), [3, -1, 0], ((2, 2), (3,))), {"a": 2, "b": 2, "c": 3}),
     (mapped((A,), (B,), [-1, 0, 1, -1], ((2,), (4,)), fixed=True), {"a": 2, "b": 4}),
     (Unbroken(A, 2, CAUSE), {"a": 4}),
+    (Subset(A, B, bits("010"), CAUSE), {"a": 3, "b": 3}),
 ]
 
 

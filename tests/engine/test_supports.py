@@ -16,6 +16,7 @@ from speedup.engine.constraints import (
     Mapped,
     Pinned,
     Reason,
+    Subset,
     Unbroken,
 )
 from speedup.engine.supports import NEVER, Support, supports
@@ -77,6 +78,12 @@ def test_a_group_is_filled_up_because_of_the_longest_or_because_it_lives_elsewhe
 
 def test_counts_grow_because_of_the_largest() -> None:
     assert found(Counted((A, B), CAUSE), A, [1], {A: [0, -1], B: [0, 5]}) == {1: (B, 1)}
+
+
+def test_of_a_subset_and_its_whole_each_asks_the_other() -> None:
+    subset = Subset(A, B, torch.tensor([False, True]), CAUSE)
+    assert found(subset, A, [0], {A: [-1, -1], B: [3, -1]}) == {0: (B, 0)}
+    assert found(subset, B, [1], {A: [-1, 2], B: [-1, -1]}) == {1: (A, 1)}
 
 
 def test_a_run_is_whole_because_of_what_was_kept_of_it() -> None:

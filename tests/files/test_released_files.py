@@ -6,6 +6,7 @@ import importlib
 import json
 import pickle
 import pickletools
+import re
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from torch import Tensor, nn
 import speedup
 from speedup import Plan, PlanFormatError, apply_masks, load, load_plan, materialize, plan_speedup, verify
 from speedup.ir.edits import CombineColumns, ConstantTensor, Edit
+from speedup.lowerings import HELPERS
 from speedup.masks import resolve_masks
 from tests.support.released import (
     PICKLED,
@@ -31,7 +33,7 @@ from tests.support.released import (
 )
 from tests.support.repository import DATA
 
-VERSIONS = (1, 2, 3)
+VERSIONS = (1, 2, 3, 4)
 NEWEST = max(VERSIONS)
 each = pytest.mark.parametrize("version", VERSIONS)
 
@@ -135,16 +137,22 @@ def test_what_was_read_is_written_in_the_newest_version(version: int) -> None:
     jsonschema.validate(json.loads(written), schema)
 
 
+def test_schema_knows_all_that_rewritten_source_may_borrow() -> None:
+    text = (Path(speedup.__file__).parent / "text" / "plan.schema.json").read_text("utf-8")
+    listed = [json.loads(found) for found in re.findall(r'"borrowed":.*?"enum": (\[.*?\])', text, re.DOTALL)]
+    assert listed and all(set(names) == set(HELPERS) for names in listed)
+
+
 def test_newest_version_is_written_as_it_was() -> None:
     assert Plan.from_json(text_of(NEWEST)).to_json() == text_of(NEWEST)
 
 
 @each
-@pytest.mark.parametrize("other", [0, 4, "2", 2.0, True, None])
+@pytest.mark.parametrize("other", [0, 5, "2", 2.0, True, None])
 def test_plans_of_other_versions_are_refused(version: int, other: object) -> None:
     body = json.loads(text_of(version)) | {"version": other}
     with pytest.raises(
-        PlanFormatError, match=r"version .* of the format, .* reads versions 1, 2, 3"
+        PlanFormatError, match=r"version .* of the format, .* reads versions 1, 2, 3, 4"
     ) as caught:
         Plan.from_json(json.dumps(body))
     assert f"version {other!r} of the format" in str(caught.value)

@@ -44,6 +44,22 @@ class Inverted(nn.Module):
         return result
 
 
+class Adding(nn.Module):
+    """A branch whose masked channels are constants, added to its input."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.widen, self.branch = nn.Conv2d(3, 16, 1), nn.Conv2d(16, 16, 3, padding=1)
+        self.norm, self.narrow = nn.BatchNorm2d(16), nn.Conv2d(16, 4, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = torch.relu(self.widen(x))
+        out = self.norm(self.branch(x))
+        out += x
+        result: Tensor = self.narrow(out)
+        return result
+
+
 def model_of(version: int) -> nn.Module:
     """The model of a version, with the weights that it was planned with."""
     with torch.random.fork_rng(devices=[]):
@@ -52,7 +68,8 @@ def model_of(version: int) -> nn.Module:
             return nn.Sequential(
                 nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.Flatten(), nn.Linear(8 * 6 * 6, 5)
             )
-        return Branching() if version == 2 else Inverted()
+        models: dict[int, type[nn.Module]] = {2: Branching, 3: Inverted, 4: Adding}
+        return models[version]()
 
 
 def masks_of(version: int) -> dict[str, Tensor]:
@@ -60,6 +77,9 @@ def masks_of(version: int) -> dict[str, Tensor]:
     rows = torch.tensor([1, 0, 1, 1, 0, 1, 1, 1])
     if version == 1:
         return {"0.weight": rows.reshape(8, 1, 1, 1)}
+    if version == 4:
+        kept = torch.tensor([1, 0, 0, 1, 0, 1, 0, 1, 1, 0, 0, 1, 0, 0, 1, 1])
+        return {"branch.weight": kept.reshape(16, 1, 1, 1)}
     if version == 3:
         return {"widen.weight": torch.tensor([0, 0, 0, 1, 0, 1, 0, 0]).reshape(8, 1, 1, 1)}
     return {"first.weight": rows.reshape(8, 1, 1, 1), "first.bias": rows}
@@ -67,7 +87,8 @@ def masks_of(version: int) -> dict[str, Tensor]:
 
 def calls_of(version: int) -> tuple[Any, ...]:
     """The example of a version, then the others."""
-    x = torch.randn(2, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+    shape = (2, 3, 8, 8) if version < 4 else (2, 3, 32, 32)
+    x = torch.randn(shape, generator=torch.Generator().manual_seed(0))
     return (
         (x,) if version != 2 else (x, {"x": x, "gain": torch.tensor([1.0, 2.0, 0.5, -1.0]).reshape(4, 1, 1)})
     )

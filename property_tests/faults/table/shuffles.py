@@ -58,7 +58,7 @@ FAULTS = (
     Fault(
         "shuffles: the size of the batch decides what pays",
         "planning.costs",
-        "return total / max(batch, 1)",
+        "return total / batch_of(analysis)",
         "return total",
         (SHUFFLES,),
     ),

@@ -1,0 +1,600 @@
+"""Rows of residual branches: constants are not computed, the others are added to their places."""
+
+from __future__ import annotations
+
+import ast
+import copy
+import itertools
+import pickle
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from speedup import Plan, apply_masks, load, materialize, plan_speedup, save, verify
+from speedup.errors import ForeignSourceError, PlanFormatError
+from speedup.ir.edits import NewBias, RewriteForward
+from speedup.lowerings.add_rows import AddRows, add_rows
+from tests.support.lively import make_lively
+from tests.support.masking import Masks, filters, rows
+from tests.support.measure import relative_error
+from tests.support.vision import torchvision_models
+
+WIDE = 32
+
+
+def images(size: int, batch: int, seed: int) -> Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randn(batch, 3, size, size, generator=generator).double()
+
+
+class Block(nn.Module):
+    """A branch of two convolutions beside its input; `join` says how they come together."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = (nn.Conv2d(WIDE, WIDE, 3, padding=1) for _ in range(2))
+        self.norm = nn.BatchNorm2d(WIDE)
+        self.drop = nn.Dropout(0.5)
+
+    def branch(self, x: Tensor) -> Tensor:
+        out: Tensor = self.norm(self.second(F.relu(self.first(x))))
+        return out
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.relu(x + self.branch(x))
+
+
+class BranchFirst(Block):
+    def forward(self, x: Tensor) -> Tensor:
+        return F.relu(self.branch(x) + x)
+
+
+class InPlace(Block):
+    """As torchvision writes it."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        identity = x
+
+        out = self.first(x)
+        out = F.relu(out)
+        out = self.second(out)
+        out = self.norm(out)
+
+        if self.training and self.drop.p == 0:
+            identity = self.norm(x)
+
+        out += identity
+        return F.relu(out)
+
+
+class OneName(Block):
+    """As timm writes it."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        shortcut = x
+        x = self.first(x)
+        x = F.relu(x)
+        x = self.second(x)
+        x = self.norm(x)
+        if self.drop is not None:
+            x = self.drop(x)
+        x += shortcut
+        return F.relu(x)
+
+
+class InABranch(Block):
+    """As torchvision writes mobile networks."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        result = self.first(x)
+        result = self.norm(self.second(F.relu(result)))
+        if x.shape[1] == WIDE:
+            result = self.drop(result)
+            result += x
+        return result
+
+
+class ByFunction(Block):
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.add(x, self.branch(x)).relu()
+
+
+class ByMethod(Block):
+    def forward(self, x: Tensor) -> Tensor:
+        return (self.branch(x).add(x)).relu()
+
+
+class OverLines(Block):
+    def forward(self, x: Tensor) -> Tensor:
+        return (
+            (self.branch(x))  # what is learned
+            + (x)  # and what is there
+        )
+
+
+class Twice(Block):
+    """Two sums in one module, one inside the other."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.branch(x) + self.second(x)
+
+
+class InAMethod(Block):
+    def forward(self, x: Tensor) -> Tensor:
+        return F.relu(self.joined(self.branch(x), x))
+
+    def joined(self, out: Tensor, stream: Tensor) -> Tensor:
+        return stream + out
+
+
+FORMS: Sequence[type[Block]] = (
+    Block, BranchFirst, InPlace, OneName, InABranch, ByFunction, ByMethod, OverLines, Twice, InAMethod
+)  # fmt: skip
+
+
+class Net(nn.Module):
+    """Two blocks of one kind between layers that are not masked."""
+
+    def __init__(self, kind: type[Block] = Block, blocks: int = 2) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(3, WIDE, 3, padding=1)
+        self.blocks = nn.ModuleList([kind() for _ in range(blocks)])
+        self.last = nn.Conv2d(WIDE, 5, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.relu(self.stem(x))
+        for block in self.blocks:
+            x = block(x)
+        out: Tensor = self.last(x)
+        return out
+
+
+def lively(model: nn.Module, *whole: str) -> tuple[nn.Module, Masks]:
+    """In float64, with half of the filters of each convolution masked that is not `whole`; biases live."""
+    generator = torch.Generator().manual_seed(1)
+    masks = {
+        name: filters(
+            layer, *torch.randperm(layer.out_channels, generator=generator)[: layer.out_channels // 2]
+        )
+        for name, layer in model.named_modules()
+        if isinstance(layer, nn.Conv2d) and name not in ("stem", "last", *whole)
+    }
+    make_lively(model, images(16, 8, 3).float(), seed=5, recipe=lambda _: masks)
+    return model.double().eval(), masks
+
+
+def plans(model: nn.Module, masks: Masks, size: int = 32) -> tuple[Plan, Plan]:
+    """Without, and with, rows added to their places."""
+    x = images(size, 2, 0)
+    without = plan_speedup(model, x, masks, lowerings="none")
+    return without, plan_speedup(model, x, masks, lowerings={"rows"})
+
+
+def require_exact(plan: Plan, model: nn.Module, masks: Masks) -> nn.Module:
+    small, masked = materialize(plan, verify="none"), apply_masks(model, masks).eval()
+    for size, batch in itertools.product((3, 8, 16, 33), (1, 3)):
+        calls = [(images(size, batch, seed),) for seed in (1, 2)]
+        assert relative_error(masked, small.eval(), calls) < 1e-9, f"size {size}, batch {batch}"
+    return small
+
+
+def rewritten(plan: Plan) -> list[str]:
+    return [edit.path for edit in plan.edits if isinstance(edit, RewriteForward)]
+
+
+def sources(plan: Plan) -> str:
+    return "".join(f.source for e in plan.edits if isinstance(e, RewriteForward) for f in e.functions)
+
+
+@pytest.mark.parametrize("kind", FORMS)
+def test_rows_that_are_constants_are_not_computed_however_the_sum_is_written(kind: type[Block]) -> None:
+    model, masks = lively(Net(kind))
+    without, plan = plans(model, masks)
+    assert plan.macs_after < 0.85 * without.macs_after
+    assert rewritten(plan) == ["blocks.0", "blocks.1"]
+    small = require_exact(plan, model, masks)
+    assert len(small.get_parameter("blocks.0.second.weight")) == WIDE // 2
+    assert type(small.get_submodule("blocks.0")) is not kind
+    assert type(small.get_submodule("blocks.0")).__name__ == kind.__name__
+    verify(plan, materialize(plan))
+
+
+@pytest.mark.parametrize("kind", FORMS)
+def test_what_was_read_from_text_does_the_same(kind: type[Block]) -> None:
+    model, masks = lively(Net(kind))
+    _, plan = plans(model, masks)
+    read = materialize(Plan.from_json(plan.to_json()), model=model)
+    x = images(16, 2, 0)
+    assert torch.equal(read.eval()(x), materialize(plan).eval()(x))
+
+
+def test_the_source_reads_well() -> None:
+    model, masks = lively(Net(InPlace))
+    _, plan = plans(model, masks)
+    assert "    out = add_rows(identity, out, 1, [" in sources(plan)
+    assert "], self.stream_bias)\n" in sources(plan)
+    model, masks = lively(Net(BranchFirst))
+    _, plan = plans(model, masks)
+    assert "F.relu(add_rows(rows=self.branch(x), stream=x, dim=1, indices=[" in sources(plan)
+
+
+def test_constants_of_what_is_not_computed_are_a_bias_of_the_sum() -> None:
+    model, masks = lively(Net())
+    _, plan = plans(model, masks)
+    biases = [edit for edit in plan.edits if isinstance(edit, NewBias)]
+    assert [edit.name for edit in biases] == ["blocks.0.stream_bias", "blocks.1.stream_bias"]
+    gone = ~torch.as_tensor(masks["blocks.0.second"]["weight"]).flatten(1).any(1)
+    assert torch.equal(biases[0].value.tensor != 0, gone)
+    assert "folded into stream_bias" in plan.explain("blocks.0.second")
+    small = materialize(plan)
+    assert set(small.state_dict()) - set(model.state_dict()) == {edit.name for edit in biases}
+    assert plan.parameters_after == sum(p.numel() for p in small.parameters())
+
+
+def test_zeros_need_no_bias() -> None:
+    model = Net()
+    for block in model.blocks:
+        block.norm = nn.Identity()
+    model.double().eval()
+    with torch.no_grad():
+        for p in model.parameters():
+            p.normal_(generator=torch.Generator().manual_seed(0))
+    second = model.get_submodule("blocks.0.second")
+    masks = {f"blocks.{n}.second": {**filters(second, *range(16))} for n in (0, 1)}
+    for n in (0, 1):
+        masks[f"blocks.{n}.second"] = rows(model.get_submodule(f"blocks.{n}.second"), *range(16))
+    _, plan = plans(model, masks)
+    assert rewritten(plan) == ["blocks.0", "blocks.1"]
+    assert not any(isinstance(edit, NewBias) for edit in plan.edits)
+    # Rows that follow one another are told by the first.
+    assert "add_rows(x, self.branch(x), 1, 16)" in sources(plan)
+    small = require_exact(plan, model, masks)
+    assert list(small.state_dict()) == list(model.state_dict())
+
+
+class Projected(Block):
+    """The input is projected: both operands have rows that are constants."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.project = nn.Conv2d(WIDE, WIDE, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.project(x) + self.branch(x)
+
+
+def test_of_two_branches_the_cheaper_one_computes_all_rows() -> None:
+    model, masks = lively(Net(Projected))
+    _, plan = plans(model, masks, 64)
+    assert rewritten(plan) == ["blocks.0", "blocks.1"]
+    small = require_exact(plan, model, masks)
+    block = small.get_submodule("blocks.0")
+    assert len(block.get_parameter("second.weight")) == WIDE // 2 < len(block.get_parameter("project.weight"))
+
+
+class Tokens(nn.Module):
+    """Features last, and two sums that need biases of their own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner, self.outer, self.other = nn.Linear(64, 96), nn.Linear(96, 64), nn.Linear(64, 64)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x + self.outer(F.gelu(self.inner(x)))
+        x = x + self.other(x)
+        return x
+
+
+@pytest.mark.parametrize("shape", [(2, 600, 64), (1, 3, 210, 64)])
+def test_rows_are_features_of_any_number_of_dimensions(shape: tuple[int, ...]) -> None:
+    model = nn.Sequential(Tokens(), nn.Linear(64, 64), Tokens(), nn.Linear(64, 3)).double().eval()
+    masks = {}
+    for name, layer in model.named_modules():
+        if isinstance(layer, nn.Linear) and name.endswith(("outer", "other")):
+            masks[name] = {"weight": rows(layer, *range(0, 64, 2))["weight"]}
+    x = torch.randn(shape, generator=torch.Generator().manual_seed(0)).double()
+    plan = plan_speedup(model, x, masks, lowerings={"rows"})
+    assert rewritten(plan) == ["0", "2"]
+    names = [edit.name for edit in plan.edits if isinstance(edit, NewBias)]
+    assert names == ["0.stream_bias", "0.stream_bias_2", "2.stream_bias", "2.stream_bias_2"]
+    small, masked = materialize(plan), apply_masks(model, masks).eval()
+    calls = [
+        (torch.randn((5, *shape[1:]), generator=torch.Generator().manual_seed(n)).double(),) for n in (1, 2)
+    ]
+    assert relative_error(masked, small.eval(), calls) < 1e-9
+
+
+class Taken(Block):
+    def __init__(self) -> None:
+        super().__init__()
+        self.stream_bias = nn.Parameter(torch.randn(()))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.branch(x) * self.stream_bias
+
+
+def test_names_that_the_module_has_are_left_alone() -> None:
+    model, masks = lively(Net(Taken))
+    _, plan = plans(model, masks)
+    assert [e.attribute for e in plan.edits if isinstance(e, NewBias)] == ["stream_bias_2"] * 2
+    require_exact(plan, model, masks)
+
+
+class Looped(nn.Module):
+    """One line for several sums that keep other rows."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList([nn.Conv2d(WIDE, WIDE, 3, padding=1) for _ in range(2)])
+
+    def forward(self, x: Tensor) -> Tensor:
+        for layer in self.layers:
+            x = x + layer(x)
+        return x
+
+
+class Shared(Block):
+    """One module, called twice: its sum has other constants each time."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.gain = nn.Parameter(torch.randn(WIDE, 1, 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.tanh(x + self.branch(x))
+
+
+class Listed(Block):
+    """What is changed in place is held elsewhere too, and read there."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        out = self.branch(x)
+        seen = [out]
+        out += x
+        return seen[0] * 2
+
+
+class Renamed(Block):
+    def forward(self, x: Tensor) -> Tensor:
+        out = self.norm(self.second(F.relu(self.first(x))))
+        other = out
+        out += x
+        return other + out
+
+
+class Passed(Block):
+    """Dropout in eval mode returns what it is given."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.norm(self.second(F.relu(self.first(x))))
+        out = self.drop(y)
+        out += x
+        return y + 1
+
+
+class OfTheCaller(Block):
+    """The stream is changed in place, which the caller may see."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        x += self.branch(x)
+        return x
+
+
+class Scaled(Block):
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.add(x, self.branch(x), alpha=2)
+
+
+class Repeated(Block):
+    def forward(self, x: Tensor) -> Tensor:
+        out = self.branch(x)
+        for _ in range(2):
+            out += x
+        return out
+
+
+@pytest.mark.parametrize("kind", [Listed, Renamed, Passed, OfTheCaller, Scaled, Repeated])
+def test_sums_that_say_more_stay(kind: type[Block]) -> None:
+    model, masks = lively(Net(kind))
+    without, plan = plans(model, masks)
+    assert plan.edits == without.edits
+    require_exact(plan, model, masks)
+
+
+def test_source_that_runs_for_other_rows_too_stays() -> None:
+    model, masks = lively(nn.Sequential(nn.Conv2d(3, WIDE, 1), Looped(), nn.Conv2d(WIDE, 4, 1)), "0", "2")
+    without, plan = plans(model, masks)
+    assert plan.edits == without.edits
+    require_exact(plan, model, masks)
+
+
+def test_a_block_that_is_called_twice_holds_one_bias_or_stays() -> None:
+    model = Net(Shared, 1)
+    model.blocks.append(model.blocks[0])
+    lively_model, masks = lively(model)
+    _, plan = plans(lively_model, masks)
+    assert len({edit.name for edit in plan.edits if isinstance(edit, NewBias)}) == len(
+        [edit for edit in plan.edits if isinstance(edit, NewBias)]
+    )
+    require_exact(plan, lively_model, masks)
+
+
+def test_modules_that_are_to_be_kept_keep_their_sum() -> None:
+    model, masks = lively(Net())
+    plan = plan_speedup(model, images(32, 2, 0), masks, keep=["blocks.0"])
+    assert rewritten(plan) == ["blocks.1"]
+    require_exact(plan, model, masks)
+
+
+@pytest.mark.parametrize(("size", "pays"), [(20, False), (24, True)])
+def test_what_pays_is_told_by_one_sample(size: int, pays: bool) -> None:
+    """Here 2,448 multiply-accumulates are saved at each position."""
+    model, masks = lively(Net(blocks=1))
+    for batch in (1, 2, 5):
+        plan = plan_speedup(model, images(size, batch, 0), masks)
+        assert bool(rewritten(plan)) is pays, f"batch {batch}"
+
+
+def test_a_few_rows_less_are_not_worth_a_call() -> None:
+    model, masks = lively(Net())
+    for name in ("blocks.0.second", "blocks.1.second"):
+        masks[name] = filters(model.get_submodule(name), 0, 1, 2)
+    without, plan = plans(model, masks, 64)
+    assert plan.edits == without.edits
+
+
+def test_a_sum_that_is_returned_is_whole() -> None:
+    model, masks = lively(nn.Sequential(nn.Conv2d(3, WIDE, 3, padding=1), Block()), "0")
+    without, plan = plans(model, masks)
+    assert plan.macs_after < without.macs_after
+    small = require_exact(plan, model, masks)
+    assert small(images(8, 1, 0)).shape == (1, WIDE, 8, 8)
+
+
+def test_constants_that_differ_near_borders_are_computed() -> None:
+    """A padded convolution of constants is no one number."""
+
+    class Bordered(Block):
+        def __init__(self) -> None:
+            super().__init__()
+            self.around = nn.Conv2d(WIDE, WIDE, 3, padding=1, groups=WIDE)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return x + self.around(self.branch(x))
+
+    model, masks = lively(Net(Bordered), "blocks.0.around", "blocks.1.around")
+    for lowerings in ({"rows"}, {"rows", "carriers"}, "auto"):
+        plan = plan_speedup(model, images(32, 2, 0), masks, lowerings=lowerings)
+        require_exact(plan, model, masks)
+
+
+@pytest.mark.parametrize("name", ["resnet18", "mobilenet_v2", "mobilenet_v3_large", "efficientnet_b0"])
+def test_torchvision_s_sums_are_taken(name: str) -> None:
+    model = getattr(torchvision_models(), name)(num_classes=10)
+    generator = torch.Generator().manual_seed(0)
+    masks = {
+        n: filters(m, *torch.randperm(m.out_channels, generator=generator)[: m.out_channels // 2])
+        for n, m in model.named_modules()
+        if isinstance(m, nn.Conv2d) and m.groups == 1
+    }
+    x = images(224, 1, 0)
+    plan = plan_speedup(model.double().eval(), x, masks)
+    before = plan_speedup(model, x, masks, lowerings={"carriers", "shuffles"})
+    assert "add_rows(" in sources(plan)
+    assert plan.macs_after < before.macs_after
+
+
+def test_channels_last_stays_and_gives_the_same() -> None:
+    model, masks = lively(Net())
+    _, plan = plans(model, masks)
+    small = materialize(plan).eval()
+    x = images(16, 2, 0)
+    wanted = small(x)
+    last = torch.channels_last
+    found = small.to(memory_format=last)(x.contiguous(memory_format=last))  # type: ignore[call-overload]
+    torch.testing.assert_close(found, wanted)
+    assert found.is_contiguous(memory_format=torch.channels_last)
+
+
+def test_the_small_model_lives_like_the_other(tmp_path: Path) -> None:
+    model, masks = lively(Net(InPlace))
+    _, plan = plans(model, masks)
+    small = materialize(plan)
+    x = images(16, 2, 0)
+    again = copy.deepcopy(small)
+    again.load_state_dict(small.state_dict())
+    assert torch.equal(again(x), small(x))
+    assert torch.equal(pickle.loads(pickle.dumps(small))(x), small(x))
+    save(small, plan, tmp_path / "small.safetensors")
+    loaded = load(tmp_path / "small.safetensors", lambda: lively(Net(InPlace))[0])
+    assert torch.equal(loaded.eval()(x), small.eval()(x))
+    small.train()(x).square().sum().backward()
+    assert all(p.grad is not None and bool(p.grad.abs().sum() > 0) for p in small.parameters())
+
+
+def test_it_exports_with_any_batch_and_compiles_whole() -> None:
+    model, masks = lively(Net())
+    _, plan = plans(model, masks)
+    small = materialize(plan).eval()
+    batch = torch.export.Dim("batch", min=2, max=64)
+    exported = torch.export.export(small, (images(16, 2, 0),), dynamic_shapes=({0: batch},)).module()
+    x = images(16, 5, 1)
+    torch.testing.assert_close(exported(x), small(x))
+    compiled = torch.compile(small, backend="eager", fullgraph=True)
+    torch.testing.assert_close(compiled(x), small(x))
+
+
+CHANGES: Mapping[str, Callable[[str], str]] = {
+    "another function": lambda text: text.replace("add_rows(x", "exit(x"),
+    "another tensor": lambda text: text.replace("self.branch(x), 1", "self.branch(self), 1"),
+    "what is no number": lambda text: text.replace("self.branch(x), 1,", "self.branch(x), x,"),
+    "what others hold": lambda text: text.replace("self.stream_bias)", "self.norm.weight)"),
+    "a call": lambda text: text.replace("self.stream_bias)", "self.stream_bias())"),
+}
+
+
+@pytest.mark.parametrize("name", CHANGES)
+def test_source_that_was_tampered_with_is_refused(name: str) -> None:
+    model, masks = lively(Net())
+    _, plan = plans(model, masks)
+    text = plan.to_json()
+    changed = CHANGES[name](text)
+    assert changed != text
+    with pytest.raises(ForeignSourceError):
+        materialize(Plan.from_json(changed), model=model)
+
+
+def test_biases_are_called_so() -> None:
+    model, masks = lively(Net())
+    _, plan = plans(model, masks)
+    text = plan.to_json().replace('"attribute":"stream_bias"', '"attribute":"forward"')
+    with pytest.raises(PlanFormatError, match="as no bias is"):
+        Plan.from_json(text)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "may"),
+    [
+        ("x + y", "add_rows(x, y, 1, [2])", True),
+        ("x + y", "add_rows(y, x, 1, 2)", True),
+        ("f(x) + y", "add_rows(y, f(x), 1, 2)", False),
+        ("f(x) + y", "add_rows(rows=f(x), stream=y, dim=1, indices=2)", True),
+        ("f(x) + y", "add_rows(rows=f(x), stream=y, dim=1, indices=2, bias=self.stream_bias_2)", True),
+        ("f(x) + y", "add_rows(stream=f(x), rows=y, dim=1, indices=2)", False),
+        ("x - y", "add_rows(x, y, 1, 2)", False),
+        ("x + y", "add_rows(x, z, 1, 2)", False),
+        ("x + y", "add_rows(x, y, 1)", False),
+        ("x + y", "add_rows(x, y, 1, 2, self.other)", False),
+        ("x + y", "add_rows(x, y, 1, 2, f().stream_bias)", False),
+    ],
+)
+def test_source_from_files_may_add_rows_of_the_same_tensors(old: str, new: str, may: bool) -> None:
+    one, other = (ast.parse(text, mode="eval").body for text in (old, new))
+    assert isinstance(one, ast.BinOp)
+    agrees = lambda a, b, _: ast.dump(a) == ast.dump(b)  # noqa: E731
+    assert AddRows.may_replace_operation(one, other, agrees) is may
+
+
+@pytest.mark.parametrize("dim", [0, 1, 2, 3])
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize("indices", [[4, 0, 2], 1])
+def test_rows_are_added_to_their_places(
+    dim: int, layout: torch.memory_format, indices: int | list[int]
+) -> None:
+    generator = torch.Generator().manual_seed(0)
+    stream = torch.randn(5, 5, 5, 5, generator=generator).contiguous(memory_format=layout)
+    part = torch.randn(5, 5, 5, 5, generator=generator).narrow(dim, 0, 3).contiguous(memory_format=layout)
+    before, bias = stream.clone(), torch.randn(5, generator=generator)
+    places = indices if isinstance(indices, list) else [1, 2, 3]
+    wanted = stream.clone()
+    for n, place in enumerate(places):
+        wanted.select(dim, place).add_(part.select(dim, n))
+    torch.testing.assert_close(add_rows(stream, part, dim, indices), wanted)
+    shape = [1] * 4
+    shape[dim] = 5
+    torch.testing.assert_close(add_rows(stream, part, dim, indices, bias), wanted + bias.reshape(shape))
+    assert torch.equal(stream, before)
