@@ -130,18 +130,12 @@ def first_argument(function: Function) -> str | None:
 def is_fresh(statement: ast.AugAssign, function: Function, made: Callable[[ast.Assign], bool]) -> bool:
     """Whether nothing but the name that `statement`, such as `a += b`, changes can hold what it changes.
 
-    So it is where that name was given it when it was `made`, as an assignment says, and has only been given
-    what calls make of it since; and no other name is read afterwards that was given anything. A new tensor
-    in its place is then as good.
+    So it is where that name was given it when it was `made`, as an assignment says, and has only been read
+    since to be given what a call makes of it. A new tensor in its place is then as good.
     """
     if not isinstance(statement.target, ast.Name):
         return False
     name = statement.target.id
-    start, end = start_of(statement), end_of(statement)
-    given = {one.id for one in _names(function) if isinstance(one.ctx, ast.Store) and start_of(one) < start}
-    later = {one.id for one in _names(function) if start_of(one) >= end}
-    if (given & later) - {name}:
-        return False
     for one in _before(statement, function):
         if isinstance(one, ast.Assign) and _gives(one, name) and made(one):
             return True

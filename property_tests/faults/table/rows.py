@@ -161,13 +161,6 @@ FAULTS = (
         (ROWS,),
     ),
     Fault(
-        "rows: what is changed in place may have another name",
-        "forwards.source",
-        "if (given & later) - {name}:",
-        "if not given:",
-        (ROWS,),
-    ),
-    Fault(
         "rows: what is changed in place may be read in between",
         "forwards.source",
         "if any(part.id == name and id(part) not in passed_on for part in _names(one)):",
