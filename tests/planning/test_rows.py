@@ -412,6 +412,27 @@ def test_source_that_runs_for_other_rows_too_stays() -> None:
     require_exact(plan, model, masks)
 
 
+class Norms(nn.Module):
+    """One line for several sums that keep the same rows, but whose constants are others."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(WIDE, WIDE, 3, padding=1)
+        self.norms = nn.ModuleList([nn.BatchNorm2d(WIDE) for _ in range(2)])
+
+    def forward(self, x: Tensor) -> Tensor:
+        for norm in self.norms:
+            x = x + norm(self.conv(x))
+        return x
+
+
+def test_source_that_runs_for_other_constants_too_stays() -> None:
+    model, masks = lively(nn.Sequential(nn.Conv2d(3, WIDE, 1), Norms(), nn.Conv2d(WIDE, 4, 1)), "0", "2")
+    without, plan = plans(model, masks)
+    assert plan.edits == without.edits
+    require_exact(plan, model, masks)
+
+
 def test_a_block_that_is_called_twice_holds_one_bias_or_stays() -> None:
     model = Net(Shared, 1)
     model.blocks.append(model.blocks[0])
