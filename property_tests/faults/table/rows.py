@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from property_tests.faults.fault import Fault
-from property_tests.faults.killers import CONSTRAINTS, ROWS, SUMS, SUPPORTS
+from property_tests.faults.killers import CONSTRAINTS, FRESH, ROWS, SUMS, SUPPORTS
 
 FAULTS = (
     Fault(
@@ -165,7 +165,7 @@ FAULTS = (
         "forwards.source",
         "if any(part.id == name and id(part) not in passed_on for part in _names(one)):",
         "if not name:",
-        (ROWS,),
+        (FRESH,),
     ),
     Fault(
         "rows: what the caller holds may be changed in place",
@@ -179,7 +179,7 @@ FAULTS = (
         "forwards.source",
         "if any(node is statement for loop in loops for node in ast.walk(loop)):",
         "if not loops:",
-        (ROWS,),
+        (FRESH,),
     ),
     Fault(
         "rows: changes of a sum inside a sum count once",

@@ -1,0 +1,58 @@
+"""Is a tensor that a statement changes in place held by that one name alone?"""
+
+from __future__ import annotations
+
+import ast
+
+import pytest
+
+from speedup.forwards.source import is_fresh
+
+
+def changed(*lines: str) -> tuple[ast.AugAssign, ast.FunctionDef]:
+    """The only `out += ...` in a function of these lines, and the function."""
+    text = "\n".join(("def forward(self, x, given):", *(f"    {line}" for line in lines)))
+    (function,) = ast.parse(text).body
+    assert isinstance(function, ast.FunctionDef)
+    (statement,) = (node for node in ast.walk(function) if isinstance(node, ast.AugAssign))
+    return statement, function
+
+
+def is_made(statement: ast.Assign) -> bool:
+    return ast.unparse(statement.value).startswith("self.norm(")
+
+
+NORM, SUM = "out = self.norm(x)", "out += x"
+
+
+@pytest.mark.parametrize(
+    ("lines", "fresh"),
+    [
+        ((NORM, SUM), True),
+        ((NORM, "y = self.other(x)", SUM, "return out"), True),
+        ((NORM, "out = self.drop(out)", SUM), True),
+        (("y = x", "x = self.norm(x)", "x += y"), True),
+        ((NORM, "if self.training:", "    out = self.drop(out)", SUM), True),
+        ((NORM, "if self.training:", "    out += x"), True),
+        (("with torch.no_grad():", f"    {NORM}", f"    {SUM}"), True),
+        ((NORM, "y = out", SUM), False),
+        ((NORM, "given.append(out)", SUM), False),
+        ((NORM, "if out.sum() > 0:", "    out += x"), False),
+        ((NORM, "if self.training:", "    out = given", SUM), False),
+        ((NORM, "if self.training:", "    out = self.other(x)", SUM), False),
+        ((NORM, "out, y = self.both(out)", SUM), False),
+        (("y = self.norm(x)", "out = self.drop(y)", SUM), False),
+        (("out = given", SUM), False),
+        (("out = x[0]", SUM), False),
+        ((SUM.replace("out", "given"),), False),
+        (("for _ in range(2):", f"    {NORM}", f"    {SUM}"), False),
+        ((NORM, "while self.training:", f"    {SUM}"), False),
+        ((NORM, "with self.lock:", f"    {SUM}"), False),
+        ((NORM, "def inner():", f"    {SUM}"), False),
+        ((NORM, "self.out += x"), False),
+        (("out = y = self.norm(x)", SUM), False),
+    ],
+)
+def test_only_what_nothing_else_can_hold_may_be_made_anew(lines: tuple[str, ...], fresh: bool) -> None:
+    statement, function = changed(*lines)
+    assert is_fresh(statement, function, is_made) is fresh
