@@ -32,10 +32,16 @@ def add_rows(
         bias: a number for each index of `stream` along `dim`.
 
     Returns:
-        A tensor of the shape of `stream`.
+        A tensor of the shape of `stream`, of the type that the sum of `stream` and `rows` has.
     """
+    # Under autocast the three may be of several types.
+    dtype = torch.promote_types(stream.dtype, rows.dtype)
+    rows = rows.to(dtype)
     trailing = (1,) * (stream.ndim - dim - 1)
-    total = stream.clone() if bias is None else stream + bias.reshape(-1, *trailing)
+    if bias is None:
+        total = stream.to(dtype, copy=True)
+    else:
+        total = stream.to(dtype) + bias.reshape(-1, *trailing).to(dtype)
     if isinstance(indices, int):
         total.narrow(dim, indices, rows.shape[dim]).add_(rows)
         return total

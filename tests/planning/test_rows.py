@@ -169,7 +169,7 @@ def lively(model: nn.Module, *whole: str) -> tuple[nn.Module, Masks]:
 
 def plans(model: nn.Module, masks: Masks, size: int = 32) -> tuple[Plan, Plan]:
     """Without, and with, rows added to their places."""
-    x = images(size, 2, 0)
+    x = images(size, 2, 0).to(next(model.parameters()).dtype)
     without = plan_speedup(model, x, masks, lowerings="none")
     return without, plan_speedup(model, x, masks, lowerings={"rows"})
 
@@ -547,6 +547,38 @@ def test_it_exports_with_any_batch_and_compiles_whole() -> None:
     torch.testing.assert_close(exported(x), small(x))
     compiled = torch.compile(small, backend="eager", fullgraph=True)
     torch.testing.assert_close(compiled(x), small(x))
+
+
+def test_it_exports_with_any_resolution() -> None:
+    model, masks = lively(Net())
+    _, plan = plans(model, masks)
+    small = materialize(plan).eval()
+    height, width = (torch.export.Dim(name, min=4, max=64) for name in ("height", "width"))
+    sizes = ({2: height, 3: width},)
+    exported = torch.export.export(small, (images(16, 2, 0),), dynamic_shapes=sizes).module()
+    x = images(19, 2, 1)[:, :, :7]
+    torch.testing.assert_close(exported(x), small(x))
+
+
+@pytest.mark.parametrize("kind", [Block, InPlace])
+def test_types_under_autocast_are_those_of_the_sum(kind: type[Block]) -> None:
+    model, masks = lively(Net(kind))
+    _, plan = plans(model.float(), masks)
+    small, masked = materialize(plan, verify="none").eval(), apply_masks(model, masks).eval()
+    x = images(16, 2, 0).float()
+    with torch.autocast("cpu", torch.bfloat16), torch.no_grad():
+        found, wanted = small(x), masked(x)
+    assert found.dtype is wanted.dtype is torch.bfloat16
+    torch.testing.assert_close(found, wanted, rtol=0.1, atol=0.2)
+
+
+@pytest.mark.parametrize("types", [(torch.float32, torch.bfloat16), (torch.bfloat16, torch.float32)])
+@pytest.mark.parametrize("bias", [None, torch.ones(4)])
+def test_the_wider_type_wins(types: tuple[torch.dtype, torch.dtype], bias: Tensor | None) -> None:
+    stream, part = torch.ones(4, dtype=types[0]), torch.ones(2, dtype=types[1])
+    found = add_rows(stream, part, 0, [3, 1], bias)
+    assert found.dtype is torch.float32
+    assert found.tolist() == [2 + n % 2 - (bias is None) for n in range(4)]
 
 
 CHANGES: Mapping[str, Callable[[str], str]] = {

@@ -114,8 +114,8 @@ FAULTS = (
     Fault(
         "rows: the stream is written to",
         "lowerings.add_rows",
-        "total = stream.clone() if bias is None else",
-        "total = stream if bias is None else",
+        "total = stream.to(dtype, copy=True)",
+        "total = stream.to(dtype)",
         (ROWS,),
     ),
     Fault(
