@@ -36,12 +36,11 @@ def add_rows(
     """
     # Under autocast the three may be of several types.
     dtype = torch.promote_types(stream.dtype, rows.dtype)
-    rows = rows.to(dtype)
-    trailing = (1,) * (stream.ndim - dim - 1)
+    rows, trailing = _of_type(rows, dtype), (1,) * (stream.ndim - dim - 1)
     if bias is None:
-        total = stream.to(dtype, copy=True)
+        total = stream.clone() if stream.dtype == dtype else stream.to(dtype)
     else:
-        total = stream.to(dtype) + bias.reshape(-1, *trailing).to(dtype)
+        total = _of_type(stream, dtype) + _of_type(bias, dtype).reshape(-1, *trailing)
     if isinstance(indices, int):
         total.narrow(dim, indices, rows.shape[dim]).add_(rows)
         return total
@@ -51,6 +50,11 @@ def add_rows(
         total.movedim(dim, -1).index_add_(-1, places, rows.movedim(dim, -1))
         return total
     return total.index_add_(dim, places, rows)
+
+
+def _of_type(tensor: Tensor, dtype: torch.dtype) -> Tensor:
+    """The tensor, itself where it is of the type: traces take what `to` returns for another."""
+    return tensor if tensor.dtype == dtype else tensor.to(dtype)
 
 
 @frozen

@@ -114,15 +114,15 @@ FAULTS = (
     Fault(
         "rows: the stream is written to",
         "lowerings.add_rows",
-        "total = stream.to(dtype, copy=True)",
-        "total = stream.to(dtype)",
+        "total = stream.clone() if stream.dtype == dtype else stream.to(dtype)",
+        "total = _of_type(stream, dtype)",
         (ROWS,),
     ),
     Fault(
         "rows: the bias is laid along the last dimension",
         "lowerings.add_rows",
-        "trailing = (1,) * (stream.ndim - dim - 1)",
-        "trailing = ()",
+        "rows, trailing = _of_type(rows, dtype), (1,) * (stream.ndim - dim - 1)",
+        "rows, trailing = _of_type(rows, dtype), ()",
         (ROWS,),
     ),
     Fault(
