@@ -256,6 +256,16 @@ def test_zeros_need_no_bias() -> None:
     assert list(small.state_dict()) == list(model.state_dict())
 
 
+def test_rows_that_follow_one_another_go_beside_others_too() -> None:
+    model, masks = lively(Net())
+    for name in ("blocks.0.second", "blocks.1.second"):
+        masks[name] = filters(model.get_submodule(name), *range(10))
+    _, plan = plans(model, masks)
+    assert rewritten(plan) == ["blocks.0", "blocks.1"]
+    assert "add_rows(x, self.branch(x), 1, 10, self.stream_bias)" in sources(plan)
+    require_exact(plan, model, masks)
+
+
 class Projected(Block):
     """The input is projected: both operands have rows that are constants."""
 

@@ -119,10 +119,17 @@ FAULTS = (
         (ROWS,),
     ),
     Fault(
+        "rows: what was moved stays where it is",
+        "lowerings.add_rows",
+        "return total if axis == dim else total.movedim(axis, dim)",
+        "return total",
+        (ROWS,),
+    ),
+    Fault(
         "rows: the bias is laid along the last dimension",
         "lowerings.add_rows",
-        "rows, trailing = _of_type(rows, dtype), (1,) * (stream.ndim - dim - 1)",
-        "rows, trailing = _of_type(rows, dtype), ()",
+        "bias = _of_type(bias, dtype).reshape(-1, *(1,) * (stream.ndim - axis - 1))",
+        "bias = _of_type(bias, dtype)",
         (ROWS,),
     ),
     Fault(
@@ -185,7 +192,7 @@ FAULTS = (
         "rows: changes of a sum inside a sum count once",
         "forwards.rewriting",
         "draft.changes.update(((op.calls[0], change), None) for change in phrase.changes)",
-        "draft.changes.update(((route.frames[0], change), None) for change in phrase.changes)",
+        "draft.changes.update(((op.owner, change), None) for change in phrase.changes)",
         (ROWS,),
     ),
     Fault(
