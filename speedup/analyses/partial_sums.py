@@ -14,8 +14,8 @@ from attrs import frozen
 from torch import Tensor
 
 from speedup.analyses.analysis import Analysis
-from speedup.engine.constraints import Constraint, Reason, Subset
-from speedup.engine.lattice import Fact, all_over, any_along, uniform_fact
+from speedup.engine.constraints import Constraint, Dim, Reason, Subset
+from speedup.engine.lattice import Fact, state_along
 from speedup.ir.graph import Graph, Op, Value
 from speedup.rules import Rules, rule_of
 from speedup.rules.extents import Extents
@@ -28,7 +28,8 @@ _FARTHEST = 12
 class PartialSum:
     """The sum `op`, of whose operand number `operand` the rows along `dim` may go that are `spare`.
 
-    `spare` (bool vector) are those that are one constant each, `constants` (vector) which; 0 elsewhere.
+    `spare` (bool vector) are those that are one constant each, `constants` (vector) which; 0 elsewhere. The
+    rows come from `source`, the last op before the sum that multiplies; None where none is near.
     """
 
     op: Op
@@ -36,6 +37,7 @@ class PartialSum:
     dim: int
     spare: Tensor
     constants: Tensor
+    source: Op | None
 
     @property
     def rows(self) -> Value:
@@ -47,6 +49,16 @@ class PartialSum:
         """The operand that has them."""
         return self.op.operands[1 - self.operand]
 
+    @property
+    def part(self) -> Dim:
+        """The dimension of the rows."""
+        return self.rows.index, self.dim
+
+    @property
+    def whole(self) -> Dim:
+        """The dimension of the sum that they are added along."""
+        return self.op.result.index, self.dim
+
     def couple(self) -> Iterator[Constraint]:
         """The constraints of the sum, in the place of those of its rule."""
         reason = Reason(self.op.index, "adds rows to those of a stream")
@@ -54,37 +66,21 @@ class PartialSum:
         dims = range(self.op.result.ndim)
         yield from matched(reason, values, dims)
         yield from matched(reason, (*values, self.rows), (d for d in dims if d != self.dim))
-        yield Subset((self.rows.index, self.dim), (self.op.result.index, self.dim), self.spare, reason)
+        yield Subset(self.part, self.whole, self.spare, reason)
 
     def is_partial(self, analysis: Analysis) -> bool:
         """Whether some of the rows that the sum keeps are not those of the operand."""
-        kept = analysis.kept
-        return kept.count((self.rows.index, self.dim)) < kept.count((self.op.result.index, self.dim))
+        return analysis.kept.count(self.part) < analysis.kept.count(self.whole)
 
     def places(self, analysis: Analysis) -> tuple[int, ...]:
         """Where the rows that are kept belong, among the indices that the sum keeps."""
-        whole = analysis.kept[(self.op.result.index, self.dim)]
-        part = analysis.kept[(self.rows.index, self.dim)]
+        part, whole = analysis.kept[self.part], analysis.kept[self.whole]
         return tuple(part[whole].nonzero().reshape(-1).tolist())
 
     def bias(self, analysis: Analysis) -> Tensor:
         """What the rows that are dropped would add, for each index that the sum keeps."""
-        whole = analysis.kept[(self.op.result.index, self.dim)]
-        part = analysis.kept[(self.rows.index, self.dim)]
+        part, whole = analysis.kept[self.part], analysis.kept[self.whole]
         return torch.where(part, 0, self.constants)[whole]
-
-    def source(self, graph: Graph, rules: Rules) -> Op | None:
-        """The op that the rows are computed by: the last that multiplies, with but small ones behind it."""
-        value = self.rows
-        for _ in range(_FARTHEST):
-            number = graph.producer[value.index]
-            if number is None or not graph.ops[number].operands:
-                return None
-            op = graph.ops[number]
-            if rule_of(op, rules).macs(op, lambda one: one.shape):
-                return op
-            value = op.operands[0]
-        return None
 
 
 def find_partial_sums(graph: Graph, facts: Sequence[Fact], rules: Rules) -> tuple[PartialSum, ...]:
@@ -92,40 +88,43 @@ def find_partial_sums(graph: Graph, facts: Sequence[Fact], rules: Rules) -> tupl
     extents = Extents(graph, rules)
     found = []
     for op in graph.ops:
-        options = [r for n in (0, 1) if (r := _partial_sum(op, n, facts, rules, extents)) is not None]
+        options = [one for n in (0, 1) if (one := _partial_sum(op, n, facts, extents)) is not None]
         if options:
             # Where both may, all rows are computed of the one that costs less.
-            found.append(max(options, key=lambda one: _cost(one, graph, rules)))
+            found.append(max(options, key=lambda one: _macs(one.source, rules)))
     return tuple(found)
 
 
-def _cost(one: PartialSum, graph: Graph, rules: Rules) -> int:
-    source = one.source(graph, rules)
-    return 0 if source is None else rule_of(source, rules).macs(source, lambda one: one.shape)
-
-
-def _partial_sum(
-    op: Op, operand: int, facts: Sequence[Fact], rules: Rules, extents: Extents
-) -> PartialSum | None:
-    if not rule_of(op, rules).is_sum or len(op.operands) != 2 or op.is_rigid or not op.calls:
+def _partial_sum(op: Op, operand: int, facts: Sequence[Fact], extents: Extents) -> PartialSum | None:
+    if not rule_of(op, extents.rules).is_sum or len(op.operands) != 2 or op.is_rigid or not op.calls:
         return None
     rows, stream = op.operands[operand], op.operands[1 - operand]
     alike = rows.shape == stream.shape == op.result.shape and rows.dtype == stream.dtype == op.result.dtype
     if not alike or rows is stream or rows.is_state or not rows.dtype.is_floating_point:
         return None
-    if op.get("alpha", 1) != 1:
-        return None
-    fact = facts[rows.index]
-    if fact.is_unknown:
+    if op.get("alpha", 1) != 1 or facts[rows.index].is_unknown:
         return None
     for dim, extent in enumerate(rows.shape):
-        others = [d for d in range(rows.ndim) if d != dim]
-        known = uniform_fact(fact, others)
-        spare = any_along(all_over(known.known, others), dim, extent)
+        known, uniform, value = state_along(facts[rows.index], dim, extent)
+        spare = known & uniform
         if bool(spare.any()) and not bool(spare.all()) and not extents.varies(rows, dim):
-            value = known.value
-            for other in others:
-                value = value.narrow(other, 0, 1)
-            value = value.reshape(-1).expand(extent)
-            return PartialSum(op, operand, dim, spare, torch.where(spare, value, 0))
+            source = _source(rows, extents.graph, extents.rules)
+            return PartialSum(op, operand, dim, spare, torch.where(spare, value, 0), source)
     return None
+
+
+def _source(value: Value, graph: Graph, rules: Rules) -> Op | None:
+    """The last op that multiplies of those that `value` is computed by, with but a few behind it."""
+    for _ in range(_FARTHEST):
+        number = graph.producer[value.index]
+        if number is None or not graph.ops[number].operands:
+            return None
+        op = graph.ops[number]
+        if _macs(op, rules):
+            return op
+        value = op.operands[0]
+    return None
+
+
+def _macs(op: Op | None, rules: Rules) -> int:
+    return 0 if op is None else rule_of(op, rules).macs(op, lambda value: value.shape)

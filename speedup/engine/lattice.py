@@ -199,6 +199,17 @@ def any_along(tensor: Tensor, dim: int, extent: int) -> Tensor:
     return kept.reshape(-1).expand(extent)
 
 
+def state_along(one: Fact, dim: int, extent: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Per index of `dim`: known at every place; the same at every place; the value if so."""
+    known = ~any_along(~one.known, dim, extent)
+    value, first = one.value, one.value
+    for other in range(one.ndim):
+        if other != dim:
+            first = first.narrow(other, 0, 1)
+    varies = any_along(value != first, dim, extent)
+    return known, ~varies, first.reshape(-1).expand(extent)
+
+
 def vector(values: Tensor, dim: int, ndim: int) -> Tensor:
     """A compressed tensor of rank `ndim` that varies along `dim` only."""
     shape = [1] * ndim

@@ -12,8 +12,8 @@ from torch import Tensor
 from speedup.analyses.analysis import Analysis
 from speedup.analyses.crossings import crossings
 from speedup.engine.constraints import Dim, Mapped
+from speedup.ir.graph import Op
 from speedup.ir.report import Step
-from speedup.lowerings import AddRows
 from speedup.rules import rule_of
 
 # Past this many dimensions what becomes of a constant is no longer followed.
@@ -41,21 +41,10 @@ class Folds:
         """Collect what every call of the graph takes over."""
         class_of = analysis.kept.class_of
         taken: dict[int, list[ConstantFold]] = {}
-        for site in analysis.sites:
-            op = site.op
-            for dim, indices, words in rule_of(op, analysis.rules).destinations(site, analysis.kept):
-                if bool(indices.any()):
-                    step = Step(f"folded into {words}", str(op.target), op.owner.path)
-                    taken.setdefault(class_of(dim), []).append(ConstantFold(indices, step))
-        for number, lowering in analysis.restated.items():
-            if isinstance(lowering, AddRows) and lowering.bias is not None:
-                op = analysis.graph.ops[number]
-                where = analysis.kept[(op.result.index, lowering.dim)]
-                indices = torch.zeros_like(where)
-                indices[where] = lowering.bias.tensor != 0
-                step = Step(f"folded into {lowering.name}", str(op.target), op.owner.path)
-                own = class_of((op.operands[lowering.operand].index, lowering.dim))
-                taken.setdefault(own, []).append(ConstantFold(indices, step))
+        for op, dim, indices, words in _destinations(analysis):
+            if bool(indices.any()):
+                step = Step(f"folded into {words}", str(op.target), op.owner.path)
+                taken.setdefault(class_of(dim), []).append(ConstantFold(indices, step))
         onward: dict[int, list[tuple[Mapped, Dim]]] = {}
         for constraint in analysis.constraints if taken else ():
             if isinstance(constraint, Mapped):
@@ -87,3 +76,14 @@ class Folds:
                         named = torch.full((self.analysis.kept[crossing.other].numel(),), -1)
                         named[crossing.indices] = names[crossing.own]
                         pending.append((beyond, named))
+
+
+def _destinations(analysis: Analysis) -> Iterator[tuple[Op, Dim, Tensor, str]]:
+    """By op, where dropped constants go: as the rules say, then as calls that are stated otherwise do."""
+    for site in analysis.sites:
+        for found in rule_of(site.op, analysis.rules).destinations(site, analysis.kept):
+            yield site.op, *found
+    for number, lowering in analysis.restated.items():
+        op = analysis.graph.ops[number]
+        for found in lowering.destinations(op, analysis.kept):
+            yield op, *found

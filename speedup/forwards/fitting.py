@@ -8,11 +8,9 @@ Where none of these will do, the op's dimensions are constrained and the fixpoin
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from itertools import count
 from types import MappingProxyType
 
 from attrs import evolve, frozen
-from torch import nn
 
 from speedup.analyses.analysis import Analysis
 from speedup.analyses.chains import Chain
@@ -25,7 +23,8 @@ from speedup.forwards.rewriting import SourceRewriter
 from speedup.ir.edits import ConstantTensor
 from speedup.ir.expressions import Guard, Root, SizeOf, derived_in, evaluate_expression, roots_in, sizes_in
 from speedup.ir.graph import Frame, Op
-from speedup.lowerings import BIAS, AddRows, Alternative, Arguments, Lowering, PassOn, SelectIndices
+from speedup.lowerings import AddRows, Alternative, Arguments, Lowering, PassOn, SelectIndices
+from speedup.lowerings.add_rows import bias_names
 from speedup.rules import rule_of
 from speedup.rules.copies import is_copy
 from speedup.rules.extents import Extents
@@ -107,26 +106,23 @@ def _of_partial_sums(
     partial_sums: Sequence[PartialSum], analysis: Analysis, rewriter: SourceRewriter
 ) -> Iterator[tuple[int, list[Alternative]]]:
     """Of each sum the rows are added to their places; a module's sums have biases of their own."""
-    found: dict[tuple[str, Frame], dict[int, AddRows]] = {}
-    names: dict[tuple[str, Frame], str] = {}
+    places: dict[tuple[str, Frame], list[PartialSum]] = {}
     for one in partial_sums:
-        place = (one.op.owner.path, one.op.calls[0])
-        if place not in names:
-            names[place] = _free_name(rewriter.modules.get(place[0]), place[0], names)
-        bias = one.bias(analysis)
-        held = ConstantTensor(bias) if bool(bias.any()) else None
-        lowering = AddRows(one.operand, one.dim, one.places(analysis), names[place], held)
-        found.setdefault(place, {})[one.op.index] = lowering
-    for alike in found.values():
+        places.setdefault((one.op.owner.path, one.op.calls[0]), []).append(one)
+    names: dict[str, Iterator[str]] = {}
+    for (path, _), alike in places.items():
+        module = rewriter.modules.get(path)
+        name = next(n for n in names.setdefault(path, bias_names()) if not hasattr(module, n))
+        found = {one.op.index: _add_rows(one, analysis, name) for one in alike}
         # What runs several times says and holds the same each time.
-        if len(set(alike.values())) == 1:
-            yield from ((number, [Alternative(lowering)]) for number, lowering in alike.items())
+        if len(set(found.values())) == 1:
+            yield from ((number, [Alternative(lowering)]) for number, lowering in found.items())
 
 
-def _free_name(module: nn.Module | None, path: str, names: Mapping[tuple[str, Frame], str]) -> str:
-    taken = {name for (own, _), name in names.items() if own == path}
-    options = (BIAS if number == 1 else f"{BIAS}_{number}" for number in count(1))
-    return next(name for name in options if name not in taken and not hasattr(module, name))
+def _add_rows(one: PartialSum, analysis: Analysis, name: str) -> AddRows:
+    bias = one.bias(analysis)
+    held = ConstantTensor(bias) if bool(bias.any()) else None
+    return AddRows(one.operand, one.dim, one.places(analysis), name, held)
 
 
 def _offers(op: Op, analysis: Analysis) -> Iterator[Alternative]:

@@ -11,10 +11,10 @@ code will compute once the tensors are smaller.
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from enum import Enum
 from pathlib import Path
-from typing import Any, TypeVar, cast
+from typing import Any
 
 import attrs
 import torch
@@ -30,10 +30,10 @@ from speedup.ir.expressions import (
     sizes_in,
     with_traced_numbers,
 )
+from speedup.ir.memo import Remembering
 from speedup.torch_api import Overload, schema_of
 
 Shape = tuple[int, ...]
-T = TypeVar("T")
 
 
 class Origin(Enum):
@@ -117,7 +117,7 @@ class Frame:
 
 
 @frozen
-class Op:
+class Op(Remembering):
     """One operator call. `arguments` are named as in the operator's schema, defaults filled in.
 
     `calls` are the frames of the owner's forward that led to it, the innermost first. A rigid op is
@@ -138,12 +138,6 @@ class Op:
 
     def __attrs_post_init__(self) -> None:
         object.__setattr__(self, "operands", tuple(values_in(tuple(self.arguments.values()))))
-
-    def once(self, key: str, compute: Callable[[], T]) -> T:
-        """What `compute` gives, computed once per op; it depends on nothing else."""
-        if key not in self._memo:
-            self._memo[key] = compute()
-        return cast(T, self._memo[key])
 
     def __hash__(self) -> int:
         return hash((self.index, self.target))
@@ -215,7 +209,7 @@ def call_arguments(op: Op, arguments: Mapping[str, Any]) -> tuple[list[Any], dic
 
 
 @frozen
-class Graph:
+class Graph(Remembering):
     """One or several traced calls. `guards` are comparisons that must keep their outcome; `opaque_roots` are
     sizes and attributes that left the trace's sight and so may not change; `uses` are the numbers that the
     forward used out of sight, as the count of a loop.
@@ -238,12 +232,6 @@ class Graph:
     readers: tuple[tuple[int, ...], ...] = attrs.field(init=False, eq=False, repr=False)
     producer: tuple[int | None, ...] = attrs.field(init=False, eq=False, repr=False)
     _memo: dict[str, Any] = attrs.field(init=False, eq=False, repr=False, factory=dict)
-
-    def once(self, key: str, compute: Callable[[], T]) -> T:
-        """What `compute` gives, computed once per graph; it depends on nothing else."""
-        if key not in self._memo:
-            self._memo[key] = compute()
-        return cast(T, self._memo[key])
 
     def __attrs_post_init__(self) -> None:
         readers: list[list[int]] = [[] for _ in self.values]

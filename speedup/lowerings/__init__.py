@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any
 
-from speedup.lowerings.add_rows import BIAS, AddRows
+from speedup.lowerings.add_rows import AddRows
 from speedup.lowerings.arguments import Arguments
 from speedup.lowerings.lowering import Alternative, Lowering
 from speedup.lowerings.mean_of_total import MeanOfTotal
@@ -23,7 +23,6 @@ from speedup.lowerings.split_sizes import SplitSizes
 from speedup.lowerings.take_indices import TakeIndices
 
 __all__ = [
-    "BIAS",
     "HELPERS",
     "LOWERINGS",
     "AddRows",

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import ast
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import count
 from types import MappingProxyType
 from typing import Any
 
@@ -11,11 +13,14 @@ import torch
 from attrs import frozen
 from torch import Tensor
 
-from speedup.ir.edits import ConstantTensor
+from speedup.engine.constraints import Dim
+from speedup.engine.keepsets import KeepSets
+from speedup.ir.edits import ConstantTensor, NewBias
 from speedup.ir.graph import Op
 from speedup.lowerings.lowering import Agrees, Lowering, Written
 from speedup.lowerings.syntax import Change, end_of, is_literal, last_name, start_of
 
+_BIAS = "stream_bias"
 _KEYWORDS = ((), ("rows", "stream", "dim", "indices"), ("rows", "stream", "dim", "indices", "bias"))
 
 
@@ -55,6 +60,16 @@ def add_rows(
     return total if axis == dim else total.movedim(axis, dim)
 
 
+def bias_names() -> Iterator[str]:
+    """What a module may call the biases of its sums, in order."""
+    return (_BIAS if number == 1 else f"{_BIAS}_{number}" for number in count(1))
+
+
+def is_bias_name(name: str) -> bool:
+    """Whether it is one of `bias_names`."""
+    return re.fullmatch(rf"{_BIAS}(_\d+)?", name) is not None
+
+
 def _of_type(tensor: Tensor, dtype: torch.dtype) -> Tensor:
     """The tensor, itself where it is of the type: traces take what `to` returns for another."""
     return tensor if tensor.dtype == dtype else tensor.to(dtype)
@@ -77,10 +92,18 @@ class AddRows(Lowering):
     name: str
     bias: ConstantTensor | None
 
-    @property
-    def parameters(self) -> Mapping[str, ConstantTensor]:
-        """The bias."""
-        return MappingProxyType({} if self.bias is None else {self.name: self.bias})
+    def biases(self, path: str) -> Iterable[NewBias]:
+        """The bias, where there is one."""
+        if self.bias is not None:
+            yield NewBias(path, self.bias, "what rows that are not computed would add", self.name)
+
+    def destinations(self, op: Op, kept: KeepSets) -> Iterable[tuple[Dim, Tensor, str]]:
+        """The constants of rows that are dropped go into the bias."""
+        if self.bias is not None:
+            where = kept[(op.result.index, self.dim)]
+            indices = torch.zeros_like(where)
+            indices[where] = self.bias.tensor != 0
+            yield (op.operands[self.operand].index, self.dim), indices, self.name
 
     def compute(self, op: Op, arguments: Mapping[str, Any], operands: Sequence[Tensor]) -> Sequence[Tensor]:
         """The sum."""
@@ -186,9 +209,5 @@ def _is_own_parameter(node: ast.expr) -> bool:
     """Whether `node` reads what a plan may have given the module: not what it does, nor what others hold."""
     match node:
         case ast.Attribute(value=ast.Name(), attr=name):
-            return name.startswith(BIAS)
+            return is_bias_name(name)
     return False
-
-
-BIAS = "stream_bias"
-"""What a module calls the bias of its sum; further ones are numbered."""

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import ast
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, ClassVar
 
 from attrs import frozen
 from torch import Tensor
 
-from speedup.engine.constraints import Constraint
-from speedup.ir.edits import ConstantTensor
+from speedup.engine.constraints import Constraint, Dim
+from speedup.engine.keepsets import KeepSets
+from speedup.ir.edits import NewBias
 from speedup.ir.graph import Op
 from speedup.lowerings.syntax import Change, WrittenCall
 
@@ -51,10 +52,13 @@ class Lowering(ABC):
     takes_operations: ClassVar[bool] = False
     """Whether it can stand for `a + b` and the like, too, and not only for calls and subscripts."""
 
-    @property
-    def parameters(self) -> Mapping[str, ConstantTensor]:
-        """What the module has to hold for it, by name."""
-        return MappingProxyType({})
+    def biases(self, path: str) -> Iterable[NewBias]:
+        """What the module at `path`, whose source states it, has to hold for it."""
+        return ()
+
+    def destinations(self, op: Op, kept: KeepSets) -> Iterable[tuple[Dim, Tensor, str]]:
+        """Where dropped constants of the operands of `op` go, as of `Rule.destinations`."""
+        return ()
 
     @abstractmethod
     def compute(self, op: Op, arguments: Mapping[str, Any], operands: Sequence[Tensor]) -> Sequence[Tensor]:

@@ -11,8 +11,9 @@ agree, so that aligned sets always contain those that are not.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from types import MappingProxyType
+from typing import TypeVar
 
 import torch
 from attrs import evolve, frozen
@@ -35,6 +36,8 @@ from speedup.ir.graph import Graph, Origin, Shape, Value
 from speedup.planning.costs import CALL, LEAST_SAVED, MOST_ROWS, batch_of, macs_per_sample
 from speedup.rules import Rules, rule_of
 from speedup.rules.site import Site
+
+Option = TypeVar("Option", Chain, PartialSum)
 
 
 def solve_coupling(
@@ -63,8 +66,15 @@ def solve_coupling(
     graph = settle_numbers(graph, facts)
     sites = sites_of(graph, facts, lives, rules, borders)
     problem = _Problem(graph, facts, sites, rules, extents_of(graph), tuple(keep))
-    chosen, feasibility = _permute_where_it_pays(problem, rewriter, tuple(chains))
-    chosen, feasibility = _part_where_it_pays(chosen, feasibility, rewriter, tuple(partial_sums))
+    plain = problem, _settle(problem, problem.constraints(), rewriter, frozenset())
+    # A call may insist on the sizes of what it is made of.
+    movable = tuple(chain for chain in chains if not any(op.is_rigid for op in chain.ops))
+    permuted = _lower_where_it_pays(
+        plain, rewriter, movable, lambda one, some: evolve(one, chains=some), _is_no_box
+    )
+    chosen, feasibility = _lower_where_it_pays(
+        permuted, rewriter, tuple(partial_sums), lambda one, some: evolve(one, partial_sums=some), _pays
+    )
     if align is None:
         return feasibility.analysis
     given = feasibility.analysis.constraints
@@ -72,56 +82,38 @@ def solve_coupling(
     return evolve(wider.analysis, unaligned=feasibility.analysis)
 
 
-def _permute_where_it_pays(
-    problem: _Problem, rewriter: SourceRewriter, chains: tuple[Chain, ...]
+def _lower_where_it_pays(
+    plain: tuple[_Problem, Feasibility],
+    rewriter: SourceRewriter,
+    options: tuple[Option, ...],
+    taking: Callable[[_Problem, tuple[Option, ...]], _Problem],
+    is_worth_it: Callable[[Option, Analysis], bool],
 ) -> tuple[_Problem, Feasibility]:
-    """The problem with those of `chains` as permutations that the source can state so, if less is kept then
-    by more than the calls cost; and what comes of it.
+    """The problem `taking` those of `options` that the source can state and that are worth it each, if less
+    is kept then by more than the calls cost; and what comes of it. Else `plain`: the problem without.
     """
-    plain = _settle(problem, problem.constraints(), rewriter, frozenset())
-    # A call may insist on the sizes of what it is made of.
-    chains = tuple(chain for chain in chains if not any(op.is_rigid for op in chain.ops))
-    while chains:
-        tried = evolve(problem, chains=chains)
+    while options:
+        tried = taking(plain[0], options)
         found = _settle(tried, tried.constraints(), rewriter, frozenset())
-        left = tuple(c for c in chains if c not in found.refused and not _is_box(c, found.analysis))
-        if left == chains:
-            saved = macs_per_sample(plain.analysis) - macs_per_sample(found.analysis)
-            return (tried, found) if saved > len(chains) * CALL else (problem, plain)
-        chains = left
-    return problem, plain
-
-
-def _part_where_it_pays(
-    problem: _Problem, whole: Feasibility, rewriter: SourceRewriter, partial_sums: tuple[PartialSum, ...]
-) -> tuple[_Problem, Feasibility]:
-    """The problem with those of `partial_sums` in part that the source can state so, if each saves more than
-    its call costs; and what comes of it. `whole` is what comes of the problem without.
-    """
-    while partial_sums:
-        tried = evolve(problem, partial_sums=partial_sums)
-        found = _settle(tried, tried.constraints(), rewriter, frozenset())
-        left = tuple(r for r in partial_sums if r not in found.refused and _pays(r, found.analysis))
-        if left == partial_sums:
-            saved = macs_per_sample(whole.analysis) - macs_per_sample(found.analysis)
-            return (tried, found) if saved > len(partial_sums) * CALL else (problem, whole)
-        partial_sums = left
-    return problem, whole
+        left = tuple(o for o in options if o not in found.refused and is_worth_it(o, found.analysis))
+        if left == options:
+            saved = macs_per_sample(plain[1].analysis) - macs_per_sample(found.analysis)
+            return (tried, found) if saved > len(options) * CALL else plain
+        options = left
+    return plain
 
 
 def _pays(one: PartialSum, analysis: Analysis) -> bool:
     """Whether the rows that are left out are worth it by what computes them."""
-    source = one.source(analysis.graph, analysis.rules)
-    if source is None or not one.is_partial(analysis):
+    if one.source is None or not one.is_partial(analysis):
         return False
-    rows = analysis.kept.count((one.rows.index, one.dim))
-    whole = analysis.kept.count((one.op.result.index, one.dim))
-    macs = rule_of(source, analysis.rules).macs(source, analysis.sizes) / batch_of(analysis)
+    rows, whole = analysis.kept.count(one.part), analysis.kept.count(one.whole)
+    macs = rule_of(one.source, analysis.rules).macs(one.source, analysis.sizes) / batch_of(analysis)
     return rows <= MOST_ROWS * whole and macs * (whole - rows) / rows > LEAST_SAVED
 
 
-def _is_box(chain: Chain, analysis: Analysis) -> bool:
-    """Whether the ops of the chain, as they are, keep no more of what goes in and comes out."""
+def _is_no_box(chain: Chain, analysis: Analysis) -> bool:
+    """Whether the ops of the chain, as they are, keep more of what goes in and comes out."""
     kept = analysis.kept
     ends = {(v.index, d): kept[(v.index, d)] for v in (chain.source, chain.result) for d in range(v.ndim)}
     values = (chain.source, *chain.inner, chain.result)
@@ -129,7 +121,7 @@ def _is_box(chain: Chain, analysis: Analysis) -> bool:
     own = (analysis.sites[op.index] for op in chain.ops)
     constraints = [c for site in own for c in rule_of(site.op, analysis.rules).couple(site)]
     found = solve_keep_sets(extents, dict(ends), constraints)
-    return all(torch.equal(found[dim], before) for dim, before in ends.items())
+    return any(not torch.equal(found[dim], before) for dim, before in ends.items())
 
 
 @frozen(eq=False)

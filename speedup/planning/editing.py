@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from itertools import chain
 
 from torch import nn
 
 from speedup.analyses.analysis import Analysis
 from speedup.forwards.rewriting import SourceRewriter, rewritten_functions
-from speedup.ir.edits import AdoptAttention, Edit, NewBias, RewriteForward, SetAttribute, Slice, SliceGroups
+from speedup.ir.edits import AdoptAttention, Edit, RewriteForward, SetAttribute, Slice, SliceGroups
 from speedup.ir.graph import Origin
 from speedup.modules.attention import MultiheadAttention
 from speedup.rules import rule_of
@@ -29,7 +30,9 @@ def edits_of(analysis: Analysis, rewriter: SourceRewriter) -> Iterable[Edit]:
             if not analysis.kept.is_full((value.index, dim)):
                 yield Slice(value.name, dim, tuple(kept.nonzero().reshape(-1).tolist()))
     attributes = tuple(dict.fromkeys(_attributes(analysis)))
-    yield from dict.fromkeys(_held_parameters(analysis))
+    # Calls that share their source share what it needs.
+    needed = (r.biases(analysis.graph.ops[n].owner.path) for n, r in analysis.restated.items())
+    yield from dict.fromkeys(chain.from_iterable(needed))
     yield from dict.fromkeys(_adoptions(analysis, rewriter.modules))
     yield from (e for e in compensations if isinstance(e, SetAttribute))
     yield from attributes
@@ -41,14 +44,6 @@ def compensations_of(analysis: Analysis) -> Iterable[Edit]:
     """What makes up for dropped constants, and the slices of grouped weights."""
     for site in analysis.sites:
         yield from rule_of(site.op, analysis.rules).compensate(site, analysis.kept)
-
-
-def _held_parameters(analysis: Analysis) -> Iterable[NewBias]:
-    """What modules have to hold so that their source can state what it has to."""
-    for number, lowering in analysis.restated.items():
-        path = analysis.graph.ops[number].owner.path
-        for name, value in lowering.parameters.items():
-            yield NewBias(path, value, "what rows that are not computed would add", name)
 
 
 def _adoptions(analysis: Analysis, modules: Mapping[str, nn.Module]) -> Iterable[Edit]:

@@ -18,7 +18,17 @@ from torch import Tensor, nn
 
 from speedup.engine.constraints import Balanced, Constraint, Pinned
 from speedup.engine.keepsets import KeepSets
-from speedup.engine.lattice import Fact, any_along, any_over, fact, indicator, pieces, to_double, vector
+from speedup.engine.lattice import (
+    Fact,
+    any_along,
+    any_over,
+    fact,
+    indicator,
+    pieces,
+    state_along,
+    to_double,
+    vector,
+)
 from speedup.ir.expressions import Derived
 from speedup.ir.graph import Op, Shape, Value
 from speedup.rules.rule import Facts, Lives, Sizes, equal, nothing_known, pinned, reason_for
@@ -142,13 +152,7 @@ def _other(ndim: int, axis: int) -> list[int]:
 
 def channel_state(shape: Contraction, data: Fact) -> tuple[Tensor, Tensor, Tensor]:
     """Per channel of data: known at every position; uniform over positions; the value if so."""
-    extent, axis = shape.data.shape[shape.axis], shape.axis
-    known = ~any_along(~data.known, axis, extent)
-    value, first = data.value, data.value
-    for dim in _other(data.ndim, axis):
-        first = first.narrow(dim, 0, 1)
-    varies = any_along(value != first, axis, extent)
-    return known, ~varies, first.reshape(-1).expand(extent)
+    return state_along(data, shape.axis, shape.data.shape[shape.axis])
 
 
 def contraction_known(op: Op, facts: Facts) -> tuple[Fact, ...]:

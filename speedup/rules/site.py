@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from types import MappingProxyType
-from typing import Any, TypeVar, cast
+from typing import Any
 
 from attrs import evolve, field, frozen
 from torch import Tensor
@@ -13,12 +13,11 @@ from speedup.engine.borders import Bordered
 from speedup.engine.constraints import Reason
 from speedup.engine.lattice import Fact
 from speedup.ir.graph import Graph, Op, Origin, Value
-
-T = TypeVar("T")
+from speedup.ir.memo import Remembering
 
 
 @frozen(eq=False)
-class Site:
+class Site(Remembering):
     """One op in its graph, with what the analyses found: the view that coupling rules get."""
 
     graph: Graph
@@ -32,12 +31,6 @@ class Site:
     # By value index, what is known of it near the ends of its axes and not everywhere.
     borders: Mapping[int, Bordered] = field(factory=lambda: MappingProxyType({}))
     _memo: dict[str, Any] = field(factory=dict, repr=False, alias="memo")
-
-    def once(self, key: str, compute: Callable[[], T]) -> T:
-        """What `compute` gives, computed once per site."""
-        if key not in self._memo:
-            self._memo[key] = compute()
-        return cast(T, self._memo[key])
 
     def fact(self, value: Value) -> Fact:
         return self.facts[value.index]

@@ -37,8 +37,8 @@ FAULTS = (
     Fault(
         "rows: what scales an operand is not looked at",
         "analyses.partial_sums",
-        'if op.get("alpha", 1) != 1:',
-        'if op.get("alpha", 1) == 0:',
+        'if op.get("alpha", 1) != 1 or',
+        'if op.get("alpha", 1) == 0 or',
         (SUMS,),
     ),
     Fault(
@@ -51,8 +51,8 @@ FAULTS = (
     Fault(
         "rows: constants may differ from place to place",
         "analyses.partial_sums",
-        "known = uniform_fact(fact, others)",
-        "known = fact",
+        "spare = known & uniform",
+        "spare = known",
         (SUMS,),
     ),
     Fault(
@@ -135,7 +135,7 @@ FAULTS = (
     Fault(
         "rows: source from a file may name any attribute",
         "lowerings.add_rows",
-        "return name.startswith(BIAS)",
+        "return is_bias_name(name)",
         "return True",
         (ROWS,),
     ),
@@ -149,22 +149,22 @@ FAULTS = (
     Fault(
         "rows: the biases of a module's sums have one name",
         "forwards.fitting",
-        "taken = {name for (own, _), name in names.items() if own == path}",
-        "taken: set[str] = set()",
+        "names.setdefault(path, bias_names())",
+        "bias_names()",
         (ROWS,),
     ),
     Fault(
         "rows: a name that the module has is taken",
         "forwards.fitting",
-        "if name not in taken and not hasattr(module, name))",
-        "if name not in taken)",
+        "if not hasattr(module, n))",
+        ")",
         (ROWS,),
     ),
     Fault(
         "rows: what runs several times may say this and that",
         "forwards.fitting",
-        "if len(set(alike.values())) == 1:",
-        "if alike:",
+        "if len(set(found.values())) == 1:",
+        "if found:",
         (ROWS,),
     ),
     Fault(
@@ -198,8 +198,8 @@ FAULTS = (
     Fault(
         "rows: a sum that cannot be written is taken all the same",
         "planning.coupling",
-        "if r not in found.refused and _pays(r, found.analysis)",
-        "if _pays(r, found.analysis)",
+        "if o not in found.refused and is_worth_it(o, found.analysis)",
+        "if is_worth_it(o, found.analysis)",
         (ROWS,),
     ),
     Fault(
@@ -219,15 +219,15 @@ FAULTS = (
     Fault(
         "rows: a bias may be called anything",
         "text.plan_checks",
-        'rf"bias|{BIAS}(_\\d+)?"',
-        'r".*"',
+        'edit.attribute != "bias" and not is_bias_name(edit.attribute)',
+        'edit.attribute != "bias" and not edit.attribute',
         (ROWS,),
     ),
     Fault(
         "rows: explanations leave out where their constants went",
         "explaining.folds",
-        "if isinstance(lowering, AddRows) and lowering.bias is not None:",
-        "if isinstance(lowering, AddRows) and lowering.bias is None:",
+        "for found in lowering.destinations(op, analysis.kept):",
+        "for found in ():",
         (ROWS,),
     ),
     Fault(
