@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import json
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
@@ -16,17 +15,13 @@ from torch.nn import functional as F
 from speedup import Plan, apply_masks, materialize, plan_speedup
 from speedup.errors import InputError, PlanFormatError
 from speedup.ir.edits import CombineColumns
+from tests.support import lowered
 from tests.support.lively import make_lively
+from tests.support.lowered import images
 from tests.support.masking import Masks, filters
-from tests.support.measure import relative_error
 
 WIDE = 24
 SIZES = (1, 2, 3, 4, 5, 8, 13, 16)
-
-
-def images(size: int, batch: int, seed: int, rank: int = 2) -> Tensor:
-    generator = torch.Generator().manual_seed(seed)
-    return torch.randn(batch, 3, *(size,) * rank, generator=generator).double()
 
 
 class Inverted(nn.Module):
@@ -73,10 +68,7 @@ def plans(model: nn.Module, masks: Masks, size: int = 8, rank: int = 2) -> tuple
 def require_exact(
     plan: Plan, model: nn.Module, masks: Masks, rank: int = 2, sizes: Sequence[int] = SIZES
 ) -> None:
-    small, masked = materialize(plan, verify="none"), apply_masks(model, masks).eval()
-    for size, batch in itertools.product(sizes, (1, 3)):
-        calls = [(images(size, batch, seed, rank),) for seed in (1, 2)]
-        assert relative_error(masked, small, calls) < 1e-9, f"size {size}, batch {batch}"
+    lowered.require_exact(plan, model, masks, sizes, rank)
 
 
 def width(plan: Plan, name: str = "narrow.weight") -> int:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import ast
 import copy
-import itertools
 import pickle
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -15,20 +15,25 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from speedup import Plan, apply_masks, load, materialize, plan_speedup, save, verify
-from speedup.errors import ForeignSourceError, PlanFormatError
+from speedup.errors import PlanFormatError
 from speedup.ir.edits import NewBias, RewriteForward
 from speedup.lowerings.add_rows import AddRows, add_rows
-from tests.support.lively import make_lively
+from tests.support import lowered
+from tests.support.lowered import (
+    are_alike,
+    expressions,
+    half_masked,
+    images,
+    plans_with,
+    require_any_batch_and_compiled_whole,
+    require_refused,
+    rewritten,
+)
 from tests.support.masking import Masks, filters, rows
 from tests.support.measure import relative_error
 from tests.support.vision import torchvision_models
 
 WIDE = 32
-
-
-def images(size: int, batch: int, seed: int) -> Tensor:
-    generator = torch.Generator().manual_seed(seed)
-    return torch.randn(batch, 3, size, size, generator=generator).double()
 
 
 class Block(nn.Module):
@@ -154,36 +159,11 @@ class Net(nn.Module):
 
 
 def lively(model: nn.Module, *whole: str) -> tuple[nn.Module, Masks]:
-    """In float64, with half of the filters of each convolution masked that is not `whole`; biases live."""
-    generator = torch.Generator().manual_seed(1)
-    masks = {
-        name: filters(
-            layer, *torch.randperm(layer.out_channels, generator=generator)[: layer.out_channels // 2]
-        )
-        for name, layer in model.named_modules()
-        if isinstance(layer, nn.Conv2d) and name not in ("stem", "last", *whole)
-    }
-    make_lively(model, images(16, 8, 3).float(), seed=5, recipe=lambda _: masks)
-    return model.double().eval(), masks
+    return half_masked(model, ("stem", "last", *whole))
 
 
-def plans(model: nn.Module, masks: Masks, size: int = 32) -> tuple[Plan, Plan]:
-    """Without, and with, rows added to their places."""
-    x = images(size, 2, 0).to(next(model.parameters()).dtype)
-    without = plan_speedup(model, x, masks, lowerings="none")
-    return without, plan_speedup(model, x, masks, lowerings={"rows"})
-
-
-def require_exact(plan: Plan, model: nn.Module, masks: Masks) -> nn.Module:
-    small, masked = materialize(plan, verify="none"), apply_masks(model, masks).eval()
-    for size, batch in itertools.product((3, 8, 16, 33), (1, 3)):
-        calls = [(images(size, batch, seed),) for seed in (1, 2)]
-        assert relative_error(masked, small.eval(), calls) < 1e-9, f"size {size}, batch {batch}"
-    return small
-
-
-def rewritten(plan: Plan) -> list[str]:
-    return [edit.path for edit in plan.edits if isinstance(edit, RewriteForward)]
+plans = partial(plans_with, "rows")
+require_exact = partial(lowered.require_exact, sizes=(3, 8, 16, 33))
 
 
 def sources(plan: Plan) -> str:
@@ -551,12 +531,7 @@ def test_it_exports_with_any_batch_and_compiles_whole() -> None:
     model, masks = lively(Net())
     _, plan = plans(model, masks)
     small = materialize(plan).eval()
-    batch = torch.export.Dim("batch", min=2, max=64)
-    exported = torch.export.export(small, (images(16, 2, 0),), dynamic_shapes=({0: batch},)).module()
-    x = images(16, 5, 1)
-    torch.testing.assert_close(exported(x), small(x))
-    compiled = torch.compile(small, backend="eager", fullgraph=True)
-    torch.testing.assert_close(compiled(x), small(x))
+    require_any_batch_and_compiled_whole(small)
 
 
 def test_it_exports_with_any_resolution() -> None:
@@ -604,11 +579,7 @@ CHANGES: Mapping[str, Callable[[str], str]] = {
 def test_source_that_was_tampered_with_is_refused(name: str) -> None:
     model, masks = lively(Net())
     _, plan = plans(model, masks)
-    text = plan.to_json()
-    changed = CHANGES[name](text)
-    assert changed != text
-    with pytest.raises(ForeignSourceError):
-        materialize(Plan.from_json(changed), model=model)
+    require_refused(plan, model, CHANGES[name])
 
 
 def test_biases_are_called_so() -> None:
@@ -636,10 +607,9 @@ def test_biases_are_called_so() -> None:
     ],
 )
 def test_source_from_files_may_add_rows_of_the_same_tensors(old: str, new: str, may: bool) -> None:
-    one, other = (ast.parse(text, mode="eval").body for text in (old, new))
+    one, other = expressions(old, new)
     assert isinstance(one, ast.BinOp)
-    agrees = lambda a, b, _: ast.dump(a) == ast.dump(b)  # noqa: E731
-    assert AddRows.may_replace_operation(one, other, agrees) is may
+    assert AddRows.may_replace_operation(one, other, are_alike) is may
 
 
 @pytest.mark.parametrize("dim", [0, 1, 2, 3])

@@ -4,28 +4,32 @@ from __future__ import annotations
 
 import ast
 import copy
-import itertools
 from collections.abc import Callable, Mapping
+from functools import partial
 
 import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from speedup import Plan, apply_masks, materialize, plan_speedup, verify
+from speedup import Plan, materialize, plan_speedup, verify
 from speedup.ir.edits import RewriteForward
 from speedup.lowerings import PassOn
-from tests.support.lively import make_lively
-from tests.support.masking import Masks, filters, rows
-from tests.support.measure import relative_error
+from tests.support import lowered
+from tests.support.lowered import (
+    are_alike,
+    expressions,
+    half_masked,
+    images,
+    plans_with,
+    require_any_batch_and_compiled_whole,
+    require_refused,
+    rewritten,
+)
+from tests.support.masking import Masks, rows
 from tests.support.vision import torchvision_models
 
 WIDE = 24
-
-
-def images(size: int, batch: int, seed: int) -> Tensor:
-    generator = torch.Generator().manual_seed(seed)
-    return torch.randn(batch, 3, size, size, generator=generator).double()
 
 
 def channel_shuffle(x: Tensor, groups: int) -> Tensor:
@@ -100,6 +104,14 @@ class OfASum(nn.Module):
         return (x + 1).view(b, 2, c // 2, h, w).transpose(1, 2).contiguous().view(b, c, h, w) * 2
 
 
+plans = partial(plans_with, "shuffles")
+require_exact = partial(lowered.require_exact, sizes=(1, 2, 5, 16, 33))
+
+
+def lively(model: nn.Module) -> tuple[nn.Module, Masks]:
+    return half_masked(model, ("last",))
+
+
 def net(kind: type[nn.Module]) -> tuple[nn.Module, Masks]:
     class Of(Nested):
         def made(self) -> nn.Module:
@@ -108,41 +120,12 @@ def net(kind: type[nn.Module]) -> tuple[nn.Module, Masks]:
     return lively(Of())
 
 
-def lively(model: nn.Module) -> tuple[nn.Module, Masks]:
-    generator = torch.Generator().manual_seed(1)
-    masks = {
-        name: filters(
-            layer, *torch.randperm(layer.out_channels, generator=generator)[: layer.out_channels // 2]
-        )
-        for name, layer in model.named_modules()
-        if isinstance(layer, nn.Conv2d) and name != "last"
-    }
-    make_lively(model, images(16, 8, 3).float(), seed=5, recipe=lambda _: masks)
-    return model.double().eval(), masks
-
-
-def plans(model: nn.Module, masks: Masks, size: int = 32) -> tuple[Plan, Plan]:
-    """Without, and with, shuffles as selections."""
-    x = images(size, 2, 0)
-    without = plan_speedup(model, x, masks, lowerings="none")
-    return without, plan_speedup(model, x, masks, lowerings={"shuffles"})
-
-
-def require_exact(plan: Plan, model: nn.Module, masks: Masks) -> nn.Module:
-    small, masked = materialize(plan, verify="none"), apply_masks(model, masks).eval()
-    for size, batch in itertools.product((1, 2, 5, 16, 33), (1, 3)):
-        calls = [(images(size, batch, seed),) for seed in (1, 2)]
-        assert relative_error(masked, small.eval(), calls) < 1e-9, f"size {size}, batch {batch}"
-    return small
-
-
 @pytest.mark.parametrize("kind", [Called, InOneLine, ByNames, OfASum])
 def test_any_channel_goes_however_the_shuffle_is_written(kind: type[nn.Module]) -> None:
     model, masks = net(kind)
     without, plan = plans(model, masks)
     assert plan.macs_after < 0.8 * without.macs_after
-    rewritten = [edit.path for edit in plan.edits if isinstance(edit, RewriteForward)]
-    assert {"shuffles.0", "shuffles.1"} <= set(rewritten)
+    assert {"shuffles.0", "shuffles.1"} <= set(rewritten(plan))
     require_exact(plan, model, masks)
     verify(plan, materialize(plan))
 
@@ -192,7 +175,7 @@ def test_modules_that_are_to_be_kept_keep_their_shuffle() -> None:
     model, masks = net(Called)
     x = images(32, 2, 0)
     plan = plan_speedup(model, x, masks, keep=["shuffles.0"])
-    assert "shuffles.0" not in [edit.path for edit in plan.edits if isinstance(edit, RewriteForward)]
+    assert "shuffles.0" not in rewritten(plan)
     require_exact(plan, model, masks)
 
 
@@ -226,7 +209,7 @@ def test_a_shuffle_that_needs_no_selection_stays_beside_one_that_does() -> None:
         "1": rows(model.get_submodule("1"), 0, 1),
     }
     _, plan = plans(model, masks)
-    assert [edit.path for edit in plan.edits if isinstance(edit, RewriteForward)] == ["2"]
+    assert rewritten(plan) == ["2"]
     require_exact(plan, model, masks)
 
 
@@ -259,12 +242,7 @@ def test_it_exports_with_any_batch_and_compiles_whole() -> None:
     model, masks = net(Called)
     _, plan = plans(model, masks)
     small = materialize(plan).eval()
-    batch = torch.export.Dim("batch", min=2, max=64)
-    exported = torch.export.export(small, (images(16, 2, 0),), dynamic_shapes=({0: batch},)).module()
-    x = images(16, 5, 1)
-    torch.testing.assert_close(exported(x), small(x))
-    compiled = torch.compile(small, backend="eager", fullgraph=True)
-    torch.testing.assert_close(compiled(x), small(x))
+    require_any_batch_and_compiled_whole(small)
 
 
 CHANGES: Mapping[str, Callable[[str], str]] = {
@@ -276,15 +254,9 @@ CHANGES: Mapping[str, Callable[[str], str]] = {
 
 @pytest.mark.parametrize("name", CHANGES)
 def test_source_that_was_tampered_with_is_refused(name: str) -> None:
-    from speedup.errors import ForeignSourceError
-
     model, masks = net(Called)
     _, plan = plans(model, masks)
-    text = plan.to_json()
-    changed = CHANGES[name](text)
-    assert changed != text
-    with pytest.raises(ForeignSourceError):
-        materialize(Plan.from_json(changed), model=model)
+    require_refused(plan, model, CHANGES[name])
 
 
 @pytest.mark.parametrize(
@@ -298,7 +270,6 @@ def test_source_that_was_tampered_with_is_refused(name: str) -> None:
     ],
 )
 def test_source_from_files_may_leave_out_calls_that_arrange(old: str, new: str, may: bool) -> None:
-    one, other = (ast.parse(text, mode="eval").body for text in (old, new))
+    one, other = expressions(old, new)
     assert isinstance(one, ast.Call)
-    agrees = lambda a, b, _: ast.dump(a) == ast.dump(b)  # noqa: E731
-    assert PassOn.may_replace(one, other, agrees) is may
+    assert PassOn.may_replace(one, other, are_alike) is may
