@@ -527,6 +527,18 @@ def test_the_small_model_lives_like_the_other(tmp_path: Path) -> None:
     assert all(p.grad is not None and bool(p.grad.abs().sum() > 0) for p in small.parameters())
 
 
+def test_biases_that_were_trained_on_are_saved(tmp_path: Path) -> None:
+    model, masks = lively(Net())
+    _, plan = plans(model, masks)
+    small = materialize(plan).eval()
+    with torch.no_grad():
+        small.get_parameter("blocks.0.stream_bias").add_(1)
+    save(small, plan, tmp_path / "small.safetensors")
+    loaded = load(tmp_path / "small.safetensors", lambda: lively(Net())[0])
+    x = images(16, 2, 0)
+    assert torch.equal(loaded.eval()(x), small(x))
+
+
 def test_it_exports_with_any_batch_and_compiles_whole() -> None:
     model, masks = lively(Net())
     _, plan = plans(model, masks)
