@@ -1,4 +1,4 @@
-"""Networks made for lowerings: constants near borders, orders of channels and sums, of every kind."""
+"""Networks made for lowerings: constants near borders, orders of channels, sums, and what needs all rows."""
 
 from __future__ import annotations
 
@@ -71,6 +71,27 @@ class Sum(nn.Module):
         return x
 
 
+class Whole(nn.Module):
+    """A layer behind which something needs all of its channels, also those that are constants."""
+
+    def __init__(self, width: int, way: int, bias: bool) -> None:
+        super().__init__()
+        self.layer = nn.Conv2d(width, width, 3, padding=1, bias=bias)
+        self.way = way
+        self.norm = nn.GroupNorm(4, width) if way == 0 else nn.Conv2d(width, width, 1, groups=4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.way < 2:
+            return self.norm(self.layer(x))
+        if self.way == 2:
+            return self.layer(x).softmax(1)
+        if self.way == 3:
+            return self.layer(x) + x.mean((2, 3), keepdim=True)
+        # Heads of attention, each of which has rows of its own.
+        q = self.layer(x).unflatten(1, (4, -1)).flatten(-2).transpose(-1, -2)
+        return nn.functional.scaled_dot_product_attention(q, q, q).transpose(-1, -2).reshape(x.shape)
+
+
 @frozen
 class Case:
     """A network with masks, an example, and which lowerings may be used."""
@@ -114,6 +135,8 @@ def cases(draw: st.DrawFn) -> Case:
             # Inner layers have masks of their own, each row of either operand.
             layers.append(Sum(width, draw(st.integers(0, 2)), draw(st.booleans()), draw(st.booleans())))
             layers.append(draw(st.sampled_from(_ACTIVATIONS))())
+        if draw(st.booleans()):
+            layers.append(Whole(width, draw(st.integers(0, 4)), draw(st.booleans())))
         for _ in range(draw(st.integers(0, 2))):
             layers += [draw(_around(width)), draw(st.sampled_from(_ACTIVATIONS))()]
         layers.append(draw(st.sampled_from(_POOLS))())
@@ -131,7 +154,7 @@ def cases(draw: st.DrawFn) -> Case:
         # Strides and pools may leave less of a map than the next window takes.
         reject()
     others = draw(st.lists(st.tuples(st.integers(6, 24), st.integers(6, 24)), min_size=2, max_size=3))
-    options = ["auto", "auto", "auto", "auto", {"carriers"}, {"shuffles"}, {"rows"}, "none"]
+    options = ["auto", "auto", "auto", "auto", {"carriers"}, {"shuffles"}, {"rows"}, {"fills"}, "none"]
     lowerings = draw(st.sampled_from(options))
     return Case(model.double(), masks, size, tuple(others), lowerings)
 
@@ -149,7 +172,7 @@ def _images(size: int | tuple[int, int], batch: int, seed: int) -> Tensor:
 def _taken(plan: Plan) -> set[str]:
     found = {"carriers"} if any(isinstance(e, CombineColumns) for e in plan.edits) else set()
     sources = [f.source for e in plan.edits if isinstance(e, RewriteForward) for f in e.functions]
-    named = {"shuffles": "select_indices(", "rows": "add_rows("}
+    named = {"shuffles": "select_indices(", "rows": "add_rows(", "fills": "fill_rows("}
     return found | {name for name, helper in named.items() if any(helper in source for source in sources)}
 
 
@@ -177,4 +200,5 @@ def test_small_model_equals_masked_model_with_each_lowering() -> None:
         "carriers",
         "shuffles",
         "rows",
+        "fills",
     }

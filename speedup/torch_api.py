@@ -29,6 +29,7 @@ __all__ = [  # noqa: RUF022  by what they are for
     "Packet",  # `aten.add`: all overloads of a name, for which a table may have one rule
     "Schema",  # an operator's name, its arguments with their defaults, and which of them it writes
     "schema_of",
+    "COPY",  # a tensor as it is, under another name
     "TO_COPY",  # a tensor in another type: what stands for Python's casts of numbers
     "SYMBOLIC_MATH",  # by name: what torch.export writes for a function of the math module
     # What a call is given and returns, as a flat list of tensors, numbers and objects.
@@ -65,6 +66,7 @@ Overload = torch._ops.OpOverload
 Packet = torch._ops.OpOverloadPacket
 Schema = torch._C.FunctionSchema
 schema_of: Callable[[Overload], Schema] = attrgetter("_schema")
+COPY: Final[Overload] = torch.ops.aten.alias.default
 TO_COPY: Final[Overload] = torch.ops.aten._to_copy.default
 _MATH = ("sqrt", "cos", "cosh", "sin", "sinh", "tan", "tanh", "asin", "acos", "atan", "log2")
 SYMBOLIC_MATH: Final[Mapping[str, Callable[..., Any]]] = MappingProxyType(

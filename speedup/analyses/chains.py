@@ -6,10 +6,10 @@ in between: the same channels of every group. As one permutation any channel may
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 
 import torch
-from attrs import frozen
+from attrs import evolve, frozen
 from torch import Tensor
 
 from speedup.engine.constraints import Constraint, Mapped, Reason
@@ -33,6 +33,15 @@ class Chain:
     ops: tuple[Op, ...]
     dim: int
     order: Tensor
+
+    @property
+    def restated(self) -> Op:
+        """The op whose call is stated otherwise; those of the others are left out."""
+        return self.ops[-1]
+
+    def moved(self, op_of: Callable[[Op], Op]) -> Chain:
+        """The same in a graph where `op_of` tells what has become of each op."""
+        return evolve(self, ops=tuple(map(op_of, self.ops)))
 
     @property
     def source(self) -> Value:

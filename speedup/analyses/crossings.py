@@ -9,7 +9,7 @@ import torch
 from attrs import frozen
 from torch import Tensor
 
-from speedup.engine.constraints import Constraint, Dim, Mapped
+from speedup.engine.constraints import Constraint, Dim, Mapped, Subset
 
 Maps = Mapping[tuple[int | None, Dim], tuple[Mapped, ...]]
 
@@ -33,8 +33,12 @@ class Crossing:
     indices: Tensor
 
 
-def crossings(constraint: Mapped, dim: Dim) -> Iterator[Crossing]:
+def crossings(constraint: Mapped | Subset, dim: Dim) -> Iterator[Crossing]:
     """From `dim`, one of the constraint's, to each dimension on the other side that extends at all."""
+    if isinstance(constraint, Subset):
+        every = torch.arange(len(constraint.spare))
+        yield Crossing(every, constraint.whole if dim == constraint.part else constraint.part, every)
+        return
     if constraint.index is None:
         read = torch.arange(prod(constraint.target_sizes))
     else:

@@ -7,29 +7,25 @@ constants once for all.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
-import torch
-from attrs import frozen
+from attrs import evolve, frozen
 from torch import Tensor
 
-from speedup.analyses.analysis import Analysis
-from speedup.engine.constraints import Constraint, Dim, Reason, Subset
-from speedup.engine.lattice import Fact, state_along
+from speedup.analyses.spare_rows import SpareRows, macs_before, source_of, spare_along
+from speedup.engine.constraints import Constraint, Dim, Reason
+from speedup.engine.lattice import Fact
 from speedup.ir.graph import Graph, Op, Value
 from speedup.rules import Rules, rule_of
 from speedup.rules.extents import Extents
 from speedup.rules.rule import matched
 
-_FARTHEST = 12
-
 
 @frozen(eq=False)
-class PartialSum:
+class PartialSum(SpareRows):
     """The sum `op`, of whose operand number `operand` the rows along `dim` may go that are `spare`.
 
-    `spare` (bool vector) are those that are one constant each, `constants` (vector) which; 0 elsewhere. The
-    rows come from `source`, the last op before the sum that multiplies; None where none is near.
+    See `SpareRows` for the others.
     """
 
     op: Op
@@ -38,6 +34,16 @@ class PartialSum:
     spare: Tensor
     constants: Tensor
     source: Op | None
+
+    @property
+    def restated(self) -> Op:
+        """The op whose call is stated otherwise."""
+        return self.op
+
+    def moved(self, op_of: Callable[[Op], Op]) -> PartialSum:
+        """The same in a graph where `op_of` tells what has become of each op."""
+        source = None if self.source is None else op_of(self.source)
+        return evolve(self, op=op_of(self.op), source=source)
 
     @property
     def rows(self) -> Value:
@@ -66,21 +72,7 @@ class PartialSum:
         dims = range(self.op.result.ndim)
         yield from matched(reason, values, dims)
         yield from matched(reason, (*values, self.rows), (d for d in dims if d != self.dim))
-        yield Subset(self.part, self.whole, self.spare, reason)
-
-    def is_partial(self, analysis: Analysis) -> bool:
-        """Whether some of the rows that the sum keeps are not those of the operand."""
-        return analysis.kept.count(self.part) < analysis.kept.count(self.whole)
-
-    def places(self, analysis: Analysis) -> tuple[int, ...]:
-        """Where the rows that are kept belong, among the indices that the sum keeps."""
-        part, whole = analysis.kept[self.part], analysis.kept[self.whole]
-        return tuple(part[whole].nonzero().reshape(-1).tolist())
-
-    def bias(self, analysis: Analysis) -> Tensor:
-        """What the rows that are dropped would add, for each index that the sum keeps."""
-        part, whole = analysis.kept[self.part], analysis.kept[self.whole]
-        return torch.where(part, 0, self.constants)[whole]
+        yield self.subset(reason)
 
 
 def find_partial_sums(graph: Graph, facts: Sequence[Fact], rules: Rules) -> tuple[PartialSum, ...]:
@@ -91,7 +83,7 @@ def find_partial_sums(graph: Graph, facts: Sequence[Fact], rules: Rules) -> tupl
         options = [one for n in (0, 1) if (one := _partial_sum(op, n, facts, extents)) is not None]
         if options:
             # Where both may, all rows are computed of the one that costs less.
-            found.append(max(options, key=lambda one: _macs(one.source, rules)))
+            found.append(max(options, key=lambda one: macs_before(one.source, rules)))
     return tuple(found)
 
 
@@ -105,26 +97,8 @@ def _partial_sum(op: Op, operand: int, facts: Sequence[Fact], extents: Extents) 
     if op.get("alpha", 1) != 1 or facts[rows.index].is_unknown:
         return None
     for dim, extent in enumerate(rows.shape):
-        known, uniform, value = state_along(facts[rows.index], dim, extent)
-        spare = known & uniform
+        spare, constants = spare_along(facts[rows.index], dim, extent)
         if bool(spare.any()) and not bool(spare.all()) and not extents.varies(rows, dim):
-            source = _source(rows, extents.graph, extents.rules)
-            return PartialSum(op, operand, dim, spare, torch.where(spare, value, 0), source)
+            source = source_of(rows, extents.graph, extents.rules)
+            return PartialSum(op, operand, dim, spare, constants, source)
     return None
-
-
-def _source(value: Value, graph: Graph, rules: Rules) -> Op | None:
-    """The last op that multiplies of those that `value` is computed by, with but a few behind it."""
-    for _ in range(_FARTHEST):
-        number = graph.producer[value.index]
-        if number is None or not graph.ops[number].operands:
-            return None
-        op = graph.ops[number]
-        if _macs(op, rules):
-            return op
-        value = op.operands[0]
-    return None
-
-
-def _macs(op: Op | None, rules: Rules) -> int:
-    return 0 if op is None else rule_of(op, rules).macs(op, lambda value: value.shape)

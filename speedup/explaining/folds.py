@@ -11,7 +11,7 @@ from torch import Tensor
 
 from speedup.analyses.analysis import Analysis
 from speedup.analyses.crossings import crossings
-from speedup.engine.constraints import Dim, Mapped
+from speedup.engine.constraints import Dim, Mapped, Subset
 from speedup.ir.graph import Op
 from speedup.ir.report import Step
 from speedup.rules import rule_of
@@ -30,11 +30,11 @@ class ConstantFold:
 
 @frozen(eq=False)
 class Folds:
-    """By class of dimensions: what its readers took over, and the rearrangements that lead on."""
+    """By class of dimensions: what its readers took over, and what leads on."""
 
     analysis: Analysis
     taken: Mapping[int, tuple[ConstantFold, ...]]
-    onward: Mapping[int, tuple[tuple[Mapped, Dim], ...]]
+    onward: Mapping[int, tuple[tuple[Mapped | Subset, Dim], ...]]
 
     @classmethod
     def of(cls, analysis: Analysis) -> Folds:
@@ -45,10 +45,10 @@ class Folds:
             if bool(indices.any()):
                 step = Step(f"folded into {words}", str(op.target), op.owner.path)
                 taken.setdefault(class_of(dim), []).append(ConstantFold(indices, step))
-        onward: dict[int, list[tuple[Mapped, Dim]]] = {}
+        onward: dict[int, list[tuple[Mapped | Subset, Dim]]] = {}
         for constraint in analysis.constraints if taken else ():
-            if isinstance(constraint, Mapped):
-                for dim in constraint.sources:
+            if isinstance(constraint, Mapped | Subset):
+                for dim in constraint.sources if isinstance(constraint, Mapped) else (constraint.part,):
                     onward.setdefault(class_of(dim), []).append((constraint, dim))
         return cls(
             analysis, {c: tuple(f) for c, f in taken.items()}, {c: tuple(m) for c, m in onward.items()}

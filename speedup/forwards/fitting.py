@@ -7,14 +7,17 @@ Where none of these will do, the op's dimensions are constrained and the fixpoin
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from types import MappingProxyType
+from typing import TypeVar
 
 from attrs import evolve, frozen
 
 from speedup.analyses.analysis import Analysis
 from speedup.analyses.chains import Chain
+from speedup.analyses.fills import Fill
 from speedup.analyses.partial_sums import PartialSum
+from speedup.analyses.spare_rows import SpareRows
 from speedup.engine.constraints import Constraint, Pinned, Reason
 from speedup.engine.layout import restrict_index
 from speedup.forwards.attributes import reads, solve_numbers
@@ -23,25 +26,28 @@ from speedup.forwards.rewriting import SourceRewriter
 from speedup.ir.edits import ConstantTensor
 from speedup.ir.expressions import Guard, Root, SizeOf, derived_in, evaluate_expression, roots_in, sizes_in
 from speedup.ir.graph import Frame, Op
-from speedup.lowerings import AddRows, Alternative, Arguments, Lowering, PassOn, SelectIndices
-from speedup.lowerings.add_rows import bias_names
+from speedup.lowerings import AddRows, Alternative, Arguments, FillRows, Lowering, PassOn, SelectIndices
+from speedup.lowerings.own_parameters import CONSTANT_ROWS, STREAM_BIAS, own_names
 from speedup.rules import rule_of
 from speedup.rules.copies import is_copy
 from speedup.rules.extents import Extents
+
+Rows = TypeVar("Rows", PartialSum, Fill)
+Made = TypeVar("Made", bound=Lowering)
 
 
 @frozen(eq=False)
 class Feasibility:
     """An analysis that the forward can carry, or the constraints that are missing for it.
 
-    `granted` are ops under the constraints of one of their rules' alternatives; `refused` are chains and
-    sums that the source cannot be made to state otherwise.
+    `granted` are ops under the constraints of one of their rules' alternatives; `refused` are chains,
+    sums and fills that the source cannot be made to state.
     """
 
     analysis: Analysis
     missing: tuple[Constraint, ...]
     granted: frozenset[int]
-    refused: tuple[Chain | PartialSum, ...] = ()
+    refused: tuple[Chain | PartialSum | Fill, ...] = ()
 
 
 def make_feasible(
@@ -50,15 +56,19 @@ def make_feasible(
     granted: frozenset[int],
     chains: Sequence[Chain] = (),
     partial_sums: Sequence[PartialSum] = (),
+    fills: Sequence[Fill] = (),
 ) -> Feasibility:
     """Attributes and restated calls that make the forward fit; constraints where nothing does.
 
     `granted` are ops that were given the constraints of an alternative before; `chains` are coupled as the
-    permutations that they are, and one operand of each of `partial_sums` need not have all rows.
+    permutations that they are, one operand of each of `partial_sums` need not have all rows, and what reads
+    each of `fills` is given constants.
     """
-    # Where it has them, the sum stays as it is.
+    # Where it has them, the op stays as it is.
     partial_sums = [one for one in partial_sums if one.is_partial(analysis)]
+    fills = [one for one in fills if one.is_partial(analysis)]
     apart = {op.index for chain in chains for op in chain.ops} | {one.op.index for one in partial_sums}
+    apart |= {one.copy.index for one in fills}
     touched = [op for op in analysis.graph.ops if op.index not in apart and _is_touched(op, analysis)]
     failing = [op for op in touched if not fits(op, analysis)]
     attributes = solve_numbers(analysis, failing, rewriter.own_numbers)
@@ -70,6 +80,7 @@ def make_feasible(
     offers = {op.index: sorted(_offers(op, analysis), key=lambda one: one.cost) for op in failing}
     offers.update(_of_chains(chains, analysis))
     offers.update(_of_partial_sums(partial_sums, analysis, rewriter))
+    offers.update(_of_fills(fills, analysis, rewriter, offers))
     written = _write(offers, granted, analysis, rewriter)
     analysis = evolve(analysis, restated=written)
     missing: list[Constraint] = list(_flipped_guards(analysis))
@@ -83,9 +94,10 @@ def make_feasible(
             missing.extend(asked)
         else:
             missing.extend(p for p in _misfits_of(op, analysis) if not analysis.kept.is_full(p.dim))
-    refused: tuple[Chain | PartialSum, ...] = (
+    refused: tuple[Chain | PartialSum | Fill, ...] = (
         *(c for c in chains if any(op.index not in written for op in c.ops if not is_copy(op))),
         *(one for one in partial_sums if one.op.index not in written),
+        *(one for one in fills if not isinstance(written.get(one.reader.index), FillRows)),
     )
     return Feasibility(analysis, tuple(missing), frozenset(now), refused)
 
@@ -105,24 +117,57 @@ def _of_chains(chains: Sequence[Chain], analysis: Analysis) -> Iterator[tuple[in
 def _of_partial_sums(
     partial_sums: Sequence[PartialSum], analysis: Analysis, rewriter: SourceRewriter
 ) -> Iterator[tuple[int, list[Alternative]]]:
-    """Of each sum the rows are added to their places; a module's sums have biases of their own."""
-    places: dict[tuple[str, Frame], list[PartialSum]] = {}
-    for one in partial_sums:
-        places.setdefault((one.op.owner.path, one.op.calls[0]), []).append(one)
+    """Of each sum the rows are added to their places."""
+
+    def added(one: PartialSum, name: str) -> AddRows:
+        return AddRows(one.operand, one.dim, one.places(analysis), name, _held(one, analysis))
+
+    for one, lowering in _named(partial_sums, STREAM_BIAS, added, rewriter):
+        yield one.op.index, [Alternative(lowering)]
+
+
+def _of_fills(
+    fills: Sequence[Fill],
+    analysis: Analysis,
+    rewriter: SourceRewriter,
+    offers: Mapping[int, Sequence[Alternative]],
+) -> Iterator[tuple[int, list[Alternative]]]:
+    """Before each reader constants are put in; of `offers` for its call, other numbers go with that."""
+
+    def filled(one: Fill, name: str) -> FillRows:
+        total = analysis.kept.count(one.whole)
+        return FillRows(one.dim, one.places(analysis), total, name, _held(one, analysis))
+
+    for one, lowering in _named(fills, CONSTANT_ROWS, filled, rewriter):
+        number = one.reader.index
+        if number not in offers:
+            yield number, [Alternative(lowering)]
+            continue
+        own = [a.lowering for a in offers[number] if isinstance(a.lowering, Arguments)]
+        yield number, [Alternative(evolve(lowering, numbers=numbers)) for numbers in own]
+
+
+def _named(
+    some: Sequence[Rows], stem: str, make: Callable[[Rows, str], Made], rewriter: SourceRewriter
+) -> Iterator[tuple[Rows, Made]]:
+    """What to make of each of `some`, with the name that its module has for its constants."""
+    places: dict[tuple[str, Frame], list[Rows]] = {}
+    for one in some:
+        places.setdefault((one.restated.owner.path, one.restated.calls[0]), []).append(one)
     names: dict[str, Iterator[str]] = {}
     for (path, _), alike in places.items():
         module = rewriter.modules.get(path)
-        name = next(n for n in names.setdefault(path, bias_names()) if not hasattr(module, n))
-        found = {one.op.index: _add_rows(one, analysis, name) for one in alike}
+        name = next(n for n in names.setdefault(path, own_names(stem)) if not hasattr(module, n))
+        found = [(one, make(one, name)) for one in alike]
         # What runs several times says and holds the same each time.
-        if len(set(found.values())) == 1:
-            yield from ((number, [Alternative(lowering)]) for number, lowering in found.items())
+        if all(made == found[0][1] for _, made in found):
+            yield from found
 
 
-def _add_rows(one: PartialSum, analysis: Analysis, name: str) -> AddRows:
-    bias = one.bias(analysis)
-    held = ConstantTensor(bias) if bool(bias.any()) else None
-    return AddRows(one.operand, one.dim, one.places(analysis), name, held)
+def _held(one: SpareRows, analysis: Analysis) -> ConstantTensor | None:
+    """The constants that a module has to hold; None where all are 0."""
+    constants = one.left_out(analysis)
+    return ConstantTensor(constants) if bool(constants.any()) else None
 
 
 def _offers(op: Op, analysis: Analysis) -> Iterator[Alternative]:

@@ -56,7 +56,7 @@ def phrase_of(
 
 def _note(node: ast.expr | ast.stmt, changes: Sequence[Change], lowering: Lowering) -> str:
     told = [_brief(c.text.strip(" ,")) if lowering.takes_operations else c.text.strip() for c in changes]
-    said = ", ".join(text for text in told if text not in ("", "("))
+    said = ", ".join(text for text in told if text not in ("", "(")).replace("(, ", "(..., ")
     whole = ast.unparse(node)
     short = whole if len(whole) <= 60 else "..." + whole[-57:]
     return f"{short} now with {said}" if said else f"{short} left out"

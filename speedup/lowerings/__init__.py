@@ -15,6 +15,7 @@ from typing import Any
 
 from speedup.lowerings.add_rows import AddRows
 from speedup.lowerings.arguments import Arguments
+from speedup.lowerings.fill_rows import FillRows
 from speedup.lowerings.lowering import Alternative, Lowering
 from speedup.lowerings.mean_of_total import MeanOfTotal
 from speedup.lowerings.partial_layer_norm import PartialLayerNorm
@@ -28,6 +29,7 @@ __all__ = [
     "AddRows",
     "Alternative",
     "Arguments",
+    "FillRows",
     "Lowering",
     "MeanOfTotal",
     "PartialLayerNorm",
@@ -46,6 +48,7 @@ LOWERINGS: tuple[type[Lowering], ...] = (
     PassOn,
     SelectIndices,
     AddRows,
+    FillRows,
 )
 
 HELPERS: Mapping[str, Any] = MappingProxyType(

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import ast
-import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from itertools import count
+from collections.abc import Iterable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
 
@@ -18,9 +16,10 @@ from speedup.engine.keepsets import KeepSets
 from speedup.ir.edits import ConstantTensor, NewBias
 from speedup.ir.graph import Op
 from speedup.lowerings.lowering import Agrees, Lowering, Written
+from speedup.lowerings.own_parameters import is_own_parameter
+from speedup.lowerings.places import axis_of, places_of, stated_places
 from speedup.lowerings.syntax import Change, end_of, is_literal, last_name, start_of
 
-_BIAS = "stream_bias"
 _KEYWORDS = ((), ("rows", "stream", "dim", "indices"), ("rows", "stream", "dim", "indices", "bias"))
 
 
@@ -39,9 +38,7 @@ def add_rows(
     Returns:
         A tensor of the shape of `stream`, of the type that the sum of `stream` and `rows` has.
     """
-    # Where channels lie next to one another, as in channels_last, they are added to in a fraction of the time
-    # if that is their last dimension.
-    axis = stream.ndim - 1 if stream.stride(dim) == 1 else dim
+    axis = axis_of(stream, dim)
     if axis != dim:
         stream, rows = stream.movedim(dim, axis), rows.movedim(dim, axis)
     # Under autocast the three may be of several types.
@@ -51,23 +48,9 @@ def add_rows(
     else:
         bias = _of_type(bias, dtype).reshape(-1, *(1,) * (stream.ndim - axis - 1))
         total = _of_type(stream, dtype) + bias
-    if isinstance(indices, int):
-        places = torch.arange(indices, indices + rows.shape[axis], device=total.device)
-    else:
-        places = torch.tensor(indices, device=total.device)
     # Not into a part of it: traces of what writes to views are of other operators.
-    total.index_add_(axis, places, _of_type(rows, dtype))
+    total.index_add_(axis, places_of(indices, rows, axis), _of_type(rows, dtype))
     return total if axis == dim else total.movedim(axis, dim)
-
-
-def bias_names() -> Iterator[str]:
-    """What a module may call the biases of its sums, in order."""
-    return (_BIAS if number == 1 else f"{_BIAS}_{number}" for number in count(1))
-
-
-def is_bias_name(name: str) -> bool:
-    """Whether it is one of `bias_names`."""
-    return re.fullmatch(rf"{_BIAS}(_\d+)?", name) is not None
 
 
 def _of_type(tensor: Tensor, dtype: torch.dtype) -> Tensor:
@@ -109,14 +92,7 @@ class AddRows(Lowering):
         """The sum."""
         bias = None if self.bias is None else self.bias.tensor
         rows, stream = operands[self.operand], operands[1 - self.operand]
-        return [add_rows(stream, rows, self.dim, self._places, bias)]
-
-    @property
-    def _places(self) -> int | list[int]:
-        """The indices; the first of them where the others follow it."""
-        first = self.indices[0]
-        is_run = self.indices == tuple(range(first, first + len(self.indices)))
-        return first if is_run else list(self.indices)
+        return [add_rows(stream, rows, self.dim, stated_places(self.indices), bias)]
 
     def rewrite(self, written: Written) -> tuple[Change, ...] | None:
         """A call of `add_rows` with the operands, which are evaluated in the same order."""
@@ -124,7 +100,7 @@ class AddRows(Lowering):
         if operands is None or (self.bias is not None and written.own is None):
             return None
         first, second = operands
-        node, dim, places = written.node, self.dim, self._places
+        node, dim, places = written.node, self.dim, stated_places(self.indices)
         target = f"{first.id} = " if isinstance(node, ast.AugAssign) and isinstance(first, ast.Name) else ""
         bias = "" if self.bias is None else f"{written.own}.{self.name}"
         rest = f", {dim}, {places}{bias and f', {bias}'})"
@@ -170,7 +146,8 @@ def _operands_of(written: Written) -> tuple[ast.expr, ast.expr] | None:
         case ast.Call(keywords=[]):
             call = written.call
             if call is not None and call.name == "add" and len(call.arguments) == 1:
-                return call.tensor, call.arguments[0]
+                (other,) = call.arguments
+                return None if isinstance(other, ast.Starred) else (call.tensor, other)
     return None
 
 
@@ -201,13 +178,5 @@ def _adds_rows(tensors: Sequence[ast.expr], new: ast.AST, agrees: Agrees) -> boo
     return (
         any(all(agrees(a, b, False) for a, b in zip(own, given[:2], strict=True)) for own in orders)
         and all(is_literal(number) for number in given[2:4])
-        and all(_is_own_parameter(one) for one in given[4:])
+        and all(is_own_parameter(one) for one in given[4:])
     )
-
-
-def _is_own_parameter(node: ast.expr) -> bool:
-    """Whether `node` reads what a plan may have given the module: not what it does, nor what others hold."""
-    match node:
-        case ast.Attribute(value=ast.Name(), attr=name):
-            return is_bias_name(name)
-    return False

@@ -59,6 +59,9 @@ class Arguments(Lowering):
 def _argument(name: str, wanted: Any, call: WrittenCall, written: Written) -> list[Change] | None:
     place = [p.name for p in schema_of(written.op.target).arguments].index(name) - 1
     one = call.keyword(name)
+    if one is None and any(isinstance(a, ast.Starred) for a in call.arguments[: max(place, 0)]):
+        # What is spread before it may be any number of arguments.
+        return None
     if not isinstance(wanted, tuple):
         one = one or (call.arguments[place] if 0 <= place < len(call.arguments) else None)
         if one is None or isinstance(one, ast.Starred) or not isinstance(wanted, int | float):

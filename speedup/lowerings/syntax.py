@@ -49,11 +49,11 @@ class WrittenCall:
 
 
 def read_call(node: ast.Call, scope: Mapping[str, Any]) -> WrittenCall | None:
-    """The parts of a call; None when it is spread over iterables, or about no tensor.
+    """The parts of a call; None when what it is about is spread from an iterable, or no tensor.
 
     `scope` tells modules, such as `torch` or `nn.functional`, from objects.
     """
-    if any(isinstance(a, ast.Starred) for a in node.args[:1]) or any(k.arg is None for k in node.keywords):
+    if any(k.arg is None for k in node.keywords):
         return None
     if isinstance(node.func, ast.Attribute):
         if not isinstance(_value_of(node.func.value, scope), ModuleType):
@@ -63,7 +63,9 @@ def read_call(node: ast.Call, scope: Mapping[str, Any]) -> WrittenCall | None:
         name = node.func.id
     else:
         return None
-    return WrittenCall(node, name, node.args[0], tuple(node.args[1:]), False) if node.args else None
+    if not node.args or isinstance(node.args[0], ast.Starred):
+        return None
+    return WrittenCall(node, name, node.args[0], tuple(node.args[1:]), False)
 
 
 def _value_of(node: ast.expr, scope: Mapping[str, Any]) -> Any:

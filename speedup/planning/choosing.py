@@ -14,7 +14,9 @@ SHUFFLES: Final = "shuffles"
 
 ROWS: Final = "rows"
 
-LOWERINGS: Final = (CARRIERS, SHUFFLES, ROWS)
+FILLS: Final = "fills"
+
+LOWERINGS: Final = (CARRIERS, SHUFFLES, ROWS, FILLS)
 """All there are.
 
 carriers: of constant channels that differ near borders, behind padded windows, a few carry the others, whose
@@ -23,6 +25,9 @@ shuffles: a view, a transpose and a view, which put channels in another order, b
     any channel may go and not only the same ones of every group. Costs a call less, for what it moves.
 rows: of a residual sum, the branch computes only the rows that follow the input; they are added to their
     places, and the constants of the others once for all. Costs a call more.
+fills: before an op that needs all rows though some are constants, as a norm over groups of channels or a view
+    that splits heads, only the rows that follow the input are computed, and the constants put in. Costs a
+    call more, and all rows are written once more.
 """
 
 Lowerings: TypeAlias = Literal["auto", "none"] | Collection[str]

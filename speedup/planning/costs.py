@@ -12,10 +12,13 @@ CALL: Final = 300_000
 
 
 LEAST_SAVED: Final = 1_000_000
-"""Multiply-accumulates per sample that rows left out of a sum must save: what adding in places costs more."""
+"""Multiply-accumulates per sample that rows left out must save: what putting others in places costs."""
+
+FILLED: Final = 80
+"""Multiply-accumulates that a processor's core does while it writes one number among others to its place."""
 
 MOST_ROWS: Final = 0.85
-"""The share of the rows of a sum above which all are computed."""
+"""The share of the rows that are wanted above which all are computed."""
 
 
 def batch_of(analysis: Analysis) -> int:

@@ -12,6 +12,7 @@ agree, so that aligned sets always contain those that are not.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from math import prod
 from types import MappingProxyType
 from typing import TypeVar
 
@@ -23,6 +24,7 @@ from speedup.analyses.alignment import Align, align_keep_sets, kernel_dims
 from speedup.analyses.analysis import Analysis
 from speedup.analyses.chains import Chain
 from speedup.analyses.constants import settle_numbers
+from speedup.analyses.fills import Fill, Gap, find_gaps
 from speedup.analyses.partial_sums import PartialSum
 from speedup.engine.borders import Bordered
 from speedup.engine.constraints import Carrier, Constraint, Copied, Dim, Pinned, Reason, Spanned
@@ -32,12 +34,13 @@ from speedup.errors import FixpointError
 from speedup.forwards.fitting import Feasibility, make_feasible, pinned_whole
 from speedup.forwards.rewriting import SourceRewriter
 from speedup.ir.expressions import SizeOf
-from speedup.ir.graph import Graph, Origin, Shape, Value
-from speedup.planning.costs import CALL, LEAST_SAVED, MOST_ROWS, batch_of, macs_per_sample
+from speedup.ir.graph import Frame, Graph, Origin, Shape, Value
+from speedup.ir.inserting import Inserted, insert_copies
+from speedup.planning.costs import CALL, FILLED, LEAST_SAVED, MOST_ROWS, batch_of, macs_per_sample
 from speedup.rules import Rules, rule_of
 from speedup.rules.site import Site
 
-Option = TypeVar("Option", Chain, PartialSum)
+Option = TypeVar("Option", Chain, PartialSum, Fill)
 
 
 def solve_coupling(
@@ -51,13 +54,14 @@ def solve_coupling(
     borders: Mapping[int, Bordered] = MappingProxyType({}),
     chains: Sequence[Chain] = (),
     partial_sums: Sequence[PartialSum] = (),
+    may_fill: bool = False,
 ) -> Analysis:
     """The least keep-sets that the model's own forward can carry.
 
     `borders` are constants that differ near the ends of their axes, by value index; `rewriter` knows what the
     source can be made to say; `keep` names modules that must not change; `align` says which widths the sets
     grow to; `chains` may be taken for permutations where that pays, and of `partial_sums` an operand may have
-    only some of the rows.
+    only some of the rows; `may_fill` says whether an op may be given constants that are not computed.
 
     Raises:
         FixpointError: the iteration does not settle (a rule is at fault).
@@ -65,15 +69,25 @@ def solve_coupling(
     """
     graph = settle_numbers(graph, facts)
     sites = sites_of(graph, facts, lives, rules, borders)
-    problem = _Problem(graph, facts, sites, rules, extents_of(graph), tuple(keep))
+    problem = _Problem(graph, facts, sites, rules, extents_of(graph), tuple(keep), lives, borders)
     plain = problem, _settle(problem, problem.constraints(), rewriter, frozenset())
     # A call may insist on the sizes of what it is made of.
-    movable = tuple(chain for chain in chains if not any(op.is_rigid for op in chain.ops))
+    chains = tuple(chain for chain in chains if not any(op.is_rigid for op in chain.ops))
+    partial_sums = tuple(partial_sums)
+    if may_fill:
+        apart = {op.index for chain in chains for op in chain.ops} | {one.op.index for one in partial_sums}
+        gapped, fills, inserted = _with_copies(problem, find_gaps(plain[1].analysis, apart))
+        plain = _lower_where_it_pays(
+            plain, rewriter, fills, lambda _, some: evolve(gapped, fills=some), _pays
+        )
+        if plain[0].fills:
+            chains = tuple(one.moved(inserted.op) for one in chains)
+            partial_sums = tuple(one.moved(inserted.op) for one in partial_sums)
     permuted = _lower_where_it_pays(
-        plain, rewriter, movable, lambda one, some: evolve(one, chains=some), _is_no_box
+        plain, rewriter, chains, lambda one, some: evolve(one, chains=some), _is_no_box
     )
     chosen, feasibility = _lower_where_it_pays(
-        permuted, rewriter, tuple(partial_sums), lambda one, some: evolve(one, partial_sums=some), _pays
+        permuted, rewriter, partial_sums, lambda one, some: evolve(one, partial_sums=some), _pays
     )
     if align is None:
         return feasibility.analysis
@@ -95,7 +109,8 @@ def _lower_where_it_pays(
     while options:
         tried = taking(plain[0], options)
         found = _settle(tried, tried.constraints(), rewriter, frozenset())
-        left = tuple(o for o in options if o not in found.refused and is_worth_it(o, found.analysis))
+        worth = _places_of_worth(options, is_worth_it, found.analysis)
+        left = tuple(o for o in options if o not in found.refused and _place(o) in worth)
         if left == options:
             saved = macs_per_sample(plain[1].analysis) - macs_per_sample(found.analysis)
             return (tried, found) if saved > len(options) * CALL else plain
@@ -103,13 +118,57 @@ def _lower_where_it_pays(
     return plain
 
 
-def _pays(one: PartialSum, analysis: Analysis) -> bool:
+def _place(one: Option) -> tuple[str, Frame]:
+    """Where the source states it: the same for all calls that run it."""
+    return one.restated.owner.path, one.restated.calls[0]
+
+
+def _places_of_worth(
+    options: Sequence[Option], is_worth_it: Callable[[Option, Analysis], bool], analysis: Analysis
+) -> set[tuple[str, Frame]]:
+    """The places where one of `options` is worth it in a call that counts, or that no such call runs."""
+    is_counted = analysis.graph.is_counted
+    counted = {_place(o) for o in options if is_counted(o.restated)}
+    telling = (o for o in options if is_counted(o.restated) or _place(o) not in counted)
+    return {_place(o) for o in telling if is_worth_it(o, analysis)}
+
+
+def _pays(one: PartialSum | Fill, analysis: Analysis) -> bool:
     """Whether the rows that are left out are worth it by what computes them."""
     if one.source is None or not one.is_partial(analysis):
         return False
     rows, whole = analysis.kept.count(one.part), analysis.kept.count(one.whole)
-    macs = rule_of(one.source, analysis.rules).macs(one.source, analysis.sizes) / batch_of(analysis)
-    return rows <= MOST_ROWS * whole and macs * (whole - rows) / rows > LEAST_SAVED
+    batch = batch_of(analysis)
+    saved = (
+        rule_of(one.source, analysis.rules).macs(one.source, analysis.sizes) * (whole - rows) / rows / batch
+    )
+    written = prod(analysis.sizes(one.copy.result)) / batch if isinstance(one, Fill) else 0
+    return rows <= MOST_ROWS * whole and saved > max(LEAST_SAVED, FILLED * written)
+
+
+def _with_copies(problem: _Problem, gaps: Sequence[Gap]) -> tuple[_Problem, tuple[Fill, ...], Inserted]:
+    """The problem with a copy before each op that has gaps to fill, in its graph."""
+    inserted = insert_copies(problem.graph, {gap.reader.index for gap in gaps})
+    copied = [copy.operands[0].index for copy in inserted.copies.values()]
+    graph = inserted.graph
+    facts = (*problem.facts, *(problem.facts[value] for value in copied))
+    lives = (*problem.lives, *(problem.lives[value] for value in copied))
+    bordered = dict(problem.borders)
+    for copy in inserted.copies.values():
+        if copy.operands[0].index in bordered:
+            bordered[copy.result.index] = bordered[copy.operands[0].index]
+    sites = sites_of(graph, facts, lives, problem.rules, bordered)
+    found = evolve(
+        problem,
+        graph=graph,
+        facts=facts,
+        lives=lives,
+        borders=bordered,
+        sites=sites,
+        extents=extents_of(graph),
+    )
+    fills = tuple(gap.filled(inserted.copies[inserted.op(gap.reader).index], inserted.op) for gap in gaps)
+    return found, fills, inserted
 
 
 def _is_no_box(chain: Chain, analysis: Analysis) -> bool:
@@ -126,8 +185,9 @@ def _is_no_box(chain: Chain, analysis: Analysis) -> bool:
 
 @frozen(eq=False)
 class _Problem:
-    """What the keep-sets are found from; `chains` are taken for the permutations that they are, and
-    `partial_sums` for sums that one operand has only some of the rows of.
+    """What the keep-sets are found from; `chains` are taken for the permutations that they are,
+    `partial_sums` for sums that one operand has only some of the rows of, and `fills` for copies that put
+    constants in.
     """
 
     graph: Graph
@@ -136,13 +196,16 @@ class _Problem:
     rules: Rules
     extents: Mapping[Dim, int]
     keep: tuple[str, ...]
+    lives: tuple[Tensor, ...]
+    borders: Mapping[int, Bordered]
     chains: tuple[Chain, ...] = ()
     partial_sums: tuple[PartialSum, ...] = ()
+    fills: tuple[Fill, ...] = ()
 
     def constraints(self) -> list[Constraint]:
         """What the ops demand, and the modules that are to be kept."""
         # A choice that names an index comes before those that only count, which that index may satisfy.
-        found = constraints_of(self.graph, self.sites, self.rules, self.chains, self.partial_sums)
+        found = constraints_of(self.graph, self.sites, self.rules, self.chains, self.partial_sums, self.fills)
         ordered = sorted(found, key=lambda c: not isinstance(c, Carrier | Spanned))
         return [*ordered, *_kept_modules(self.graph, self.keep)]
 
@@ -166,7 +229,9 @@ def _settle(
     seeds = problem.seeds(constraints)
     for _ in range(2 * len(problem.graph.ops) + 2):
         found = _solve(problem, seeds, constraints, align)
-        feasibility = make_feasible(found, rewriter, granted, problem.chains, problem.partial_sums)
+        feasibility = make_feasible(
+            found, rewriter, granted, problem.chains, problem.partial_sums, problem.fills
+        )
         if not feasibility.missing:
             return feasibility
         constraints += feasibility.missing
@@ -266,11 +331,13 @@ def constraints_of(
     rules: Rules,
     chains: Sequence[Chain] = (),
     partial_sums: Sequence[PartialSum] = (),
+    fills: Sequence[Fill] = (),
 ) -> Iterable[Constraint]:
     """What the rules demand, and what the forward does with sizes out of sight."""
     last = {chain.ops[-1].index: chain for chain in chains}
     chained = frozenset(op.index for chain in chains for op in chain.ops)
-    sums = {one.op.index: one for one in partial_sums}
+    sums: dict[int, PartialSum | Fill] = {one.op.index: one for one in partial_sums}
+    sums.update((one.copy.index, one) for one in fills)
     for site in sites:
         if site.op.index in chained:
             yield from last[site.op.index].couple() if site.op.index in last else ()

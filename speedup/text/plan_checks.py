@@ -14,7 +14,7 @@ from speedup.ir.edits import (
     TensorEdit,
 )
 from speedup.ir.graph import Shape
-from speedup.lowerings.add_rows import is_bias_name
+from speedup.lowerings.own_parameters import is_own_name
 from speedup.modules.fingerprints import ModuleFingerprint, TensorFingerprint
 from speedup.parts import PlanParts
 
@@ -42,7 +42,7 @@ def faults(plan: PlanParts) -> Iterator[str]:
                 yield f"a {type(edit).__name__} of {edit.name!r}, of shape {shapes[edit.name]}, {fault}"
         elif edit.path not in paths:
             yield f"a {type(edit).__name__} is for module {edit.path!r}, which the model does not have"
-        elif isinstance(edit, NewBias) and edit.attribute != "bias" and not is_bias_name(edit.attribute):
+        elif isinstance(edit, NewBias) and edit.attribute != "bias" and not is_own_name(edit.attribute):
             yield f"a NewBias of module {edit.path!r} is called {edit.attribute!r}, as no bias is"
 
 

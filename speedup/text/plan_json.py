@@ -50,9 +50,9 @@ from speedup.text.json_values import (
 )
 from speedup.text.plan_checks import faults
 
-VERSION = 4
+VERSION = 5
 # Plans of these versions are read as well.
-_READ = (1, 2, 3, VERSION)
+_READ = (1, 2, 3, 4, VERSION)
 # Dictionaries this far out have a line for each entry.
 _OUTER = 3
 

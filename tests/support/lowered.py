@@ -88,4 +88,10 @@ def expressions(*texts: str) -> tuple[ast.expr, ...]:
 
 def are_alike(a: Any, b: Any, is_argument: bool) -> bool:
     """Whether two pieces of syntax are the same, numbers included."""
+    if isinstance(a, list) and isinstance(b, list):
+        return len(a) == len(b) and all(
+            are_alike(one, other, is_argument) for one, other in zip(a, b, strict=True)
+        )
+    if not isinstance(a, ast.AST) or not isinstance(b, ast.AST):
+        return bool(a == b)
     return ast.dump(a) == ast.dump(b)

@@ -60,6 +60,19 @@ class Adding(nn.Module):
         return result
 
 
+class Filling(nn.Module):
+    """A norm over groups of channels of which some are constants."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.widen, self.branch = nn.Conv2d(3, 24, 1), nn.Conv2d(24, 32, 3, padding=1)
+        self.norm, self.narrow = nn.GroupNorm(4, 32), nn.Conv2d(32, 4, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        result: Tensor = self.narrow(torch.relu(self.norm(self.branch(torch.relu(self.widen(x))))))
+        return result
+
+
 def model_of(version: int) -> nn.Module:
     """The model of a version, with the weights that it was planned with."""
     with torch.random.fork_rng(devices=[]):
@@ -68,7 +81,7 @@ def model_of(version: int) -> nn.Module:
             return nn.Sequential(
                 nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.Flatten(), nn.Linear(8 * 6 * 6, 5)
             )
-        models: dict[int, type[nn.Module]] = {2: Branching, 3: Inverted, 4: Adding}
+        models: dict[int, type[nn.Module]] = {2: Branching, 3: Inverted, 4: Adding, 5: Filling}
         return models[version]()
 
 
@@ -80,6 +93,9 @@ def masks_of(version: int) -> dict[str, Tensor]:
     if version == 4:
         kept = torch.tensor([1, 0, 0, 1, 0, 1, 0, 1, 1, 0, 0, 1, 0, 0, 1, 1])
         return {"branch.weight": kept.reshape(16, 1, 1, 1)}
+    if version == 5:
+        kept = torch.tensor([1, 0, 0, 1, 0, 1, 0, 1, 1, 0, 0, 1, 0, 0, 1, 1]).repeat(2)
+        return {"branch.weight": kept.reshape(32, 1, 1, 1)}
     if version == 3:
         return {"widen.weight": torch.tensor([0, 0, 0, 1, 0, 1, 0, 0]).reshape(8, 1, 1, 1)}
     return {"first.weight": rows.reshape(8, 1, 1, 1), "first.bias": rows}

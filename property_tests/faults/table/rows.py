@@ -50,7 +50,7 @@ FAULTS = (
     ),
     Fault(
         "rows: constants may differ from place to place",
-        "analyses.partial_sums",
+        "analyses.spare_rows",
         "spare = known & uniform",
         "spare = known",
         (SUMS,),
@@ -64,21 +64,21 @@ FAULTS = (
     ),
     Fault(
         "rows: what is not computed is not added",
-        "analyses.partial_sums",
+        "analyses.spare_rows",
         "return torch.where(part, 0, self.constants)[whole]",
         "return torch.where(part, 0, self.constants * 0)[whole]",
         (ROWS,),
     ),
     Fault(
         "rows: the constants of rows that are computed are added twice",
-        "analyses.partial_sums",
+        "analyses.spare_rows",
         "return torch.where(part, 0, self.constants)[whole]",
         "return self.constants[whole] + torch.where(part, 1.0, 0.0)[whole]",
         (ROWS,),
     ),
     Fault(
         "rows: they are added where they stood before channels went",
-        "analyses.partial_sums",
+        "analyses.spare_rows",
         "return tuple(part[whole].nonzero().reshape(-1).tolist())",
         "return tuple(part.nonzero().reshape(-1).tolist())",
         (ROWS,),
@@ -106,9 +106,9 @@ FAULTS = (
     ),
     Fault(
         "rows: any list of indices is a run",
-        "lowerings.add_rows",
-        "return first if is_run else list(self.indices)",
-        "return first if is_run or len(self.indices) > 1 else list(self.indices)",
+        "lowerings.places",
+        "return first if is_run else list(indices)",
+        "return first if is_run or len(indices) > 1 else list(indices)",
         (ROWS,),
     ),
     Fault(
@@ -134,8 +134,8 @@ FAULTS = (
     ),
     Fault(
         "rows: source from a file may name any attribute",
-        "lowerings.add_rows",
-        "return is_bias_name(name)",
+        "lowerings.own_parameters",
+        "return is_own_name(name)",
         "return True",
         (ROWS,),
     ),
@@ -149,8 +149,8 @@ FAULTS = (
     Fault(
         "rows: the biases of a module's sums have one name",
         "forwards.fitting",
-        "names.setdefault(path, bias_names())",
-        "bias_names()",
+        "names.setdefault(path, own_names(stem))",
+        "own_names(stem)",
         (ROWS,),
     ),
     Fault(
@@ -163,7 +163,7 @@ FAULTS = (
     Fault(
         "rows: what runs several times may say this and that",
         "forwards.fitting",
-        "if len(set(found.values())) == 1:",
+        "if all(made == found[0][1] for _, made in found):",
         "if found:",
         (ROWS,),
     ),
@@ -198,8 +198,8 @@ FAULTS = (
     Fault(
         "rows: a sum that cannot be written is taken all the same",
         "planning.coupling",
-        "if o not in found.refused and is_worth_it(o, found.analysis)",
-        "if is_worth_it(o, found.analysis)",
+        "if o not in found.refused and _place(o) in worth",
+        "if _place(o) in worth",
         (ROWS,),
     ),
     Fault(
@@ -212,14 +212,14 @@ FAULTS = (
     Fault(
         "rows: they go however little that saves",
         "planning.coupling",
-        "macs * (whole - rows) / rows > LEAST_SAVED",
-        "macs > 0",
+        "saved > max(LEAST_SAVED, FILLED * written)",
+        "saved > FILLED * written",
         (ROWS,),
     ),
     Fault(
         "rows: a bias may be called anything",
         "text.plan_checks",
-        'edit.attribute != "bias" and not is_bias_name(edit.attribute)',
+        'edit.attribute != "bias" and not is_own_name(edit.attribute)',
         'edit.attribute != "bias" and not edit.attribute',
         (ROWS,),
     ),

@@ -1,0 +1,117 @@
+"""Rows that an op needs all of though some are constants: they can be put in before it, uncomputed.
+
+A norm takes its statistics over zeros too, and a view splits whole extents. So what makes the rows had to
+make them all. Where the constants are put in between, only the others are computed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterator
+
+from attrs import frozen
+from torch import Tensor
+
+from speedup.analyses.analysis import Analysis
+from speedup.analyses.spare_rows import SpareRows, macs_before, source_of, spare_along
+from speedup.engine.constraints import Constraint, Dim, Reason
+from speedup.engine.lattice import Fact
+from speedup.ir.graph import Op, Value
+from speedup.rules import rule_of
+from speedup.rules.extents import Extents
+from speedup.rules.rule import matched
+from speedup.torch_api import schema_of
+
+
+@frozen(eq=False)
+class Fill(SpareRows):
+    """Before `reader`, an op that needs all rows along `dim`, `copy` may put in the constants.
+
+    See `SpareRows` for the others.
+    """
+
+    copy: Op
+    reader: Op
+    dim: int
+    spare: Tensor
+    constants: Tensor
+    source: Op
+
+    @property
+    def restated(self) -> Op:
+        """The op whose call is stated otherwise."""
+        return self.reader
+
+    @property
+    def part(self) -> Dim:
+        """The dimension of the rows that are computed."""
+        return self.copy.operands[0].index, self.dim
+
+    @property
+    def whole(self) -> Dim:
+        """The dimension of all of them."""
+        return self.copy.result.index, self.dim
+
+    def couple(self) -> Iterator[Constraint]:
+        """The constraints of the copy."""
+        reason = Reason(self.reader.index, "is given constants that are not computed")
+        values = (self.copy.operands[0], self.copy.result)
+        yield from matched(reason, values, (d for d in range(self.copy.result.ndim) if d != self.dim))
+        yield self.subset(reason)
+
+
+@frozen(eq=False)
+class Gap:
+    """Along `dim` of the first operand of `reader`, `spare` rows are constants that it needs all the same."""
+
+    reader: Op
+    dim: int
+    spare: Tensor
+    constants: Tensor
+    source: Op
+
+    def filled(self, copy: Op, op_of: Callable[[Op], Op]) -> Fill:
+        """The same in a graph where `copy` stands before the reader; `op_of` tells what has become of ops."""
+        reader, source = op_of(self.reader), op_of(self.source)
+        return Fill(copy, reader, self.dim, self.spare, self.constants, source)
+
+
+def find_gaps(analysis: Analysis, apart: Collection[int]) -> tuple[Gap, ...]:
+    """Where constants are computed since the last op that knows of them needs all rows.
+
+    Ops number `apart` are carried in other ways.
+    """
+    found = (_gap(op, analysis) for op in analysis.graph.ops if op.index not in apart)
+    return tuple(one for one in found if one is not None)
+
+
+def _gap(op: Op, analysis: Analysis) -> Gap | None:
+    graph, rules = analysis.graph, analysis.rules
+    if not op.calls or op.is_rigid or schema_of(op.target).is_mutable:
+        return None
+    product = rule_of(op, rules).weight.product(analysis.sites[op.index])
+    # A product leaves out what it does not need, but for groups, which are equal.
+    if macs_before(op, rules) and (product is None or product.groups == 1):
+        return None
+    rows = next(iter(op.arguments.values()), None)
+    if not isinstance(rows, Value) or rows.is_state or rows.is_number or not rows.dtype.is_floating_point:
+        return None
+    if graph.producer[rows.index] is None or analysis.facts[rows.index].is_unknown:
+        return None
+    for dim in range(rows.ndim):
+        spare, constants = spare_along(analysis.facts[rows.index], dim, rows.shape[dim])
+        if bool(spare.all()) or not bool((spare & analysis.kept[(rows.index, dim)]).any()):
+            continue
+        count = int(spare.sum())
+        if any(_known_rows(analysis.facts[r.index], r) >= count for r in op.results):
+            continue
+        source = source_of(rows, graph, rules)
+        if source is not None and not Extents(graph, rules).varies(rows, dim):
+            return Gap(op, dim, spare, constants, source)
+    return None
+
+
+def _known_rows(fact: Fact, value: Value) -> int:
+    """Along the dimension where these are most, how many indices of `value` are one constant each."""
+    if fact.is_unknown:
+        return 0
+    return max((int(spare_along(fact, d, n)[0].sum()) for d, n in enumerate(value.shape)), default=0)

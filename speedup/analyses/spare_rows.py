@@ -1,0 +1,85 @@
+"""Rows of an operand that need not be computed since they are constants, where all are wanted in the end."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+
+import torch
+from torch import Tensor
+
+from speedup.analyses.analysis import Analysis
+from speedup.engine.constraints import Dim, Reason, Subset
+from speedup.engine.lattice import Fact, state_along
+from speedup.ir.graph import Graph, Op, Value
+from speedup.rules import Rules, rule_of
+
+_FARTHEST = 12
+
+
+class SpareRows(ABC):
+    """Rows along one dimension, of which `spare` (bool vector) are one constant each: `constants` (vector)
+    says which, and is 0 elsewhere. They come from `source`, the last op before that multiplies; None where
+    none is near.
+    """
+
+    spare: Tensor
+    constants: Tensor
+    source: Op | None
+
+    @property
+    @abstractmethod
+    def restated(self) -> Op:
+        """The op whose call is stated otherwise."""
+
+    @property
+    @abstractmethod
+    def part(self) -> Dim:
+        """The dimension of the rows that are computed."""
+
+    @property
+    @abstractmethod
+    def whole(self) -> Dim:
+        """The dimension where all are wanted."""
+
+    def subset(self, reason: Reason) -> Subset:
+        """What the two dimensions keep."""
+        return Subset(self.part, self.whole, self.spare, reason)
+
+    def is_partial(self, analysis: Analysis) -> bool:
+        """Whether some of the rows that are wanted are not computed."""
+        return analysis.kept.count(self.part) < analysis.kept.count(self.whole)
+
+    def places(self, analysis: Analysis) -> tuple[int, ...]:
+        """Where the rows that are computed belong, among those that are wanted."""
+        part, whole = analysis.kept[self.part], analysis.kept[self.whole]
+        return tuple(part[whole].nonzero().reshape(-1).tolist())
+
+    def left_out(self, analysis: Analysis) -> Tensor:
+        """For each row that is wanted, its constant if it is not computed, else 0."""
+        part, whole = analysis.kept[self.part], analysis.kept[self.whole]
+        return torch.where(part, 0, self.constants)[whole]
+
+
+def spare_along(fact: Fact, dim: int, extent: int) -> tuple[Tensor, Tensor]:
+    """Which indices of `dim` are one constant each, at every place; and these, 0 elsewhere."""
+    known, uniform, value = state_along(fact, dim, extent)
+    spare = known & uniform
+    return spare, torch.where(spare, value, 0)
+
+
+def source_of(value: Value, graph: Graph, rules: Rules) -> Op | None:
+    """The last op that multiplies of those that `value` is computed by, with but a few behind it."""
+    for _ in range(_FARTHEST):
+        number = graph.producer[value.index]
+        if number is None or not graph.ops[number].operands:
+            return None
+        op = graph.ops[number]
+        if macs_before(op, rules):
+            return op
+        value = op.operands[0]
+    return None
+
+
+def macs_before(op: Op | None, rules: Rules) -> int:
+    """The multiply-accumulates of an op as it was traced."""
+    return 0 if op is None else rule_of(op, rules).macs(op, lambda value: value.shape)

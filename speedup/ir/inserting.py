@@ -1,0 +1,57 @@
+"""Graphs with copies put in: places where what an op is given may be something else than what was made."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from types import MappingProxyType
+
+from attrs import evolve, frozen
+
+from speedup.ir.graph import Graph, Op, Origin, Value
+from speedup.torch_api import COPY
+
+
+@frozen(eq=False)
+class Inserted:
+    """A graph with copies. Values are those of the graph before, in the same places, and those of the copies.
+
+    `copies` are these, by the new index of the op that reads them; `moved` tells the new index of each op.
+    """
+
+    graph: Graph
+    copies: dict[int, Op]
+    moved: tuple[int, ...]
+
+    def op(self, before: Op) -> Op:
+        """What has become of an op of the graph before."""
+        return self.graph.ops[self.moved[before.index]]
+
+
+def insert_copies(graph: Graph, readers: Collection[int]) -> Inserted:
+    """`graph` where each of the ops `readers` reads a copy of its first operand."""
+    values, ops = list(graph.values), list[Op]()
+    copies: dict[int, Op] = {}
+    moved: list[int] = []
+    # Where each op begins, with its copy.
+    begins: list[int] = []
+    for op in graph.ops:
+        begins.append(len(ops))
+        arguments = op.arguments
+        if op.index in readers:
+            name, given = next((n, a) for n, a in arguments.items() if isinstance(a, Value))
+            copy = Value(len(values), given.shape, given.dtype, Origin.RESULT)
+            values.append(copy)
+            copies[len(ops) + 1] = Op(len(ops), COPY, MappingProxyType({"self": given}), (copy,), op.owner)
+            ops.append(copies[len(ops) + 1])
+            arguments = MappingProxyType({**arguments, name: copy})
+        moved.append(len(ops))
+        ops.append(evolve(op, index=len(ops), arguments=arguments))
+    begins.append(len(ops))
+    made = evolve(
+        graph,
+        values=tuple(values),
+        ops=tuple(ops),
+        starts=tuple(begins[start] for start in graph.starts),
+        counted=None if graph.counted is None else begins[graph.counted],
+    )
+    return Inserted(made, copies, tuple(moved))

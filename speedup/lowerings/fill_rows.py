@@ -1,0 +1,145 @@
+"""An op that needs all rows of its first operand, of which some are constants: they are put in before it."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterable, Mapping, Sequence
+from types import MappingProxyType
+from typing import Any
+
+import torch
+from attrs import frozen
+from torch import Tensor
+
+from speedup.engine.constraints import Dim
+from speedup.engine.keepsets import KeepSets
+from speedup.ir.edits import ConstantTensor, NewBias
+from speedup.ir.evaluation import evaluate
+from speedup.ir.graph import Op
+from speedup.lowerings.arguments import Arguments
+from speedup.lowerings.comparing import keywords_agree
+from speedup.lowerings.lowering import Agrees, Lowering, Written
+from speedup.lowerings.own_parameters import is_own_parameter
+from speedup.lowerings.places import axis_of, places_of, stated_places
+from speedup.lowerings.syntax import Change, end_of, is_literal, start_of
+
+
+def fill_rows(rows: Tensor, dim: int, indices: int | Sequence[int], constants: int | Tensor) -> Tensor:
+    """All rows of a tensor of which only `rows` were computed.
+
+    Args:
+        rows: any tensor.
+        dim: the one of its dimensions that lists what was computed.
+        indices: where each of them belongs; a number where they follow one another from there on.
+        constants: a number for each index that there shall be along `dim`, 0 at `indices`; where all would be
+            0, how many there shall be.
+
+    Returns:
+        A tensor like `rows`, with all indices along `dim`.
+    """
+    axis = axis_of(rows, dim)
+    moved = rows if axis == dim else rows.movedim(dim, axis)
+    behind = moved.ndim - axis - 1
+    if isinstance(constants, int):
+        constants = moved.new_zeros(constants)
+    elif constants.dtype != rows.dtype:
+        constants = constants.to(rows.dtype)
+    size = (*moved.shape[:axis], constants.shape[0], *moved.shape[axis + 1 :])
+    whole = constants.reshape(-1, *(1,) * behind).expand(size).clone(memory_format=torch.contiguous_format)
+    whole.index_add_(axis, places_of(indices, moved, axis), moved)
+    return whole if axis == dim else whole.movedim(axis, dim)
+
+
+@frozen
+class FillRows(Lowering):
+    """The first operand is given only `indices` of its `total` along `dim`.
+
+    `constants` is what it holds at the others, 0 at `indices`; the module has it as `name`. None where it
+    would be 0 everywhere. `numbers` are those that change in the call itself.
+    """
+
+    helpers = MappingProxyType({"fill_rows": fill_rows})
+    takes_operations = True
+
+    dim: int
+    indices: tuple[int, ...]
+    total: int
+    name: str
+    constants: ConstantTensor | None
+    numbers: Arguments | None = None
+
+    def biases(self, path: str) -> Iterable[NewBias]:
+        """The constants, where there are any."""
+        if self.constants is not None:
+            yield NewBias(path, self.constants, "what rows that are not computed hold", self.name)
+
+    def destinations(self, op: Op, kept: KeepSets) -> Iterable[tuple[Dim, Tensor, str]]:
+        """The constants of rows that are dropped go into the parameter."""
+        if self.constants is not None:
+            where = kept[(op.operands[0].index, self.dim)]
+            indices = torch.zeros_like(where)
+            indices[where] = self.constants.tensor != 0
+            yield (op.operands[0].index, self.dim), indices, self.name
+
+    def compute(self, op: Op, arguments: Mapping[str, Any], operands: Sequence[Tensor]) -> Sequence[Tensor]:
+        """The op, of all rows."""
+        constants = self.total if self.constants is None else self.constants.tensor
+        whole = fill_rows(operands[0], self.dim, stated_places(self.indices), constants)
+        operands = [whole, *operands[1:]]
+        return self.numbers.compute(op, arguments, operands) if self.numbers else evaluate(op, operands)
+
+    def rewrite(self, written: Written) -> tuple[Change, ...] | None:
+        """The same call of what `fill_rows` returns."""
+        rows = _rows_of(written)
+        numbers = self.numbers.rewrite(written) if self.numbers else ()
+        if rows is None or numbers is None or (self.constants is not None and written.own is None):
+            return None
+        constants = f"{self.total}" if self.constants is None else f"{written.own}.{self.name}"
+        start, end = start_of(rows), end_of(rows)
+        return (
+            Change(start, start, "fill_rows("),
+            Change(end, end, f", {self.dim}, {stated_places(self.indices)}, {constants})"),
+            *numbers,
+        )
+
+    @staticmethod
+    def may_replace(old: ast.Call, new: ast.AST, agrees: Agrees) -> bool:
+        """The same call of the same tensor, filled."""
+        if not isinstance(new, ast.Call) or not keywords_agree(old, new, agrees):
+            return False
+        match old.func, new.func:
+            case ast.Attribute(value=one, attr=name), ast.Attribute(value=other, attr=named) if name == named:
+                if _fills(one, other, agrees):
+                    return agrees(old.args, new.args, True)
+        match old.args, new.args:
+            case [one, *rest], [other, *given]:
+                is_same = agrees(old.func, new.func, False) and agrees(rest, given, True)
+                return is_same and _fills(one, other, agrees)
+        return False
+
+    @staticmethod
+    def may_replace_operation(old: ast.BinOp | ast.AugAssign, new: ast.AST, agrees: Agrees) -> bool:
+        """The same operation with the same tensors, the first of them filled."""
+        match old, new:
+            case ast.BinOp(), ast.BinOp() if type(old.op) is type(new.op):
+                return agrees(old.right, new.right, False) and _fills(old.left, new.left, agrees)
+        return False
+
+
+def _rows_of(written: Written) -> ast.expr | None:
+    """The first operand, as it stands; None where that cannot be told."""
+    match written.node:
+        case ast.BinOp(left=left) if len(written.op.operands) == 2:
+            return left
+        case ast.Call():
+            return None if written.call is None else written.call.tensor
+    return None
+
+
+def _fills(rows: ast.expr, new: ast.expr, agrees: Agrees) -> bool:
+    """Whether `new` is a call of `fill_rows` with `rows`."""
+    match new:
+        case ast.Call(func=ast.Name(id="fill_rows"), args=[given, dim, places, constants], keywords=[]):
+            held = is_literal(constants) or is_own_parameter(constants)
+            return agrees(rows, given, False) and is_literal(dim) and is_literal(places) and held
+    return False
