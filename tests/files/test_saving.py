@@ -228,9 +228,9 @@ FAULTS: dict[str, tuple[Callable[[Path], object], type[Exception], str]] = {
         r"tensor 'fc.bias' is of shape \(5,\), planned is \(4,\)",
     ),
     "of another version": (
-        lambda p: retold(p, "speedup.plan", '"version": 4', '"version": 5'),
+        lambda p: retold(p, "speedup.plan", '"version": 5', '"version": 6'),
         PlanFormatError,
-        "version 5 of the format",
+        "version 6 of the format",
     ),
     "with half a plan": (
         lambda p: retold(p, "speedup.plan", '"edits"', '"edits'),
