@@ -42,6 +42,9 @@ from speedup.tracing.trace import Trace
 # Traces that are made besides those of the given calls; sizes of these that a model may refuse for one
 # question; sizes that are tried on paper for one question, for one of a variant, and in all.
 _MOST_TRACES, _MOST_REFUSALS, _MOST_TRIALS, _FEW_TRIALS, _MOST_IN_ALL = 14, 3, 32, 12, 128
+# Of a model that has refused so many, further sizes that it is run at before they are traced: for one
+# question, and in all.
+_MOST_RUNS, _RUNS_IN_ALL = 12, 36
 # Sizes that are traced for a question though it is not known what it would be there.
 _MOST_DOUBTFUL = 4
 # Traces that are made to see questions come out otherwise together, and how many ops these may have in all;
@@ -142,7 +145,7 @@ class _Explorer:
         self.untraced: dict[Key, str] = {}
         # Questions to which another answer led to another program.
         self.telling: set[Key] = set()
-        self.trials = self.refusals = 0
+        self.trials = self.refusals = self.runs = 0
         ops = sum(len(trace.graph.ops) for _, trace in traced)
         self.paper_ops = max(_PAPER_OPS, _PAPER_RUNS * ops)
         self.views: list[_View] = []
@@ -153,7 +156,7 @@ class _Explorer:
         for call, (example, trace) in enumerate(self.traced):
             self._note(example, trace.graph, call)
         settled: set[Key] = set()
-        while not self._is_full() and not self._insists():
+        while not self._is_full():
             open_ = [k for k in self.questions if k not in settled and not self._is_answered(k)]
             if not open_:
                 break
@@ -240,9 +243,10 @@ class _Explorer:
         """Trace a size at which the question has an answer not seen so far; False where none is found."""
         asked = self.questions[key]
         for wish in list(self._wishes(key)):
-            refused = 0
+            refused = runs = 0
             for example in self._candidates(asked, wish):
-                if refused >= _MOST_REFUSALS or self._insists():
+                is_doubtful = refused >= _MOST_REFUSALS or self._insists()
+                if is_doubtful and (runs >= _MOST_RUNS or self.runs >= _RUNS_IN_ALL):
                     break
                 shapes = shapes_of(example)
                 place = asked.call, shapes
@@ -255,6 +259,11 @@ class _Explorer:
                     if not refused:
                         self.untraced.setdefault(key, "are too large to be tried")
                     break
+                if is_doubtful:
+                    # To run is quicker than to trace.
+                    runs, self.runs = runs + 1, self.runs + 1
+                    if not self.takes(example):
+                        continue
                 try:
                     trace = self.retrace(example)
                 except ExportError:

@@ -334,6 +334,24 @@ class Pyramid(Images):
         return y
 
 
+class AsManyPlaces(Images):
+    """Pairs of columns, one padded where they are odd; the features of all places are read by one layer.
+
+    So the model takes but few sizes, and refuses those nearest to the example's.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.places = nn.Linear(WIDTH * 32, WIDTH)
+
+    def middle(self, y: Tensor, x: Tensor) -> Tensor:
+        if y.shape[-1] % 2:
+            y = F.pad(y, (0, 1))
+        pairs: Tensor = y.unflatten(-1, (-1, 2))  # type: ignore[no-untyped-call]
+        result: Tensor = self.places(pairs.mean(-1).flatten(1))
+        return result
+
+
 class Detection(Images):
     """DETR's encoder layer: sines of the positions that the padding mask leaves, and attention over those."""
 
@@ -424,6 +442,7 @@ _CLASSES: Mapping[str, tuple[Callable[[], nn.Module], Mapping[str, Any]]] = {
     "norm of larger batches": (NormOfBatches, {}),
     "norm of larger batches, example of one": (NormOfBatches, {"example_batch": 1}),
     "pyramid": (Pyramid, {"constant": {"convs.0": (1,), "convs.2": (1, 4)}}),
+    "as many places": (AsManyPlaces, {"sizes": ((8, 8), (8, 7), (16, 4), (16, 3))}),
     "padding mask": (Detection, {"make_inputs": padded_images}),
     "own padding mask": (OwnMask, {}),
 }

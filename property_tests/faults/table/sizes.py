@@ -73,6 +73,13 @@ FAULTS = (
         sequences_of("layer of longer inputs", "odd and even"),
     ),
     Fault(
+        "sizes: a model that refuses the nearest sizes takes no others",
+        "tracing.exploring",
+        "if is_doubtful and (runs >= _MOST_RUNS or self.runs >= _RUNS_IN_ALL):",
+        "if is_doubtful:",
+        images_of("as many places"),
+    ),
+    Fault(
         "sizes: other sizes are other programs in their operators alone",
         "tracing.merging",
         "[(op.target, op.owner, _plain(tuple(op.arguments.items()))) for op in graph.ops],",
