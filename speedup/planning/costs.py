@@ -14,8 +14,10 @@ CALL: Final = 300_000
 LEAST_SAVED: Final = 1_000_000
 """Multiply-accumulates per sample that rows left out must save: what putting others in places costs."""
 
-FILLED: Final = 80
-"""Multiply-accumulates that a processor's core does while it writes one number among others to its place."""
+FILLED: Final = 40
+"""Multiply-accumulates that a processor's core does while it puts one number among others in its place, rows
+of numbers at a time; twice as many where it puts them one by one, along the last dimension.
+"""
 
 MOST_ROWS: Final = 0.85
 """The share of the rows that are wanted above which all are computed."""

@@ -142,8 +142,14 @@ def _pays(one: PartialSum | Fill, analysis: Analysis) -> bool:
     saved = (
         rule_of(one.source, analysis.rules).macs(one.source, analysis.sizes) * (whole - rows) / rows / batch
     )
-    written = prod(analysis.sizes(one.copy.result)) / batch if isinstance(one, Fill) else 0
-    return rows <= MOST_ROWS * whole and saved > max(LEAST_SAVED, FILLED * written)
+    putting = _putting(one, analysis) if isinstance(one, Fill) else 0
+    return rows <= MOST_ROWS * whole and saved > max(LEAST_SAVED, putting / batch)
+
+
+def _putting(fill: Fill, analysis: Analysis) -> int:
+    """What it costs to put all rows in their places, in multiply-accumulates."""
+    sizes = analysis.sizes(fill.copy.result)
+    return prod(sizes) * (2 * FILLED if fill.dim == len(sizes) - 1 else FILLED)
 
 
 def _with_copies(problem: _Problem, gaps: Sequence[Gap]) -> tuple[_Problem, tuple[Fill, ...], Inserted]:

@@ -347,7 +347,7 @@ class AsManyPlaces(Images):
     def middle(self, y: Tensor, x: Tensor) -> Tensor:
         if y.shape[-1] % 2:
             y = F.pad(y, (0, 1))
-        pairs: Tensor = y.unflatten(-1, (-1, 2))  # type: ignore[no-untyped-call]
+        pairs: Tensor = y.unflatten(-1, (-1, 2))
         result: Tensor = self.places(pairs.mean(-1).flatten(1))
         return result
 

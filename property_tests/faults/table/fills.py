@@ -107,8 +107,15 @@ FAULTS = (
     Fault(
         "fills: rows that cost little are left out too",
         "planning.coupling",
-        "saved > max(LEAST_SAVED, FILLED * written)",
+        "saved > max(LEAST_SAVED, putting / batch)",
         "saved > LEAST_SAVED",
+        (FILLS,),
+    ),
+    Fault(
+        "fills: numbers one by one cost what rows of them do",
+        "planning.coupling",
+        "(2 * FILLED if fill.dim == len(sizes) - 1 else FILLED)",
+        "FILLED",
         (FILLS,),
     ),
     Fault(

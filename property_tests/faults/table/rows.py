@@ -212,8 +212,8 @@ FAULTS = (
     Fault(
         "rows: they go however little that saves",
         "planning.coupling",
-        "saved > max(LEAST_SAVED, FILLED * written)",
-        "saved > FILLED * written",
+        "saved > max(LEAST_SAVED, putting / batch)",
+        "saved > putting / batch",
         (ROWS,),
     ),
     Fault(
