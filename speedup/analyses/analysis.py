@@ -14,6 +14,7 @@ from speedup.engine.keepsets import KeepSets
 from speedup.engine.lattice import Fact
 from speedup.ir.expressions import AttributeOf, Root, recompute
 from speedup.ir.graph import Graph, Op, Shape, Value
+from speedup.ir.report import Choice
 from speedup.lowerings import Lowering
 from speedup.rules import Rules, rule_of
 from speedup.rules.site import Site
@@ -28,7 +29,7 @@ class Analysis:
     `kept` is the least fixpoint of `constraints` above `seeds`; `resized` overrides shapes that
     keep-sets alone do not tell. `attributes` are integers of modules that get new values;
     `restated` says, by op, which calls the source has to state otherwise. Of an analysis with alignment,
-    `unaligned` is the one without.
+    `unaligned` is the one without. `choices` are the lowerings that were taken or judged not to pay.
     """
 
     graph: Graph
@@ -42,6 +43,7 @@ class Analysis:
     attributes: Mapping[AttributeOf, Number] = field(factory=lambda: MappingProxyType({}))
     restated: Mapping[int, Lowering] = field(factory=lambda: MappingProxyType({}))
     unaligned: Analysis | None = None
+    choices: tuple[Choice, ...] = ()
 
     def sizes(self, value: Value) -> Shape:
         """The shape of `value` in the small model."""

@@ -12,7 +12,7 @@ from attrs import frozen
 from torch import Tensor
 
 from speedup.analyses.analysis import Analysis
-from speedup.analyses.spare_rows import SpareRows, macs_before, source_of, spare_along
+from speedup.analyses.spare_rows import SpareRows, last_product, macs_before, spare_along
 from speedup.engine.constraints import Constraint, Dim, Reason
 from speedup.engine.lattice import Fact
 from speedup.ir.graph import Op, Value
@@ -104,7 +104,7 @@ def _gap(op: Op, analysis: Analysis) -> Gap | None:
         count = int(spare.sum())
         if any(_known_rows(analysis.facts[r.index], r) >= count for r in op.results):
             continue
-        source = source_of(rows, graph, rules)
+        source = last_product(rows, graph, rules)
         if source is not None and not Extents(graph, rules).varies(rows, dim):
             return Gap(op, dim, spare, constants, source)
     return None

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from attrs import evolve, frozen
 from torch import Tensor
 
-from speedup.analyses.spare_rows import SpareRows, macs_before, source_of, spare_along
+from speedup.analyses.spare_rows import SpareRows, last_product, macs_before, spare_along
 from speedup.engine.constraints import Constraint, Dim, Reason
 from speedup.engine.lattice import Fact
 from speedup.ir.graph import Graph, Op, Value
@@ -99,6 +99,6 @@ def _partial_sum(op: Op, operand: int, facts: Sequence[Fact], extents: Extents) 
     for dim, extent in enumerate(rows.shape):
         spare, constants = spare_along(facts[rows.index], dim, extent)
         if bool(spare.any()) and not bool(spare.all()) and not extents.varies(rows, dim):
-            source = source_of(rows, extents.graph, extents.rules)
+            source = last_product(rows, extents.graph, extents.rules)
             return PartialSum(op, operand, dim, spare, constants, source)
     return None

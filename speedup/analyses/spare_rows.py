@@ -67,7 +67,7 @@ def spare_along(fact: Fact, dim: int, extent: int) -> tuple[Tensor, Tensor]:
     return spare, torch.where(spare, value, 0)
 
 
-def source_of(value: Value, graph: Graph, rules: Rules) -> Op | None:
+def last_product(value: Value, graph: Graph, rules: Rules) -> Op | None:
     """The last op that multiplies of those that `value` is computed by, with but a few behind it."""
     for _ in range(_FARTHEST):
         number = graph.producer[value.index]

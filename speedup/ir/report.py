@@ -104,6 +104,29 @@ class Blocker:
 
 
 @frozen
+class Choice:
+    """A way to let more go at one place of the source, and why the plan does not take it, if so.
+
+    `lowering` is its name in `lowerings=`; `operator` the ATen operator that is then stated otherwise, called
+    by the forward of module `path` at `where` (`file.py:12`). `channels` need not be computed then, which
+    saves `macs` multiply-accumulates for the example: of several shuffles each has an equal share.
+    `why_not` is empty where it is taken.
+    """
+
+    lowering: str
+    path: str
+    operator: str
+    where: str
+    channels: int
+    macs: int
+    why_not: str = ""
+
+    @property
+    def is_taken(self) -> bool:
+        return not self.why_not
+
+
+@frozen
 class Step:
     """One link of an explanation: what `operator`, called by the forward of module `path`, does.
 
@@ -184,6 +207,7 @@ class Report:
     A model that cannot be traced as a whole is planned in `islands`; each kind of call of these counts
     once in `macs`. Modules that belong to none are `outside`. `links` are (source, reader) pairs of paths of
     layers and names of junctions. `assumptions` are what the plan relies on about sizes, a line each.
+    `choices` are lowerings that are taken, or would let more go but do not pay.
     """
 
     layers: tuple[Layer, ...]
@@ -200,3 +224,4 @@ class Report:
     links: tuple[tuple[str, str], ...] = ()
     junctions: tuple[Junction, ...] = ()
     assumptions: tuple[str, ...] = ()
+    choices: tuple[Choice, ...] = ()

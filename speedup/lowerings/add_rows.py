@@ -17,7 +17,7 @@ from speedup.ir.edits import ConstantTensor, NewBias
 from speedup.ir.graph import Op
 from speedup.lowerings.lowering import Agrees, Lowering, Written
 from speedup.lowerings.own_parameters import is_own_parameter
-from speedup.lowerings.places import axis_of, places_of, stated_places
+from speedup.lowerings.places import contiguous_axis, places_of, stated_places
 from speedup.lowerings.syntax import Change, end_of, is_literal, last_name, start_of
 
 _KEYWORDS = ((), ("rows", "stream", "dim", "indices"), ("rows", "stream", "dim", "indices", "bias"))
@@ -38,7 +38,7 @@ def add_rows(
     Returns:
         A tensor of the shape of `stream`, of the type that the sum of `stream` and `rows` has.
     """
-    axis = axis_of(stream, dim)
+    axis = contiguous_axis(stream, dim)
     if axis != dim:
         stream, rows = stream.movedim(dim, axis), rows.movedim(dim, axis)
     # Under autocast the three may be of several types.

@@ -20,7 +20,7 @@ from speedup.lowerings.arguments import Arguments
 from speedup.lowerings.comparing import keywords_agree
 from speedup.lowerings.lowering import Agrees, Lowering, Written
 from speedup.lowerings.own_parameters import is_own_parameter
-from speedup.lowerings.places import axis_of, places_of, stated_places
+from speedup.lowerings.places import contiguous_axis, places_of, stated_places
 from speedup.lowerings.syntax import Change, end_of, is_literal, start_of
 
 
@@ -37,7 +37,7 @@ def fill_rows(rows: Tensor, dim: int, indices: int | Sequence[int], constants: i
     Returns:
         A tensor like `rows`, with all indices along `dim`.
     """
-    axis = axis_of(rows, dim)
+    axis = contiguous_axis(rows, dim)
     moved = rows if axis == dim else rows.movedim(dim, axis)
     behind = moved.ndim - axis - 1
     if isinstance(constants, int):

@@ -22,7 +22,7 @@ def places_of(stated: int | Sequence[int], rows: Tensor, axis: int) -> Tensor:
     return torch.tensor(stated, device=rows.device)
 
 
-def axis_of(tensor: Tensor, dim: int) -> int:
+def contiguous_axis(tensor: Tensor, dim: int) -> int:
     """Where to move `dim`: last where its indices lie next to one another, as those of channels_last.
 
     There they are put to their places in a fraction of the time.

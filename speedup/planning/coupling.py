@@ -1,9 +1,4 @@
-"""From facts and liveness to keep-sets: seeds, constraints, and what the forward itself can carry.
-
-The least fixpoint says which slices could go. The model's Python code then has to run on the
-smaller tensors; `fitting` says what that takes. Where an op cannot be made to come out as the
-fixpoint needs it, its dimensions are constrained further and the fixpoint is taken again;
-constraints only grow in number, so this ends.
+"""The keep-sets of a plan: the problem as it stands, with the lowerings that pay, then aligned.
 
 Alignment comes last: the sets that have settled without it grow until both they and the forward
 agree, so that aligned sets always contain those that are not.
@@ -11,34 +6,30 @@ agree, so that aligned sets always contain those that are not.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from math import prod
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from types import MappingProxyType
 from typing import TypeVar
 
-import torch
 from attrs import evolve, frozen
 from torch import Tensor
 
-from speedup.analyses.alignment import Align, align_keep_sets, kernel_dims
+from speedup.analyses.alignment import Align
 from speedup.analyses.analysis import Analysis
 from speedup.analyses.chains import Chain
 from speedup.analyses.constants import settle_numbers
-from speedup.analyses.fills import Fill, Gap, find_gaps
+from speedup.analyses.fills import Fill, find_gaps
 from speedup.analyses.partial_sums import PartialSum
 from speedup.engine.borders import Bordered
-from speedup.engine.constraints import Carrier, Constraint, Copied, Dim, Pinned, Reason, Spanned
-from speedup.engine.keepsets import solve_keep_sets
-from speedup.engine.lattice import Fact, any_along
-from speedup.errors import FixpointError
-from speedup.forwards.fitting import Feasibility, make_feasible, pinned_whole
+from speedup.engine.lattice import Fact
+from speedup.forwards.fitting import Feasibility
 from speedup.forwards.rewriting import SourceRewriter
-from speedup.ir.expressions import SizeOf
-from speedup.ir.graph import Frame, Graph, Origin, Shape, Value
-from speedup.ir.inserting import Inserted, insert_copies
-from speedup.planning.costs import CALL, FILLED, LEAST_SAVED, MOST_ROWS, batch_of, macs_per_sample
-from speedup.rules import Rules, rule_of
-from speedup.rules.site import Site
+from speedup.ir.graph import Frame, Graph
+from speedup.ir.report import Choice
+from speedup.planning.choosing import FILLS, ROWS, SHUFFLES
+from speedup.planning.costs import CALL, batch_of, macs_per_sample
+from speedup.planning.problem import Problem, extents_of, settle, sites_of, with_copies
+from speedup.planning.verdicts import Verdict, judge_order, judge_rows
+from speedup.rules import Rules
 
 Option = TypeVar("Option", Chain, PartialSum, Fill)
 
@@ -69,53 +60,77 @@ def solve_coupling(
     """
     graph = settle_numbers(graph, facts)
     sites = sites_of(graph, facts, lives, rules, borders)
-    problem = _Problem(graph, facts, sites, rules, extents_of(graph), tuple(keep), lives, borders)
-    plain = problem, _settle(problem, problem.constraints(), rewriter, frozenset())
+    problem = Problem(graph, facts, sites, rules, extents_of(graph), tuple(keep), lives, borders)
+    best = Lowered(problem, settle(problem, problem.constraints(), rewriter, frozenset()))
     # A call may insist on the sizes of what it is made of.
     chains = tuple(chain for chain in chains if not any(op.is_rigid for op in chain.ops))
     partial_sums = tuple(partial_sums)
     if may_fill:
         apart = {op.index for chain in chains for op in chain.ops} | {one.op.index for one in partial_sums}
-        gapped, fills, inserted = _with_copies(problem, find_gaps(plain[1].analysis, apart))
-        plain = _lower_where_it_pays(
-            plain, rewriter, fills, lambda _, some: evolve(gapped, fills=some), _pays
-        )
-        if plain[0].fills:
+        gapped, fills, inserted = with_copies(problem, find_gaps(best.analysis, apart))
+        best = best.by(FILLS, fills, lambda _, some: evolve(gapped, fills=some), judge_rows, rewriter)
+        if best.problem.fills:
             chains = tuple(one.moved(inserted.op) for one in chains)
             partial_sums = tuple(one.moved(inserted.op) for one in partial_sums)
-    permuted = _lower_where_it_pays(
-        plain, rewriter, chains, lambda one, some: evolve(one, chains=some), _is_no_box
-    )
-    chosen, feasibility = _lower_where_it_pays(
-        permuted, rewriter, partial_sums, lambda one, some: evolve(one, partial_sums=some), _pays
-    )
+    best = best.by(SHUFFLES, chains, lambda one, some: evolve(one, chains=some), judge_order, rewriter)
+    best = best.by(ROWS, partial_sums, lambda one, some: evolve(one, partial_sums=some), judge_rows, rewriter)
+    plain = evolve(best.analysis, choices=best.choices)
     if align is None:
-        return feasibility.analysis
-    given = feasibility.analysis.constraints
-    wider = _settle(chosen, given, rewriter, feasibility.granted, align)
-    return evolve(wider.analysis, unaligned=feasibility.analysis)
+        return plain
+    wider = settle(best.problem, plain.constraints, rewriter, best.feasibility.granted, align)
+    return evolve(wider.analysis, unaligned=plain)
 
 
-def _lower_where_it_pays(
-    plain: tuple[_Problem, Feasibility],
-    rewriter: SourceRewriter,
-    options: tuple[Option, ...],
-    taking: Callable[[_Problem, tuple[Option, ...]], _Problem],
-    is_worth_it: Callable[[Option, Analysis], bool],
-) -> tuple[_Problem, Feasibility]:
-    """The problem `taking` those of `options` that the source can state and that are worth it each, if less
-    is kept then by more than the calls cost; and what comes of it. Else `plain`: the problem without.
-    """
-    while options:
-        tried = taking(plain[0], options)
-        found = _settle(tried, tried.constraints(), rewriter, frozenset())
-        worth = _places_of_worth(options, is_worth_it, found.analysis)
-        left = tuple(o for o in options if o not in found.refused and _place(o) in worth)
-        if left == options:
-            saved = macs_per_sample(plain[1].analysis) - macs_per_sample(found.analysis)
-            return (tried, found) if saved > len(options) * CALL else plain
-        options = left
-    return plain
+@frozen(eq=False)
+class Lowered:
+    """A problem with the lowerings that were found to pay, what comes of it, and what was decided."""
+
+    problem: Problem
+    feasibility: Feasibility
+    choices: tuple[Choice, ...] = ()
+
+    @property
+    def analysis(self) -> Analysis:
+        return self.feasibility.analysis
+
+    def by(
+        self,
+        name: str,
+        options: tuple[Option, ...],
+        taking: Callable[[Problem, tuple[Option, ...]], Problem],
+        judge: Callable[[Option, Analysis], Verdict | None],
+        rewriter: SourceRewriter,
+    ) -> Lowered:
+        """With those of `options` that the source can state and that are worth it each, if less is kept then
+        by more than the calls cost; else without.
+
+        `judge` says what one brings where all go that are left; None where nothing would go.
+        """
+        rejected: list[Choice] = []
+        while options:
+            tried = taking(self.problem, options)
+            found = settle(tried, tried.constraints(), rewriter, frozenset())
+            verdicts = _verdicts(options, judge, found.analysis)
+            worth = {place for place, verdict in verdicts.items() if not verdict.why_not}
+            left = tuple(o for o in options if o not in found.refused and _place(o) in worth)
+            if left == options:
+                before, after = macs_per_sample(self.analysis), macs_per_sample(found.analysis)
+                if before - after > len(options) * CALL:
+                    # Where one place does not tell by itself what it saves, all have equal shares.
+                    share = int((before - after) * batch_of(found.analysis) / len(verdicts))
+                    shared = {p: v if v.macs else evolve(v, macs=share) for p, v in verdicts.items()}
+                    taken: tuple[Choice, ...] = tuple(_choices(name, options, shared))
+                    return Lowered(tried, found, (*self.choices, *dict.fromkeys(rejected), *taken))
+                rejected.extend(
+                    _choices(name, options, verdicts, "together they save less than the calls cost")
+                )
+                break
+            refused = [o for o in options if o in found.refused]
+            others = [o for o in options if o not in left and o not in refused]
+            rejected.extend(_choices(name, refused, verdicts, "the source cannot be made to say it"))
+            rejected.extend(_choices(name, others, verdicts))
+            options = left
+        return evolve(self, choices=(*self.choices, *dict.fromkeys(rejected)))
 
 
 def _place(one: Option) -> tuple[str, Frame]:
@@ -123,246 +138,29 @@ def _place(one: Option) -> tuple[str, Frame]:
     return one.restated.owner.path, one.restated.calls[0]
 
 
-def _places_of_worth(
-    options: Sequence[Option], is_worth_it: Callable[[Option, Analysis], bool], analysis: Analysis
-) -> set[tuple[str, Frame]]:
-    """The places where one of `options` is worth it in a call that counts, or that no such call runs."""
+def _verdicts(
+    options: Sequence[Option], judge: Callable[[Option, Analysis], Verdict | None], analysis: Analysis
+) -> Mapping[tuple[str, Frame], Verdict]:
+    """By place, the verdict on it in a call that counts, or in another where no such call runs it."""
     is_counted = analysis.graph.is_counted
     counted = {_place(o) for o in options if is_counted(o.restated)}
     telling = (o for o in options if is_counted(o.restated) or _place(o) not in counted)
-    return {_place(o) for o in telling if is_worth_it(o, analysis)}
+    found: dict[tuple[str, Frame], Verdict] = {}
+    for option in telling:
+        verdict = judge(option, analysis)
+        if verdict is not None and (_place(option) not in found or not verdict.why_not):
+            found[_place(option)] = verdict
+    return found
 
 
-def _pays(one: PartialSum | Fill, analysis: Analysis) -> bool:
-    """Whether the rows that are left out are worth it by what computes them."""
-    if one.source is None or not one.is_partial(analysis):
-        return False
-    rows, whole = analysis.kept.count(one.part), analysis.kept.count(one.whole)
-    batch = batch_of(analysis)
-    saved = (
-        rule_of(one.source, analysis.rules).macs(one.source, analysis.sizes) * (whole - rows) / rows / batch
-    )
-    putting = _putting(one, analysis) if isinstance(one, Fill) else 0
-    return rows <= MOST_ROWS * whole and saved > max(LEAST_SAVED, putting / batch)
-
-
-def _putting(fill: Fill, analysis: Analysis) -> int:
-    """What it costs to put all rows in their places, in multiply-accumulates."""
-    sizes = analysis.sizes(fill.copy.result)
-    return prod(sizes) * (2 * FILLED if fill.dim == len(sizes) - 1 else FILLED)
-
-
-def _with_copies(problem: _Problem, gaps: Sequence[Gap]) -> tuple[_Problem, tuple[Fill, ...], Inserted]:
-    """The problem with a copy before each op that has gaps to fill, in its graph."""
-    inserted = insert_copies(problem.graph, {gap.reader.index for gap in gaps})
-    copied = [copy.operands[0].index for copy in inserted.copies.values()]
-    graph = inserted.graph
-    facts = (*problem.facts, *(problem.facts[value] for value in copied))
-    lives = (*problem.lives, *(problem.lives[value] for value in copied))
-    bordered = dict(problem.borders)
-    for copy in inserted.copies.values():
-        if copy.operands[0].index in bordered:
-            bordered[copy.result.index] = bordered[copy.operands[0].index]
-    sites = sites_of(graph, facts, lives, problem.rules, bordered)
-    found = evolve(
-        problem,
-        graph=graph,
-        facts=facts,
-        lives=lives,
-        borders=bordered,
-        sites=sites,
-        extents=extents_of(graph),
-    )
-    fills = tuple(gap.filled(inserted.copies[inserted.op(gap.reader).index], inserted.op) for gap in gaps)
-    return found, fills, inserted
-
-
-def _is_no_box(chain: Chain, analysis: Analysis) -> bool:
-    """Whether the ops of the chain, as they are, keep more of what goes in and comes out."""
-    kept = analysis.kept
-    ends = {(v.index, d): kept[(v.index, d)] for v in (chain.source, chain.result) for d in range(v.ndim)}
-    values = (chain.source, *chain.inner, chain.result)
-    extents = {(v.index, d): n for v in values for d, n in enumerate(v.shape)}
-    own = (analysis.sites[op.index] for op in chain.ops)
-    constraints = [c for site in own for c in rule_of(site.op, analysis.rules).couple(site)]
-    found = solve_keep_sets(extents, dict(ends), constraints)
-    return any(not torch.equal(found[dim], before) for dim, before in ends.items())
-
-
-@frozen(eq=False)
-class _Problem:
-    """What the keep-sets are found from; `chains` are taken for the permutations that they are,
-    `partial_sums` for sums that one operand has only some of the rows of, and `fills` for copies that put
-    constants in.
-    """
-
-    graph: Graph
-    facts: tuple[Fact, ...]
-    sites: tuple[Site, ...]
-    rules: Rules
-    extents: Mapping[Dim, int]
-    keep: tuple[str, ...]
-    lives: tuple[Tensor, ...]
-    borders: Mapping[int, Bordered]
-    chains: tuple[Chain, ...] = ()
-    partial_sums: tuple[PartialSum, ...] = ()
-    fills: tuple[Fill, ...] = ()
-
-    def constraints(self) -> list[Constraint]:
-        """What the ops demand, and the modules that are to be kept."""
-        # A choice that names an index comes before those that only count, which that index may satisfy.
-        found = constraints_of(self.graph, self.sites, self.rules, self.chains, self.partial_sums, self.fills)
-        ordered = sorted(found, key=lambda c: not isinstance(c, Carrier | Spanned))
-        return [*ordered, *_kept_modules(self.graph, self.keep)]
-
-    def seeds(self, constraints: Iterable[Constraint]) -> dict[Dim, Tensor | None]:
-        """What is needed for its own sake."""
-        found = _seeds(self.graph, self.sites)
-        for dim in _copies(self.graph, constraints, self.rules):
-            found.pop(dim, None)
-        return found
-
-
-def _settle(
-    problem: _Problem,
-    given: Iterable[Constraint],
-    rewriter: SourceRewriter,
-    granted: frozenset[int],
-    align: Align | None = None,
-) -> Feasibility:
-    """The keep-sets under the constraints `given` and those that the forward adds, with nothing missing."""
-    constraints = list(given)
-    seeds = problem.seeds(constraints)
-    for _ in range(2 * len(problem.graph.ops) + 2):
-        found = _solve(problem, seeds, constraints, align)
-        feasibility = make_feasible(
-            found, rewriter, granted, problem.chains, problem.partial_sums, problem.fills
-        )
-        if not feasibility.missing:
-            return feasibility
-        constraints += feasibility.missing
-        granted = feasibility.granted
-    raise FixpointError("the sizes that the forward computes do not settle; a rule is at fault")
-
-
-def _solve(
-    problem: _Problem,
-    seeds: Mapping[Dim, Tensor | None],
-    constraints: Sequence[Constraint],
-    align: Align | None,
-) -> Analysis:
-    sites, rules = problem.sites, problem.rules
-    kept = solve_keep_sets(problem.extents, seeds, constraints)
-    alignments: tuple[Constraint, ...] = ()
-    if align is not None:
-        kept, alignments = align_keep_sets(kept, constraints, kernel_dims(sites, rules), align)
-    resized: dict[int, Shape] = {}
-    for site in sites:
-        resized.update(rule_of(site.op, rules).resize(site, kept))
-    held = (*constraints, *alignments)
-    return Analysis(problem.graph, problem.facts, sites, rules, kept, seeds, held, resized)
-
-
-def extents_of(graph: Graph) -> dict[Dim, int]:
-    """The size of every dimension of every value."""
-    return {(v.index, d): n for v in graph.values for d, n in enumerate(v.shape)}
-
-
-def sites_of(
-    graph: Graph,
-    facts: tuple[Fact, ...],
-    lives: tuple[Tensor, ...],
-    rules: Rules,
-    borders: Mapping[int, Bordered] = MappingProxyType({}),
-) -> tuple[Site, ...]:
-    """Each op as its rule gets to see it."""
-    layers = ((op, rule_of(op, rules).weight) for op in graph.ops)
-    return tuple(
-        Site(graph, op, facts, lives, layer.settable_of(op), layer.takes_bias(op), borders)
-        for op, layer in layers
-    )
-
-
-def boundary(graph: Graph) -> frozenset[int]:
-    """Values that stay whole: what the model takes and returns, and state that is not ours to cut."""
-    whole = {v.index for v in (*graph.inputs, *graph.outputs)}
-    # What nobody reads in eval mode may be for training.
-    whole |= {v.index for v in graph.state if v.origin is Origin.CONSTANT or not graph.readers[v.index]}
-    return frozenset(whole)
-
-
-def _seeds(graph: Graph, sites: Sequence[Site]) -> dict[Dim, Tensor | None]:
-    """Per dimension, the indices that the model's boundary or a live Unknown element needs."""
-    seeds: dict[Dim, Tensor | None] = {}
-    whole = boundary(graph)
-    for value in graph.values:
-        if value.index in whole:
-            seeds.update({(value.index, d): None for d in range(value.ndim)})
-        elif not value.is_state:
-            # A graph without ops returns what it is given.
-            seeds.update(_needed(value, sites[0]))
-    return seeds
-
-
-def _needed(value: Value, site: Site) -> Iterable[tuple[Dim, Tensor | None]]:
-    needed = site.live(value) & ~site.known(value)
-    if needed.numel() == 1:
-        return [((value.index, d), None) for d in range(value.ndim)] if bool(needed) else []
-    if not bool(needed.any()):
-        return []
-    return [
-        ((value.index, d), None if needed.shape[d] == 1 else any_along(needed, d, value.shape[d]))
-        for d in range(value.ndim)
-    ]
-
-
-def _copies(graph: Graph, constraints: Iterable[Constraint], rules: Rules) -> Iterable[Dim]:
-    """Dimensions along which there are only copies that one view lists: how many there are counts."""
-    for constraint in constraints:
-        if isinstance(constraint, Copied):
-            value, dim = constraint.copies
-            producer = graph.producer[value]
-            while producer is not None and len(graph.readers[value]) == 1:
-                yield value, dim
-                op = graph.ops[producer]
-                if rule_of(op, rules).arrangement == "copies":
-                    break
-                value = op.operands[0].index
-                producer = graph.producer[value]
-
-
-def constraints_of(
-    graph: Graph,
-    sites: Sequence[Site],
-    rules: Rules,
-    chains: Sequence[Chain] = (),
-    partial_sums: Sequence[PartialSum] = (),
-    fills: Sequence[Fill] = (),
-) -> Iterable[Constraint]:
-    """What the rules demand, and what the forward does with sizes out of sight."""
-    last = {chain.ops[-1].index: chain for chain in chains}
-    chained = frozenset(op.index for chain in chains for op in chain.ops)
-    sums: dict[int, PartialSum | Fill] = {one.op.index: one for one in partial_sums}
-    sums.update((one.copy.index, one) for one in fills)
-    for site in sites:
-        if site.op.index in chained:
-            yield from last[site.op.index].couple() if site.op.index in last else ()
-            continue
-        if site.op.index in sums:
-            yield from sums[site.op.index].couple()
-            continue
-        yield from rule_of(site.op, rules).couple(site)
-        if site.op.is_rigid:
-            yield from pinned_whole(site.op, site.because("the call it is part of insists on its sizes"))
-    out_of_sight = Reason(None, "the forward takes this size out of sight (float(), len(), range(), ...)")
-    for root in graph.opaque_roots:
-        if isinstance(root, SizeOf):
-            yield Pinned((root.value, root.dim), out_of_sight)
-
-
-def _kept_modules(graph: Graph, names: tuple[str, ...]) -> Iterable[Pinned]:
-    for op in graph.ops:
-        name = next((n for n in names if op.owner.path == n or op.owner.path.startswith(n + ".")), None)
-        if name is not None:
-            reason = Reason(op.index, f"keep={name!r} was asked for")
-            yield from pinned_whole(op, reason)
+def _choices(
+    name: str,
+    options: Iterable[Option],
+    verdicts: Mapping[tuple[str, Frame], Verdict],
+    why_not: str = "",
+) -> Iterator[Choice]:
+    """What is to be told about each place of `options` where something would go."""
+    for one in {_place(o): o for o in options if _place(o) in verdicts}.values():
+        verdict, op = verdicts[_place(one)], one.restated
+        reason = why_not or verdict.why_not
+        yield Choice(name, op.owner.path, str(op.target), op.where, verdict.channels, verdict.macs, reason)

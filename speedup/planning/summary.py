@@ -68,6 +68,7 @@ def report_of(
         links=reading.links,
         junctions=reading.junctions,
         assumptions=found.assumptions,
+        choices=plain.choices,
     )
 
 

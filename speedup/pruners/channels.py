@@ -15,7 +15,7 @@ from speedup.ir.graph import Graph, Op, Origin, Value
 from speedup.ir.inputs import example_from, further_calls
 from speedup.ir.paths import is_within
 from speedup.modules.plannable import require_plannable
-from speedup.planning.coupling import boundary, constraints_of, extents_of, sites_of
+from speedup.planning.problem import boundary, constraints_of, extents_of, sites_of
 from speedup.pruners.units import Units, units_of
 from speedup.rules import STANDARD, Rules, moves_of, product_of
 from speedup.rules.site import Site

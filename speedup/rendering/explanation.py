@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 
 from speedup.errors import UnknownModuleError
 from speedup.ir.report import Layer, Portion, Report, Step
+from speedup.rendering.choices import choice_line, lowering_lines
 
 _RANGES, _REASONS, _LAYERS = 6, 8, 12
 _AXES = {
@@ -35,6 +36,8 @@ def explanation(report: Report, path: str, calls: Sequence[str] = ()) -> str:
     lines += _axes(report, path)
     if not below:
         lines += _imposed(report, path)
+    lines += [f"  {choice_line(one)}" for one in report.choices if one.path == path]
+    lines += [f"  {line}" for line in lowering_lines(report.choices)] if not path else []
     lines += [f"  not planned itself: {one.reason}" for one in report.outside if one.path == path]
     return "\n".join(lines)
 

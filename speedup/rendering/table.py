@@ -13,6 +13,7 @@ from rich.table import Table
 
 from speedup.ir.report import Report
 from speedup.rendering.alike import Entry
+from speedup.rendering.choices import lowering_lines
 from speedup.rendering.counts import change, exact_count, share_left, short_count
 from speedup.rendering.rows import Row, amount, blocked_rows, layer_rows, outside_rows, row_label, totals
 from speedup.rendering.wrapping import widest, wrap
@@ -51,6 +52,8 @@ def report_table(report: Report, width: int | None = None, most: int = _MOST_ROW
     if report.islands:
         console.print(f"Planned each on its own: {', '.join(one.path for one in report.islands)}")
         console.print(_reasons("What is not planned itself", outside_rows(report), width, most))
+    for line in lowering_lines(report.choices):
+        console.print(wrap(line, width))
     if report.assumptions:
         console.print(_relied_on(report.assumptions, width))
     if report.alignment is not None:

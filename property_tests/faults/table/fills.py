@@ -106,14 +106,14 @@ FAULTS = (
     ),
     Fault(
         "fills: rows that cost little are left out too",
-        "planning.coupling",
-        "saved > max(LEAST_SAVED, putting / batch)",
-        "saved > LEAST_SAVED",
+        "planning.verdicts",
+        "elif saved <= putting / batch:",
+        "elif saved < 0:",
         (FILLS,),
     ),
     Fault(
         "fills: numbers one by one cost what rows of them do",
-        "planning.coupling",
+        "planning.verdicts",
         "(2 * FILLED if fill.dim == len(sizes) - 1 else FILLED)",
         "FILLED",
         (FILLS,),
@@ -128,7 +128,7 @@ FAULTS = (
     Fault(
         "fills: what does not pay at the example's size is taken for another",
         "planning.coupling",
-        "worth = _places_of_worth(options, is_worth_it, found.analysis)",
+        "worth = {place for place, verdict in verdicts.items() if not verdict.why_not}",
         "worth = {_place(o) for o in options}",
         (FILLS,),
     ),

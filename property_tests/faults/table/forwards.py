@@ -25,7 +25,7 @@ FAULTS = (
     ),
     Fault(
         "forward: a size that left the trace's sight may change",
-        "planning.coupling",
+        "planning.problem",
         "            yield Pinned((root.value, root.dim), out_of_sight)",
         "            yield from ()",
         (COUPLING, ATTRIBUTES),

@@ -204,16 +204,16 @@ FAULTS = (
     ),
     Fault(
         "rows: however few go, they go",
-        "planning.coupling",
-        "return rows <= MOST_ROWS * whole and",
-        "return",
+        "planning.verdicts",
+        "if rows > MOST_ROWS * whole:",
+        "if rows > whole:",
         (ROWS,),
     ),
     Fault(
         "rows: they go however little that saves",
-        "planning.coupling",
-        "saved > max(LEAST_SAVED, putting / batch)",
-        "saved > putting / batch",
+        "planning.verdicts",
+        "elif saved <= LEAST_SAVED:",
+        "elif saved <= 0:",
         (ROWS,),
     ),
     Fault(

@@ -43,16 +43,16 @@ FAULTS = (
     ),
     Fault(
         "shuffles: a selection is made where the ops do as well",
-        "planning.coupling",
-        "some: evolve(one, chains=some), _is_no_box",
-        "some: evolve(one, chains=some), lambda *_: True",
+        "planning.verdicts",
+        "if any(more.values()) else None",
+        "if more else None",
         (SHUFFLES,),
     ),
     Fault(
         "shuffles: a selection is made however little it saves",
         "planning.coupling",
-        "if saved > len(options) * CALL",
-        "if saved > 0",
+        "if before - after > len(options) * CALL:",
+        "if before - after > 0:",
         (SHUFFLES,),
     ),
     Fault(

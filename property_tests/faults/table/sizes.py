@@ -123,7 +123,7 @@ FAULTS = (
     ),
     Fault(
         "calls: the keep-sets are those of the first",
-        "planning.coupling",
+        "planning.problem",
         "        yield from rule_of(site.op, rules).couple(site)\n",
         "        yield from () if graph.call_of(site.op.index) else rule_of(site.op, rules).couple(site)\n",
         (SEVERAL,),

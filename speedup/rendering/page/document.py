@@ -11,7 +11,13 @@ from xml.etree.ElementTree import Element
 from speedup.ir.report import Layer, Report
 from speedup.rendering.counts import change, exact_count, share_removed, short_count
 from speedup.rendering.page.elements import element, html_text
-from speedup.rendering.page.sections import what_is_aligned, what_is_apart, what_is_assumed, what_stays
+from speedup.rendering.page.sections import (
+    what_is_aligned,
+    what_is_apart,
+    what_is_assumed,
+    what_is_lowered,
+    what_stays,
+)
 from speedup.rendering.page.tree import Branch, Counts, Leaf, branches_to_open, leaves, tree_of
 
 # What is open at first: about what a screen of the graph, and two of the list, can show.
@@ -36,6 +42,7 @@ def html_report(report: Report, explain: Callable[[str], str], title: str) -> st
         *_graph(report, tree, numbers),
         *_layers(report, tree, numbers, explain),
         *what_stays(report),
+        *what_is_lowered(report),
         *what_is_assumed(report),
         *what_is_aligned(report),
         *what_is_apart(report),

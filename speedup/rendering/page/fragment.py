@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from speedup.ir.report import Report
+from speedup.rendering.choices import lowering_lines
 from speedup.rendering.counts import change, exact_count
 from speedup.rendering.page.elements import element, html_text, table
 from speedup.rendering.rows import Row, amount, blocked_rows, layer_rows, row_label, totals
@@ -20,6 +21,7 @@ def html_table(report: Report) -> str:
         reasons = ((row_label(e.path, e.count), amount(e), e.texts[0]) for e in staying)
         listed = table(("module", "channels", "because"), reasons)
         parts.append(element("details", element("summary", "What could go but stays"), listed))
+    parts += [element("p", line) for line in lowering_lines(report.choices)]
     if report.assumptions:
         parts.append(element("p", "The plan relies on:"))
         parts.append(element("ul", *(element("li", line) for line in report.assumptions)))

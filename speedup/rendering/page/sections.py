@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from xml.etree.ElementTree import Element
 
-from speedup.ir.report import Blocker, Report
+from speedup.ir.report import Blocker, Choice, Report
 from speedup.rendering.counts import exact_count, short_count
 from speedup.rendering.page.elements import Content, element, table
 from speedup.rendering.rows import amount, blocked_rows, outside_rows, row_label
@@ -52,6 +52,19 @@ def _blocker(blocker: Blocker) -> tuple[Content, ...]:
         short_count(blocker.macs),
         short_count(blocker.parameters),
     )
+
+
+def what_is_lowered(report: Report) -> Iterable[Element]:
+    """What is done so that more goes, and what would not pay."""
+    if report.choices:
+        yield element("h2", "So that more goes")
+        headings = ("lowering", "module", "operator", "channels", "MACs", "not done since")
+        yield table(headings, map(_choice, report.choices))
+
+
+def _choice(choice: Choice) -> tuple[Content, ...]:
+    counts = (f"{choice.channels:,}", short_count(choice.macs))
+    return choice.lowering, choice.path, choice.operator, *counts, choice.why_not
 
 
 def what_is_assumed(report: Report) -> Iterable[Element]:

@@ -1,0 +1,67 @@
+"""What a lowering would bring at one place, and whether that is worth it."""
+
+from __future__ import annotations
+
+from math import prod
+
+from attrs import frozen
+
+from speedup.analyses.analysis import Analysis
+from speedup.analyses.chains import Chain
+from speedup.analyses.fills import Fill
+from speedup.analyses.partial_sums import PartialSum
+from speedup.engine.keepsets import solve_keep_sets
+from speedup.planning.costs import FILLED, LEAST_SAVED, MOST_ROWS, batch_of
+from speedup.rules import rule_of
+
+
+@frozen
+class Verdict:
+    """What taking a lowering brings at one place: channels that go, and multiply-accumulates for the example.
+
+    `why_not` is empty where that is worth it.
+    """
+
+    channels: int
+    macs: int
+    why_not: str = ""
+
+
+def judge_rows(one: PartialSum | Fill, analysis: Analysis) -> Verdict | None:
+    """Whether rows that are left out are worth it by what computes them."""
+    if one.source is None or not one.is_partial(analysis):
+        return None
+    rows, whole = analysis.kept.count(one.part), analysis.kept.count(one.whole)
+    batch = batch_of(analysis)
+    saved = (
+        rule_of(one.source, analysis.rules).macs(one.source, analysis.sizes) * (whole - rows) / rows / batch
+    )
+    putting = _putting(one, analysis) if isinstance(one, Fill) else 0
+    if rows > MOST_ROWS * whole:
+        why_not = f"{whole - rows} of {whole} channels are too few to be worth it"
+    elif saved <= LEAST_SAVED:
+        why_not = "that saves less than another call costs"
+    elif saved <= putting / batch:
+        why_not = "that saves less than putting the others in their places costs"
+    else:
+        why_not = ""
+    return Verdict(whole - rows, int(saved * batch), why_not)
+
+
+def judge_order(chain: Chain, analysis: Analysis) -> Verdict | None:
+    """Whether the ops of the chain, as they are, keep more of what goes in and comes out."""
+    kept = analysis.kept
+    ends = {(v.index, d): kept[(v.index, d)] for v in (chain.source, chain.result) for d in range(v.ndim)}
+    values = (chain.source, *chain.inner, chain.result)
+    extents = {(v.index, d): n for v in values for d, n in enumerate(v.shape)}
+    own = (analysis.sites[op.index] for op in chain.ops)
+    constraints = [c for site in own for c in rule_of(site.op, analysis.rules).couple(site)]
+    found = solve_keep_sets(extents, dict(ends), constraints)
+    more = {dim: int((found[dim] & ~before).sum()) for dim, before in ends.items()}
+    return Verdict(max(more.values()), 0) if any(more.values()) else None
+
+
+def _putting(fill: Fill, analysis: Analysis) -> int:
+    """What it costs to put all rows in their places, in multiply-accumulates."""
+    sizes = analysis.sizes(fill.copy.result)
+    return prod(sizes) * (2 * FILLED if fill.dim == len(sizes) - 1 else FILLED)
