@@ -20,7 +20,7 @@ from torch import fx, nn
 from speedup.analyses.analysis import Analysis
 from speedup.errors import SpeedupError
 from speedup.forwards.phrasing import Phrase, phrase_of
-from speedup.forwards.source import first_argument, is_code, is_fresh, is_wrapper, source_file
+from speedup.forwards.source import Assignment, first_argument, is_code, is_fresh, is_wrapper, source_file
 from speedup.ir.edits import Rewritten
 from speedup.ir.graph import Frame, Op, Value
 from speedup.lowerings import Lowering
@@ -152,7 +152,7 @@ def _maker(value: Value, analysis: Analysis) -> Op | None:
     return None
 
 
-def _is_made_by(maker: Op | None, path: str, statement: ast.Assign) -> bool:
+def _is_made_by(maker: Op | None, path: str, statement: Assignment) -> bool:
     """Whether `statement`, of the forward of module `path`, calls the module that runs `maker`."""
     match statement.value:
         case ast.Call(func=ast.Attribute(value=ast.Name(), attr=name)) if maker is not None:

@@ -22,6 +22,7 @@ from speedup.modules.functions import unwrap
 Function = ast.FunctionDef | ast.AsyncFunctionDef
 Expr = ast.Call | ast.Subscript
 Operation = ast.BinOp | ast.AugAssign
+Assignment = ast.Assign | ast.AnnAssign
 
 
 @frozen(eq=False)
@@ -127,7 +128,7 @@ def first_argument(function: Function) -> str | None:
     return next((one.arg for one in (*function.args.posonlyargs, *function.args.args)), None)
 
 
-def is_fresh(statement: ast.AugAssign, function: Function, made: Callable[[ast.Assign], bool]) -> bool:
+def is_fresh(statement: ast.AugAssign, function: Function, made: Callable[[Assignment], bool]) -> bool:
     """Whether nothing but the name that `statement`, such as `a += b`, changes can hold what it changes.
 
     So it is where that name was given it when it was `made`, as an assignment says, and has only been read
@@ -137,11 +138,11 @@ def is_fresh(statement: ast.AugAssign, function: Function, made: Callable[[ast.A
         return False
     name = statement.target.id
     for one in _before(statement, function):
-        if isinstance(one, ast.Assign) and _gives(one, name) and made(one):
+        if isinstance(one, Assignment) and _gives(one, name) and made(one):
             return True
-        steps = [node for node in ast.walk(one) if isinstance(node, ast.Assign) and _gives(node, name)]
+        steps = [node for node in ast.walk(one) if isinstance(node, Assignment) and _gives(node, name)]
         # A name that is given anew without what it held holds something else before.
-        if any(not any(part.id == name for part in _names(step.value)) for step in steps):
+        if any(not any(part.id == name for part in _names(_value_of(step))) for step in steps):
             return False
         passed_on = {id(part) for step in steps for part in _names(step)}
         if any(part.id == name and id(part) not in passed_on for part in _names(one)):
@@ -149,12 +150,19 @@ def is_fresh(statement: ast.AugAssign, function: Function, made: Callable[[ast.A
     return False
 
 
-def _gives(statement: ast.Assign, name: str) -> bool:
+def _gives(statement: Assignment, name: str) -> bool:
     """Whether it gives the result of a call to the name, and to nothing else."""
     match statement:
         case ast.Assign(targets=[ast.Name(id=target)], value=ast.Call()):
             return target == name
+        case ast.AnnAssign(target=ast.Name(id=target), value=ast.Call()):
+            return target == name
     return False
+
+
+def _value_of(statement: Assignment) -> ast.expr:
+    assert statement.value is not None, "what gives something has a value"
+    return statement.value
 
 
 def _names(node: ast.AST) -> Iterator[ast.Name]:

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from attrs import frozen
 from torch import Tensor
+from torch.overrides import handle_torch_function
 
 from speedup.engine.constraints import Dim
 from speedup.engine.keepsets import KeepSets
@@ -17,7 +18,7 @@ from speedup.ir.edits import ConstantTensor, NewBias
 from speedup.ir.graph import Op
 from speedup.lowerings.lowering import Agrees, Lowering, Written
 from speedup.lowerings.own_parameters import is_own_parameter
-from speedup.lowerings.places import contiguous_axis, places_of, stated_places
+from speedup.lowerings.places import are_proxies, contiguous_axis, places_of, stated_places
 from speedup.lowerings.syntax import Change, end_of, is_literal, last_name, start_of
 
 _KEYWORDS = ((), ("rows", "stream", "dim", "indices"), ("rows", "stream", "dim", "indices", "bias"))
@@ -38,6 +39,9 @@ def add_rows(
     Returns:
         A tensor of the shape of `stream`, of the type that the sum of `stream` and `rows` has.
     """
+    if are_proxies(stream, rows):
+        traced: Tensor = handle_torch_function(add_rows, (stream, rows), stream, rows, dim, indices, bias)
+        return traced
     axis = contiguous_axis(stream, dim)
     if axis != dim:
         stream, rows = stream.movedim(dim, axis), rows.movedim(dim, axis)

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from attrs import frozen
 from torch import Tensor
+from torch.overrides import handle_torch_function
 
 from speedup.engine.constraints import Dim
 from speedup.engine.keepsets import KeepSets
@@ -20,7 +21,7 @@ from speedup.lowerings.arguments import Arguments
 from speedup.lowerings.comparing import keywords_agree
 from speedup.lowerings.lowering import Agrees, Lowering, Written
 from speedup.lowerings.own_parameters import is_own_parameter
-from speedup.lowerings.places import contiguous_axis, places_of, stated_places
+from speedup.lowerings.places import are_proxies, contiguous_axis, places_of, stated_places
 from speedup.lowerings.syntax import Change, end_of, is_literal, start_of
 
 
@@ -37,6 +38,9 @@ def fill_rows(rows: Tensor, dim: int, indices: int | Sequence[int], constants: i
     Returns:
         A tensor like `rows`, with all indices along `dim`.
     """
+    if are_proxies(rows):
+        traced: Tensor = handle_torch_function(fill_rows, (rows,), rows, dim, indices, constants)
+        return traced
     axis = contiguous_axis(rows, dim)
     moved = rows if axis == dim else rows.movedim(dim, axis)
     behind = moved.ndim - axis - 1

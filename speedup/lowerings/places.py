@@ -8,6 +8,11 @@ import torch
 from torch import Tensor
 
 
+def are_proxies(*tensors: object) -> bool:
+    """Whether torch.fx traces what is done with them: its graph then holds a helper's call as it is."""
+    return not all(isinstance(one, Tensor) for one in tensors)
+
+
 def stated_places(indices: Sequence[int]) -> int | list[int]:
     """The indices; the first of them where the others follow it one by one."""
     first = indices[0]

@@ -6,7 +6,7 @@ import ast
 
 import pytest
 
-from speedup.forwards.source import is_fresh
+from speedup.forwards.source import Assignment, is_fresh
 
 
 def changed(*lines: str) -> tuple[ast.AugAssign, ast.FunctionDef]:
@@ -18,8 +18,8 @@ def changed(*lines: str) -> tuple[ast.AugAssign, ast.FunctionDef]:
     return statement, function
 
 
-def is_made(statement: ast.Assign) -> bool:
-    return ast.unparse(statement.value).startswith("self.norm(")
+def is_made(statement: Assignment) -> bool:
+    return statement.value is not None and ast.unparse(statement.value).startswith("self.norm(")
 
 
 NORM, SUM = "out = self.norm(x)", "out += x"
@@ -32,6 +32,11 @@ NORM, SUM = "out = self.norm(x)", "out += x"
         ((NORM, "y = self.other(x)", SUM, "return out"), True),
         ((NORM, "out = self.drop(out)", SUM), True),
         (("y = x", "x = self.norm(x)", "x += y"), True),
+        (("out: Tensor = self.norm(x)", SUM), True),
+        ((NORM, "out: Tensor = self.drop(out)", SUM), True),
+        ((NORM, "y: Tensor = out", SUM), False),
+        (("out: Tensor = given", SUM), False),
+        (("out: Tensor", "out = given", SUM), False),
         ((NORM, "if self.training:", "    out = self.drop(out)", SUM), True),
         ((NORM, "if self.training:", "    out += x"), True),
         (("with torch.no_grad():", f"    {NORM}", f"    {SUM}"), True),

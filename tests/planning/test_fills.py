@@ -536,3 +536,13 @@ def test_a_parameter_of_another_name_is_refused() -> None:
     _, plan = plans(model, masks)
     with pytest.raises(PlanFormatError):
         Plan.from_json(plan.to_json().replace('"constant_rows"', '"weight"'))
+
+
+def test_torch_fx_traces_the_call_as_it_is() -> None:
+    model, masks = lively(net(WithTime))
+    _, plan = plans(model, masks)
+    small = materialize(plan).eval()
+    x = images(16, 2, 0)
+    traced = torch.fx.symbolic_trace(small)
+    assert torch.equal(traced(x), small(x))
+    assert any(node.target is fill_rows for node in traced.graph.nodes)

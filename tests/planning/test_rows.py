@@ -645,3 +645,13 @@ def test_rows_are_added_to_their_places(
     shape[dim] = 5
     torch.testing.assert_close(add_rows(stream, part, dim, indices, bias), wanted + bias.reshape(shape))
     assert torch.equal(stream, before)
+
+
+def test_torch_fx_traces_the_call_as_it_is() -> None:
+    model, masks = lively(Net(InPlace))
+    _, plan = plans(model, masks)
+    small = materialize(plan).eval()
+    x = images(16, 2, 0)
+    traced = torch.fx.symbolic_trace(small)
+    assert torch.equal(traced(x), small(x))
+    assert any(node.target is add_rows for node in traced.graph.nodes)

@@ -23,6 +23,7 @@ from tests.support.attention_models import (
     STAYS,
     Family,
 )
+from tests.support.lowered_networks import LOWERED
 from tests.support.masked_model import MaskedModel, masked_model
 from tests.support.masking import Recipe, l1_half_masks, random_row_masks
 from tests.support.measure import numel
@@ -122,6 +123,7 @@ _DETECTORS = (
 
 CASES: Mapping[str, Case] = {
     **{name: Case(build, quick=True) for name, build in small_networks.NETWORKS.items()},
+    **{f"lowered by {name}": Case(build) for name, build in LOWERED.items()},
     "cnn, inductor": Case(small_networks.NETWORKS["cnn"], trials=("inductor",)),
     **{name: _classifier(name) for name in ("resnet18", "mobilenet_v2", "densenet121", "shufflenet_v2_x1_0")},
     **{name: _task(name) for name in _TASKS},

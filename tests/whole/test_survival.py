@@ -11,7 +11,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from speedup import plan_speedup
 from tests.support.attention_models import missing
+from tests.support.lowered_networks import LOWERED
 from tests.support.masked_model import normal
 from tests.support.survival import Outcome, Survival, survivals
 from tests.support.survival_cases import CASES, check_case
@@ -94,3 +96,14 @@ def _survival(model: nn.Module, small: nn.Module, *trials: str) -> Survival:
 
 def _double(model: nn.Module) -> nn.Module:
     return model.double().eval()
+
+
+@pytest.mark.parametrize("lowering", LOWERED)
+def test_the_networks_for_lowerings_have_them_taken(lowering: str) -> None:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        masked = LOWERED[lowering]()
+    example = masked.make_inputs(2, 0)
+    plan = plan_speedup(masked.model, example, masked.masks)
+    others = plan_speedup(masked.model, example, masked.masks, lowerings=set(LOWERED) - {lowering})
+    assert plan.macs_after < others.macs_after
