@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from benchmarks import networks
 from tests.support import vision
@@ -21,8 +21,12 @@ VISION = tuple(
     "shufflenet_v2_x1_0 mnasnet1_0 mobilenet_v3_large regnet_y_400mf convnext_tiny vit_b_16 swin_t".split()
 )
 BERT = "bert_12_layers"
-NAMES = (*SEED, *VISION, BERT)
-IMAGE = 224
+# Transformers and others that are masked in every layer, and two models of diffusers.
+WHOLE = {f"{name}, every layer": name for name in ("swin_t", "convnext_tiny", "vit_b_16", BERT)}
+UNET, AUTOENCODER = "UNet2DModel", "AutoencoderKL"
+DIFFUSERS = (UNET, AUTOENCODER)
+NAMES = (*SEED, *VISION, BERT, *WHOLE, *DIFFUSERS)
+IMAGE, SMALL_IMAGE = 224, 32
 TOKENS = 128
 
 _SEED_NETWORKS = {
@@ -35,20 +39,24 @@ _SEED_NETWORKS = {
 
 def build(name: str) -> nn.Module:
     """The network `name` in eval mode, always with the same weights; uses no global random state."""
+    name = WHOLE.get(name, name)
     if name in VISION:
         return vision.build(name, IMAGE)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        return (_bert() if name == BERT else _SEED_NETWORKS[name]()).eval()
+        return (_OTHERS.get(name) or _SEED_NETWORKS[name])().eval()
 
 
 def inputs(name: str, batch: int, seed: int) -> Any:
     """Random inputs for `batch` samples: a tensor of images, or keyword arguments for BERT."""
+    name = WHOLE.get(name, name)
     if name == BERT:
         generator = torch.Generator().manual_seed(seed)
         return {"input_ids": torch.randint(0, 30522, (batch, TOKENS), generator=generator)}
     if name in VISION:
         return vision.images(batch, IMAGE, seed)
+    if name in DIFFUSERS:
+        return vision.images(batch, SMALL_IMAGE, seed)
     _, channels, size, _ = SEED[name]
     return vision.images(batch, size, seed)[:, :channels]
 
@@ -62,3 +70,62 @@ def _bert() -> nn.Module:
     model = BertModel(config, add_pooling_layer=False)
     assert isinstance(model, nn.Module)
     return model
+
+
+class _Denoiser(nn.Module):
+    """A UNet at one step of its schedule."""
+
+    def __init__(self, model: Any) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, x: Tensor) -> Tensor:
+        sample: Tensor = self.model(x, 10).sample
+        return sample
+
+
+class _Reconstruction(nn.Module):
+    """An autoencoder that encodes and decodes."""
+
+    def __init__(self, model: Any) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, x: Tensor) -> Tensor:
+        sample: Tensor = self.model(x).sample
+        return sample
+
+
+def _unet() -> nn.Module:
+    vision.available()
+    from diffusers import UNet2DModel
+
+    down = ("DownBlock2D", "AttnDownBlock2D")
+    up = ("AttnUpBlock2D", "UpBlock2D")
+    widths = (64, 128)
+    return _Denoiser(
+        UNet2DModel(
+            sample_size=SMALL_IMAGE,
+            down_block_types=down,
+            up_block_types=up,
+            block_out_channels=widths,
+            norm_num_groups=8,
+        )
+    )
+
+
+def _autoencoder() -> nn.Module:
+    vision.available()
+    from diffusers import AutoencoderKL
+
+    return _Reconstruction(
+        AutoencoderKL(
+            down_block_types=("DownEncoderBlock2D",) * 2,
+            up_block_types=("UpDecoderBlock2D",) * 2,
+            block_out_channels=(64, 128),
+            norm_num_groups=8,
+        )
+    )
+
+
+_OTHERS = {BERT: _bert, UNET: _unet, AUTOENCODER: _autoencoder}

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import copy
 from functools import partial
+from importlib.util import find_spec
 from typing import Any
 
 import torch
 from torch import nn
 
-from benchmarks.architectures import BERT, SEED, VISION
+from benchmarks.architectures import BERT, DIFFUSERS, SEED, VISION, WHOLE
 from benchmarks.clock import best_of, forget_peak, interleaved, peak, repeats_within, timed
 from benchmarks.insight import analysis_of, macs
 from benchmarks.settings import Settings
@@ -26,7 +27,10 @@ _SECONDS = 9.0
 
 def run(settings: Settings) -> None:
     """Measure every model with half of each layer masked, each layer on its own."""
-    for name in settings.chosen((*SEED, *VISION, BERT), ["fpgm_mnist"]):
+    for name in settings.chosen((*SEED, *VISION, BERT, *WHOLE, *DIFFUSERS), ["fpgm_mnist"]):
+        if name in DIFFUSERS and find_spec("diffusers") is None:
+            print(f"limit: {name}: needs diffusers (pip install --no-deps diffusers, and requests, Pillow)")
+            continue
         settings.measure("limit", name, partial(_row, name, settings))
 
 

@@ -35,6 +35,15 @@ def half_of_each(model: nn.Module, example: Any = None) -> Masks:
     return masks
 
 
+def half_of_all_rows(model: nn.Module, example: Any = None) -> Masks:
+    """Half the rows of every convolution that is not grouped and of every linear layer, each on its own."""
+    return random_row_masks(model, 0.5, 0, _is_dense)
+
+
+def _is_dense(path: str, module: nn.Module) -> bool:
+    return not isinstance(module, nn.Conv2d) or module.groups == 1
+
+
 def slim(model: nn.Module, example: Any = None) -> Masks:
     """Network slimming: of all BatchNorm scales together the smallest 70 %, with their shifts."""
     norms = {path: m for path, m in model.named_modules() if isinstance(m, nn.BatchNorm2d)}

@@ -9,7 +9,7 @@ from attrs import evolve, frozen
 from torch import Tensor, nn
 
 from benchmarks import architectures
-from benchmarks.recipes import agreeing, apoz, fpgm, half_of_each, least_l1, slim
+from benchmarks.recipes import agreeing, apoz, fpgm, half_of_all_rows, half_of_each, least_l1, slim
 from tests.support.lively import make_lively
 from tests.support.masking import Masks
 from tests.support.measure import relative_error
@@ -71,6 +71,7 @@ def exactness(one: Subject, small: nn.Module, masked: nn.Module) -> float:
 
 
 _RECIPES: dict[str, Callable[[nn.Module, Any], Masks]] = {
+    **dict.fromkeys((*architectures.WHOLE, *architectures.DIFFUSERS), half_of_all_rows),
     "slim_vgg19": slim,
     "fpgm_mnist": fpgm,
     "l1_vgg16": least_l1,
