@@ -21,6 +21,7 @@ import speedup
 from speedup import torch_api
 from speedup.torch_api import (
     CALL_IMPL,
+    COPY,
     CUSTOM,
     QKV_SAME_EMBED_DIM,
     SYMBOLIC_MATH,
@@ -127,6 +128,12 @@ def schema_tells_what_is_written_and_shared() -> None:
     assert writing.is_mutable and written is not None and written.is_write and read is None
     assert schema_of(ATEN.view.default).returns[0].alias_info is not None
     assert schema_of(ATEN.relu.default).returns[0].alias_info is None
+
+
+def a_copy() -> None:
+    x = torch.arange(3.0)
+    assert torch.equal(COPY(x), x)
+    assert str(COPY) == "aten.alias.default"
 
 
 def to_copy() -> None:
@@ -287,6 +294,7 @@ PROBES: Mapping[str, Callable[..., None]] = {
     "Packet": packet,
     "Schema": schema,
     "schema_of": schema_tells_what_is_written_and_shared,
+    "COPY": a_copy,
     "TO_COPY": to_copy,
     "SYMBOLIC_MATH": symbolic_math,
     **dict.fromkeys(("TreeSpec", "tree_flatten", "tree_unflatten", "tree_leaves", "tree_structure"), trees),
