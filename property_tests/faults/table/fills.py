@@ -32,7 +32,7 @@ FAULTS = (
         "analyses.fills",
         "(d for d in range(self.copy.result.ndim) if d != self.dim)",
         "()",
-        (FILLS,),
+        (GAPS,),
     ),
     Fault(
         "fills: an op that knows of the constants counts as one that does not",
@@ -46,13 +46,6 @@ FAULTS = (
         "analyses.fills",
         "if not op.calls or op.is_rigid or schema_of(op.target).is_mutable:",
         "if not op.calls or op.is_rigid:",
-        (GAPS,),
-    ),
-    Fault(
-        "fills: a dimension that follows the input is filled for one size",
-        "analyses.fills",
-        "if source is not None and not Extents(graph, rules).varies(rows, dim):",
-        "if source is not None:",
         (GAPS,),
     ),
     Fault(
