@@ -88,14 +88,14 @@ def _gap(op: Op, analysis: Analysis) -> Gap | None:
     graph, rules = analysis.graph, analysis.rules
     if not op.calls or op.is_rigid or schema_of(op.target).is_mutable:
         return None
-    product = rule_of(op, rules).weight.product(analysis.sites[op.index])
-    # A product leaves out what it does not need, but for groups, which are equal.
-    if macs_before(op, rules) and (product is None or product.groups == 1):
-        return None
     rows = next(iter(op.arguments.values()), None)
     if not isinstance(rows, Value) or rows.is_state or rows.is_number or not rows.dtype.is_floating_point:
         return None
     if graph.producer[rows.index] is None or analysis.facts[rows.index].is_unknown:
+        return None
+    product = rule_of(op, rules).weight.product(analysis.sites[op.index])
+    # A product leaves out what it does not need, but for groups, which are equal.
+    if macs_before(op, rules) and (product is None or product.groups == 1):
         return None
     for dim in range(rows.ndim):
         spare, constants = spare_along(analysis.facts[rows.index], dim, rows.shape[dim])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from types import MappingProxyType
 
 from attrs import evolve, frozen
@@ -19,7 +19,7 @@ class Inserted:
     """
 
     graph: Graph
-    copies: dict[int, Op]
+    copies: Mapping[int, Op]
     moved: tuple[int, ...]
 
     def op(self, before: Op) -> Op:
@@ -41,8 +41,8 @@ def insert_copies(graph: Graph, readers: Collection[int]) -> Inserted:
             name, given = next((n, a) for n, a in arguments.items() if isinstance(a, Value))
             copy = Value(len(values), given.shape, given.dtype, Origin.RESULT)
             values.append(copy)
-            copies[len(ops) + 1] = Op(len(ops), COPY, MappingProxyType({"self": given}), (copy,), op.owner)
-            ops.append(copies[len(ops) + 1])
+            ops.append(Op(len(ops), COPY, MappingProxyType({"self": given}), (copy,), op.owner))
+            copies[len(ops)] = ops[-1]
             arguments = MappingProxyType({**arguments, name: copy})
         moved.append(len(ops))
         ops.append(evolve(op, index=len(ops), arguments=arguments))

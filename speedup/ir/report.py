@@ -207,7 +207,7 @@ class Report:
     A model that cannot be traced as a whole is planned in `islands`; each kind of call of these counts
     once in `macs`. Modules that belong to none are `outside`. `links` are (source, reader) pairs of paths of
     layers and names of junctions. `assumptions` are what the plan relies on about sizes, a line each.
-    `choices` are lowerings that are taken, or would let more go but do not pay.
+    `choices` are shuffles, rows and fills that are taken, or would let more go but do not pay.
     """
 
     layers: tuple[Layer, ...]

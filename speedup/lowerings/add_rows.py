@@ -17,7 +17,7 @@ from speedup.engine.keepsets import KeepSets
 from speedup.ir.edits import ConstantTensor, NewBias
 from speedup.ir.graph import Op
 from speedup.lowerings.lowering import Agrees, Lowering, Written
-from speedup.lowerings.own_parameters import is_own_parameter
+from speedup.lowerings.own_parameters import indices_told, is_own_parameter
 from speedup.lowerings.places import are_proxies, contiguous_axis, places_of, stated_places
 from speedup.lowerings.syntax import Change, end_of, is_literal, last_name, start_of
 
@@ -87,9 +87,7 @@ class AddRows(Lowering):
     def destinations(self, op: Op, kept: KeepSets) -> Iterable[tuple[Dim, Tensor, str]]:
         """The constants of rows that are dropped go into the bias."""
         if self.bias is not None:
-            where = kept[(op.result.index, self.dim)]
-            indices = torch.zeros_like(where)
-            indices[where] = self.bias.tensor != 0
+            indices = indices_told(self.bias.tensor, kept[(op.result.index, self.dim)])
             yield (op.operands[self.operand].index, self.dim), indices, self.name
 
     def compute(self, op: Op, arguments: Mapping[str, Any], operands: Sequence[Tensor]) -> Sequence[Tensor]:

@@ -20,7 +20,7 @@ from speedup.ir.graph import Op
 from speedup.lowerings.arguments import Arguments
 from speedup.lowerings.comparing import keywords_agree
 from speedup.lowerings.lowering import Agrees, Lowering, Written
-from speedup.lowerings.own_parameters import is_own_parameter
+from speedup.lowerings.own_parameters import indices_told, is_own_parameter
 from speedup.lowerings.places import are_proxies, contiguous_axis, places_of, stated_places
 from speedup.lowerings.syntax import Change, end_of, is_literal, start_of
 
@@ -80,10 +80,8 @@ class FillRows(Lowering):
     def destinations(self, op: Op, kept: KeepSets) -> Iterable[tuple[Dim, Tensor, str]]:
         """The constants of rows that are dropped go into the parameter."""
         if self.constants is not None:
-            where = kept[(op.operands[0].index, self.dim)]
-            indices = torch.zeros_like(where)
-            indices[where] = self.constants.tensor != 0
-            yield (op.operands[0].index, self.dim), indices, self.name
+            dim = (op.operands[0].index, self.dim)
+            yield dim, indices_told(self.constants.tensor, kept[dim]), self.name
 
     def compute(self, op: Op, arguments: Mapping[str, Any], operands: Sequence[Tensor]) -> Sequence[Tensor]:
         """The op, of all rows."""

@@ -7,6 +7,9 @@ import re
 from collections.abc import Iterator
 from itertools import count
 
+import torch
+from torch import Tensor
+
 STREAM_BIAS = "stream_bias"
 CONSTANT_ROWS = "constant_rows"
 
@@ -21,6 +24,16 @@ def own_names(stem: str) -> Iterator[str]:
 def is_own_name(name: str) -> bool:
     """Whether it is one of `own_names`, of any kind."""
     return re.fullmatch(rf"({'|'.join(_STEMS)})(_\d+)?", name) is not None
+
+
+def indices_told(constants: Tensor, kept: Tensor) -> Tensor:
+    """Of all indices of a dimension (bool vector), those whose constant such a parameter holds.
+
+    `constants` has a number for each of those that are `kept` (bool vector).
+    """
+    found = torch.zeros_like(kept)
+    found[kept] = constants != 0
+    return found
 
 
 def is_own_parameter(node: ast.expr) -> bool:

@@ -67,11 +67,12 @@ def solve_coupling(
     partial_sums = tuple(partial_sums)
     if may_fill:
         apart = {op.index for chain in chains for op in chain.ops} | {one.op.index for one in partial_sums}
-        gapped, fills, inserted = with_copies(problem, find_gaps(best.analysis, apart))
-        best = best.by(FILLS, fills, lambda _, some: evolve(gapped, fills=some), judge_rows, rewriter)
-        if best.problem.fills:
-            chains = tuple(one.moved(inserted.op) for one in chains)
-            partial_sums = tuple(one.moved(inserted.op) for one in partial_sums)
+        if gaps := find_gaps(best.analysis, apart):
+            gapped, fills, inserted = with_copies(problem, gaps)
+            best = best.by(FILLS, fills, lambda _, some: evolve(gapped, fills=some), judge_rows, rewriter)
+            if best.problem.fills:
+                chains = tuple(one.moved(inserted.op) for one in chains)
+                partial_sums = tuple(one.moved(inserted.op) for one in partial_sums)
     best = best.by(SHUFFLES, chains, lambda one, some: evolve(one, chains=some), judge_order, rewriter)
     best = best.by(ROWS, partial_sums, lambda one, some: evolve(one, partial_sums=some), judge_rows, rewriter)
     plain = evolve(best.analysis, choices=best.choices)

@@ -186,14 +186,14 @@ def constraints_of(
     """What the rules demand, and what the forward does with sizes out of sight."""
     last = {chain.ops[-1].index: chain for chain in chains}
     chained = frozenset(op.index for chain in chains for op in chain.ops)
-    sums: dict[int, PartialSum | Fill] = {one.op.index: one for one in partial_sums}
-    sums.update((one.copy.index, one) for one in fills)
+    spared: dict[int, PartialSum | Fill] = {one.op.index: one for one in partial_sums}
+    spared.update((one.copy.index, one) for one in fills)
     for site in sites:
         if site.op.index in chained:
             yield from last[site.op.index].couple() if site.op.index in last else ()
             continue
-        if site.op.index in sums:
-            yield from sums[site.op.index].couple()
+        if site.op.index in spared:
+            yield from spared[site.op.index].couple()
             continue
         yield from rule_of(site.op, rules).couple(site)
         if site.op.is_rigid:

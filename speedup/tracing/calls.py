@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -67,17 +68,30 @@ def record_calls(model: nn.Module, example: Example) -> ModuleCall:
     Raises:
         ExportError: the forward fails; names the module.
     """
-    # Buffers are the copy's own, as a forward may write to them.
-    clone = copy_module(model, {id(p): p.detach() for p in model.parameters()}).eval()
+    clone = copy_to_run(model)
     recorder = _Recorder(clone)
+    run_copy(clone, example, recorder)
+    return recorder.finish()
+
+
+def copy_to_run(model: nn.Module) -> nn.Module:
+    """A copy of `model` in eval mode. Buffers are its own, as a forward may write to them."""
+    return copy_module(model, {id(p): p.detach() for p in model.parameters()}).eval()
+
+
+def run_copy(clone: nn.Module, example: Example, watching: AbstractContextManager[Any] | None = None) -> None:
+    """Run one forward of `clone`, in which `watching` is entered; the example is not written.
+
+    Raises:
+        ExportError: the forward fails; names the module.
+    """
     args, kwargs = example.with_fresh_objects().call([t.clone() for t in example.tensors])
     try:
-        with isolated(), quiet(), unfused(), torch.no_grad(), recorder:
+        with isolated(), quiet(), unfused(), torch.no_grad(), watching or nullcontext():
             torch.manual_seed(_SEED)
             clone(*args, **kwargs)
     except Exception as error:
         raise export_error(error, clone, "the model does not run on its example input") from error
-    return recorder.finish()
 
 
 @define(eq=False)

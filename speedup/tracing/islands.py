@@ -11,8 +11,8 @@ state that such code reads or could read.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from functools import partial
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import cache, partial
 from types import CodeType, MappingProxyType
 
 from attrs import frozen
@@ -23,7 +23,7 @@ from speedup.ir.graph import Origin, Shape, Value
 from speedup.ir.inputs import Example
 from speedup.ir.paths import join_path
 from speedup.ir.report import Inside, Outside
-from speedup.tracing.calls import CallKind, ModuleCall, record_calls
+from speedup.tracing.calls import CallKind, ModuleCall, copy_to_run, record_calls, run_copy
 from speedup.tracing.exploring import explore, is_same_trace
 from speedup.tracing.merging import Part, merge_graphs
 from speedup.tracing.trace import Trace, canonical_names, trace
@@ -81,21 +81,26 @@ def survey(model: nn.Module, calls: Sequence[Example], *, explores: bool = True)
         return _survey_of_islands(model, calls, error, explores)
     if not explores:
         return Survey(_join(model, [one for _, one in traced]))
-    more = explore(traced, partial(trace, model), partial(_takes, model))
+    more = explore(traced, partial(trace, model), _taking(model))
     found = tuple(call for call, _ in more.calls)
     traces = [one for _, one in (*traced, *more.calls)]
     return Survey(_join(model, traces), found, more.assumptions)
 
 
-def _takes(model: nn.Module, call: Example) -> bool:
-    """Whether the model runs in a call that cannot be traced; not asked where there is no data to run on."""
-    if any(t.is_meta for t in (*call.tensors, *model.parameters())):
-        return False
-    try:
-        record_calls(model, call)
-    except ExportError:
-        return False
-    return True
+def _taking(model: nn.Module) -> Callable[[Example], bool]:
+    """Tells whether the model runs in a call; not where it has no data to run on. One copy runs them all."""
+    copied = cache(partial(copy_to_run, model))
+
+    def takes(call: Example) -> bool:
+        if any(t.is_meta for t in (*call.tensors, *model.parameters())):
+            return False
+        try:
+            run_copy(copied(), call)
+        except ExportError:
+            return False
+        return True
+
+    return takes
 
 
 def _join(model: nn.Module, traces: Sequence[Trace]) -> Trace:
@@ -115,7 +120,7 @@ def _survey_of_islands(
     assumptions: list[str] = []
     for path, own in chosen.items() if explores else ():
         module = model.get_submodule(path)
-        more = explore(own, partial(trace, module), partial(_takes, module))
+        more = explore(own, partial(trace, module), _taking(module))
         own.extend(more.calls)
         assumptions += (f"{line} in {path}" if path else line for line in more.assumptions)
     islands = Islands(
