@@ -14,8 +14,9 @@ from torch import Tensor, nn
 
 from property_tests.budget import LOWERED, NIGHTLY
 from speedup import Plan, apply_masks, materialize, plan_speedup
-from speedup.ir.edits import CombineColumns, RewriteForward
+from speedup.ir.edits import CombineColumns
 from tests.support.lively import make_lively
+from tests.support.lowered import sources
 from tests.support.masking import Masks, random_row_masks
 from tests.support.measure import relative_error
 
@@ -171,9 +172,8 @@ def _images(size: int | tuple[int, int], batch: int, seed: int) -> Tensor:
 
 def _taken(plan: Plan) -> set[str]:
     found = {"carriers"} if any(isinstance(e, CombineColumns) for e in plan.edits) else set()
-    sources = [f.source for e in plan.edits if isinstance(e, RewriteForward) for f in e.functions]
     named = {"shuffles": "select_indices(", "rows": "add_rows(", "fills": "fill_rows("}
-    return found | {name for name, helper in named.items() if any(helper in source for source in sources)}
+    return found | {name for name, helper in named.items() if helper in sources(plan)}
 
 
 def test_small_model_equals_masked_model_with_each_lowering() -> None:

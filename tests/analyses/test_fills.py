@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from speedup.analyses.analysis import Analysis
 from speedup.analyses.fills import Gap, find_gaps
 from speedup.engine.constraints import Equal, Subset
 from speedup.ir.inputs import example_from
@@ -38,14 +39,19 @@ def gone(*rows: int) -> Tensor:
     return mask
 
 
+def analysis_of(model: nn.Module, masks: dict[str, Any], x: Tensor) -> Analysis:
+    """What planning without lowerings finds."""
+    example = example_from(x, None)
+    request = Request(model, (example,), resolve_masks(model, masks), STANDARD, (), None, frozenset())
+    with torch.no_grad():
+        return find_solution(request).analysis
+
+
 def gaps_of(
     model: nn.Module, masks: dict[str, Any], x: Tensor | None = None, apart: Collection[str] = ()
 ) -> tuple[Gap, ...]:
     """The gaps of a model, but for those of operators named `apart`."""
-    example = example_from(torch.randn(3, 4) if x is None else x, None)
-    request = Request(model, (example,), resolve_masks(model, masks), STANDARD, (), None, frozenset())
-    with torch.no_grad():
-        analysis = find_solution(request).analysis
+    analysis = analysis_of(model, masks, torch.randn(3, 4) if x is None else x)
     return find_gaps(analysis, {op.index for op in analysis.graph.ops if op.name in apart})
 
 
@@ -109,17 +115,7 @@ def test_rows_that_nobody_needs_make_none() -> None:
 
 def test_a_copy_lets_the_rows_go_and_holds_the_rest_together() -> None:
     model = Reading(lambda y: torch.softmax(y, -1))
-    request = Request(
-        model,
-        (example_from(torch.randn(3, 5, 4), None),),
-        resolve_masks(model, {"first": {"weight": gone(1, 4)}}),
-        STANDARD,
-        (),
-        None,
-        frozenset(),
-    )
-    with torch.no_grad():
-        analysis = find_solution(request).analysis
+    analysis = analysis_of(model, {"first": {"weight": gone(1, 4)}}, torch.randn(3, 5, 4))
     (gap,) = find_gaps(analysis, ())
     inserted = insert_copies(analysis.graph, {gap.reader.index})
     fill = gap.filled(inserted.copies[inserted.op(gap.reader).index], inserted.op)

@@ -16,7 +16,7 @@ from torch.nn import functional as F
 
 from speedup import Plan, apply_masks, load, materialize, plan_speedup, save, verify
 from speedup.errors import PlanFormatError
-from speedup.ir.edits import NewBias, RewriteForward
+from speedup.ir.edits import NewBias
 from speedup.lowerings.fill_rows import FillRows, fill_rows
 from tests.support import lowered
 from tests.support.lowered import (
@@ -27,7 +27,10 @@ from tests.support.lowered import (
     plans_with,
     require_any_batch_and_compiled_whole,
     require_refused,
+    require_same_in_channels_last,
+    require_traced_by_fx,
     rewritten,
+    sources,
 )
 from tests.support.lowered_networks import Shuffle
 from tests.support.masking import Masks, filters, rows
@@ -127,10 +130,6 @@ def lively(model: nn.Module, *whole: str) -> tuple[nn.Module, Masks]:
 
 plans = partial(plans_with, "fills")
 require_exact = partial(lowered.require_exact, sizes=(5, 8, 16, 33))
-
-
-def sources(plan: Plan) -> str:
-    return "".join(f.source for e in plan.edits if isinstance(e, RewriteForward) for f in e.functions)
 
 
 @pytest.mark.parametrize("kind", FORMS)
@@ -390,13 +389,9 @@ def test_all_lowerings_go_together() -> None:
 def test_channels_last_stays_and_gives_the_same() -> None:
     model, masks = lively(net(WithTime))
     _, plan = plans(model, masks)
-    small = materialize(plan).eval()
-    x = images(16, 2, 0)
-    wanted = small(x)
+    require_same_in_channels_last(materialize(plan).eval())
     last = torch.channels_last
-    found = small.to(memory_format=last)(x.contiguous(memory_format=last))  # type: ignore[call-overload]
-    torch.testing.assert_close(found, wanted)
-    whole = fill_rows(x.contiguous(memory_format=last), 1, [0, 2, 3], 5)
+    whole = fill_rows(images(16, 2, 0).contiguous(memory_format=last), 1, [0, 2, 3], 5)
     assert whole.is_contiguous(memory_format=last)
 
 
@@ -543,8 +538,4 @@ def test_a_parameter_of_another_name_is_refused() -> None:
 def test_torch_fx_traces_the_call_as_it_is() -> None:
     model, masks = lively(net(WithTime))
     _, plan = plans(model, masks)
-    small = materialize(plan).eval()
-    x = images(16, 2, 0)
-    traced = torch.fx.symbolic_trace(small)
-    assert torch.equal(traced(x), small(x))
-    assert any(node.target is fill_rows for node in traced.graph.nodes)
+    require_traced_by_fx(materialize(plan).eval(), fill_rows)

@@ -16,7 +16,7 @@ from torch.nn import functional as F
 
 from speedup import Plan, apply_masks, load, materialize, plan_speedup, save, verify
 from speedup.errors import PlanFormatError
-from speedup.ir.edits import NewBias, RewriteForward
+from speedup.ir.edits import NewBias
 from speedup.lowerings.add_rows import AddRows, add_rows
 from tests.support import lowered
 from tests.support.lowered import (
@@ -27,7 +27,10 @@ from tests.support.lowered import (
     plans_with,
     require_any_batch_and_compiled_whole,
     require_refused,
+    require_same_in_channels_last,
+    require_traced_by_fx,
     rewritten,
+    sources,
 )
 from tests.support.masking import Masks, filters, rows
 from tests.support.measure import relative_error
@@ -164,10 +167,6 @@ def lively(model: nn.Module, *whole: str) -> tuple[nn.Module, Masks]:
 
 plans = partial(plans_with, "rows")
 require_exact = partial(lowered.require_exact, sizes=(3, 8, 16, 33))
-
-
-def sources(plan: Plan) -> str:
-    return "".join(f.source for e in plan.edits if isinstance(e, RewriteForward) for f in e.functions)
 
 
 @pytest.mark.parametrize("kind", FORMS)
@@ -504,12 +503,7 @@ def test_torchvision_s_sums_are_taken(name: str) -> None:
 def test_channels_last_stays_and_gives_the_same() -> None:
     model, masks = lively(Net())
     _, plan = plans(model, masks)
-    small = materialize(plan).eval()
-    x = images(16, 2, 0)
-    wanted = small(x)
-    last = torch.channels_last
-    found = small.to(memory_format=last)(x.contiguous(memory_format=last))  # type: ignore[call-overload]
-    torch.testing.assert_close(found, wanted)
+    found = require_same_in_channels_last(materialize(plan).eval())
     assert found.is_contiguous(memory_format=torch.channels_last)
 
 
@@ -650,8 +644,4 @@ def test_rows_are_added_to_their_places(
 def test_torch_fx_traces_the_call_as_it_is() -> None:
     model, masks = lively(Net(InPlace))
     _, plan = plans(model, masks)
-    small = materialize(plan).eval()
-    x = images(16, 2, 0)
-    traced = torch.fx.symbolic_trace(small)
-    assert torch.equal(traced(x), small(x))
-    assert any(node.target is add_rows for node in traced.graph.nodes)
+    require_traced_by_fx(materialize(plan).eval(), add_rows)

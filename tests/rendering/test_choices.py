@@ -15,6 +15,7 @@ from speedup import Plan, plan_speedup
 from speedup.ir.report import Choice
 from speedup.rendering.choices import choice_line, lowering_lines
 from tests.support.lowered import half_masked, images
+from tests.support.lowered_networks import Shuffle
 from tests.support.masking import Masks, filters
 
 WIDE = 32
@@ -63,14 +64,14 @@ def test_what_is_taken_is_told_with_what_it_saves() -> None:
 def test_shuffles_share_what_they_save() -> None:
     layers: list[nn.Module] = []
     for _ in range(2):
-        layers += [nn.Conv2d(WIDE, WIDE, 3, padding=1), nn.ChannelShuffle(4)]
+        layers += [nn.Conv2d(WIDE, WIDE, 3, padding=1), nn.ReLU(), Shuffle()]
     model, masks = net(*layers, nn.Conv2d(WIDE, WIDE, 3, padding=1))
     x = images(32, 1, 0)
     plan = plan_speedup(model, x, masks, lowerings={"shuffles"})
     choices = plan.report.choices
-    if choices:
-        saved = plan_speedup(model, x, masks, lowerings="none").macs_after - plan.macs_after
-        assert sum(one.macs for one in choices) == pytest.approx(saved, abs=len(choices))
+    assert [one.lowering for one in choices] == ["shuffles", "shuffles"]
+    saved = plan_speedup(model, x, masks, lowerings="none").macs_after - plan.macs_after
+    assert sum(one.macs for one in choices) == pytest.approx(saved, abs=len(choices))
 
 
 @pytest.mark.parametrize(

@@ -62,6 +62,29 @@ def rewritten(plan: Plan) -> list[str]:
     return [edit.path for edit in plan.edits if isinstance(edit, RewriteForward)]
 
 
+def sources(plan: Plan) -> str:
+    """The source of all functions that are rewritten."""
+    return "".join(f.source for e in plan.edits if isinstance(e, RewriteForward) for f in e.functions)
+
+
+def require_same_in_channels_last(small: nn.Module) -> Tensor:
+    """With its channels last `small` gives the same; what it gives then."""
+    x, last = images(16, 2, 0), torch.channels_last
+    wanted = small(x)
+    found = small.to(memory_format=last)(x.contiguous(memory_format=last))  # type: ignore[call-overload]
+    torch.testing.assert_close(found, wanted)
+    assert isinstance(found, Tensor)
+    return found
+
+
+def require_traced_by_fx(small: nn.Module, helper: Callable[..., Any]) -> None:
+    """torch.fx traces `small` with the calls of `helper` as they are, and what it makes gives the same."""
+    x = images(16, 2, 0)
+    traced = torch.fx.symbolic_trace(small)
+    assert torch.equal(traced(x), small(x))
+    assert any(node.target is helper for node in traced.graph.nodes)
+
+
 def require_any_batch_and_compiled_whole(small: nn.Module) -> None:
     """Exported with a batch that is left open, and compiled, `small` gives the same."""
     batch = torch.export.Dim("batch", min=2, max=64)
