@@ -72,27 +72,15 @@ def _bert() -> nn.Module:
     return model
 
 
-class _Denoiser(nn.Module):
-    """A UNet at one step of its schedule."""
+class _Sampling(nn.Module):
+    """The images alone that a model of diffusers returns; `more` are arguments beside the images."""
 
-    def __init__(self, model: Any) -> None:
+    def __init__(self, model: Any, *more: Any) -> None:
         super().__init__()
-        self.model = model
+        self.model, self.more = model, more
 
     def forward(self, x: Tensor) -> Tensor:
-        sample: Tensor = self.model(x, 10).sample
-        return sample
-
-
-class _Reconstruction(nn.Module):
-    """An autoencoder that encodes and decodes."""
-
-    def __init__(self, model: Any) -> None:
-        super().__init__()
-        self.model = model
-
-    def forward(self, x: Tensor) -> Tensor:
-        sample: Tensor = self.model(x).sample
+        sample: Tensor = self.model(x, *self.more).sample
         return sample
 
 
@@ -100,32 +88,28 @@ def _unet() -> nn.Module:
     vision.available()
     from diffusers import UNet2DModel
 
-    down = ("DownBlock2D", "AttnDownBlock2D")
-    up = ("AttnUpBlock2D", "UpBlock2D")
-    widths = (64, 128)
-    return _Denoiser(
-        UNet2DModel(
-            sample_size=SMALL_IMAGE,
-            down_block_types=down,
-            up_block_types=up,
-            block_out_channels=widths,
-            norm_num_groups=8,
-        )
+    model = UNet2DModel(
+        sample_size=SMALL_IMAGE,
+        down_block_types=("DownBlock2D", "AttnDownBlock2D"),
+        up_block_types=("AttnUpBlock2D", "UpBlock2D"),
+        block_out_channels=(64, 128),
+        norm_num_groups=8,
     )
+    # At one step of its schedule.
+    return _Sampling(model, 10)
 
 
 def _autoencoder() -> nn.Module:
     vision.available()
     from diffusers import AutoencoderKL
 
-    return _Reconstruction(
-        AutoencoderKL(
-            down_block_types=("DownEncoderBlock2D",) * 2,
-            up_block_types=("UpDecoderBlock2D",) * 2,
-            block_out_channels=(64, 128),
-            norm_num_groups=8,
-        )
+    model = AutoencoderKL(
+        down_block_types=("DownEncoderBlock2D",) * 2,
+        up_block_types=("UpDecoderBlock2D",) * 2,
+        block_out_channels=(64, 128),
+        norm_num_groups=8,
     )
+    return _Sampling(model)
 
 
 _OTHERS = {BERT: _bert, UNET: _unet, AUTOENCODER: _autoencoder}
