@@ -17,11 +17,12 @@ from speedup.engine.keepsets import KeepSets
 from speedup.ir.edits import ConstantTensor, NewBias
 from speedup.ir.graph import Op
 from speedup.lowerings.lowering import Agrees, Lowering, Written
-from speedup.lowerings.own_parameters import indices_told, is_own_parameter
+from speedup.lowerings.own_parameters import indices_told
 from speedup.lowerings.places import are_proxies, contiguous_axis, places_of, stated_places
-from speedup.lowerings.syntax import Change, end_of, is_literal, last_name, start_of
+from speedup.lowerings.syntax import Change
+from speedup.lowerings.two_tensors import Replacement
 
-_KEYWORDS = ((), ("rows", "stream", "dim", "indices"), ("rows", "stream", "dim", "indices", "bias"))
+_SUM = Replacement(ast.Add, "add", "add_rows", ("stream", "rows", "dim", "indices", "bias"))
 
 
 def add_rows(
@@ -98,87 +99,18 @@ class AddRows(Lowering):
 
     def rewrite(self, written: Written) -> tuple[Change, ...] | None:
         """A call of `add_rows` with the operands, which are evaluated in the same order."""
-        operands = _operands_of(written)
-        if operands is None or (self.bias is not None and written.own is None):
+        if self.bias is not None and written.own is None:
             return None
-        first, second = operands
-        node, dim, places = written.node, self.dim, stated_places(self.indices)
-        target = f"{first.id} = " if isinstance(node, ast.AugAssign) and isinstance(first, ast.Name) else ""
-        bias = "" if self.bias is None else f"{written.own}.{self.name}"
-        rest = f", {dim}, {places}{bias and f', {bias}'})"
-        if self.operand == 1:
-            return _around(written, operands, (f"{target}add_rows(", ", ", rest))
-        if isinstance(first, ast.Name) and isinstance(second, ast.Name):
-            # Names may be read in any order.
-            text = f"{target}add_rows({second.id}, {first.id}{rest}"
-            return (Change(start_of(node), end_of(node), text),)
-        rest = f", dim={dim}, indices={places}{bias and f', bias={bias}'})"
-        return _around(written, operands, (f"{target}add_rows(rows=", ", stream=", rest))
+        bias = [] if self.bias is None else [f"{written.own}.{self.name}"]
+        arguments = [f"{self.dim}", f"{stated_places(self.indices)}", *bias]
+        return _SUM.rewrite(written, self.operand == 0, arguments)
 
     @staticmethod
     def may_replace(old: ast.Call, new: ast.AST, agrees: Agrees) -> bool:
         """A call of `add_rows` with the same tensors, numbers, and a parameter of the module."""
-        if last_name(old.func) != "add" or old.keywords:
-            return False
-        tensors = old.args
-        if len(tensors) == 1 and isinstance(old.func, ast.Attribute):
-            tensors = [old.func.value, *tensors]
-        return len(tensors) == 2 and _adds_rows(tensors, new, agrees)
+        return _SUM.may_replace(old, new, agrees)
 
     @staticmethod
     def may_replace_operation(old: ast.BinOp | ast.AugAssign, new: ast.AST, agrees: Agrees) -> bool:
         """The same, also where the result is then called what the first tensor was."""
-        if not isinstance(old.op, ast.Add):
-            return False
-        if isinstance(old, ast.BinOp):
-            return _adds_rows([old.left, old.right], new, agrees)
-        match old.target, new:
-            case ast.Name(id=name), ast.Assign(targets=[ast.Name(id=other)], value=value) if name == other:
-                return _adds_rows([ast.Name(name, ast.Load()), old.value], value, agrees)
-        return False
-
-
-def _operands_of(written: Written) -> tuple[ast.expr, ast.expr] | None:
-    """The two tensors, as they stand; None where the sum says more than them."""
-    match written.node:
-        case ast.BinOp(left=left, op=ast.Add(), right=right):
-            return left, right
-        case ast.AugAssign(target=ast.Name() as target, op=ast.Add(), value=value):
-            return target, value
-        case ast.Call(keywords=[]):
-            call = written.call
-            if call is not None and call.name == "add" and len(call.arguments) == 1:
-                (other,) = call.arguments
-                return None if isinstance(other, ast.Starred) else (call.tensor, other)
-    return None
-
-
-def _around(
-    written: Written, operands: tuple[ast.expr, ast.expr], words: tuple[str, str, str]
-) -> tuple[Change, ...]:
-    """The operands as they stand, with words before, between and behind them."""
-    first, second = operands
-    return (
-        Change(start_of(written.node), start_of(first), words[0]),
-        Change(end_of(first), start_of(second), words[1]),
-        Change(end_of(second), end_of(written.node), words[2]),
-    )
-
-
-def _adds_rows(tensors: Sequence[ast.expr], new: ast.AST, agrees: Agrees) -> bool:
-    """Whether `new` adds rows to their places, of the two tensors."""
-    if not isinstance(new, ast.Call) or not isinstance(new.func, ast.Name) or new.func.id != "add_rows":
-        return False
-    keywords = [(keyword.arg, keyword.value) for keyword in new.keywords]
-    names = tuple(name for name, _ in keywords)
-    given = [*new.args, *(value for _, value in keywords)]
-    if names not in _KEYWORDS or len(given) not in (4, 5) or (keywords and new.args):
-        return False
-    orders = [tensors]
-    if not keywords and all(isinstance(one, ast.Name) for one in tensors):
-        orders.append(tensors[::-1])
-    return (
-        any(all(agrees(a, b, False) for a, b in zip(own, given[:2], strict=True)) for own in orders)
-        and all(is_literal(number) for number in given[2:4])
-        and all(is_own_parameter(one) for one in given[4:])
-    )
+        return _SUM.may_replace_operation(old, new, agrees)

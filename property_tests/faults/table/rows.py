@@ -93,15 +93,15 @@ FAULTS = (
     Fault(
         "rows: the operands change places",
         "lowerings.add_rows",
-        "if self.operand == 1:\n            return _around(",
-        "if self.operand == 0:\n            return _around(",
+        "_SUM.rewrite(written, self.operand == 0, arguments)",
+        "_SUM.rewrite(written, self.operand == 1, arguments)",
         (ROWS,),
     ),
     Fault(
         "rows: names are read the wrong way round",
-        "lowerings.add_rows",
-        "add_rows({second.id}, {first.id}{rest}",
-        "add_rows({first.id}, {second.id}{rest}",
+        "lowerings.two_tensors",
+        "{start}{second.id}, {first.id}{rest}",
+        "{start}{first.id}, {second.id}{rest}",
         (ROWS,),
     ),
     Fault(
@@ -141,7 +141,7 @@ FAULTS = (
     ),
     Fault(
         "rows: source from a file may add up others",
-        "lowerings.add_rows",
+        "lowerings.two_tensors",
         "for a, b in zip(own, given[:2], strict=True)",
         "for a, b in zip(own[:1], given[:1], strict=True)",
         (ROWS,),
