@@ -93,6 +93,27 @@ class Whole(nn.Module):
         return nn.functional.scaled_dot_product_attention(q, q, q).transpose(-1, -2).reshape(x.shape)
 
 
+class Gated(nn.Module):
+    """Channels that are widened, looked around in, and gated, in one of the ways to write it."""
+
+    def __init__(self, width: int, way: int, padding: int) -> None:
+        super().__init__()
+        wide = 6 * width
+        self.first = nn.Sequential(nn.Conv2d(width, wide, 1), nn.SiLU())
+        self.around = nn.Sequential(nn.Conv2d(wide, wide, 3, padding=padding, groups=wide), nn.SiLU())
+        self.down, self.up, self.last = (nn.Conv2d(a, b, 1) for a, b in ((wide, 8), (8, wide), (wide, width)))
+        self.way = way
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.around(self.first(x))
+        gate = torch.sigmoid(self.up(torch.relu(self.down(x.mean((2, 3), keepdim=True)))))
+        if self.way == 0:
+            return self.last(gate * x)
+        if self.way == 1:
+            return self.last(x.mul(gate))
+        return self.last(x * gate.expand_as(x))
+
+
 @frozen
 class Case:
     """A network with masks, an example, and which lowerings may be used."""
@@ -138,6 +159,8 @@ def cases(draw: st.DrawFn) -> Case:
             layers.append(draw(st.sampled_from(_ACTIVATIONS))())
         if draw(st.booleans()):
             layers.append(Whole(width, draw(st.integers(0, 4)), draw(st.booleans())))
+        if draw(st.booleans()):
+            layers.append(Gated(width, draw(st.integers(0, 2)), draw(st.integers(0, 1))))
         for _ in range(draw(st.integers(0, 2))):
             layers += [draw(_around(width)), draw(st.sampled_from(_ACTIVATIONS))()]
         layers.append(draw(st.sampled_from(_POOLS))())
@@ -155,7 +178,18 @@ def cases(draw: st.DrawFn) -> Case:
         # Strides and pools may leave less of a map than the next window takes.
         reject()
     others = draw(st.lists(st.tuples(st.integers(6, 24), st.integers(6, 24)), min_size=2, max_size=3))
-    options = ["auto", "auto", "auto", "auto", {"carriers"}, {"shuffles"}, {"rows"}, {"fills"}, "none"]
+    options = [
+        "auto",
+        "auto",
+        "auto",
+        "auto",
+        {"carriers"},
+        {"shuffles"},
+        {"rows"},
+        {"fills"},
+        {"gates"},
+        "none",
+    ]
     lowerings = draw(st.sampled_from(options))
     return Case(model.double(), masks, size, tuple(others), lowerings)
 
@@ -172,7 +206,12 @@ def _images(size: int | tuple[int, int], batch: int, seed: int) -> Tensor:
 
 def _taken(plan: Plan) -> set[str]:
     found = {"carriers"} if any(isinstance(e, CombineColumns) for e in plan.edits) else set()
-    named = {"shuffles": "select_indices(", "rows": "add_rows(", "fills": "fill_rows("}
+    named = {
+        "shuffles": "select_indices(",
+        "rows": "add_rows(",
+        "fills": "fill_rows(",
+        "gates": "gate_rows(",
+    }
     return found | {name for name, helper in named.items() if helper in sources(plan)}
 
 
@@ -201,4 +240,5 @@ def test_small_model_equals_masked_model_with_each_lowering() -> None:
         "shuffles",
         "rows",
         "fills",
+        "gates",
     }

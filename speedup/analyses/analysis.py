@@ -71,6 +71,12 @@ class Analysis:
             for name, argument in op.arguments.items()
         }
 
+    def macs(self, op: Op) -> int:
+        """The multiply-accumulates of `op` in the small model."""
+        lowering = self.restated.get(op.index)
+        more = 0 if lowering is None else lowering.macs(op, self.sizes)
+        return rule_of(op, self.rules).macs(op, self.sizes) + more
+
     @property
     def restated_paths(self) -> frozenset[str]:
         """Modules whose own forward is stated otherwise."""

@@ -243,7 +243,8 @@ class Spanned:
 
     `members` are those channels of `dim` that count, and `profiles` (channels, classes) what each is in every
     class of positions. With `has_bias` multiples of 1 need no channel. `rows` is the dimension of the
-    results, as in `Carrier`: what a group reads counts only while some result of that group is kept.
+    results, as in `Carrier`: what a group reads counts only while some result of that group is kept. Of
+    `helpers` (bool vector), constant channels which themselves need none, those may serve that are kept.
     """
 
     dim: Dim
@@ -253,12 +254,18 @@ class Spanned:
     rows: Dim
     groups: int
     reason: Reason
+    helpers: Tensor | None = None
     is_choice: bool = field(default=True, init=False)
     _found: dict[int, list[tuple[Tensor, Tensor]]] = field(factory=dict, init=False, repr=False)
 
     @property
     def dims(self) -> tuple[Dim, ...]:
         return (self.dim, self.rows)
+
+    @property
+    def candidates(self) -> Tensor:
+        """Bool vector: the channels that may serve."""
+        return self.members if self.helpers is None else self.members | self.helpers
 
     def close(self, kept: Kept) -> Demand:
         current, rows = kept(self.dim), kept(self.rows)
@@ -287,13 +294,13 @@ class Spanned:
 
     def _basis(self, group: int, kept: Tensor) -> Tensor:
         width = kept.numel() // self.groups
-        own = self.members[group * width : (group + 1) * width].nonzero().reshape(-1) + group * width
+        own = self.candidates[group * width : (group + 1) * width].nonzero().reshape(-1) + group * width
         left = self.profiles[own].double()
         norms = torch.linalg.vector_norm(left, dim=1)
         least = 64 * torch.finfo(torch.float64).eps
         if self.has_bias:
             left = left - left.mean(1, keepdim=True)
-        usable, dropped = kept[own].double(), (~kept[own]).double()
+        usable, dropped = kept[own].double(), (self.members & ~kept)[own].double()
         chosen: list[int] = []
         for _ in range(min(len(own), left.shape[1] - self.has_bias)):
             sizes = torch.linalg.vector_norm(left, dim=1)

@@ -16,6 +16,7 @@ from attrs import evolve, frozen
 from speedup.analyses.analysis import Analysis
 from speedup.analyses.chains import Chain
 from speedup.analyses.fills import Fill
+from speedup.analyses.gates import Gate, mixing_of
 from speedup.analyses.partial_sums import PartialSum
 from speedup.analyses.spare_rows import SpareRows
 from speedup.engine.constraints import Constraint, Pinned, Reason
@@ -26,14 +27,23 @@ from speedup.forwards.rewriting import SourceRewriter
 from speedup.ir.edits import ConstantTensor
 from speedup.ir.expressions import Guard, Root, SizeOf, derived_in, evaluate_expression, roots_in, sizes_in
 from speedup.ir.graph import Frame, Op
-from speedup.lowerings import AddRows, Alternative, Arguments, FillRows, Lowering, PassOn, SelectIndices
-from speedup.lowerings.own_parameters import CONSTANT_ROWS, STREAM_BIAS, own_names
+from speedup.lowerings import (
+    AddRows,
+    Alternative,
+    Arguments,
+    FillRows,
+    GateRows,
+    Lowering,
+    PassOn,
+    SelectIndices,
+)
+from speedup.lowerings.own_parameters import CONSTANT_ROWS, GATED_ROWS, STREAM_BIAS, own_names
 from speedup.rules import rule_of
 from speedup.rules.copies import is_copy
 from speedup.rules.extents import Extents
 
-Rows = TypeVar("Rows", PartialSum, Fill)
-Made = TypeVar("Made", bound=Lowering)
+Rows = TypeVar("Rows", PartialSum, Fill, Gate)
+Made = TypeVar("Made", bound=Lowering | None)
 
 
 @frozen(eq=False)
@@ -41,13 +51,13 @@ class Feasibility:
     """An analysis that the forward can carry, or the constraints that are missing for it.
 
     `granted` are ops under the constraints of one of their rules' alternatives; `refused` are chains,
-    sums and fills that the source cannot be made to state.
+    sums, fills and gates that the source cannot be made to state.
     """
 
     analysis: Analysis
     missing: tuple[Constraint, ...]
     granted: frozenset[int]
-    refused: tuple[Chain | PartialSum | Fill, ...] = ()
+    refused: tuple[Chain | PartialSum | Fill | Gate, ...] = ()
 
 
 def make_feasible(
@@ -57,17 +67,20 @@ def make_feasible(
     chains: Sequence[Chain] = (),
     partial_sums: Sequence[PartialSum] = (),
     fills: Sequence[Fill] = (),
+    gates: Sequence[Gate] = (),
 ) -> Feasibility:
     """Attributes and restated calls that make the forward fit; constraints where nothing does.
 
     `granted` are ops that were given the constraints of an alternative before; `chains` are coupled as the
-    permutations that they are, one operand of each of `partial_sums` need not have all rows, and what reads
-    each of `fills` is given constants.
+    permutations that they are, one operand of each of `partial_sums` need not have all rows, what reads
+    each of `fills` is given constants, and each of `gates` may lack channels.
     """
     # Where it has them, the op stays as it is.
     partial_sums = [one for one in partial_sums if one.is_partial(analysis)]
     fills = [one for one in fills if one.is_partial(analysis)]
-    apart = {op.index for chain in chains for op in chain.ops} | {one.op.index for one in partial_sums}
+    gates = [one for one in gates if one.is_partial(analysis)]
+    apart = {op.index for chain in chains for op in chain.ops}
+    apart |= {one.op.index for one in partial_sums} | {op.index for one in gates for op in one.ops}
     apart |= {one.copy.index for one in fills}
     touched = [op for op in analysis.graph.ops if op.index not in apart and _is_touched(op, analysis)]
     failing = [op for op in touched if not fits(op, analysis)]
@@ -80,6 +93,7 @@ def make_feasible(
     offers = {op.index: sorted(_offers(op, analysis), key=lambda one: one.cost) for op in failing}
     offers.update(_of_chains(chains, analysis))
     offers.update(_of_partial_sums(partial_sums, analysis, rewriter))
+    offers.update(_of_gates(gates, analysis, rewriter))
     offers.update(_of_fills(fills, analysis, rewriter, offers))
     written = _write(offers, granted, analysis, rewriter)
     analysis = evolve(analysis, restated=written)
@@ -94,9 +108,10 @@ def make_feasible(
             missing.extend(asked)
         else:
             missing.extend(p for p in _misfits_of(op, analysis) if not analysis.kept.is_full(p.dim))
-    refused: tuple[Chain | PartialSum | Fill, ...] = (
+    refused: tuple[Chain | PartialSum | Fill | Gate, ...] = (
         *(c for c in chains if any(op.index not in written for op in c.ops if not is_copy(op))),
         *(one for one in partial_sums if one.op.index not in written),
+        *(one for one in gates if any(op.index not in written for op in one.ops)),
         *(one for one in fills if not isinstance(written.get(one.reader.index), FillRows)),
     )
     return Feasibility(analysis, tuple(missing), frozenset(now), refused)
@@ -124,6 +139,26 @@ def _of_partial_sums(
 
     for one, lowering in _named(partial_sums, STREAM_BIAS, added, rewriter):
         yield one.op.index, [Alternative(lowering)]
+
+
+def _of_gates(
+    gates: Sequence[Gate], analysis: Analysis, rewriter: SourceRewriter
+) -> Iterator[tuple[int, list[Alternative]]]:
+    """Of each product with a gate, what is left out is put together of the rest."""
+
+    def gated(one: Gate, name: str) -> GateRows | None:
+        mixing = mixing_of(one, analysis)
+        if mixing is None:
+            return None
+        part, whole = analysis.kept[one.part], analysis.kept[one.whole]
+        indices = tuple(part[whole].nonzero().reshape(-1).tolist())
+        left_out = ConstantTensor(mixing.columns)
+        return GateRows(one.operand, one.dim, indices, mixing.carriers, mixing.into, name, left_out)
+
+    for one, lowering in _named(gates, GATED_ROWS, gated, rewriter):
+        if lowering is not None:
+            yield one.op.index, [Alternative(lowering)]
+            yield from ((op.index, [Alternative(PassOn())]) for op in one.ops if op is not one.op)
 
 
 def _of_fills(

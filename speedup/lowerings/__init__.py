@@ -16,6 +16,7 @@ from typing import Any
 from speedup.lowerings.add_rows import AddRows
 from speedup.lowerings.arguments import Arguments
 from speedup.lowerings.fill_rows import FillRows
+from speedup.lowerings.gate_rows import GateRows
 from speedup.lowerings.lowering import Alternative, Lowering
 from speedup.lowerings.mean_of_total import MeanOfTotal
 from speedup.lowerings.partial_layer_norm import PartialLayerNorm
@@ -30,6 +31,7 @@ __all__ = [
     "Alternative",
     "Arguments",
     "FillRows",
+    "GateRows",
     "Lowering",
     "MeanOfTotal",
     "PartialLayerNorm",
@@ -49,6 +51,7 @@ LOWERINGS: tuple[type[Lowering], ...] = (
     SelectIndices,
     AddRows,
     FillRows,
+    GateRows,
 )
 
 HELPERS: Mapping[str, Any] = MappingProxyType(

@@ -14,7 +14,7 @@ from torch import Tensor
 from speedup.engine.constraints import Constraint, Dim
 from speedup.engine.keepsets import KeepSets
 from speedup.ir.edits import NewBias
-from speedup.ir.graph import Op
+from speedup.ir.graph import Op, Shape, Value
 from speedup.lowerings.syntax import Change, WrittenCall
 
 Agrees = Callable[[Any, Any, bool], bool]
@@ -55,6 +55,10 @@ class Lowering(ABC):
     def biases(self, path: str) -> Iterable[NewBias]:
         """What the module at `path`, whose source states it, has to hold for it."""
         return ()
+
+    def macs(self, op: Op, sizes: Callable[[Value], Shape]) -> int:
+        """Multiply-accumulates at given sizes beyond those of `op` itself."""
+        return 0
 
     def destinations(self, op: Op, kept: KeepSets) -> Iterable[tuple[Dim, Tensor, str]]:
         """Where dropped constants of the operands of `op` go, as of `Rule.destinations`."""

@@ -12,8 +12,9 @@ from torch import Tensor
 
 STREAM_BIAS = "stream_bias"
 CONSTANT_ROWS = "constant_rows"
+GATED_ROWS = "gated_rows"
 
-_STEMS = (STREAM_BIAS, CONSTANT_ROWS)
+_STEMS = (STREAM_BIAS, CONSTANT_ROWS, GATED_ROWS)
 
 
 def own_names(stem: str) -> Iterator[str]:

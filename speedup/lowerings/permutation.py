@@ -18,7 +18,7 @@ from speedup.lowerings.syntax import Change, end_of, is_literal, last_name, star
 _ARRANGING = frozenset(
     """
     view reshape view_as reshape_as flatten unflatten transpose swapaxes swapdims permute movedim moveaxis
-    contiguous clone
+    contiguous clone expand expand_as
     """.split()
 )
 

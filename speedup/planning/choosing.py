@@ -16,7 +16,9 @@ ROWS: Final = "rows"
 
 FILLS: Final = "fills"
 
-LOWERINGS: Final = (CARRIERS, SHUFFLES, ROWS, FILLS)
+GATES: Final = "gates"
+
+LOWERINGS: Final = (CARRIERS, SHUFFLES, ROWS, FILLS, GATES)
 """All there are.
 
 carriers: of constant channels that differ near borders, behind padded windows, a few carry the others, whose
@@ -28,6 +30,9 @@ rows: of a residual sum, the branch computes only the rows that follow the input
 fills: before an op that needs all rows though some are constants, as a norm over groups of channels or a view
     that splits heads, only the rows that follow the input are computed, and the constants put in. Costs a
     call more, and all rows are written once more.
+gates: channels that are constants but for a factor each, as behind squeeze and excitation, go; what they add
+    to the layers that read them is put together of a few constant channels and the factors. Costs some calls
+    and two small products more.
 """
 
 Lowerings: TypeAlias = Literal["auto", "none"] | Collection[str]

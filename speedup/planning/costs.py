@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Final
 
 from speedup.analyses.analysis import Analysis
-from speedup.rules import rule_of
 
 CALL: Final = 300_000
 """Multiply-accumulates that a processor's core does in the time of one more call: about 20 microseconds."""
@@ -13,6 +12,11 @@ CALL: Final = 300_000
 
 LEAST_SAVED: Final = 1_000_000
 """Multiply-accumulates per sample that rows left out must save: what putting others in places costs."""
+
+CALLS_OF_GATE: Final = 2_000_000
+"""Multiply-accumulates per sample that channels left out before a gate must save: the calls that make up for
+them, which are seven.
+"""
 
 FILLED: Final = 40
 """Multiply-accumulates that a processor's core does while it puts one number among others in its place, rows
@@ -30,5 +34,4 @@ def batch_of(analysis: Analysis) -> int:
 
 def macs_per_sample(analysis: Analysis) -> float:
     """Multiply-accumulates of what is kept, over the size of the batch that was traced."""
-    total = sum(rule_of(op, analysis.rules).macs(op, analysis.sizes) for op in analysis.graph.ops)
-    return total / batch_of(analysis)
+    return sum(map(analysis.macs, analysis.graph.ops)) / batch_of(analysis)

@@ -18,6 +18,7 @@ from speedup.analyses.analysis import Analysis
 from speedup.analyses.chains import Chain
 from speedup.analyses.constants import settle_numbers
 from speedup.analyses.fills import Fill, find_gaps
+from speedup.analyses.gates import Gate, find_gates
 from speedup.analyses.partial_sums import PartialSum
 from speedup.engine.borders import Bordered
 from speedup.engine.lattice import Fact
@@ -25,13 +26,13 @@ from speedup.forwards.fitting import Feasibility
 from speedup.forwards.rewriting import SourceRewriter
 from speedup.ir.graph import Frame, Graph
 from speedup.ir.report import Choice
-from speedup.planning.choosing import FILLS, ROWS, SHUFFLES
+from speedup.planning.choosing import FILLS, GATES, ROWS, SHUFFLES
 from speedup.planning.costs import CALL, batch_of, macs_per_sample
 from speedup.planning.problem import Problem, extents_of, settle, sites_of, with_copies
-from speedup.planning.verdicts import Verdict, judge_order, judge_rows
+from speedup.planning.verdicts import Verdict, judge_gate, judge_order, judge_rows
 from speedup.rules import Rules
 
-Option = TypeVar("Option", Chain, PartialSum, Fill)
+Option = TypeVar("Option", Chain, PartialSum, Fill, Gate)
 
 
 def solve_coupling(
@@ -46,13 +47,15 @@ def solve_coupling(
     chains: Sequence[Chain] = (),
     partial_sums: Sequence[PartialSum] = (),
     may_fill: bool = False,
+    may_gate: bool = False,
 ) -> Analysis:
     """The least keep-sets that the model's own forward can carry.
 
     `borders` are constants that differ near the ends of their axes, by value index; `rewriter` knows what the
     source can be made to say; `keep` names modules that must not change; `align` says which widths the sets
     grow to; `chains` may be taken for permutations where that pays, and of `partial_sums` an operand may have
-    only some of the rows; `may_fill` says whether an op may be given constants that are not computed.
+    only some of the rows; `may_fill` says whether an op may be given constants that are not computed, and
+    `may_gate` whether channels may go that only a gate tells from constants.
 
     Raises:
         FixpointError: the iteration does not settle (a rule is at fault).
@@ -65,10 +68,15 @@ def solve_coupling(
     # A call may insist on the sizes of what it is made of.
     chains = tuple(chain for chain in chains if not any(op.is_rigid for op in chain.ops))
     partial_sums = tuple(partial_sums)
+    if may_gate:
+        gates = find_gates(best.analysis)
+        best = best.by(GATES, gates, lambda one, some: evolve(one, gates=some), judge_gate, rewriter)
     if may_fill:
-        apart = {op.index for chain in chains for op in chain.ops} | {one.op.index for one in partial_sums}
+        apart = {op.index for chain in chains for op in chain.ops}
+        apart |= {one.op.index for one in partial_sums}
+        apart |= {op.index for one in best.problem.gates for op in one.ops}
         if gaps := find_gaps(best.analysis, apart):
-            gapped, fills, inserted = with_copies(problem, gaps)
+            gapped, fills, inserted = with_copies(best.problem, gaps)
             best = best.by(FILLS, fills, lambda _, some: evolve(gapped, fills=some), judge_rows, rewriter)
             if best.problem.fills:
                 chains = tuple(one.moved(inserted.op) for one in chains)
@@ -163,5 +171,5 @@ def _choices(
     """What is to be told about each place of `options` where something would go."""
     for one in {_place(o): o for o in options if _place(o) in verdicts}.values():
         verdict, op = verdicts[_place(one)], one.restated
-        reason = why_not or verdict.why_not
+        reason = verdict.why_not or why_not
         yield Choice(name, op.owner.path, str(op.target), op.where, verdict.channels, verdict.macs, reason)

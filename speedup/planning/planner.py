@@ -28,7 +28,7 @@ from speedup.modules.fingerprints import Fingerprint, TensorFingerprint, fingerp
 from speedup.modules.plannable import require_plannable
 from speedup.parts import Expected, Subject
 from speedup.plan import Plan
-from speedup.planning.choosing import CARRIERS, FILLS, ROWS, SHUFFLES, Lowerings, resolve_lowerings
+from speedup.planning.choosing import CARRIERS, FILLS, GATES, ROWS, SHUFFLES, Lowerings, resolve_lowerings
 from speedup.planning.coupling import solve_coupling
 from speedup.planning.editing import edits_of, solved_attributes
 from speedup.planning.rehearsal import rehearse
@@ -211,6 +211,7 @@ def _couple(graph: Graph, found: _Findings, request: Request, rewriter: SourceRe
         found.chains,
         found.partial_sums,
         FILLS in request.lowerings,
+        GATES in request.lowerings,
     )
 
 

@@ -8,6 +8,7 @@ constraints only grow in number, so this ends.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from types import MappingProxyType
 
@@ -18,6 +19,7 @@ from speedup.analyses.alignment import Align, align_keep_sets, kernel_dims
 from speedup.analyses.analysis import Analysis
 from speedup.analyses.chains import Chain
 from speedup.analyses.fills import Fill, Gap
+from speedup.analyses.gates import Gate
 from speedup.analyses.partial_sums import PartialSum
 from speedup.engine.borders import Bordered
 from speedup.engine.constraints import Carrier, Constraint, Copied, Dim, Pinned, Reason, Spanned
@@ -36,8 +38,8 @@ from speedup.rules.site import Site
 @frozen(eq=False)
 class Problem:
     """What the keep-sets are found from; `chains` are taken for the permutations that they are,
-    `partial_sums` for sums that one operand has only some of the rows of, and `fills` for copies that put
-    constants in.
+    `partial_sums` for sums that one operand has only some of the rows of, `fills` for copies that put
+    constants in, and `gates` for products that lack channels which only a factor tells from constants.
     """
 
     graph: Graph
@@ -51,12 +53,15 @@ class Problem:
     chains: tuple[Chain, ...] = ()
     partial_sums: tuple[PartialSum, ...] = ()
     fills: tuple[Fill, ...] = ()
+    gates: tuple[Gate, ...] = ()
 
     def constraints(self) -> list[Constraint]:
         """What the ops demand, and the modules that are to be kept."""
-        # A choice that names an index comes before those that only count, which that index may satisfy.
-        found = constraints_of(self.graph, self.sites, self.rules, self.chains, self.partial_sums, self.fills)
-        ordered = sorted(found, key=lambda c: not isinstance(c, Carrier | Spanned))
+        # A choice that names an index comes before those that only count, which that index may satisfy; one
+        # of few before one of many, which may fall on the same.
+        instead: tuple[PartialSum | Fill | Gate, ...] = (*self.partial_sums, *self.fills, *self.gates)
+        found = constraints_of(self.graph, self.sites, self.rules, self.chains, instead)
+        ordered = sorted(found, key=_candidates)
         return [*ordered, *_kept_modules(self.graph, self.keep)]
 
     def seeds(self, constraints: Iterable[Constraint]) -> dict[Dim, Tensor | None]:
@@ -64,7 +69,21 @@ class Problem:
         found = _seeds(self.graph, self.sites)
         for dim in _copies(self.graph, constraints, self.rules):
             found.pop(dim, None)
+        for gate in self.gates:
+            if gate.part in found:
+                needed = found[gate.part]
+                found[gate.part] = ~gate.spare if needed is None else needed & ~gate.spare
         return found
+
+
+def _candidates(constraint: Constraint) -> float:
+    """Of how many indices one is chosen by name; infinite where none is."""
+    match constraint:
+        case Carrier():
+            return 0
+        case Spanned():
+            return int(constraint.candidates.sum())
+    return math.inf
 
 
 def settle(
@@ -80,7 +99,7 @@ def settle(
     for _ in range(2 * len(problem.graph.ops) + 2):
         found = _solve(problem, seeds, constraints, align)
         feasibility = make_feasible(
-            found, rewriter, granted, problem.chains, problem.partial_sums, problem.fills
+            found, rewriter, granted, problem.chains, problem.partial_sums, problem.fills, problem.gates
         )
         if not feasibility.missing:
             return feasibility
@@ -180,20 +199,22 @@ def constraints_of(
     sites: Sequence[Site],
     rules: Rules,
     chains: Sequence[Chain] = (),
-    partial_sums: Sequence[PartialSum] = (),
-    fills: Sequence[Fill] = (),
+    instead: Sequence[PartialSum | Fill | Gate] = (),
 ) -> Iterable[Constraint]:
-    """What the rules demand, and what the forward does with sizes out of sight."""
+    """What the rules demand, and what the forward does with sizes out of sight.
+
+    The constraints of `chains` and `instead` stand in the place of those of their ops.
+    """
     last = {chain.ops[-1].index: chain for chain in chains}
     chained = frozenset(op.index for chain in chains for op in chain.ops)
-    spared: dict[int, PartialSum | Fill] = {one.op.index: one for one in partial_sums}
-    spared.update((one.copy.index, one) for one in fills)
+    coupled = {(one.copy if isinstance(one, Fill) else one.op).index: one for one in instead}
+    chained |= {op.index for one in instead if isinstance(one, Gate) for op in one.ops if op is not one.op}
     for site in sites:
         if site.op.index in chained:
             yield from last[site.op.index].couple() if site.op.index in last else ()
             continue
-        if site.op.index in spared:
-            yield from spared[site.op.index].couple()
+        if site.op.index in coupled:
+            yield from coupled[site.op.index].couple()
             continue
         yield from rule_of(site.op, rules).couple(site)
         if site.op.is_rigid:
@@ -232,6 +253,7 @@ def with_copies(problem: Problem, gaps: Sequence[Gap]) -> tuple[Problem, tuple[F
         borders=bordered,
         sites=sites,
         extents=extents_of(graph),
+        gates=tuple(gate.moved(inserted.op) for gate in problem.gates),
     )
     fills = tuple(gap.filled(inserted.copies[inserted.op(gap.reader).index], inserted.op) for gap in gaps)
     return found, fills, inserted

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from math import prod
 from types import MappingProxyType
 
@@ -76,7 +77,7 @@ def _alignment(model: nn.Module, analysis: Analysis, edits: Sequence[Edit], alig
     plain = analysis.unaligned or analysis
     given = sum(p.numel() for p in model.parameters())
     without = given + _parameter_change(plain, tuple(compensations_of(plain)))
-    macs = [_macs(analysis.graph.ops, one, one.sizes) for one in (plain, analysis)]
+    macs = [_macs(analysis.graph.ops, one, one.macs) for one in (plain, analysis)]
     return Alignment(
         to=align_name(align),
         channels=sum(_added_channels(analysis).values()),
@@ -144,7 +145,7 @@ def _layers(
         module = modules.get(path)
         own = [] if module is None else [n for n, _ in module.named_parameters(path) if _holder(n) == path]
         values = [by_name[n] for n in own if n in by_name]
-        macs = _macs(ops, analysis, _original)
+        macs = _macs(ops, analysis, partial(_macs_before, analysis.rules))
         if not values and not macs and path not in notes:
             continue
         layers.append(
@@ -156,7 +157,7 @@ def _layers(
                 parameters_before=sum(prod(v.shape) for v in values),
                 parameters_after=sum(prod(analysis.sizes(v)) for v in values) + new_biases[path],
                 macs_before=macs,
-                macs_after=_macs(ops, analysis, analysis.sizes),
+                macs_after=_macs(ops, analysis, analysis.macs),
                 notes=tuple(notes.get(path, ())),
             )
         )
@@ -169,9 +170,12 @@ def _holder(name: str) -> str:
     return re.sub(r"(^|\.)parametrizations\.[^.]+$", "", path)
 
 
-def _macs(ops: Sequence[Op], analysis: Analysis, sizes: Sizes) -> int:
-    counted = (op for op in ops if analysis.graph.is_counted(op))
-    return sum(rule_of(op, analysis.rules).macs(op, sizes) for op in counted)
+def _macs(ops: Sequence[Op], analysis: Analysis, macs: Callable[[Op], int]) -> int:
+    return sum(macs(op) for op in ops if analysis.graph.is_counted(op))
+
+
+def _macs_before(rules: Rules, op: Op) -> int:
+    return rule_of(op, rules).macs(op, _original)
 
 
 def _description(ops: Sequence[Op], values: Sequence[Value], sizes: Sizes, rules: Rules) -> str:

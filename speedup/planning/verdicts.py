@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from math import prod
 
 from attrs import frozen
@@ -9,9 +10,12 @@ from attrs import frozen
 from speedup.analyses.analysis import Analysis
 from speedup.analyses.chains import Chain
 from speedup.analyses.fills import Fill
+from speedup.analyses.gates import Gate, mixing_of
 from speedup.analyses.partial_sums import PartialSum
+from speedup.analyses.spare_rows import last_product
 from speedup.engine.keepsets import solve_keep_sets
-from speedup.planning.costs import FILLED, LEAST_SAVED, MOST_ROWS, batch_of
+from speedup.ir.graph import Value
+from speedup.planning.costs import CALLS_OF_GATE, FILLED, LEAST_SAVED, MOST_ROWS, batch_of
 from speedup.rules import rule_of
 
 
@@ -46,6 +50,34 @@ def judge_rows(one: PartialSum | Fill, analysis: Analysis) -> Verdict | None:
     else:
         why_not = ""
     return Verdict(whole - rows, int(saved * batch), why_not)
+
+
+def judge_gate(one: Gate, analysis: Analysis) -> Verdict | None:
+    """Whether channels that a gate leaves out are worth it by what computes and reads them."""
+    channels = int(one.left_out(analysis).sum())
+    if not channels:
+        return None
+    saved = int(sum(_macs_of_channel(one, analysis)) * channels)
+    if mixing_of(one, analysis) is None:
+        return Verdict(channels, saved, "weights of the channels that stay cannot express those that go")
+    lowering = analysis.restated.get(one.op.index)
+    cost = CALLS_OF_GATE * batch_of(analysis)
+    cost += 0 if lowering is None else lowering.macs(one.op, analysis.sizes)
+    why_not = "" if saved > cost else "that saves less than putting together what they add costs"
+    return Verdict(channels, max(saved - cost, 0), why_not)
+
+
+def _macs_of_channel(one: Gate, analysis: Analysis) -> Iterator[float]:
+    """What one channel that is gated costs in the layers that read it, and in those that compute it."""
+    kept = analysis.kept.count(one.part)
+    for reader in one.readers:
+        yield analysis.macs(reader) / kept
+    rows: Value | None = one.rows
+    while rows is not None and (source := last_product(rows, analysis.graph, analysis.rules)) is not None:
+        yield analysis.macs(source) / kept
+        product = rule_of(source, analysis.rules).weight.product(analysis.sites[source.index])
+        # What computes each channel of one of its own leads on to what computes that.
+        rows = product.data if product is not None and product.is_depthwise else None
 
 
 def judge_order(chain: Chain, analysis: Analysis) -> Verdict | None:

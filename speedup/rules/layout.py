@@ -357,7 +357,7 @@ RULES: dict[str, Rule] = {
         name: layout_rule(expand, stated_result_sizes(argument), arrangement="copies")
         for name, argument in _EXPANSIONS.items()
     },
-    "expand_as": _shaped_like("other", expand),
+    "expand_as": evolve(_shaped_like("other", expand), arrangement="copies"),
     **{name: _shaped_like("other", reshape) for name in ("view_as", "reshape_as")},
     **{name: layout_rule(repeat) for name in ("repeat", "tile")},
     "repeat_interleave.self_int": layout_rule(repeat_interleave),

@@ -210,7 +210,7 @@ def _by_element(known: Known, live: Live = elementwise_live) -> Rule:
 
 ELEMENTWISE = _by_element(elementwise_known)
 _RANDOM = keeping("draws a random number for each element")
-PRODUCT = _by_element(multiply_known, multiply_live)
+PRODUCT = evolve(_by_element(multiply_known, multiply_live), is_product=True)
 
 
 def _slopes(op: Op, sizes: Sizes) -> Attributes:

@@ -143,6 +143,7 @@ class Rule:
         widths: what `align` is asked about besides the channels of the product in `weight`.
         macs: multiply-accumulates at given sizes.
         is_sum: the result is the sum of the operands, unless an argument scales one of them.
+        is_product: the result is the product of the operands, element by element.
         is_local: an element of a result follows from operand elements at its own place, or `known` asks that
             they are uniform; else what is known along extents that follow the inputs has to be uniform.
         reads_sizes: `known` looks at numbers derived from sizes itself; else they make all Unknown.
@@ -168,6 +169,7 @@ class Rule:
     widths: Callable[[Site], Iterable[KernelDim]] = no_widths
     macs: Callable[[Op, Sizes], int] = no_macs
     is_sum: bool = False
+    is_product: bool = False
     is_local: bool = False
     reads_sizes: bool = False
     reads_numbers: bool = False

@@ -83,10 +83,29 @@ def _normed() -> MaskedModel:
     return _network(Timed(), nn.SiLU(), _around(_WIDE), masked=("1.layer",))
 
 
+class Gate(nn.Module):
+    """Squeeze and excitation."""
+
+    def __init__(self, wide: int) -> None:
+        super().__init__()
+        self.down, self.up = nn.Conv2d(wide, 8, 1), nn.Conv2d(8, wide, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        scale = torch.sigmoid(self.up(torch.relu(self.down(x.mean((2, 3), keepdim=True)))))
+        return scale * x
+
+
+def _gated() -> MaskedModel:
+    wide = 6 * _WIDE
+    first, last = nn.Conv2d(_WIDE, wide, 1), nn.Conv2d(wide, _WIDE, 1)
+    return _network(first, nn.SiLU(), _around(wide, wide), nn.SiLU(), Gate(wide), last, masked=("1",))
+
+
 LOWERED: Mapping[str, Callable[[], MaskedModel]] = {
     "carriers": _bordered,
     "shuffles": _shuffled,
     "rows": _summed,
     "fills": _normed,
+    "gates": _gated,
 }
 """By lowering, what makes the network."""

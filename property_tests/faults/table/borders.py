@@ -142,7 +142,7 @@ FAULTS = (
     Fault(
         "borders: groups carry for one another",
         "engine.constraints",
-        "own = self.members[group * width : (group + 1) * width].nonzero().reshape(-1) + group * width",
+        "own = self.candidates[group * width : (group + 1) * width].nonzero().reshape(-1) + group * width",
         "own = self.members.nonzero().reshape(-1)",
         (CONSTRAINTS, CARRIERS),
     ),

@@ -58,8 +58,8 @@ FAULTS = (
     Fault(
         "shuffles: the size of the batch decides what pays",
         "planning.costs",
-        "return total / batch_of(analysis)",
-        "return total",
+        "return sum(map(analysis.macs, analysis.graph.ops)) / batch_of(analysis)",
+        "return float(sum(map(analysis.macs, analysis.graph.ops)))",
         (SHUFFLES,),
     ),
     Fault(
