@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 
 import torch
-from attrs import evolve, frozen
+from attrs import evolve, field, frozen
 from torch import Tensor
 
 from speedup.analyses.analysis import Analysis
@@ -44,6 +44,7 @@ class Gate:
     spanned: Spanned
     readers: tuple[Op, ...]
     spread: Op | None
+    _found: dict[tuple[bytes, ...], Mixing | None] = field(factory=dict, init=False, repr=False)
 
     @property
     def restated(self) -> Op:
@@ -96,6 +97,21 @@ class Gate:
             yield from matched(reason, (factors, self.factors), dims)
         yield Subset(self.part, self.whole, self.spare, reason)
         yield self.spanned
+
+    def mixing(self, analysis: Analysis) -> Mixing | None:
+        """How the channels that are left out are made up for; None where the columns of weights that stay
+        cannot express those that go.
+        """
+        kept, gone = analysis.kept[self.part], self.left_out(analysis)
+        free = kept.clone()
+        free[[column for reader in self.readers for column in _changed_columns(reader, analysis)]] = False
+        rows = [_rows_of(reader, analysis) for reader in self.readers]
+        # The same is asked each time that something else is settled.
+        key = tuple(bytes(one.numpy().tobytes()) for one in (kept, gone, free, *rows))
+        if key not in self._found:
+            weights = [_weight_of(r, one, analysis) for r, one in zip(self.readers, rows, strict=True)]
+            self._found[key] = _mix(self.spanned, torch.cat(weights), kept, gone, free)
+        return self._found[key]
 
     def is_partial(self, analysis: Analysis) -> bool:
         """Whether some of the channels that count are not computed."""
@@ -202,25 +218,18 @@ def _constants(op: Op, rows: Value, dim: int, analysis: Analysis) -> tuple[Tenso
     return known & (profiles != 0).any(1), counts, profiles
 
 
-def mixing_of(gate: Gate, analysis: Analysis) -> Mixing | None:
-    """How the channels that `gate` leaves out are made up for; None where the columns of weights that stay
-    cannot express those that go.
-    """
-    kept, gone = analysis.kept[gate.part], gate.left_out(analysis)
-    if bool((gone & ~gate.spare).any()):
+def _mix(spanned: Spanned, weight: Tensor, kept: Tensor, gone: Tensor, free: Tensor) -> Mixing | None:
+    """How channels that are `gone` are made up for; those that are `free` may get what they would add."""
+    if bool((gone & ~spanned.members).any()):
         return None
-    others = gone.nonzero().reshape(-1)
-    weight = torch.cat([_weight_of(reader, analysis) for reader in gate.readers])
-    free = kept.clone()
-    free[[column for reader in gate.readers for column in _changed_columns(reader, analysis)]] = False
-    able = free.nonzero().reshape(-1)
+    others, able = gone.nonzero().reshape(-1), free.nonzero().reshape(-1)
     chosen = _spanning(weight[:, able], weight[:, others])
     if chosen is None:
         return None
     into = able[chosen]
     shares = _shares(weight[:, into], weight[:, others])
-    basis = gate.spanned.basis(0, kept)
-    factors, _ = gate.spanned.factors(others, basis)
+    basis = spanned.basis(0, kept)
+    factors, _ = spanned.factors(others, basis)
     if not bool(kept[basis].all()) or float(shares.abs().max()) > _LARGEST:
         return None
     number = torch.cumsum(kept, 0) - 1
@@ -243,15 +252,21 @@ def _changed_columns(reader: Op, analysis: Analysis) -> Iterator[int]:
                 yield edit.into
 
 
-def _weight_of(reader: Op, analysis: Analysis) -> Tensor:
-    """(what is computed of one channel, channels that are read) the weights of `reader`, in float64."""
+def _rows_of(reader: Op, analysis: Analysis) -> Tensor:
+    """Bool vector: which of its channels `reader` computes."""
     product = _product_of(reader, analysis)
     assert product is not None, "a reader of what is gated is a product"
-    (made, row), (_, column) = product.makes[0], product.reads[0]
+    return analysis.kept[(reader.result.index, product.makes[0][0])]
+
+
+def _weight_of(reader: Op, rows: Tensor, analysis: Analysis) -> Tensor:
+    """(what is computed of one channel, channels that are read) the weights of `rows`, in float64."""
+    product = _product_of(reader, analysis)
+    assert product is not None, "a reader of what is gated is a product"
+    (_, row), (_, column) = product.makes[0], product.reads[0]
     assert row is not None and column is not None, "the weight of such a product lists both"
     weight = analysis.facts[product.weight.index].value.expand(product.weight.shape).double()
-    rows = analysis.kept[(reader.result.index, made)].nonzero().reshape(-1)
-    return weight.index_select(row, rows).movedim(column, -1).flatten(0, -2)
+    return weight.index_select(row, rows.nonzero().reshape(-1)).movedim(column, -1).flatten(0, -2)
 
 
 def _spanning(own: Tensor, wanted: Tensor) -> Tensor | None:

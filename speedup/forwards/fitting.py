@@ -16,7 +16,7 @@ from attrs import evolve, frozen
 from speedup.analyses.analysis import Analysis
 from speedup.analyses.chains import Chain
 from speedup.analyses.fills import Fill
-from speedup.analyses.gates import Gate, mixing_of
+from speedup.analyses.gates import Gate
 from speedup.analyses.partial_sums import PartialSum
 from speedup.analyses.spare_rows import SpareRows
 from speedup.engine.constraints import Constraint, Pinned, Reason
@@ -147,7 +147,7 @@ def _of_gates(
     """Of each product with a gate, what is left out is put together of the rest."""
 
     def gated(one: Gate, name: str) -> GateRows | None:
-        mixing = mixing_of(one, analysis)
+        mixing = one.mixing(analysis)
         if mixing is None:
             return None
         part, whole = analysis.kept[one.part], analysis.kept[one.whole]

@@ -10,7 +10,7 @@ from attrs import frozen
 from speedup.analyses.analysis import Analysis
 from speedup.analyses.chains import Chain
 from speedup.analyses.fills import Fill
-from speedup.analyses.gates import Gate, mixing_of
+from speedup.analyses.gates import Gate
 from speedup.analyses.partial_sums import PartialSum
 from speedup.analyses.spare_rows import last_product
 from speedup.engine.keepsets import solve_keep_sets
@@ -58,7 +58,7 @@ def judge_gate(one: Gate, analysis: Analysis) -> Verdict | None:
     if not channels:
         return None
     saved = int(sum(_macs_of_channel(one, analysis)) * channels)
-    if mixing_of(one, analysis) is None:
+    if one.mixing(analysis) is None:
         return Verdict(channels, saved, "weights of the channels that stay cannot express those that go")
     lowering = analysis.restated.get(one.op.index)
     cost = CALLS_OF_GATE * batch_of(analysis)

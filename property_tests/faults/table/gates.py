@@ -37,8 +37,8 @@ FAULTS = (
     Fault(
         "gates: one of those that read the channels is made up for",
         "analyses.gates",
-        "_weight_of(reader, analysis) for reader in gate.readers]",
-        "_weight_of(reader, analysis) for reader in gate.readers[:1]]",
+        "[_weight_of(r, one, analysis) for r, one in zip(self.readers, rows, strict=True)]",
+        "[_weight_of(self.readers[0], rows[0], analysis)]",
         (GATES,),
     ),
     Fault(
