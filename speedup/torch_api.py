@@ -54,6 +54,8 @@ __all__ = [  # noqa: RUF022  by what they are for
     # Inside modules and tensors.
     "modules_of",  # those that a module holds itself, under all of their names; None for one left out
     "parameters_of",  # those that a module holds itself; None for one that it was made without
+    "unsaved_buffers_of",  # the names of those that state dicts leave out
+    "STATE_METADATA",  # of a state dict: the versions of modules, by which these read their own state
     "pre_hooks_of",  # what runs before a forward: torch.nn.utils computes weights there
     "CALL_IMPL",  # the code between `module(x)` and the forward, where a module's own frames end
     "WRAPPED_CALL_IMPL",  # the same, the outer one
@@ -78,6 +80,8 @@ DisableTorchFunction = torch._C.DisableTorchFunction
 
 modules_of: Callable[[nn.Module], dict[str, nn.Module | None]] = attrgetter("_modules")
 parameters_of: Callable[[nn.Module], dict[str, nn.Parameter | None]] = attrgetter("_parameters")
+unsaved_buffers_of: Callable[[nn.Module], set[str]] = attrgetter("_non_persistent_buffers_set")
+STATE_METADATA: Final = "_metadata"
 pre_hooks_of: Callable[[nn.Module], dict[int, Callable[..., Any]]] = attrgetter("_forward_pre_hooks")
 CALL_IMPL: Final = nn.Module._call_impl.__code__
 WRAPPED_CALL_IMPL: Final = nn.Module._wrapped_call_impl.__code__

@@ -24,6 +24,7 @@ from speedup.torch_api import (
     COPY,
     CUSTOM,
     QKV_SAME_EMBED_DIM,
+    STATE_METADATA,
     SYMBOLIC_MATH,
     TO_COPY,
     WRAPPED_CALL_IMPL,
@@ -49,6 +50,7 @@ from speedup.torch_api import (
     tree_leaves,
     tree_structure,
     tree_unflatten,
+    unsaved_buffers_of,
     use_lazy_graph_module,
     version_of,
 )
@@ -240,6 +242,20 @@ def parameters() -> None:
     assert dict(parameters_of(layer)) == {"weight": layer.weight, "bias": None}
 
 
+def unsaved_buffers() -> None:
+    layer = nn.Linear(1, 1)
+    layer.register_buffer("kept", torch.ones(1))
+    layer.register_buffer("left", torch.ones(1), persistent=False)
+    assert (
+        unsaved_buffers_of(layer) == {"left"} == {n for n, _ in layer.named_buffers()} - {*layer.state_dict()}
+    )
+
+
+def state_metadata() -> None:
+    metadata = getattr(nn.BatchNorm1d(2).state_dict(), STATE_METADATA)
+    assert metadata[""]["version"] == nn.BatchNorm1d(2)._version == 2
+
+
 def pre_hooks() -> None:
     layer = nn.Linear(2, 2)
     prune.identity(layer, "weight")
@@ -311,6 +327,8 @@ PROBES: Mapping[str, Callable[..., None]] = {
     "InstanceNorm": norms,
     "modules_of": modules,
     "parameters_of": parameters,
+    "unsaved_buffers_of": unsaved_buffers,
+    "STATE_METADATA": state_metadata,
     "pre_hooks_of": pre_hooks,
     "CALL_IMPL": call_impl,
     "WRAPPED_CALL_IMPL": call_impl,

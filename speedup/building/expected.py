@@ -15,6 +15,9 @@ from speedup.ir.graph import Graph, Op, Shape, Value, read_in
 from speedup.parts import Expected, ExpectedOp
 from speedup.torch_api import schema_of
 
+# A bias is among the operands; where tensors are made follows from where the model is.
+_NOT_COMPARED = ("bias", "device")
+
 
 def expected_trace(analysis: Analysis, edits: Sequence[Edit]) -> Expected:
     """What the small model has to trace to."""
@@ -51,7 +54,8 @@ def _describe(
         operands = tuple(names[v.index] for v in read_in(tuple(op.arguments.values())))
         if isinstance(given.get("bias"), str):
             operands = (*operands, given["bias"])
-        plain = tuple((n, _plain(_as_read(op.arguments[n], a))) for n, a in given.items() if n != "bias")
+        named = ((n, _plain(_as_read(op.arguments[n], a))) for n, a in given.items())
+        plain = tuple((n, argument) for n, argument in named if n not in _NOT_COMPARED)
         ops.append(
             ExpectedOp(str(op.target), op.owner.path, operands, plain, tuple(sizes(r) for r in op.results))
         )

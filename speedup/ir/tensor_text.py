@@ -6,7 +6,7 @@ import base64
 import math
 import re
 import zlib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -15,6 +15,8 @@ from torch import Tensor
 _RANGE = re.compile(r"(\d+)(?:-(\d+))?")
 # Longer than any dimension that a plan lists the indices of, so that a short text cannot fill the memory.
 _MOST = 1 << 28
+# The same for all entries of a mask.
+_MOST_ENTRIES = 1 << 32
 
 
 def type_text(dtype: torch.dtype) -> str:
@@ -123,28 +125,58 @@ def indices_from_text(given: object) -> tuple[int, ...]:
     return tuple(found)
 
 
-def mask_text(mask: Tensor) -> dict[str, Any]:
-    """A keep-mask: the indices that it drops, if it varies along one dimension only, else the whole of it."""
+def mask_text(mask: Tensor, write: Callable[[Iterable[int]], Any] = indices_text) -> dict[str, Any]:
+    """A keep-mask: the indices that it drops, if it varies along one dimension only, else the whole of it.
+
+    `write` puts these indices down.
+    """
     if mask.numel() > max(mask.shape, default=1):
-        return tensor_text(mask)
-    dropped = (~mask).reshape(-1).nonzero().reshape(-1).tolist()
-    return {"shape": list(mask.shape), "dropped": indices_text(dropped)}
+        along = _only_dimension(mask)
+        if along is None:
+            return tensor_text(mask)
+        profile = mask[tuple(slice(None) if dim == along else 0 for dim in range(mask.ndim))]
+        return {"shape": list(mask.shape), "along": along, "dropped": write(_dropped(profile))}
+    return {"shape": list(mask.shape), "dropped": write(_dropped(mask.reshape(-1)))}
 
 
-def mask_from_text(given: object) -> Tensor:
-    """The mask that `mask_text` wrote.
+def _dropped(mask: Tensor) -> list[int]:
+    found: list[int] = (~mask).nonzero().reshape(-1).tolist()
+    return found
+
+
+def _only_dimension(mask: Tensor) -> int | None:
+    """The dimension along which alone the mask varies."""
+    for dim in range(mask.ndim):
+        others = [d for d in range(mask.ndim) if d != dim]
+        if mask.numel() and torch.equal(mask.amin(others), mask.amax(others)):
+            return dim
+    return None
+
+
+def mask_from_text(given: object, read: Callable[[object], tuple[int, ...]] = indices_from_text) -> Tensor:
+    """The mask that `mask_text` wrote. `read` takes up indices.
 
     Raises:
         ValueError: it says something else.
     """
-    if not isinstance(given, Mapping) or set(given) != {"shape", "dropped"}:
+    if not isinstance(given, Mapping) or not {"shape", "dropped"} <= set(given) <= {
+        "shape",
+        "along",
+        "dropped",
+    }:
         mask = tensor_from_text(given)
         if mask.dtype is not torch.bool:
             raise ValueError("a mask is of type bool")
         return mask
-    shape, dropped = shape_from_text(given["shape"]), indices_from_text(given["dropped"])
-    if math.prod(shape) > _MOST or any(index >= math.prod(shape) for index in dropped):
+    shape, dropped = shape_from_text(given["shape"]), read(given["dropped"])
+    along, total = given.get("along"), math.prod(shape)
+    if along is not None and not (type(along) is int and 0 <= along < len(shape)):
+        raise ValueError(f"a mask of shape {shape} does not vary along {along!r}")
+    extent = total if along is None else shape[along]
+    if extent > _MOST or total > _MOST_ENTRIES or any(index >= extent for index in dropped):
         raise ValueError(f"a mask of shape {shape} cannot drop index {max(dropped, default=0)}")
-    mask = torch.ones(math.prod(shape), dtype=torch.bool)
+    mask = torch.ones(extent, dtype=torch.bool)
     mask[list(dropped)] = False
-    return mask.reshape(shape)
+    if along is None:
+        return mask.reshape(shape)
+    return mask.reshape([extent if dim == along else 1 for dim in range(len(shape))]).expand(shape)

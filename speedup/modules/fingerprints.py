@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator
+from typing import Literal
 
 import torch
 from attrs import evolve, frozen
@@ -10,6 +11,7 @@ from torch import Tensor, nn
 
 from speedup.ir.graph import Shape
 from speedup.modules.rewritten import rewritten_functions_of
+from speedup.torch_api import unsaved_buffers_of
 
 # At most so many lanes that they stay in the cache and that torch does not yet share them out to threads,
 # which on a busy machine would wait for one another at every step. And words for each lane.
@@ -22,12 +24,16 @@ _FIRST = 0xBF58476D1CE4E5B9 - (1 << 64)
 _SECOND = 0x94D049BB133111EB - (1 << 64)
 
 
+Role = Literal["parameter", "buffer", "unsaved"]
+"""What a tensor is in its model; `unsaved` is a buffer that state dicts leave out."""
+
+
 @frozen
 class TensorFingerprint:
     """Identity and content of one parameter or buffer.
 
     `same_as` is the first name of a tensor that has several; `address` tells the tensor from an equal one
-    in the same process and is None in a plan that was read back.
+    in the same process and is None in a plan that was read back, `role` in one of an earlier format.
     """
 
     name: str
@@ -35,6 +41,7 @@ class TensorFingerprint:
     dtype: torch.dtype
     checksum: int
     same_as: str | None = None
+    role: Role | None = None
     address: int | None = None
 
 
@@ -53,22 +60,31 @@ Fingerprint = TensorFingerprint | ModuleFingerprint
 
 def fingerprints_of(model: nn.Module) -> tuple[Fingerprint, ...]:
     """Stamps of all parameters, buffers and modules. Reads the tensors once."""
-    named = (*model.named_parameters(remove_duplicate=False), *model.named_buffers(remove_duplicate=False))
     first: dict[int, TensorFingerprint] = {}
     tensors: list[TensorFingerprint] = []
-    for name, tensor in named:
+    for name, tensor, role in _named(model):
         known = first.get(id(tensor))
         if known is None:
             content = tuple(tensor.shape), tensor.dtype, checksum(tensor)
-            first[id(tensor)] = known = TensorFingerprint(name, *content, address=id(tensor))
+            first[id(tensor)] = known = TensorFingerprint(name, *content, role=role, address=id(tensor))
             tensors.append(known)
         else:
-            tensors.append(evolve(known, name=name, same_as=known.name))
+            tensors.append(evolve(known, name=name, same_as=known.name, role=role))
     modules = [
         ModuleFingerprint(name, _type_name(type(module)), _settings(module), id(type(module)))
         for name, module in model.named_modules(remove_duplicate=False)
     ]
     return (*tensors, *modules)
+
+
+def _named(model: nn.Module) -> Iterator[tuple[str, Tensor, Role]]:
+    """Parameters and buffers by all their names."""
+    for name, parameter in model.named_parameters(remove_duplicate=False):
+        yield name, parameter, "parameter"
+    modules = dict(model.named_modules(remove_duplicate=False))
+    for name, buffer in model.named_buffers(remove_duplicate=False):
+        path, _, own = name.rpartition(".")
+        yield name, buffer, "unsaved" if own in unsaved_buffers_of(modules[path]) else "buffer"
 
 
 def _type_name(kind: type) -> str:

@@ -249,8 +249,8 @@ def _value_independent(
 ) -> frozenset[str]:
     """The tensors whose numbers the plan does not depend on.
 
-    Those are the ones that no operation reads. And the weights, if the same edits follow where nothing is
-    known of them but that they are zero where they are masked.
+    Those are the ones that no operation reads, or that have no data. And the weights, if the same edits
+    follow where nothing is known of them but that they are zero where they are masked.
     """
     traced, edits = solution.survey.trace, solution.edits
     named = {
@@ -258,7 +258,9 @@ def _value_independent(
         for fingerprint in fingerprints
         if isinstance(fingerprint, TensorFingerprint)
     }
-    read = {v.name for v in traced.graph.state if traced.graph.readers[v.index]}
+    # Nor can it depend on those of tensors that have none yet.
+    empty = {name for name, tensor in traced.tensors.items() if tensor.is_meta}
+    read = {v.name for v in traced.graph.state if traced.graph.readers[v.index]} - empty
     unread = frozenset(named) - read
     if any(isinstance(edit, AddToParameter | CombineColumns | MergeColumns | NewBias) for edit in edits):
         return unread

@@ -1,7 +1,8 @@
 """Plans as JSON text and back. What a plan consists of says how it is written, field by field.
 
-Where the obvious form would be long or inexact there is another: lists of indices are ranges, tensors
-are base64, numbers that JSON does not know are words. Each edit, layer and operation has its own line.
+Where the obvious form would be long or inexact there is another: lists of indices are ranges, and long ones
+stand once in a table, tensors are base64, numbers that JSON does not know are words. Each edit, layer and
+operation has its own line.
 """
 
 from __future__ import annotations
@@ -30,8 +31,6 @@ from speedup.ir.edits import (
 from speedup.ir.inputs import Example
 from speedup.ir.report import Portion, Step
 from speedup.ir.tensor_text import (
-    indices_from_text,
-    indices_text,
     mask_from_text,
     mask_text,
     tensor_from_text,
@@ -40,6 +39,7 @@ from speedup.ir.tensor_text import (
 from speedup.masks import Masks
 from speedup.modules.fingerprints import Fingerprint, ModuleFingerprint, TensorFingerprint
 from speedup.parts import Expected, ExpectedOp, PlanParts, Subject
+from speedup.text.index_sets import IndexSets, indices_of_shared, shared_indices, table_in_use
 from speedup.text.json_values import (
     add_values,
     call_from_json,
@@ -50,9 +50,9 @@ from speedup.text.json_values import (
 )
 from speedup.text.plan_checks import faults
 
-VERSION = 5
+VERSION = 6
 # Plans of these versions are read as well.
-_READ = (1, 2, 3, 4, VERSION)
+_READ = (1, 2, 3, 4, 5, VERSION)
 # Dictionaries this far out have a line for each entry.
 _OUTER = 3
 
@@ -63,7 +63,9 @@ def text_of(plan: PlanParts) -> str:
     Raises:
         PlanFormatError: the example input holds something that text cannot.
     """
-    body = {"format": PLAN_KEY, "version": VERSION, **_converter().unstructure(plan, PlanParts)}
+    with table_in_use(IndexSets()) as table:
+        content = _converter().unstructure(plan, PlanParts)
+    body = {"format": PLAN_KEY, "version": VERSION, "indices": table.entries, **content}
     return _laid_out(body) + "\n"
 
 
@@ -75,7 +77,8 @@ def parts_of(text: str | bytes) -> PlanParts:
     """
     body = _parse(text)
     try:
-        plan = _converter().structure(body, PlanParts)
+        with table_in_use(IndexSets(require_list(body.pop("indices", None)))):
+            plan = _converter().structure(body, PlanParts)
     except Exception as error:  # a converter raises what the constructors do
         first = cattrs.transform_error(error, path="plan")[0]
         raise PlanFormatError(
@@ -106,7 +109,11 @@ def _parse(text: str | bytes) -> dict[str, Any]:
             f"versions {', '.join(map(str, _READ))}. Use the release that wrote it, or plan again."
         )
     content = {key: value for key, value in body.items() if key not in ("format", "version")}
-    return _from_version_1(content) if version == 1 else content
+    if version < VERSION and "indices" in content:
+        raise PlanFormatError(f"the plan has a table of indices, which version {version} does not know")
+    for earlier in range(version, VERSION):
+        content = _STEPS.get(earlier, lambda same: same)(content)
+    return content
 
 
 def _from_version_1(content: dict[str, Any]) -> dict[str, Any]:
@@ -121,6 +128,26 @@ def _from_version_1(content: dict[str, Any]) -> dict[str, Any]:
         "subject": {**subject, "others": [], "found": []},
         "report": {**report, "assumptions": []},
     }
+
+
+def _from_version_5(content: dict[str, Any]) -> dict[str, Any]:
+    """Version 5 had no table of indices, and what it expected of operations was bound to a device."""
+    expected = content.get("expected")
+    if not isinstance(expected, dict) or not isinstance(expected.get("ops"), list):
+        return {"indices": [], **content}
+    ops = [_without_device(op) for op in expected["ops"]]
+    return {"indices": [], **content, "expected": {**expected, "ops": ops}}
+
+
+def _without_device(op: Any) -> Any:
+    arguments = op.get("arguments") if isinstance(op, dict) else None
+    if not isinstance(arguments, list):
+        return op
+    return {**op, "arguments": [a for a in arguments if not (isinstance(a, list) and a[:1] == ["device"])]}
+
+
+# What makes the next version of a plan's content, by version.
+_STEPS: Mapping[int, Callable[[dict[str, Any]], dict[str, Any]]] = {1: _from_version_1, 5: _from_version_5}
 
 
 def _refuse(word: str) -> Any:
@@ -144,10 +171,10 @@ class _Form:
     read: Callable[[Any], Any]
 
 
-_INDICES = _Form(indices_text, indices_from_text)
+_INDICES = _Form(shared_indices, indices_of_shared)
 _LISTS_OF_INDICES = _Form(
-    lambda found: [indices_text(one) for one in found],
-    lambda given: tuple(indices_from_text(one) for one in require_list(given)),
+    lambda found: [shared_indices(one) for one in found],
+    lambda given: tuple(indices_of_shared(one) for one in require_list(given)),
 )
 _VALUE = _Form(value_to_json, value_from_json)
 
@@ -227,10 +254,10 @@ def _add_fields(
 
 
 def _masks_to_json(masks: Masks) -> dict[str, Any]:
-    return {name: mask_text(mask) for name, mask in masks.items()}
+    return {name: mask_text(mask, shared_indices) for name, mask in masks.items()}
 
 
 def _masks_from_json(given: Any) -> Masks:
     if not isinstance(given, dict):
         raise TypeError("masks are written by name")
-    return Masks({name: mask_from_text(mask) for name, mask in given.items()})
+    return Masks({name: mask_from_text(mask, indices_of_shared) for name, mask in given.items()})

@@ -33,7 +33,7 @@ from tests.support.released import (
 )
 from tests.support.repository import DATA
 
-VERSIONS = (1, 2, 3, 4, 5)
+VERSIONS = (1, 2, 3, 4, 5, 6)
 NEWEST = max(VERSIONS)
 each = pytest.mark.parametrize("version", VERSIONS)
 
@@ -148,11 +148,11 @@ def test_newest_version_is_written_as_it_was() -> None:
 
 
 @each
-@pytest.mark.parametrize("other", [0, 6, "2", 2.0, True, None])
+@pytest.mark.parametrize("other", [0, 7, "2", 2.0, True, None])
 def test_plans_of_other_versions_are_refused(version: int, other: object) -> None:
     body = json.loads(text_of(version)) | {"version": other}
     with pytest.raises(
-        PlanFormatError, match=r"version .* of the format, .* reads versions 1, 2, 3, 4, 5"
+        PlanFormatError, match=r"version .* of the format, .* reads versions 1, 2, 3, 4, 5, 6"
     ) as caught:
         Plan.from_json(json.dumps(body))
     assert f"version {other!r} of the format" in str(caught.value)

@@ -228,9 +228,9 @@ FAULTS: dict[str, tuple[Callable[[Path], object], type[Exception], str]] = {
         r"tensor 'fc.bias' is of shape \(5,\), planned is \(4,\)",
     ),
     "of another version": (
-        lambda p: retold(p, "speedup.plan", '"version": 5', '"version": 6'),
+        lambda p: retold(p, "speedup.plan", '"version": 6', '"version": 7'),
         PlanFormatError,
-        "version 6 of the format",
+        "version 7 of the format",
     ),
     "with half a plan": (
         lambda p: retold(p, "speedup.plan", '"edits"', '"edits'),

@@ -73,6 +73,21 @@ class Filling(nn.Module):
         return result
 
 
+class Counting(nn.Module):
+    """Counts along rows, on the device that it is on; a buffer is in no state dict, another in each."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.widen, self.narrow = nn.Conv2d(3, 48, 1), nn.Conv2d(48, 4, 1)
+        self.register_buffer("scale", torch.full((48, 1, 1), 2.0), persistent=False)
+        self.register_buffer("shift", torch.full((4, 1, 1), 3.0))
+
+    def forward(self, x: Tensor) -> Tensor:
+        places = torch.arange(x.shape[-1], device=x.device)
+        result: Tensor = self.narrow(torch.relu(self.widen(x)) * self.scale * places) + self.shift
+        return result
+
+
 def model_of(version: int) -> nn.Module:
     """The model of a version, with the weights that it was planned with."""
     with torch.random.fork_rng(devices=[]):
@@ -81,7 +96,7 @@ def model_of(version: int) -> nn.Module:
             return nn.Sequential(
                 nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.Flatten(), nn.Linear(8 * 6 * 6, 5)
             )
-        models: dict[int, type[nn.Module]] = {2: Branching, 3: Inverted, 4: Adding, 5: Filling}
+        models: dict[int, type[nn.Module]] = {2: Branching, 3: Inverted, 4: Adding, 5: Filling, 6: Counting}
         return models[version]()
 
 
@@ -96,6 +111,9 @@ def masks_of(version: int) -> dict[str, Tensor]:
     if version == 5:
         kept = torch.tensor([1, 0, 0, 1, 0, 1, 0, 1, 1, 0, 0, 1, 0, 0, 1, 1]).repeat(2)
         return {"branch.weight": kept.reshape(32, 1, 1, 1)}
+    if version == 6:
+        kept = torch.tensor([1, 0, 0, 1, 0, 1, 0, 1, 1, 0, 0, 1, 0, 0, 1, 1]).repeat(3)
+        return {"widen.weight": kept.reshape(48, 1, 1, 1), "widen.bias": kept}
     if version == 3:
         return {"widen.weight": torch.tensor([0, 0, 0, 1, 0, 1, 0, 0]).reshape(8, 1, 1, 1)}
     return {"first.weight": rows.reshape(8, 1, 1, 1), "first.bias": rows}

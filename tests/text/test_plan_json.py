@@ -11,6 +11,8 @@ from typing import Any
 import jsonschema
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from torch import Tensor, nn
 
 import speedup
@@ -25,6 +27,7 @@ from speedup.ir.tensor_text import (
     tensor_from_text,
     tensor_text,
 )
+from speedup.text.index_sets import IndexSets
 from speedup.text.json_values import call_from_json, json_of_call, value_from_json, value_to_json
 from tests.support.saving_models import CASES, masks_of
 
@@ -135,6 +138,72 @@ def test_masks_of_rows_are_short_and_others_whole() -> None:
         assert torch.equal(mask_from_text(mask_text(mask)), mask)
 
 
+@pytest.mark.parametrize("dim", [0, 1, 2])
+def test_a_mask_that_varies_along_one_dimension_is_written_so(dim: int) -> None:
+    shape = (5, 40, 30)
+    line = torch.rand(shape[dim], generator=torch.Generator().manual_seed(0)) > 0.4
+    mask = line.reshape([shape[dim] if d == dim else 1 for d in range(3)]).expand(shape).contiguous()
+    written = mask_text(mask)
+    assert written == {
+        "shape": [5, 40, 30],
+        "along": dim,
+        "dropped": indices_text((~line).nonzero().reshape(-1).tolist()),
+    }
+    assert torch.equal(mask_from_text(written), mask)
+    mask[(0,) * 3] = ~mask[(0,) * 3]
+    assert "data" in mask_text(mask) and torch.equal(mask_from_text(mask_text(mask)), mask)
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"shape": [2, 3], "along": 2, "dropped": ""},
+        {"shape": [2, 3], "along": True, "dropped": ""},
+        {"shape": [2, 3], "along": 0, "dropped": "2"},
+        {"shape": [2, 1 << 40], "along": 0, "dropped": "1"},
+    ],
+)
+def test_a_mask_along_nothing_is_refused(given: object) -> None:
+    with pytest.raises(ValueError, match=r"does not vary along|cannot drop"):
+        mask_from_text(given)
+
+
+@given(st.lists(st.integers(0, 5000), unique=True, max_size=300), st.booleans())
+def test_sets_of_indices_are_given_back_in_their_order(indices: list[int], is_sorted: bool) -> None:
+    found = tuple(sorted(indices) if is_sorted else indices)
+    table = IndexSets()
+    written = table.write(found)
+    assert table.write(found) == written and len(table.entries) <= 1
+    assert IndexSets(json.loads(json.dumps(table.entries))).read(written) == found
+
+
+@pytest.mark.parametrize(
+    ("entries", "given", "words"),
+    [
+        ([], 0, "no set 0 among 0"),
+        (["0-3"], -1, "no set -1 among 1"),
+        (["0-3"], True, "as in '0-13,15'"),
+        ([{"byte": "AA"}], 0, "as ranges or as bits"),
+        ([{"bits": "A"}], 0, "base64|padding"),
+        ([3], 0, "as in '0-13,15'"),
+    ],
+)
+def test_a_table_that_makes_no_sense_is_refused(entries: list[Any], given: object, words: str) -> None:
+    with pytest.raises(ValueError, match=words):
+        IndexSets(entries).read(given)
+
+
+def test_a_set_that_is_used_often_is_written_once() -> None:
+    scattered, even = tuple(range(0, 4000, 3)), tuple(range(4000))
+    table = IndexSets()
+    assert [table.write(found) for found in (scattered, even, scattered, (1, 2))] == [0, "0-3999", 0, "1-2"]
+    ((form, text),) = table.entries[0].items()
+    assert form == "bits" and len(text) < 700
+    assert table.write(tuple(reversed(even))) == 1 and isinstance(table.entries[1], str)
+    again = IndexSets(table.entries)
+    assert again.read(0) is again.read(0)
+
+
 @pytest.mark.parametrize(
     "given",
     [
@@ -190,10 +259,18 @@ def at(*path: Any, value: Any) -> Callable[[dict[str, Any]], None]:
     return change
 
 
-FAULTS: dict[str, tuple[Callable[[dict[str, Any]], None], str]] = {
+FAULTS: dict[str, tuple[Callable[[dict[str, Any]], object], str]] = {
     "another format": (edited(format="onnx"), "is no plan"),
     "a later version": (edited(version=7), "version 7 of the format"),
     "a version that is a word": (edited(version="1"), "version '1' of the format"),
+    "no table of indices": (lambda body: body.pop("indices"), "null is no list"),
+    "a table that is none": (edited(indices={}), "is no list"),
+    "a set that is not there": (at("edits", -10, "indices", value=900), r"edits\[1\].indices"),
+    "an entry of another form": (
+        lambda body: (edited(indices=[{"byte": "AA"}])(body), at("edits", -10, "indices", value=0)(body)),
+        r"edits\[1\].indices",
+    ),
+    "a role that is none": (at("subject", "stamps", 0, "role", value="weight"), "not in literal"),
     "a field more": (edited(extra=1), "extra"),
     "no edits": (edited(edits=None), "plan.edits"),
     "a word for a list": (at("report", "unknown_operators", value="abc"), "unknown_operators"),
