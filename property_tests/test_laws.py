@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from property_tests.test_fixpoint import analysis_of, extents_of
 from property_tests.test_networks import given_model, shapes
 from speedup import Plan, apply_masks, materialize, plan_speedup
-from speedup.building.applying import apply_edits
+from speedup.cutting.tensors import apply_edits
 from speedup.engine.constraints import Equal
 from speedup.engine.keepsets import solve_keep_sets
 from speedup.ir.edits import (

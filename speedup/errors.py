@@ -111,6 +111,10 @@ class OtherWeightsError(StaleModelError):
     """A plan that depends on its model's weights meets a model with others."""
 
 
+class OptimizerStateError(SpeedupError, ValueError):
+    """The state of an optimizer does not fit the plan, or is of a kind that cannot be cut; says why."""
+
+
 class UnboundPlanError(SpeedupError, ValueError):
     """A plan that was read back has no model of its own; one has to be passed."""
 

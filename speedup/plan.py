@@ -6,8 +6,9 @@ the masks. The model it was made for is carried along but is not part of its val
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from attrs import asdict, frozen
 
@@ -79,6 +80,64 @@ class Plan(PlanParts):
         from speedup.text.plan_json import parts_of
 
         return cls(**asdict(parts_of(text), recurse=False))
+
+    def apply(self, state: Mapping[str, Any]) -> dict[str, Any]:
+        """The state dict of the small model from one of the planned model, bit for bit what `materialize` gives.
+
+        It serves whatever is of the planned model's shapes and names: the model's own state, a checkpoint of
+        it, a part of one, an averaged copy of the weights (EMA). A plan that follows from its masks alone
+        holds for all numbers; one for which constants were computed from weights, or that counts zeros as
+        masked, only for the numbers that were planned, which is checked.
+
+        Args:
+            state: tensors by the names of the planned model's state dict, not all need be there. It may be
+                lazy: each tensor is asked for once, and let go before the next. The values may also be
+                slices of a safetensors file, `safe_open(...).get_slice(name)`: of these only rows that stay
+                are read.
+
+        Returns:
+            New tensors by the small model's names, on the devices and of the types of the given ones. A bias
+            that only the small model has comes with the parameter whose type it has, its module's first.
+
+        Raises:
+            ArchitectureError: a name, shape or type is not as planned.
+            OtherWeightsError: the plan does not hold for these numbers.
+            InputError: a value is no tensor.
+            ModelError: a tensor is sharded, or packed by a library for quantisation.
+        """
+        from speedup.cutting.states import apply_to_state
+
+        return apply_to_state(self, state)
+
+    def apply_optimizer(self, state: Mapping[str, Any], names: Sequence[str] | None = None) -> dict[str, Any]:
+        """The state for an optimizer of the small model, from that of one of the planned model.
+
+        It is for `torch.optim`'s Adam, AdamW, SGD and RMSprop. Numbers of steps and settings stay as they
+        are, and moments lose what the parameters lose; they are zero where a mask zeroes a parameter that stays.
+        Training that goes on with it is, bit for bit, that of a small model which had these weights and
+        moments from the start. Moments of what stays are not changed by constants: a bias to which constants
+        are added, and a column that takes multiples of others, keep their own, as their gradients are what
+        they were. A bias that only the small model has begins without moments.
+
+        Args:
+            state: what `optimizer.state_dict()` returned, or `get_optimizer_state_dict` of
+                `torch.distributed.checkpoint`.
+            names: the names of the optimizer's parameters, in the order in which it was given them; not
+                needed where the state has them.
+
+        Returns:
+            What an optimizer takes by `load_state_dict` whose groups have the same parameters of the small
+            model in the same order. New biases join the group of their module's parameters, where
+            `named_parameters` lists them; "param_names" of each group says so.
+
+        Raises:
+            OptimizerStateError: the optimizer is another one, or the names or shapes do not fit; says why.
+            ArchitectureError: the planned model has no parameter of a name.
+            ModelError: the state is sharded, or packed.
+        """
+        from speedup.cutting.optimizers import apply_to_optimizer
+
+        return apply_to_optimizer(self, state, names)
 
     def diff(self, other: Plan) -> PlanDiff:
         """What differs from this plan to `other`: layers, edits, blockers, assumptions. Print it."""

@@ -7,9 +7,10 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor, nn
 
-from speedup.building.applying import apply_edits, change_modules
+from speedup.building.applying import change_modules
 from speedup.building.binding import current_plan
 from speedup.building.verifying import verify as check
+from speedup.cutting.tensors import apply_edits
 from speedup.errors import InputError
 from speedup.modules.copying import copy_module
 from speedup.plan import Plan

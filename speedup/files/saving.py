@@ -18,8 +18,9 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from speedup._stable import PLAN_KEY, TRAITS_KEYS
-from speedup.building.applying import change_modules, planned_shapes
+from speedup.building.applying import change_modules
 from speedup.building.binding import require_architecture
+from speedup.cutting.tensors import planned_shapes
 from speedup.errors import FileWriteError, ModelError, PlanFormatError, SavedModelError
 from speedup.files.traits import Traits, traits_from_text, traits_of, traits_text
 from speedup.ir.edits import NewBias

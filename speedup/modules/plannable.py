@@ -54,6 +54,25 @@ def require_weights(model: nn.Module) -> None:
                 "which has no hooks."
             )
     require_shapes(model)
+    for name, tensor in (*model.named_parameters(), *model.named_buffers()):
+        require_plain_tensor(name, tensor)
+
+
+def require_plain_tensor(name: str, tensor: Tensor) -> None:
+    """Raise if `tensor` is of a class that keeps its numbers in its own way: sharded, quantised, lazy.
+
+    Raises:
+        ModelError: says what is in its place, and what to do.
+    """
+    kind = type(tensor)
+    if getattr(kind, "__torch_dispatch__", None) is Tensor.__torch_dispatch__:
+        return
+    raise ModelError(
+        f"tensor {name!r} is a {kind.__module__}.{kind.__qualname__}, which keeps its numbers elsewhere "
+        "(in parts on several devices, quantised, or packed), so that it cannot be masked or cut. Plan and "
+        "cut the model before it is sharded or quantised; shard or quantise the small model. Of a sharded "
+        "model, full_tensor() or torch.distributed.checkpoint gives the whole state."
+    )
 
 
 def require_shapes(model: nn.Module) -> None:

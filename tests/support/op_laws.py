@@ -11,7 +11,7 @@ from attrs import evolve, frozen
 from torch import Tensor
 
 from speedup.analyses.analysis import Analysis
-from speedup.building.applying import apply_edits
+from speedup.cutting.tensors import apply_edits
 from speedup.engine.lattice import Fact, fact, indicator, unknown
 from speedup.forwards.rewriting import SourceRewriter
 from speedup.ir.edits import AddToParameter, MergeColumns, SliceGroups

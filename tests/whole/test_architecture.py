@@ -24,7 +24,7 @@ LAYERS = (
     ("analyses", "masks", "tracing"),
     ("explaining", "forwards", "rendering"),
     ("parts",),
-    ("text",),
+    ("cutting", "text"),
     ("plan",),
     ("building",),
     ("files", "planning"),

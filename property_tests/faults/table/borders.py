@@ -155,9 +155,9 @@ FAULTS = (
     ),
     Fault(
         "borders: factors stand the wrong way round",
-        "building.applying",
-        "@ factors.to(tensor.device)",
-        "@ factors.flip(-1).to(tensor.device)",
+        "cutting.tensors",
+        "result, factors = block.clone(), factors.to(block.device)",
+        "result, factors = block.clone(), factors.flip(-1).to(block.device)",
         (CARRIERS,),
     ),
 )

@@ -18,16 +18,16 @@ from property_tests.faults.killers import (
 FAULTS = (
     Fault(
         "building: a slice keeps the neighbours of what it should",
-        "building.applying",
-        "tensor.index_select(dim, torch.tensor(indices, device=tensor.device))",
-        "tensor.index_select(dim, (torch.tensor(indices, device=tensor.device) - 1) % tensor.shape[dim])",
+        "cutting.tensors",
+        "block.index_select(dim, torch.tensor(indices, device=block.device))",
+        "block.index_select(dim, (torch.tensor(indices, device=block.device) - 1) % block.shape[dim])",
         (OTHERS,),
     ),
     Fault(
         "building: masks are not applied",
-        "building.applying",
-        "tensor = torch.where(mask.to(tensor.device), tensor, zero)",
-        "tensor = torch.where(mask.to(tensor.device), tensor, tensor + zero)",
+        "cutting.tensors",
+        "torch.where(_rows_of(self.mask, rows).to(block.device), block, zero)",
+        "torch.where(_rows_of(self.mask, rows).to(block.device), block, block + zero)",
         (OTHERS,),
     ),
     Fault(
@@ -39,16 +39,16 @@ FAULTS = (
     ),
     Fault(
         "building: a constant is taken from a bias and not added to it",
-        "building.applying",
-        "(to_double(tensor) + delta.tensor.to(tensor.device))",
-        "(to_double(tensor) - delta.tensor.to(tensor.device))",
+        "cutting.tensors",
+        "(to_double(block) + added)",
+        "(to_double(block) - added)",
         (OTHERS, IMAGES),
     ),
     Fault(
         "building: a carrier loses its own weights",
-        "building.applying",
-        "total = part.index_select(edit.dim, targets).double() + carried",
-        "total = 0 * part.index_select(edit.dim, targets).double() + carried",
+        "cutting.tensors",
+        "(carriers.double() + carried)",
+        "(0 * carriers.double() + carried)",
         (IMAGES, MATERIALIZE),
     ),
     Fault(
@@ -119,9 +119,9 @@ FAULTS = (
     ),
     Fault(
         "purity: masks are written into the model's weights",
-        "building.applying",
-        "        tensor = torch.where(mask.to(tensor.device), tensor, zero)",
-        "        tensor = tensor.mul_(mask.to(tensor.device))",
+        "cutting.tensors",
+        "block = self._with_values(_rows(tensor, kept), kept)",
+        "block = self._with_values(_rows(tensor.mul_(1 if self.mask is None else self.mask), kept), kept)",
         (OTHERS,),
     ),
     Fault(
