@@ -13,8 +13,10 @@ if TYPE_CHECKING:
     from speedup.analyses.alignment import Width
     from speedup.building.materializing import materialize
     from speedup.building.verifying import Drawn, Verification, verify
+    from speedup.checkpoints.compacting import Progress, compact_checkpoint
     from speedup.errors import (
         ArchitectureError,
+        CheckpointError,
         EquivalenceError,
         ExportError,
         FileWriteError,
@@ -67,6 +69,7 @@ if TYPE_CHECKING:
 __all__ = [
     "STANDARD",
     "ArchitectureError",
+    "CheckpointError",
     "Drawn",
     "EquivalenceError",
     "ExportError",
@@ -92,6 +95,7 @@ __all__ = [
     "Plan",
     "PlanDiff",
     "PlanFormatError",
+    "Progress",
     "PruningError",
     "ReportFormatError",
     "Rule",
@@ -107,6 +111,7 @@ __all__ = [
     "Width",
     "apply_masks",
     "check_masks",
+    "compact_checkpoint",
     "load",
     "load_plan",
     "make_masks",
@@ -128,6 +133,7 @@ _HOMES = MappingProxyType(
         "speedup.analyses.alignment": ("Width",),
         "speedup.building.materializing": ("materialize",),
         "speedup.building.verifying": ("Drawn", "Verification", "verify"),
+        "speedup.checkpoints.compacting": ("Progress", "compact_checkpoint"),
         "speedup.files.saving": ("load", "load_plan", "save"),
         "speedup.masks": (
             "MaskProblem",

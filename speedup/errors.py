@@ -115,6 +115,10 @@ class OptimizerStateError(SpeedupError, ValueError):
     """The state of an optimizer does not fit the plan, or is of a kind that cannot be cut; says why."""
 
 
+class CheckpointError(SpeedupError, ValueError):
+    """A folder of weights is missing a part, damaged, packed, or not of the planned model; says which."""
+
+
 class UnboundPlanError(SpeedupError, ValueError):
     """A plan that was read back has no model of its own; one has to be passed."""
 

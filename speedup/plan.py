@@ -82,7 +82,7 @@ class Plan(PlanParts):
         return cls(**asdict(parts_of(text), recurse=False))
 
     def apply(self, state: Mapping[str, Any]) -> dict[str, Any]:
-        """The state dict of the small model from one of the planned model, bit for bit what `materialize` gives.
+        """The small model's state dict, from one of the planned model: bit for bit what `materialize` gives.
 
         It serves whatever is of the planned model's shapes and names: the model's own state, a checkpoint of
         it, a part of one, an averaged copy of the weights (EMA). A plan that follows from its masks alone
@@ -113,7 +113,7 @@ class Plan(PlanParts):
         """The state for an optimizer of the small model, from that of one of the planned model.
 
         It is for `torch.optim`'s Adam, AdamW, SGD and RMSprop. Numbers of steps and settings stay as they
-        are, and moments lose what the parameters lose; they are zero where a mask zeroes a parameter that stays.
+        are, and moments lose what the parameters lose; they are zero where a mask zeroes what stays.
         Training that goes on with it is, bit for bit, that of a small model which had these weights and
         moments from the start. Moments of what stays are not changed by constants: a bias to which constants
         are added, and a column that takes multiples of others, keep their own, as their gradients are what

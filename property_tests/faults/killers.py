@@ -123,6 +123,12 @@ def images_of(*names: str) -> tuple[str, ...]:
 ATTRIBUTES = "tests/modules/test_attributes.py"
 CONSTRAINTS = "tests/engine/test_constraints.py"
 COPYING = "tests/modules/test_copying.py"
+CUTTING = "tests/cutting/test_tensors.py"
+STATES = "tests/cutting/test_states.py"
+OPTIMIZERS = "tests/cutting/test_optimizers.py"
+CHECKPOINTS = "tests/checkpoints/test_compacting.py"
+DEVICES = "tests/building/test_devices.py"
+TEXTS = "tests/text/test_plan_json.py"
 COUPLING = "tests/planning/test_coupling.py"
 CUSTOM_RULES = "tests/rules/test_custom_rule.py"
 FITTING = "tests/forwards/test_fitting.py"
@@ -163,4 +169,5 @@ EVERY = (
     *(ATTRIBUTES, CONSTRAINTS, COPYING, COUPLING, CUSTOM_RULES, FITTING, FUNCTIONAL, ISLANDS, KEEPSETS),
     *(LAYOUT_BLOCKS, MATERIALIZE, MERGING, NATIVE, PLANNER, PHRASING, REHEARSAL, REWRITING),
     *(REWRITTEN, SOLVING, TRACE, SIZED_SEQUENCES, SIZED_PAIRS, EVERY_SIZE, SEVERAL, NUMBERS, DRAWS),
+    *(CUTTING, STATES, OPTIMIZERS, CHECKPOINTS, DEVICES, TEXTS),
 )

@@ -14,6 +14,7 @@ from speedup.cli.examples import SYNTAX
 from speedup.cli.progress import Steps
 from speedup.cli.references import factory_of, model_of
 from speedup.cli.subject import read_plan_arguments
+from speedup.errors import InputError
 from speedup.plan import Plan
 from speedup.writing import write_text
 
@@ -80,9 +81,17 @@ def plan(
 
 
 def compact_command(
-    model: Model,
-    inputs: Inputs,
-    out: Annotated[Path, typer.Option("--out", help="The .safetensors file to write.")],
+    out: Annotated[Path, typer.Option("--out", help="The .safetensors file, or the folder, to write.")],
+    model: Annotated[
+        str | None,
+        typer.Argument(help="package.module:factory or file.py:factory, called without arguments."),
+    ] = None,
+    inputs: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--input", help=f"Example input, once per argument of the forward: {SYNTAX}; or a file."
+        ),
+    ] = None,
     calls: Calls = None,
     weights: Weights = None,
     masks: MaskFile = None,
@@ -90,12 +99,46 @@ def compact_command(
     align: Align = None,
     lowerings: LoweringNames = "auto",
     verify: Annotated[str, typer.Option("--verify", help="full, structure or none.")] = "full",
+    checkpoint: Annotated[
+        Path | None,
+        typer.Option(
+            "--checkpoint",
+            help="A folder of safetensors, as of Hugging Face, to make smaller without a model in memory.",
+        ),
+    ] = None,
+    plan_file: Annotated[
+        Path | None,
+        typer.Option("--plan", help="With --checkpoint: what `plan --out` wrote, for a model."),
+    ] = None,
+    max_shard_size: Annotated[
+        str, typer.Option("--max-shard-size", help="With --checkpoint: of a file, such as 5GB.")
+    ] = "5GB",
     as_json: AsJson = False,
 ) -> None:
     """Build the small model, verify it, and save it with its plan; `speedup.load` builds it again.
 
     Example: speedup compact net.py:make --masks masks.pth --input 1x3x32x32 --out small.safetensors
+
+    Of a checkpoint: speedup compact net.py:make --masks masks.pth --input 1x3x32x32 --checkpoint large --out
+    small. The model is made without weights, so that what goes follows from the masks alone; a plan
+    that was made with weights is taken by --plan.
     """
+    if checkpoint is not None:
+        if weights is not None:
+            raise InputError("--weights is for a model in memory; a checkpoint has its own. Leave it out.")
+        with Steps(2).shown() as step:
+            with step("planning"):
+                made = _plan_of(plan_file, model, inputs, calls, masks, keep, align, lowerings)
+            with step("writing"):
+                _compact_folder(made, checkpoint, out, max_shard_size, step)
+        if as_json:
+            typer.echo(json.dumps(_totals(made) | {"folder": str(out)}))
+        else:
+            typer.echo(f"{_summary(made)}\n{out}: written; what the plan makes of the weights, not run")
+        return
+    if plan_file is not None:
+        raise InputError("--plan is for --checkpoint; name the model, and its masks, to build it in memory")
+    model, inputs = _required(model, inputs)
     from speedup.building.materializing import materialize
     from speedup.files.saving import save
 
@@ -112,6 +155,46 @@ def compact_command(
         typer.echo(json.dumps(_totals(made) | {"file": str(out)}))
     else:
         typer.echo(f"{_summary(made)}\n{out}: written; {_verification_words(verify)}")
+
+
+def _required(model: str | None, inputs: list[str] | None) -> tuple[str, list[str]]:
+    if model is None or not inputs:
+        raise InputError("name the model and its --input: speedup compact net.py:make --input 1x3x32x32 ...")
+    return model, inputs
+
+
+def _plan_of(
+    plan_file: Path | None,
+    model: str | None,
+    inputs: list[str] | None,
+    calls: list[str] | None,
+    masks: str | None,
+    keep: list[str] | None,
+    align: int | None,
+    lowerings: str,
+) -> Plan:
+    """The plan in a file, or one for the model that is named, without its weights."""
+    if plan_file is None:
+        given = _required(model, inputs)
+        return read_plan_arguments(*given, calls, None, masks, keep, align, lowerings, hollow=True).plan()
+    if model is not None or masks is not None:
+        raise InputError("--plan stands for a model and its masks; name these, or the plan, and not both")
+    try:
+        return Plan.from_json(plan_file.read_bytes())
+    except OSError as error:
+        raise InputError(f"--plan {str(plan_file)!r} cannot be read: {error.strerror}") from error
+
+
+def _compact_folder(made: Plan, checkpoint: Path, out: Path, max_shard_size: str, step: Steps) -> None:
+    from speedup.checkpoints.compacting import Progress, compact_checkpoint
+
+    def tell(now: Progress) -> None:
+        step.say(
+            f"writing {now.written / 1e9:.1f} of {now.total / 1e9:.1f} GB, {now.rate / 1e6:.0f} MB/s, "
+            f"{now.seconds_left:.0f} s left"
+        )
+
+    compact_checkpoint(made, checkpoint, out, max_shard_size=max_shard_size, progress=tell)
 
 
 def verify_command(

@@ -49,6 +49,10 @@ class Steps:
         yield
         self._progress.advance(self._task)
 
+    def say(self, what: str) -> None:
+        """Call the step that is under way so, to tell how far it is."""
+        self._progress.update(self._task, description=what)
+
     def _appear(self) -> None:
         if not self._ended.wait(PATIENCE):
             self._progress.start()

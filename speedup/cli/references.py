@@ -63,6 +63,16 @@ def model_of(reference: str, weights: Path | None) -> nn.Module:
     return model
 
 
+def hollow_model_of(reference: str) -> nn.Module:
+    """The model that `reference` names, made without memory for its weights.
+
+    Raises:
+        ModelReferenceError: as `factory_of`; also where the model cannot be made on the meta device.
+    """
+    with torch.device("meta"):
+        return factory_of(reference)()
+
+
 def read_state(path: Path) -> Mapping[str, Tensor]:
     """The state dict in a `.safetensors` file or in one that `torch.save` wrote; nothing in it is executed.
 

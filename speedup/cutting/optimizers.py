@@ -125,8 +125,8 @@ def _names_by_key(groups: Sequence[Mapping[str, Any]], names: Sequence[str] | No
         else:
             raise OptimizerStateError(
                 "the state does not name its parameters. Pass their names in the order in which the "
-                "optimizer was given them, as in names=[name for name, _ in model.named_parameters()], or make the "
-                "optimizer from model.named_parameters()."
+                "optimizer was given them, as in names=[name for name, _ in model.named_parameters()], or "
+                "make the optimizer from model.named_parameters()."
             )
     names = [*names]
     if len(names) != len(keys):

@@ -92,6 +92,16 @@ class PlannedTensors:
         """Whether the plan holds only for the planned numbers of tensor `name`."""
         return self.canonical(name) not in self.plan.subject.value_independent
 
+    def saved_names(self) -> Iterator[str]:
+        """The first names of the tensors that a state dict of the planned model has.
+
+        A plan of an earlier format does not say which buffers these are; of those it names what it changes.
+        """
+        for name, known in self.fingerprints.items():
+            is_saved = name in self._changes if known.role is None else known.role != "unsaved"
+            if known.same_as is None and is_saved:
+                yield name
+
     def new_biases(self, name: str) -> tuple[NewBias, ...]:
         """The biases that the small model has besides, and that are of the type of its tensor `name`."""
         return self._biases.get(name, ())

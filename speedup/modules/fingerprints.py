@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from typing import Literal
 
 import torch
@@ -16,6 +16,8 @@ from speedup.torch_api import unsaved_buffers_of
 # At most so many lanes that they stay in the cache and that torch does not yet share them out to threads,
 # which on a busy machine would wait for one another at every step. And words for each lane.
 _LANES, _FEW_LANES, _DEPTH = 1 << 15, 1 << 12, 16
+# Words that are asked for at once.
+_PIECE = 1 << 22
 # The odd constant of Fibonacci hashing (Knuth 1973) for 32 bits, as a signed integer.
 _STEP = 0x9E3779B1 - (1 << 32)
 # Odd constants of splitmix64 (Steele, Lea and Flood 2014), as signed integers.
@@ -105,20 +107,31 @@ def checksum(tensor: Tensor) -> int:
     mixed with their positions and added up. In integers: the same on every device. Other bytes give the same
     number with odds of about one in 2**32 where they are all in one lane, in 2**60 otherwise.
     """
-    if tensor.is_meta or not tensor.numel():
+    if tensor.is_meta:
         return 0
     flat = tensor.detach().contiguous().reshape(-1).view(torch.uint8)
-    whole = flat.numel() // 4 * 4
-    words = flat[:whole].view(torch.int32)
-    width = min(_LANES, max(words.numel() // _DEPTH, _FEW_LANES))
-    lanes = torch.zeros(min(width, words.numel()) + 1, dtype=torch.int32, device=flat.device)
-    lanes[-1:].view(torch.uint8)[: flat.numel() - whole] = flat[whole:]
+    return checksum_of_bytes(lambda start, stop: flat[start:stop], flat.numel(), flat.device)
+
+
+def checksum_of_bytes(
+    read: Callable[[int, int], Tensor], size: int, device: torch.device | str = "cpu"
+) -> int:
+    """The same number for `size` bytes, of which `read` gives those from one place up to another."""
+    if not size:
+        return 0
+    count = size // 4
+    width = min(_LANES, max(count // _DEPTH, _FEW_LANES))
+    lanes = torch.zeros(min(width, count) + 1, dtype=torch.int32, device=device)
+    lanes[-1:].view(torch.uint8)[: size - 4 * count] = read(4 * count, size)
     shifted = torch.empty_like(lanes)
-    for start in range(0, words.numel(), width):
-        block = words[start : start + width]
-        lane, spare = lanes[: block.numel()], shifted[: block.numel()]
-        torch.add(block, lane, alpha=_STEP, out=lane)
-        lane.add_(torch.bitwise_right_shift(lane, 15, out=spare))
+    piece = width * max(_PIECE // width, 1)
+    for first in range(0, count, piece):
+        words = read(4 * first, 4 * min(first + piece, count)).view(torch.int32)
+        for start in range(0, words.numel(), width):
+            block = words[start : start + width]
+            lane, spare = lanes[: block.numel()], shifted[: block.numel()]
+            torch.add(block, lane, alpha=_STEP, out=lane)
+            lane.add_(torch.bitwise_right_shift(lane, 15, out=spare))
     return int(_mix(lanes.to(torch.int64)).sum())
 
 

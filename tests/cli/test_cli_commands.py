@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import torch
 from safetensors import safe_open
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import nn
 from typer.testing import CliRunner
 
@@ -70,6 +70,60 @@ def test_plan_takes_keyword_arguments_and_keeps_modules(folder: Path) -> None:
         run(f"plan {PLANNED} --keep 0 --json".replace("--input ", "--input input="), folder)
     )
     assert kept.parameters_after == kept.parameters_before
+
+
+def large(folder: Path) -> Path:
+    """The model's weights as a checkpoint in two files."""
+    (folder / "large").mkdir()
+    state = net(folder).state_dict()
+    places = {name: f"model-{int(name[0]) // 2 + 1:05}-of-00002.safetensors" for name in state}
+    for file in set(places.values()):
+        save_file({n: t for n, t in state.items() if places[n] == file}, folder / "large" / file)
+    (folder / "large/model.safetensors.index.json").write_text(json.dumps({"weight_map": places}))
+    return folder / "large"
+
+
+@pytest.mark.parametrize("how", ["a plan's file", "a model without weights"])
+def test_compact_makes_a_checkpoint_smaller(how: str, folder: Path) -> None:
+    checkpoint = f"--checkpoint {large(folder)} --out {{folder}}/small --json"
+    if how == "a plan's file":
+        run(f"plan {PLANNED} --out {{folder}}/plan.json", folder)
+        run(f"compact {checkpoint} --plan {{folder}}/plan.json --max-shard-size 1KB", folder)
+    else:
+        # Biases without a mask stay constant numbers, which a model without weights does not have.
+        masks = torch.load(folder / "masks.pth", weights_only=True)
+        torch.save({**masks, "0.bias": masks["0.weight"].reshape(6)}, folder / "both.pth")
+        run(
+            f"compact {{folder}}/nets.py:make --masks {{folder}}/both.pth --input {SHAPE} {checkpoint}",
+            folder,
+        )
+    plan = Plan.from_json((folder / "small/speedup_plan.json").read_bytes())
+    wanted = plan.apply(net(folder).state_dict())
+    assert plan.parameters_after < plan.parameters_before
+    found: dict[str, Any] = {}
+    for file in (folder / "small").glob("*.safetensors"):
+        found |= load_file(file)
+    assert set(found) == set(wanted) and all(torch.equal(found[name], wanted[name]) for name in wanted)
+
+
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        ("compact --out {folder}/small", "name the model and its --input"),
+        ("compact --checkpoint {folder}/large --out {folder}/small", "name the model and its --input"),
+        (f"compact {NET} --checkpoint {{folder}}/large --out {{folder}}/small", "--weights is for a model"),
+        (f"compact {PLANNED} --plan x.json --out {{folder}}/small", "--plan is for --checkpoint"),
+        ("compact a:b --plan x.json --checkpoint x --out {folder}/small", "and not both"),
+        (
+            "compact --plan {folder}/none.json --checkpoint x --out {folder}/small",
+            "cannot be read: No such file",
+        ),
+    ],
+)
+def test_what_does_not_go_together_is_refused(line: str, words: str, folder: Path) -> None:
+    result = CliRunner().invoke(app, line.format(folder=folder).split())
+    assert result.exit_code == 2 and words in result.stderr
+    assert not (folder / "small").exists()
 
 
 def test_compact_writes_what_loads_again_bit_for_bit_in_another_process(folder: Path) -> None:

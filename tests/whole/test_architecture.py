@@ -27,7 +27,7 @@ LAYERS = (
     ("cutting", "text"),
     ("plan",),
     ("building",),
-    ("files", "planning"),
+    ("checkpoints", "files", "planning"),
     ("pruners",),
     ("measuring", "testing"),
     ("__init__", "_pytest_plugin"),

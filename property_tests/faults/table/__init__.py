@@ -9,6 +9,7 @@ from property_tests.faults.table import (
     attention,
     borders,
     building,
+    checkpoints,
     contraction,
     engine,
     fills,
@@ -52,6 +53,7 @@ FAULTS: tuple[Fault, ...] = (
     *sizes.FAULTS,
     *parts.FAULTS,
     *building.FAULTS,
+    *checkpoints.FAULTS,
 )
 
 # A fault that is none: the tests have to pass, or they would kill anything.
