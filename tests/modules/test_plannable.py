@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from speedup import ModelError, apply_masks, make_masks, masks_from_zeros, materialize, plan_speedup
+from speedup.pruners import Norm
 from tests.support.repository import ROOT
 
 MASKS = {"0.weight": torch.tensor([1.0, 0, 1, 1]).reshape(4, 1), "0.bias": torch.tensor([1.0, 0, 1, 1])}
@@ -53,7 +54,7 @@ ENTRIES: dict[str, Callable[[nn.Module], object]] = {
     "plan": lambda model: plan_speedup(model, torch.ones(2, 3), MASKS),
     "apply_masks": lambda model: apply_masks(model, MASKS),
     "masks_from_zeros": masks_from_zeros,
-    "make_masks": lambda model: make_masks(model, torch.ones(2, 3), 0.5),
+    "make_masks": lambda model: make_masks(model, torch.ones(2, 3), Norm(), 0.5),
     "materialize": lambda model: materialize(plan_speedup(network(), torch.ones(2, 3), MASKS), model),
 }
 
