@@ -83,7 +83,7 @@ class StoredTensor:
         try:
             with self.file.open("rb", buffering=0) as file:
                 file.seek(self.start + start)
-                view, found = memoryview(held.numpy()), 0
+                view, found = held.numpy().data, 0
                 while found < len(view):
                     count = file.readinto(view[found:])
                     if not count:

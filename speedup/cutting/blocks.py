@@ -19,8 +19,11 @@ _GAP = 1 << 16
 class RowSource(Protocol):
     """A tensor that is somewhere else."""
 
-    shape: Shape
-    dtype: torch.dtype
+    @property
+    def shape(self) -> Shape: ...
+
+    @property
+    def dtype(self) -> torch.dtype: ...
 
     def read(self, start: int, stop: int) -> Tensor:
         """Its rows from `start` up to `stop`; the whole of one that has no dimension."""

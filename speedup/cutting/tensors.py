@@ -189,8 +189,9 @@ def _combine(edit: MergeColumns | CombineColumns, block: Tensor, rows: Tensor) -
     carriers = part.index_select(edit.dim, targets)
     carried = torch.zeros_like(carriers, dtype=torch.float64)
     along = (-1, *[1] * (block.ndim - edit.dim - 1))
-    for number, column in enumerate(part.index_select(edit.dim, columns).double().split(1, edit.dim)):
-        carried += column * factors[number].reshape(along)
+    taken = part.index_select(edit.dim, columns).double()
+    for number in range(len(factors)):
+        carried += taken.narrow(edit.dim, number, 1) * factors[number].reshape(along)
     part.index_copy_(edit.dim, targets, (carriers.double() + carried).to(block.dtype))
     return result.index_copy_(0, inside, part)
 

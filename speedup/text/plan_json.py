@@ -112,7 +112,8 @@ def _parse(text: str | bytes) -> dict[str, Any]:
     if version < VERSION and "indices" in content:
         raise PlanFormatError(f"the plan has a table of indices, which version {version} does not know")
     for earlier in range(version, VERSION):
-        content = _STEPS.get(earlier, lambda same: same)(content)
+        if earlier in _STEPS:
+            content = _STEPS[earlier](content)
     return content
 
 
