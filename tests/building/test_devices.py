@@ -28,6 +28,9 @@ MADE: Mapping[str, Forward] = {
 class Making(nn.Module):
     """Two layers, between which a forward makes tensors; integers and unsaved numbers in buffers."""
 
+    order: Tensor
+    scale: Tensor
+
     def __init__(self, made: Forward) -> None:
         super().__init__()
         self.first, self.last = nn.Linear(4, 6), nn.Linear(6, 3)

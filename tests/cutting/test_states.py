@@ -131,7 +131,7 @@ def test_a_plan_with_constants_is_for_its_own_numbers_alone(case: str) -> None:
 
 
 def test_zeros_that_count_as_masked_have_to_be_there() -> None:
-    model = Net(nn.Linear(5, 8), nn.ReLU(), nn.Linear(8, 3)).eval()
+    model: Any = Net(nn.Linear(5, 8), nn.ReLU(), nn.Linear(8, 3)).eval()
     with torch.no_grad():
         model[0].weight[2:5] = model[0].bias[2:5] = 0
     plan = plan_speedup(model, torch.ones(2, 5))
@@ -166,12 +166,13 @@ class Counting(nn.Module):
 
 
 def test_what_modules_add_to_a_state_goes_with_it() -> None:
-    model = nn.Sequential(Counting(), nn.BatchNorm1d(6), nn.Linear(6, 2)).eval()
+    model: Any = nn.Sequential(Counting(), nn.BatchNorm1d(6), nn.Linear(6, 2)).eval()
     model[0].calls = 5
     drop = without((6, 4), 0, 1, 2)
     masks = {"0.inner.weight": drop, "0.inner.bias": drop[:, 0].clone(), "1.bias": drop[:, 0].clone()}
     plan = plan_speedup(model, torch.ones(2, 4), masks)
-    found, small = plan.apply(model.state_dict()), materialize(plan)
+    found: Any = plan.apply(model.state_dict())
+    small: Any = materialize(plan)
     small[0].calls = 0
     small.load_state_dict(found)
     assert small[0].calls == 5 and found["1.running_mean"].shape == (4,)
@@ -204,11 +205,13 @@ class Packed(torch.Tensor):
 
     @staticmethod
     def __new__(cls, shape: tuple[int, ...]) -> Packed:
-        made: Packed = torch.Tensor._make_wrapper_subclass(cls, shape)  # type: ignore[attr-defined]
+        made: Packed = torch.Tensor._make_wrapper_subclass(cls, shape)
         return made
 
     @classmethod
-    def __torch_dispatch__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+    def __torch_dispatch__(  # type: ignore[override]
+        cls, func: Any, types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
         raise NotImplementedError(str(func))
 
 

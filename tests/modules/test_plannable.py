@@ -23,13 +23,13 @@ class Quantised(torch.Tensor):
 
     @staticmethod
     def __new__(cls, like: torch.Tensor) -> Quantised:
-        made: Quantised = torch.Tensor._make_wrapper_subclass(  # type: ignore[attr-defined]
-            cls, like.shape, dtype=like.dtype
-        )
+        made: Quantised = torch.Tensor._make_wrapper_subclass(cls, like.shape, dtype=like.dtype)
         return made
 
     @classmethod
-    def __torch_dispatch__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+    def __torch_dispatch__(  # type: ignore[override]
+        cls, func: Any, types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
         if func is torch.ops.aten.detach.default:
             return args[0]
         raise NotImplementedError(str(func))
@@ -47,7 +47,7 @@ def network() -> nn.Sequential:
 def quantised() -> nn.Sequential:
     model: Any = network()
     model[2].weight = nn.Parameter(Quantised(model[2].weight.detach()), requires_grad=False)
-    return model  # type: ignore[no-any-return]
+    return model
 
 
 ENTRIES: dict[str, Callable[[nn.Module], object]] = {
