@@ -57,6 +57,8 @@ __all__ = [  # noqa: RUF022  by what they are for
     "unsaved_buffers_of",  # the names of those that state dicts leave out
     "STATE_METADATA",  # of a state dict: the versions of modules, by which these read their own state
     "pre_hooks_of",  # what runs before a forward: torch.nn.utils computes weights there
+    "load_pre_hooks_of",  # what runs before a state dict is loaded; each may be wrapped, as `hook` of another
+    "pruned_name_of",  # which attribute of its module a hook of torch.nn.utils.prune computes
     "CALL_IMPL",  # the code between `module(x)` and the forward, where a module's own frames end
     "WRAPPED_CALL_IMPL",  # the same, the outer one
     "QKV_SAME_EMBED_DIM",  # without this flag of its attention a transformer layer takes no fused path
@@ -83,6 +85,8 @@ parameters_of: Callable[[nn.Module], dict[str, nn.Parameter | None]] = attrgette
 unsaved_buffers_of: Callable[[nn.Module], set[str]] = attrgetter("_non_persistent_buffers_set")
 STATE_METADATA: Final = "_metadata"
 pre_hooks_of: Callable[[nn.Module], dict[int, Callable[..., Any]]] = attrgetter("_forward_pre_hooks")
+load_pre_hooks_of: Callable[[nn.Module], dict[int, Any]] = attrgetter("_load_state_dict_pre_hooks")
+pruned_name_of: Callable[[Callable[..., Any]], str] = attrgetter("_tensor_name")
 CALL_IMPL: Final = nn.Module._call_impl.__code__
 WRAPPED_CALL_IMPL: Final = nn.Module._wrapped_call_impl.__code__
 QKV_SAME_EMBED_DIM: Final = "_qkv_same_embed_dim"

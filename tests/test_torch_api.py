@@ -15,6 +15,7 @@ from torch import Tensor, fx, nn
 from torch.export import ExportedProgram
 from torch.fx import Node
 from torch.nn.utils import prune
+from torch.nn.utils.spectral_norm import SpectralNormLoadStateDictPreHook
 from torch.overrides import TorchFunctionMode
 
 import speedup
@@ -41,10 +42,12 @@ from speedup.torch_api import (
     fx_config,
     get_proxy_mode,
     get_proxy_slot,
+    load_pre_hooks_of,
     make_subclass,
     modules_of,
     parameters_of,
     pre_hooks_of,
+    pruned_name_of,
     schema_of,
     tree_flatten,
     tree_leaves,
@@ -260,7 +263,13 @@ def pre_hooks() -> None:
     layer = nn.Linear(2, 2)
     prune.identity(layer, "weight")
     (hook,) = pre_hooks_of(layer).values()
-    assert isinstance(hook, prune.BasePruningMethod)
+    assert isinstance(hook, prune.BasePruningMethod) and pruned_name_of(hook) == "weight"
+
+
+def load_pre_hooks() -> None:
+    layer = nn.utils.spectral_norm(nn.Linear(2, 2))
+    (hook,) = load_pre_hooks_of(layer).values()
+    assert isinstance(getattr(hook, "hook", hook), SpectralNormLoadStateDictPreHook)
 
 
 class Framed(nn.Module):
@@ -330,6 +339,8 @@ PROBES: Mapping[str, Callable[..., None]] = {
     "unsaved_buffers_of": unsaved_buffers,
     "STATE_METADATA": state_metadata,
     "pre_hooks_of": pre_hooks,
+    "load_pre_hooks_of": load_pre_hooks,
+    "pruned_name_of": pre_hooks,
     "CALL_IMPL": call_impl,
     "WRAPPED_CALL_IMPL": call_impl,
     "QKV_SAME_EMBED_DIM": same_embed_dim,

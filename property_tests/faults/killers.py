@@ -84,6 +84,7 @@ GROUPS = "tests/rules/test_grouped.py"
 FEATURES = "tests/rules/test_layer_norm.py"
 RECURRENT = "tests/rules/test_recurrent.py"
 REPARAMETRIZED = "tests/rules/test_reparametrized.py"
+BAKING = "tests/planning/test_baking.py"
 SANDWICHES = "tests/rules/test_sandwiches.py"
 _EXACT_AROUND = f"{SANDWICHES}::test_a_network_around_the_operator_stays_exact"
 

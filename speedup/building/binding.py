@@ -21,8 +21,10 @@ from speedup.modules.fingerprints import (
     fingerprints_of,
     other_architecture,
     other_contents,
+    tensor_names,
 )
 from speedup.modules.plannable import require_weights
+from speedup.modules.reparametrized import Plain, as_planned
 from speedup.plan import Plan
 from speedup.tracing.islands import Island, Islands
 
@@ -39,11 +41,22 @@ def current_plan(plan: Plan, model: nn.Module | None) -> Plan:
     """
     if model is not None and model is not plan.subject.model:
         return bind_plan(plan, model)
-    changed = changed_names(plan.subject.fingerprints, fingerprints_of(plan.subject.planned_model()))
+    plain = plain_model(plan)
+    changed = changed_names(plan.subject.fingerprints, fingerprints_of(plain.model, plain.made))
     if changed:
         names = _first(name or "the model itself" for name in changed)
         raise StaleModelError(f"the model changed since it was planned: {names}. Plan it again.")
     return plan
+
+
+def plain_model(plan: Plan, model: nn.Module | None = None) -> Plain:
+    """`model`, or the plan's own, as the plan is about it: with constant weights as plain parameters.
+
+    Raises:
+        UnboundPlanError: there is no model.
+    """
+    given = plan.subject.planned_model() if model is None else model
+    return as_planned(given, tensor_names(plan.subject.fingerprints))
 
 
 def bind_plan(plan: Plan, model: nn.Module) -> Plan:
@@ -56,8 +69,9 @@ def bind_plan(plan: Plan, model: nn.Module) -> Plan:
         ForeignSourceError: the plan rewrites forwards to something that `model` does not hold.
     """
     require_weights(model)
-    fingerprints = fingerprints_of(model)
-    require_architecture(plan, model, fingerprints)
+    plain = plain_model(plan, model)
+    fingerprints = fingerprints_of(plain.model, plain.made)
+    require_architecture(plan, plain.model, fingerprints)
     other = other_contents(plan.subject.fingerprints, fingerprints, plan.subject.value_independent)
     if other:
         raise OtherWeightsError(
@@ -70,7 +84,7 @@ def bind_plan(plan: Plan, model: nn.Module) -> Plan:
     subject = attrs.evolve(
         plan.subject,
         model=model,
-        masks=_place_masks(plan.subject.masks, model),
+        masks=_place_masks(plan.subject.masks, plain.model),
         example=plan.subject.example.to(device),
         others=tuple(call.to(device) for call in plan.subject.others),
         found=tuple(call.to(device) for call in plan.subject.found),

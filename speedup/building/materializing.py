@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from speedup.building.applying import change_modules
-from speedup.building.binding import current_plan
+from speedup.building.binding import current_plan, plain_model
 from speedup.building.verifying import verify as check
 from speedup.cutting.tensors import apply_edits
 from speedup.errors import InputError
@@ -22,7 +22,8 @@ def materialize(plan: Plan, model: nn.Module | None = None, *, verify: Level = "
     """Build the small model of `plan`: same classes, names, hooks, flags; smaller tensors.
 
     It shares no storage with the planned model, which is not changed. Peak memory is that of
-    both models.
+    both models. Weights that `torch.nn.utils` computes before each forward are plain parameters of it, under
+    the names that they have without that ("conv.weight"), unless they were planned to stay as they are.
 
     Args:
         plan: what `plan_speedup` or `Plan.from_json` returned.
@@ -57,14 +58,14 @@ def materialize(plan: Plan, model: nn.Module | None = None, *, verify: Level = "
 
 
 def _built(plan: Plan) -> nn.Module:
+    model = plain_model(plan).model
     with torch.no_grad():
-        small = copy_module(plan.subject.planned_model(), _replacements(plan))
+        small = copy_module(model, _replacements(plan, model))
     change_modules(small, plan.edits)
     return small
 
 
-def _replacements(plan: Plan) -> dict[int, Tensor]:
-    model = plan.subject.planned_model()
+def _replacements(plan: Plan, model: nn.Module) -> dict[int, Tensor]:
     held = {**dict(model.named_parameters()), **dict(model.named_buffers())}
     changed = apply_edits(held, plan.subject.masks, plan.edits)
     return {id(held[name]): tensor for name, tensor in changed.items()}

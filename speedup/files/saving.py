@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from speedup._stable import PLAN_KEY, TRAITS_KEYS
 from speedup.building.applying import change_modules
-from speedup.building.binding import require_architecture
+from speedup.building.binding import plain_model, require_architecture
 from speedup.cutting.tensors import planned_shapes
 from speedup.errors import FileWriteError, ModelError, PlanFormatError, SavedModelError
 from speedup.files.traits import Traits, traits_from_text, traits_of, traits_text
@@ -134,6 +134,7 @@ class _Source:
     def assemble(self, model: nn.Module) -> nn.Module:
         if not isinstance(model, nn.Module):
             raise ModelError(f"make_model returned {type(model).__name__}; it must make a torch.nn.Module")
+        model = plain_model(self.plan, model).model
         require_architecture(self.plan, model, fingerprints_of(model), dtypes=False)
         with torch.device(self.device):
             replacements = {id(tensor): self._read(name) for name, tensor in _state_of(model).items()}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from typing import Literal
 
 import torch
@@ -60,15 +60,19 @@ class ModuleFingerprint:
 Fingerprint = TensorFingerprint | ModuleFingerprint
 
 
-def fingerprints_of(model: nn.Module) -> tuple[Fingerprint, ...]:
-    """Stamps of all parameters, buffers and modules. Reads the tensors once."""
+def fingerprints_of(model: nn.Module, made: Collection[str] = ()) -> tuple[Fingerprint, ...]:
+    """Stamps of all parameters, buffers and modules. Reads the tensors once.
+
+    Tensors of the names `made` were made for this copy of a model, and are known by their content alone.
+    """
     first: dict[int, TensorFingerprint] = {}
     tensors: list[TensorFingerprint] = []
     for name, tensor, role in _named(model):
         known = first.get(id(tensor))
         if known is None:
             content = tuple(tensor.shape), tensor.dtype, checksum(tensor)
-            first[id(tensor)] = known = TensorFingerprint(name, *content, role=role, address=id(tensor))
+            address = None if name in made else id(tensor)
+            first[id(tensor)] = known = TensorFingerprint(name, *content, role=role, address=address)
             tensors.append(known)
         else:
             tensors.append(evolve(known, name=name, same_as=known.name, role=role))
@@ -87,6 +91,11 @@ def _named(model: nn.Module) -> Iterator[tuple[str, Tensor, Role]]:
     for name, buffer in model.named_buffers(remove_duplicate=False):
         path, _, own = name.rpartition(".")
         yield name, buffer, "unsaved" if own in unsaved_buffers_of(modules[path]) else "buffer"
+
+
+def tensor_names(fingerprints: Iterable[Fingerprint]) -> frozenset[str]:
+    """The names of all tensors that are told of."""
+    return frozenset(one.name for one in fingerprints if isinstance(one, TensorFingerprint))
 
 
 def _type_name(kind: type) -> str:

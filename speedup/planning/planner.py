@@ -24,10 +24,12 @@ from speedup.ir.edits import AddToParameter, CombineColumns, Edit, MergeColumns,
 from speedup.ir.graph import Graph, Origin
 from speedup.ir.inputs import Example, example_from, further_calls
 from speedup.masks import Masks, MaskSource, resolve_masks
-from speedup.modules.fingerprints import Fingerprint, TensorFingerprint, fingerprints_of
+from speedup.modules.fingerprints import Fingerprint, TensorFingerprint, fingerprints_of, tensor_names
 from speedup.modules.plannable import require_plannable
+from speedup.modules.reparametrized import Plain, as_planned
 from speedup.parts import Expected, Subject
 from speedup.plan import Plan
+from speedup.planning.baking import Reparametrized, bake, require_reparametrized
 from speedup.planning.choosing import CARRIERS, FILLS, GATES, ROWS, SHUFFLES, Lowerings, resolve_lowerings
 from speedup.planning.coupling import solve_coupling
 from speedup.planning.editing import edits_of, solved_attributes
@@ -48,6 +50,7 @@ def plan_speedup(
     keep: Sequence[str] = (),
     align: Align | None = None,
     lowerings: Lowerings = "auto",
+    reparametrized: Reparametrized = "bake",
 ) -> Plan:
     """Plan the smallest model that computes what `model` with `masks` computes, in eval mode.
 
@@ -76,20 +79,28 @@ def plan_speedup(
             it costs.
         lowerings: what the plan may do so that masked channels go which coupling or borders would hold
             back: "auto", what pays; "none"; or names of `LOWERINGS`.
+        reparametrized: "bake": weights that `torch.nn.utils` computes before each forward (`prune` with its
+            hooks, `parametrize`, `weight_norm`, `spectral_norm`) are plain parameters of the small model,
+            where they are the same for every input; the plan is that of a model without them. Those stay
+            computed whose own parameters are masked, other than pruned weights. "keep": all stay computed.
 
     Raises:
         InputError, ModelError, MaskError, UnknownModuleError, NonFiniteWeightError: bad arguments.
         ExportError: no part of the model can be traced; the message names the module.
     """
     with torch.inference_mode(mode=False), torch.no_grad():
-        calls = (example_from(x, kwargs), *further_calls(others))
         require_plannable(model)
+        calls = (example_from(x, kwargs), *further_calls(others))
         if align is not None:
             chooser(align)
         wanted = resolve_lowerings(lowerings)
+        require_reparametrized(reparametrized)
         resolved = resolve_masks(model, masks)
         _check_modules(model, keep)
-        return _plan(Request(model, calls, resolved, rules, tuple(keep), align, wanted))
+        plain = Plain(model)
+        if reparametrized == "bake":
+            plain, resolved = bake(model, resolved, calls)
+        return _plan(Request(model, plain, calls, resolved, rules, tuple(keep), align, wanted))
 
 
 def realign(plan: Plan, align: Align | None) -> Plan:
@@ -106,15 +117,24 @@ def realign(plan: Plan, align: Align | None) -> Plan:
 
 @frozen(eq=False)
 class Request:
-    """What is to be planned: the arguments of `plan_speedup`, checked."""
+    """What is to be planned: the arguments of `plan_speedup`, checked.
 
-    model: nn.Module
+    `plain` is the model `given` with its constant weights as plain parameters.
+    """
+
+    given: nn.Module
+    plain: Plain
     calls: tuple[Example, ...]
     masks: Masks
     rules: Rules
     keep: tuple[str, ...]
     align: Align | None
     lowerings: frozenset[str]
+
+    @property
+    def model(self) -> nn.Module:
+        """The model that is traced, and that edits are for."""
+        return self.plain.model
 
 
 @frozen(eq=False)
@@ -145,9 +165,10 @@ def request_of(plan: Plan) -> Request:
             "this plan was read back and does not say which rules and keep= it was made with; make it again "
             "with plan_speedup to compare alignments"
         )
-    model, calls = subject.planned_model(), (subject.example, *subject.others)
-    require_plannable(model)
-    return Request(model, calls, subject.masks, subject.rules, subject.keep, None, subject.lowerings)
+    given, calls = subject.planned_model(), (subject.example, *subject.others)
+    require_plannable(given)
+    plain = as_planned(given, tensor_names(subject.fingerprints))
+    return Request(given, plain, calls, subject.masks, subject.rules, subject.keep, None, subject.lowerings)
 
 
 def find_solution(request: Request) -> Solution:
@@ -216,7 +237,7 @@ def _couple(graph: Graph, found: _Findings, request: Request, rewriter: SourceRe
 
 
 def _plan(request: Request) -> Plan:
-    fingerprints = fingerprints_of(request.model)
+    fingerprints = fingerprints_of(request.model, request.plain.made)
     solution = find_solution(request)
     found = solution.survey
     return Plan(
@@ -227,7 +248,7 @@ def _plan(request: Request) -> Plan:
         expected=solution.expected,
         masks_digest=request.masks.digest,
         subject=Subject(
-            model=request.model,
+            model=request.given,
             masks=request.masks,
             example=request.calls[0],
             others=request.calls[1:],

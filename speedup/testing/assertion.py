@@ -12,11 +12,13 @@ from attrs import frozen
 from torch import Tensor, nn
 
 from speedup.analyses.alignment import Align
+from speedup.building.binding import plain_model
 from speedup.building.draws import draws, first_taken
 from speedup.building.materializing import materialize
 from speedup.ir.inputs import Example, batch_size, example_from
 from speedup.masks import MaskSource, apply_masks
 from speedup.plan import Plan
+from speedup.planning.baking import Reparametrized
 from speedup.planning.choosing import Lowerings
 from speedup.planning.planner import plan_speedup
 from speedup.rendering.table import report_table
@@ -47,6 +49,7 @@ def assert_equivalent(
     rules: Rules = STANDARD,
     align: Align | None = None,
     lowerings: Lowerings = "auto",
+    reparametrized: Reparametrized = "bake",
 ) -> Plan:
     """Assert that the small model of `model` and `masks` is the masked one, and return its plan.
 
@@ -58,8 +61,8 @@ def assert_equivalent(
 
     Args:
         model: any module, in any mode. It is not changed.
-        x: example input, as in `plan_speedup`; so are `kwargs`, `keep`, `rules`, `align` and
-            `lowerings`.
+        x: example input, as in `plan_speedup`; so are `kwargs`, `keep`, `rules`, `align`,
+            `lowerings` and `reparametrized`.
         masks: masks as in `plan_speedup`, or what `masks_for` draws.
         others: further calls that the plan has to hold for, of any structure; passed to `plan_speedup`.
         unseen: inputs of the structure of `x` to compare on of which planning is not told, such as other
@@ -85,12 +88,13 @@ def assert_equivalent(
         rules=rules,
         align=align,
         lowerings=lowerings,
+        reparametrized=reparametrized,
     )
     small = materialize(plan, verify="none")
     trial = _Trial(model, small, plan, masks, _named(others=others, unseen=unseen))
     trial.require_none("planning changed", changes(before, model_state(model)))
     trial.require_none("planning changed the process", changes_of_process(process_before, process_state()))
-    trial.require_none("it is another build:", foreign_traits(small, model))
+    trial.require_none("it is another build:", foreign_traits(small, plain_model(plan).model))
     masked = masked_copy(model, masks) if isinstance(masks, MaskSpec) else apply_masks(model, given)
     measured = partial(Yardstick, masked.eval(), tolerance=tolerance)
     for call in (plan.subject.example, *plan.subject.others):

@@ -122,9 +122,9 @@ def vectors(batch: int, seed: int) -> tuple[Tensor]:
 
 
 def shrunk(model: nn.Module, masks: Masks | None, make: Any = images) -> tuple[Plan, Any]:
-    """The plan and the small model, which is exact."""
-    check_exact(model, masks, make, also_verified=True).require_exact()
-    plan = plan_speedup(model, make(2, 0), masks)
+    """The plan and the small model, which is exact and computes its weights as the given one does."""
+    check_exact(model, masks, make, also_verified=True, reparametrized="keep").require_exact()
+    plan = plan_speedup(model, make(2, 0), masks, reparametrized="keep")
     return plan, materialize(plan, verify="none")
 
 

@@ -522,9 +522,7 @@ CASES = (
         {"0.weight": rows(*range(8)), "2.weight": rows(*range(4))},
         {"0.weight": (1, 3, 3, 3), "2.weight": (4, 1, 3, 3)},
     ),
-    Case(
-        "torch.nn.utils.prune", pruned, _IMAGE, {}, {"0.weight_orig": (4, 3, 3, 3), "2.weight": (4, 4, 3, 3)}
-    ),
+    Case("torch.nn.utils.prune", pruned, _IMAGE, {}, {"0.weight": (4, 3, 3, 3), "2.weight": (4, 4, 3, 3)}),
     Case(
         "unknown operator",
         lambda: nn.Sequential(nn.Linear(4, 6), Bessel()),

@@ -91,6 +91,7 @@ def check_exact(
     sizes: Mapping[int, MakeInputs] = MappingProxyType({}),
     batch_sizes: Sequence[int] = BATCH_SIZES,
     also_verified: bool = False,
+    **planning: Any,
 ) -> Exactness:
     """Plan and materialize `model`; compare with `apply_masks` at several batch and input sizes.
 
@@ -100,15 +101,15 @@ def check_exact(
     told one by one. Both models are compared in eval mode.
 
     The library's own verification is off, so that it cannot be what passes; with `also_verified` the plan
-    is materialized a second time with it. Nothing is raised: whatever goes wrong is in the result, see
-    `Exactness.require_exact`.
+    is materialized a second time with it. `planning` are options of `plan_speedup`. Nothing
+    is raised: whatever goes wrong is in the result, see `Exactness.require_exact`.
     """
     from speedup import apply_masks
 
     before = snapshot(model)
     result = Exactness(name or type(model).__name__)
     try:
-        result, small = _compacted(result, model, masks, make_inputs, also_verified)
+        result, small = _compacted(result, model, masks, make_inputs, also_verified, planning)
         calls = [(make_inputs, batch) for batch in batch_sizes]
         calls += [(make, batch_sizes[0]) for make in other_inputs]
         masked = apply_masks(model, masks).eval()
@@ -153,16 +154,17 @@ def _compacted(
     masks: Mapping[str, object] | None,
     make_inputs: MakeInputs,
     also_verified: bool,
+    planning: Mapping[str, Any],
 ) -> tuple[Exactness, nn.Module]:
     from speedup import materialize, plan_speedup
 
     example = make_inputs(2, 0)
     start = time.perf_counter()
-    plan = plan_speedup(model, example, masks)
+    plan = plan_speedup(model, example, masks, **planning)
     planned = time.perf_counter()
     small = materialize(plan, verify="none")
     made = time.perf_counter()
-    _require_counts(plan, model, small)
+    _require_counts(plan, small)
     _require_own_storage(model, small)
     if also_verified:
         materialize(plan)
@@ -200,9 +202,11 @@ def inputs_of(make: MakeInputs, batch: int) -> list[Inputs]:
     return [make(batch, 100 * batch + call) for call in range(_CALLS)]
 
 
-def _require_counts(plan: Plan, model: nn.Module, small: nn.Module) -> None:
+def _require_counts(plan: Plan, small: nn.Module) -> None:
+    from speedup.building.binding import plain_model
+
     for when, counted, planned in (
-        ("before", numel(model), plan.parameters_before),
+        ("before", numel(plain_model(plan).model), plan.parameters_before),
         ("after", numel(small), plan.parameters_after),
     ):
         assert counted == planned, f"the plan counts {planned} parameters {when}, the model has {counted}"

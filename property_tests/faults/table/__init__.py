@@ -10,6 +10,7 @@ from property_tests.faults.table import (
     borders,
     building,
     checkpoints,
+    computed,
     contraction,
     engine,
     fills,
@@ -54,6 +55,7 @@ FAULTS: tuple[Fault, ...] = (
     *parts.FAULTS,
     *building.FAULTS,
     *checkpoints.FAULTS,
+    *computed.FAULTS,
 )
 
 # A fault that is none: the tests have to pass, or they would kill anything.
