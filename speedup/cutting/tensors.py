@@ -23,6 +23,7 @@ from speedup.ir.edits import (
     TensorEdit,
 )
 from speedup.ir.graph import Shape
+from speedup.modules.layouts import laid_out_like
 
 
 @frozen(eq=False)
@@ -62,7 +63,7 @@ class TensorChange:
         return rows
 
     def whole(self, tensor: Tensor) -> Tensor:
-        """The new tensor; it shares nothing with `tensor`."""
+        """The new tensor, which lies in memory as `tensor` does; it shares nothing with it."""
         if not tensor.ndim:
             return self._with_values(tensor, torch.arange(1)).clone()
         every = torch.arange(tensor.shape[0])
@@ -71,7 +72,7 @@ class TensorChange:
             block = _rows(self._with_values(tensor, every), kept)
         else:
             block = self._with_values(_rows(tensor, kept), kept)
-        result = self._with_columns(block, 0).contiguous()
+        result = laid_out_like(self._with_columns(block, 0), tensor)
         return result.clone() if result is tensor else result
 
     def some_rows(self, block: Tensor, rows: Tensor, first: int) -> Tensor:
