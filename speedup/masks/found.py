@@ -16,6 +16,7 @@ from speedup.errors import MaskTargetError
 from speedup.ir.paths import join_path
 from speedup.masks.files import read_masks
 from speedup.masks.fitting import free_mask
+from speedup.masks.forms import pruned_state
 from speedup.masks.names import flatten_masks
 from speedup.masks.problems import RefusedError, error_of
 from speedup.modules.plannable import require_weights
@@ -82,8 +83,9 @@ def masks_from_file(path: str | os.PathLike[str]) -> dict[str, Tensor]:
     """Masks from a file: one that `torch.save` wrote, or `.safetensors` with parameter names.
 
     Read are the forms of dict that `plan_speedup` takes, which include what NNI 3 (`nni.compression`)
-    hands to its `ModelSpeedup`: `{module: {"weight": mask, "bias": mask or None}}`, a `defaultdict` too.
-    Nothing in a file is executed.
+    hands to its `ModelSpeedup`: `{module: {"weight": mask, "bias": mask or None}}`, a `defaultdict` too. Its
+    masks of activations (`_output_0`) may be there where they mask nothing. Of the state dict of a model
+    under `torch.nn.utils.prune`, its masks are read. Nothing in a file is executed.
 
     Args:
         path: the file. It is read onto the CPU.
@@ -95,13 +97,13 @@ def masks_from_file(path: str | os.PathLike[str]) -> dict[str, Tensor]:
     Raises:
         MaskFileError: the file is missing or damaged, or holds something other than a dict of tensors.
         MaskValueError: a mask holds something other than zeros and ones.
-        MaskTargetError: a mask is for an activation (NNI's `_input_0`, `_output_0`), no parameter.
+        MaskTargetError: a mask is for an activation (NNI's `_input_0`, `_output_0`), and masks some of it.
         MaskError: there are several problems, of different kinds.
     """
     refusals: list[RefusedError] = []
     masks: dict[str, Tensor] = {}
     try:
-        for name, value in flatten_masks(read_masks(os.fspath(path))):
+        for name, value in flatten_masks(pruned_state(read_masks(os.fspath(path)))):
             try:
                 masks[name] = _of_parameter(name, value)
             except RefusedError as refusal:
@@ -114,7 +116,7 @@ def masks_from_file(path: str | os.PathLike[str]) -> dict[str, Tensor]:
 
 
 def _of_parameter(name: str, value: object) -> Tensor:
-    if name.rpartition(".")[2].startswith(_ACTIVATIONS):
+    if name.rpartition(".")[2].startswith(_ACTIVATIONS) and not bool(free_mask(name, value).all()):
         what = f"mask for {name!r}: it is for what the module takes or returns, no parameter"
         advice = "Mask the rows, and the biases, that compute those channels instead."
         raise RefusedError(name, what, advice, MaskTargetError)

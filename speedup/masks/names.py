@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import difflib
 import itertools
+import reprlib
 from collections.abc import Collection, Iterator, Mapping
+from typing import Any
 
 import attrs
 import torch
@@ -41,7 +43,7 @@ class Names:
             raise RefusedError(name, what, _near(name, self.modules), UnknownNameError)
 
 
-def flatten_masks(given: Mapping[str, object]) -> Iterator[tuple[str, object]]:
+def flatten_masks(given: Mapping[Any, object]) -> Iterator[tuple[str, object]]:
     """The masks that are not None, those of a module each under module and parameter name joined.
 
     Raises:
@@ -60,8 +62,12 @@ def flatten_masks(given: Mapping[str, object]) -> Iterator[tuple[str, object]]:
 
 def _require_string(name: object) -> None:
     if not isinstance(name, str):
-        what = f"masks: a name must be a str, not {type(name).__name__} ({name!r})"
-        raise RefusedError(str(name), what, "Name parameters as `model.named_parameters()` does.")
+        shown = reprlib.repr(name)
+        what = f"masks: a name must be a str, not {type(name).__name__} ({shown})"
+        advice = "Name parameters as `model.named_parameters()` does."
+        if isinstance(name, nn.Module | nn.Parameter | tuple):
+            advice += " Modules and parameters are taken for their names where they are the model's own."
+        raise RefusedError(shown, what, advice)
 
 
 def parameter_name(name: str, names: Names) -> str:

@@ -6,7 +6,10 @@ from collections.abc import Sequence
 
 from attrs import frozen
 
-from speedup.errors import MaskError
+from speedup.errors import MaskDeviceError, MaskError, MaskShapeError, MaskValueError, UnknownNameError
+
+# As many problems are told one by one.
+_FEW = 5
 
 
 @frozen
@@ -43,5 +46,21 @@ def error_of(problems: Sequence[MaskProblem]) -> MaskError:
     if not others:
         return first.kind(str(first))
     kind = first.kind if all(problem.kind is first.kind for problem in others) else MaskError
-    listed = "".join(f"\n- {problem}" for problem in problems)
-    return kind(f"there are {len(problems)} problems with the masks:{listed}")
+    listed = "".join(f"\n- {problem}" for problem in problems[:_FEW])
+    more = len(problems) - _FEW
+    rest = f"\n- and {more} more, which check_masks(model, masks) lists" if more > 0 else ""
+    return kind(f"there are {len(problems)} problems with the masks{_in_common(problems)}:{listed}{rest}")
+
+
+def _in_common(problems: Sequence[MaskProblem]) -> str:
+    """What all problems have in common, as the rest of a clause; empty if nothing."""
+    kinds = {problem.kind for problem in problems}
+    if kinds == {UnknownNameError}:
+        return "; all are names that the model does not have, as if they were of another one"
+    if kinds == {MaskShapeError}:
+        return "; none has its parameter's shape, as if they were for a model of other widths"
+    if kinds == {MaskValueError}:
+        return "; all hold other numbers than 0 and 1, as scores and weights do"
+    if kinds == {MaskDeviceError}:
+        return "; all are on another device than their parameters"
+    return ""

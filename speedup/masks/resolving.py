@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Mapping
+from typing import Any
 
 import torch
 from attrs import frozen
@@ -11,13 +12,14 @@ from torch import nn
 
 from speedup.masks.files import read_masks
 from speedup.masks.fitting import fitting_mask
+from speedup.masks.forms import name_of_key, pruned_state, without_wrapper
 from speedup.masks.names import Names, flatten_masks, parameter_name
 from speedup.masks.problems import MaskProblem, RefusedError, error_of
 from speedup.masks.value import Masks
 from speedup.modules.copying import ModuleT, copy_module
 from speedup.modules.plannable import require_weights
 
-MaskSource = Mapping[str, object] | str | os.PathLike[str] | Masks
+MaskSource = Mapping[Any, object] | str | os.PathLike[str] | Masks
 
 
 def resolve_masks(model: nn.Module, masks: MaskSource | None) -> Masks:
@@ -26,11 +28,14 @@ def resolve_masks(model: nn.Module, masks: MaskSource | None) -> Masks:
     Args:
         model: the model to mask; like `masks` it is not written, nor does the result share storage with it.
         masks: nothing; `{parameter: m}`; `{module: {"weight": m, "bias": m}}` as in NNI (Microsoft,
-            `nni.compression`); both in one dict; a file of such a dict, by `torch.save` or, for parameter
-            names only, `.safetensors`; or `Masks`. An `m` is None, or zeros and ones in any dtype; it has its
-            parameter's number of dimensions, each full or of size 1, or is a scalar; it is on its parameter's
-            device, or on the CPU if that is "meta" (from a file, array or list it is moved). Two for one tied
-            parameter keep what both keep. With `torch.nn.utils.prune`, "weight" means "weight_orig".
+            `nni.compression`); both in one dict; the state dict of a model under `torch.nn.utils.prune`; a
+            file of such a dict, by `torch.save` or, for parameter names only, `.safetensors`; or `Masks`.
+            A key may also be the module or parameter itself, or a pair of a module and "weight"; what a
+            wrapper put before all names (`module.`, `_orig_mod.`) is left out. An `m` is None, or zeros and
+            ones in any dtype; it has its parameter's number of dimensions, each full or of size 1, or is a
+            scalar; it is on its parameter's device, or on the CPU if that is "meta" (from a file, array or
+            list it is moved). Two for one tied parameter keep what both keep. With `torch.nn.utils.prune`,
+            "weight" means "weight_orig".
 
     Raises:
         UnknownNameError: a name is that of no module or no parameter.
@@ -76,6 +81,7 @@ def _read(model: nn.Module, masks: MaskSource | None) -> _Reading:
     except RefusedError as refusal:
         return _Reading({}, (refusal,))
     names, from_file = Names.of(model), isinstance(masks, str | os.PathLike)
+    given = without_wrapper({name_of_key(key, model): value for key, value in given.items()}, names.modules)
     keep: dict[str, torch.Tensor] = {}
     refusals: list[RefusedError] = []
     for name, value in _by_full_name(given, names, refusals):
@@ -90,7 +96,7 @@ def _read(model: nn.Module, masks: MaskSource | None) -> _Reading:
     return _Reading({n: keep[n] for n in names.canonical.values() if n in keep}, tuple(refusals))
 
 
-def _given(masks: MaskSource | None) -> Mapping[str, object]:
+def _given(masks: MaskSource | None) -> Mapping[Any, object]:
     """The mapping that `masks` is, or that the file of this path holds."""
     found: object = read_masks(os.fspath(masks)) if isinstance(masks, str | os.PathLike) else masks
     if found is None:
@@ -98,16 +104,16 @@ def _given(masks: MaskSource | None) -> Mapping[str, object]:
     if not isinstance(found, Mapping):
         what = f"masks: pass a dict, a path, Masks or None, not a {type(found).__name__}"
         raise RefusedError("", what, "Its keys are names of parameters or modules.")
-    return found
+    return pruned_state(found)
 
 
 def _by_full_name(
-    given: Mapping[str, object], names: Names, refusals: list[RefusedError]
+    given: Mapping[object, object], names: Names, refusals: list[RefusedError]
 ) -> Iterator[tuple[str, object]]:
     """The masks that are not None, each under module and parameter name joined."""
     for key, value in given.items():
         try:
-            if isinstance(value, Mapping):
+            if isinstance(value, Mapping) and isinstance(key, str):
                 names.require_module(key)
             inner = tuple(flatten_masks({key: value}))
         except RefusedError as refusal:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from speedup.engine.constraints import Dim
-from speedup.errors import MaskTargetError, MaskValueError, UnknownNameError
+from speedup.errors import MaskTargetError, MaskValueError, PruningError, UnknownNameError
 from speedup.ir.paths import join_path
 from speedup.pruners.channels import Channels, channels_of
 from speedup.pruners.making import masks_along
@@ -22,7 +22,7 @@ Pruned = tuple[str, bool, Sequence[int]] | Sequence[Any]
 def masks_from_torch_pruning(
     model: nn.Module,
     x: Any,
-    history: Iterable[Pruned],
+    history: Iterable[Pruned] | Any,
     *,
     others: Sequence[Any] = (),
     rules: Rules = STANDARD,
@@ -36,7 +36,7 @@ def masks_from_torch_pruning(
     Args:
         model: the model as it was before pruning, only read.
         x, others: example input and further calls, as for `plan_speedup`.
-        history: its entries in order.
+        history: its entries in order, or the pruner or graph that keeps them.
         rules: operator rules, as for `plan_speedup`.
 
     Returns:
@@ -48,12 +48,13 @@ def masks_from_torch_pruning(
         MaskTargetError: an entry is for a module without channels, or for channels that have to stay here:
             those that the model returns, and rows of attention heads, for which see `masks_from_heads`.
         MaskValueError: an index is out of range.
+        PruningError: `history` is none, nor keeps one.
         InputError, ModelError, ExportError: as for `plan_speedup`.
     """
     channels = channels_of(model, x, rules, others)
     units = channels.units
     dropped = torch.zeros(len(units.unit_of), dtype=torch.bool)
-    for name, is_output, indices in history:
+    for name, is_output, indices in _entries(history):
         own = units.elements(_dimension(model, channels, name, is_output))
         left = (~dropped[own]).nonzero().reshape(-1)
         wrong = [int(index) for index in indices if not 0 <= int(index) < len(left)]
@@ -70,6 +71,21 @@ def masks_from_torch_pruning(
             )
         dropped |= torch.isin(units.unit_of, units.unit_of[own][chosen])
     return masks_along(model, channels.gone_with(units.unit_of[dropped]))
+
+
+def _entries(history: Any) -> Iterable[Pruned]:
+    """The entries of a history, or of what keeps one.
+
+    Raises:
+        PruningError: it is neither.
+    """
+    kept = getattr(history, "pruning_history", None)
+    entries = kept() if callable(kept) else history
+    if not isinstance(entries, Iterable):
+        raise PruningError(
+            f"the history is {type(history).__name__}; pass pruner.pruning_history(), or the pruner itself."
+        )
+    return entries
 
 
 def _dimension(model: nn.Module, channels: Channels, name: str, is_output: bool) -> Dim:
