@@ -29,6 +29,7 @@ _ROOMS = MappingProxyType(
         "Rewritten": "speedup.ir.edits",
         "restore_attention": "speedup.modules.attention",
         "restore_masks": "speedup.masks.value",
+        "restore_plan": "speedup.plan",
         "restore_rewritten": "speedup.modules.rewritten",
     }
 )

@@ -6,12 +6,13 @@ the masks. The model it was made for is carried along but is not part of its val
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from attrs import asdict, frozen
 
+from speedup._stable import stable
 from speedup.errors import ReportFormatError
 from speedup.ir.edits import RewriteForward
 from speedup.parts import PlanParts
@@ -139,6 +140,18 @@ class Plan(PlanParts):
 
         return apply_to_optimizer(self, state, names)
 
+    def __reduce__(self) -> tuple[Callable[[str], Plan], tuple[str]]:
+        """A pickle holds the text of `to_json`: what comes of it has no model."""
+        return restore_plan, (self.to_json(),)
+
+    def __copy__(self) -> Plan:
+        """The plan itself, which cannot change."""
+        return self
+
+    def __deepcopy__(self, memo: object) -> Plan:
+        """The plan itself, which cannot change."""
+        return self
+
     def diff(self, other: Plan) -> PlanDiff:
         """What differs from this plan to `other`: layers, edits, blockers, assumptions. Print it."""
         from speedup.text.plan_diff import plan_diff
@@ -182,6 +195,12 @@ class Plan(PlanParts):
         subject = self.subject
         calls = calls_line(subject.example, subject.others, subject.found)
         return "\n".join((text, f"  {calls}", *(f"  relies on: {line}" for line in self.assumptions)))
+
+
+@stable
+def restore_plan(text: str) -> Plan:
+    """The plan of a text, as a pickle holds it."""
+    return Plan.from_json(text)
 
 
 def plan_figure(plan: Plan, title: str = "") -> Figure:

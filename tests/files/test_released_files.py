@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import importlib
 import json
 import pickle
@@ -199,14 +200,23 @@ def test_pickled_small_models_are_the_materialized_ones_to_the_last_bit(name: st
 
 @pytest.mark.parametrize("name", PICKLED)
 def test_pickles_of_today_name_stable_addresses_alone(name: str) -> None:
-    small = materialize(plan_speedup(pickled_model(name), pickled_example(name), pickled_masks(name)))
-    for value in (small, resolve_masks(pickled_model(name), pickled_masks(name))):
+    plan = plan_speedup(pickled_model(name), pickled_example(name), pickled_masks(name))
+    for value in (plan, materialize(plan), resolve_masks(pickled_model(name), pickled_masks(name))):
         named = {
             str(argument).split()[0]
             for operation, argument, _ in pickletools.genops(pickle.dumps(value, 2))
             if operation.name == "GLOBAL" and str(argument).startswith("speedup")
         }
         assert named == {"speedup._stable"}
+
+
+def test_a_pickled_plan_is_the_plan_without_a_model() -> None:
+    plan = Plan.from_json(text_of(5))
+    assert unpickled(DATA / "version_5" / "plan.pickle") == plan == pickle.loads(pickle.dumps(plan))
+    today = planned_today(5)
+    again = pickle.loads(pickle.dumps(today))
+    assert again == today and again.subject.model is None and today.subject.model is not None
+    assert copy.copy(today) is today and copy.deepcopy([today])[0] is today
 
 
 def test_pickled_masks_are_the_masks() -> None:
