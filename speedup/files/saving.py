@@ -98,8 +98,13 @@ def load(
         PlanFormatError: its plan is of another version, or damaged.
         ArchitectureError: `make_model` makes something else than was planned.
         ForeignSourceError: the plan's source is not that of the model's classes.
-        ModelError: `make_model` returns no module.
+        ModelError: `make_model` is no function, or returns no module.
     """
+    if isinstance(make_model, nn.Module) or not callable(make_model):
+        raise ModelError(
+            f"make_model is a {type(make_model).__name__}; pass a function that makes the model as it was "
+            "before, such as its class, or lambda: Net(config)"
+        )
     with torch.inference_mode(mode=False), torch.no_grad(), isolated(), _open(path, device) as file:
         plan, traits = _read_plan(file, path), _read_traits(file, path)
         shapes = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118

@@ -153,10 +153,11 @@ def latency_table(
         seconds: how long a measurement takes at least; short forwards are repeated in it.
 
     Raises:
-        InputError: there is nothing to measure, or `x` is no input.
+        InputError: there is nothing to measure, `x` is no input, or `device` is not there.
     """
     if not aligns or rounds < 2:
         raise InputError("nothing to measure: give at least one alignment and at least two rounds")
+    _require_device(device)
     plans = [realign(plan, align) for align in aligns]
     example = _move(plan.subject.example if x is None else example_from(x), device, dtype)
     masked = apply_masks(plan.subject.planned_model(), plan.subject.masks).eval()
@@ -196,9 +197,10 @@ def measure_widths(
     layer takes about `reach * rounds * seconds`. Arguments are otherwise as in `latency_table`.
 
     Raises:
-        InputError: `x` is no input.
+        InputError: `x` is no input, or `device` is not there.
         UnboundPlanError: the plan was read back, and so does not say how it was made.
     """
+    _require_device(device)
     request = request_of(plan)
     example = request.calls[0] if x is None else example_from(x)
     if x is not None:
@@ -222,6 +224,16 @@ def measure_widths(
                 known[calls] = tuple(zip(widths, timings, strict=True))
             layers.append(LayerLatency(op.owner.path, known[calls], dim.weight))
     return WidthTable(tuple(layers), _conditions(example, threads, rounds))
+
+
+def _require_device(device: torch.device | str | None) -> None:
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        reason = str(error).partition("\n")[0].removesuffix(".")
+        raise InputError(
+            f"device={str(device)!r} cannot be measured on: {reason}. Pass one that torch has here, as 'cpu'."
+        ) from error
 
 
 def _small(plan: Plan, device: torch.device | str | None, dtype: torch.dtype | None) -> nn.Module:

@@ -20,7 +20,11 @@ def require_plannable(model: Any) -> None:
     if isinstance(model, type):
         raise ModelError(f"the model is the class {model.__name__}; pass an instance, {model.__name__}(...)")
     if not isinstance(model, nn.Module):
-        raise ModelError(f"the model is {type(model).__name__}; pass a torch.nn.Module")
+        raise ModelError(f"the model is {type(model).__name__}; {_instead_of(model)}")
+    if isinstance(model, nn.parallel.DistributedDataParallel):
+        raise ModelError(
+            "the model is wrapped for distributed training; pass model.module, and wrap the small model anew"
+        )
     if isinstance(model, torch.jit.ScriptModule):
         raise ModelError("a TorchScript model has no Python forward; plan the module it was made from")
     if isinstance(model, fx.GraphModule) and _is_exported(model):
@@ -30,6 +34,15 @@ def require_plannable(model: Any) -> None:
     if lazy:
         raise ModelError(f"parameter {lazy[0]!r} is uninitialised; run the model once before planning it")
     require_weights(model)
+
+
+def _instead_of(given: Any) -> str:
+    """What to pass in the place of something that is no module."""
+    if isinstance(given, Tensor | tuple | list | dict):
+        return "pass a torch.nn.Module, and the example input after it: plan_speedup(model, x)"
+    if isinstance(inner := getattr(given, "model", None), nn.Module):
+        return f"pass its .model, a {type(inner).__name__}"
+    return "pass a torch.nn.Module"
 
 
 def require_weights(model: nn.Module) -> None:

@@ -30,6 +30,8 @@ from speedup.tracing.provenance import follow_numbers, mark_opaque
 from speedup.tracing.record import Record
 from speedup.tracing.tracking import Tracking, track_attributes
 
+_ABOUT_TYPES = re.compile(r"\bdtypes?\b|\bscalar types?\b|type .* should be the same|the same type")
+
 
 @frozen(eq=False)
 class Trace:
@@ -153,10 +155,25 @@ def export_error(error: Exception, clone: nn.Module, headline: str) -> ExportErr
             culprit = f"{names[id(owner)] or 'the model itself'} ({type(owner).__name__})"
             line = f" at line {number} of {frame.f_code.co_filename.rsplit('/', 1)[-1]}"
     reason = str(error).strip().splitlines()
+    first = reason[0] if reason else "no message"
     return ExportError(
-        f"{headline}: {culprit or 'its inputs'}{line} raised "
-        f"{type(error).__name__}: {reason[0] if reason else 'no message'}. Check that "
-        "model(*inputs) runs in eval mode on the example input; data-dependent control flow "
+        f"{headline}: {culprit or 'its inputs'}{line} raised {type(error).__name__}: {first}. "
+        + _advice(first, clone)
+    )
+
+
+def _advice(reason: str, model: nn.Module) -> str:
+    """What to do about an error of a forward."""
+    if _ABOUT_TYPES.search(reason):
+        types = sorted(
+            {str(p.dtype).removeprefix("torch.") for p in model.parameters() if p.is_floating_point()}
+        )
+        return (
+            f"Check that model(*inputs) runs on the example input: its types have to go with those of the "
+            f"model's parameters ({', '.join(types) or 'none'}), as after x.to(dtype)."
+        )
+    return (
+        "Check that model(*inputs) runs in eval mode on the example input; data-dependent control flow "
         "(if/while on tensor values) has to stay out of the modules that hold the layers."
     )
 

@@ -6,6 +6,7 @@ import io
 import pickle
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -13,6 +14,7 @@ from attrs import frozen
 from torch import Tensor, nn
 
 from speedup import errors, materialize, plan_speedup
+from speedup.measuring.latency import latency_table, measure_widths
 
 X = torch.ones(2, 3, 8, 8)
 
@@ -141,7 +143,36 @@ INPUTS = (
     Bad("no tensor in it", errors.InputError, ("holds no tensor", "torch.randn"), planned((1, 2))),
     Bad("an empty tuple", errors.InputError, ("holds no tensor",), planned(())),
     Bad("too many channels", errors.ExportError, ("first", "Conv2d"), planned(torch.ones(2, 5, 8, 8))),
-    Bad("another dtype", errors.ExportError, ("first",), planned(X.double())),
+    Bad(
+        "another dtype",
+        errors.ExportError,
+        ("first", "types have to go with those of the model's parameters (float32), as after x.to"),
+        planned(X.double()),
+    ),
+    Bad(
+        "model and input the wrong way round",
+        errors.ModelError,
+        ("the model is Tensor", "plan_speedup(model, x)"),
+        lambda m, f: plan_speedup(X, m),  # type: ignore[arg-type]
+    ),
+    Bad(
+        "what holds a model",
+        errors.ModelError,
+        ("SimpleNamespace", "pass its .model, a Net"),
+        lambda m, f: plan_speedup(SimpleNamespace(model=m), X),  # type: ignore[arg-type]
+    ),
+    Bad(
+        "measured on a device that is not there",
+        errors.InputError,
+        ("device='cuda:63' cannot be measured on", "'cpu'"),
+        lambda m, f: latency_table(plan_speedup(m, X), device="cuda:63"),
+    ),
+    Bad(
+        "measured on no device",
+        errors.InputError,
+        ("device='gpu' cannot be measured on",),
+        lambda m, f: measure_widths(plan_speedup(m, X), device="gpu"),
+    ),
     Bad("another rank", errors.ExportError, ("first", "[7]"), planned(torch.ones(7))),
     Bad("an unknown keyword", errors.ExportError, ("'y'",), planned({"y": X})),
     Bad("an argument too many", errors.ExportError, ("Net",), planned((X, X))),

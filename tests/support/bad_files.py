@@ -51,6 +51,11 @@ def _saved_with(plan_of: Callable[[nn.Module], Plan], *parts: str) -> Callable[[
     return lambda m, f: save(materialize(plan_speedup(m, X), verify="none"), plan_of(m), f.joinpath(*parts))
 
 
+def _instance() -> Any:
+    """A model in the place of what makes one."""
+    return _fresh(Net)
+
+
 class Wider(Net):
     """Of another architecture."""
 
@@ -60,6 +65,18 @@ class Wider(Net):
 
 
 PLANS = (
+    Bad(
+        "a model in the place of its class",
+        errors.ModelError,
+        ("make_model is a Net", "such as its class"),
+        lambda m, f: load(f / "m.safetensors", _instance()),
+    ),
+    Bad(
+        "a state in the place of a class",
+        errors.ModelError,
+        ("make_model is a dict",),
+        lambda m, f: load(f / "m.safetensors", {}),  # type: ignore[arg-type]
+    ),
     Bad("no text", errors.PlanFormatError, ("truncated",), lambda m, f: Plan.from_json("")),
     Bad("no JSON", errors.PlanFormatError, ("JSON",), lambda m, f: Plan.from_json("plan: yes")),
     Bad("something else", errors.PlanFormatError, ("speedup.plan",), lambda m, f: Plan.from_json("[1, 2]")),
