@@ -42,7 +42,6 @@ _REASONS: dict[str, str] = {
         trace kron cov corrcoef block_diag vander cartesian_prod renorm
     """,
     "takes spectra over a window": "stft istft",
-    "computes coordinates from the size of its result": "affine_grid_generator",
     "is a loss, which counts every element": """
         cross_entropy_loss nll_loss nll_loss_nd nll_loss2d mse_loss l1_loss smooth_l1_loss huber_loss kl_div
         binary_cross_entropy binary_cross_entropy_with_logits ctc_loss _ctc_loss cosine_embedding_loss

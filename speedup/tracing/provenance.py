@@ -13,6 +13,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from types import FrameType
 from typing import Any, cast
 
 import torch
@@ -24,7 +25,7 @@ from speedup.ir.expressions import (
     roots_in,
 )
 from speedup.torch_api import get_proxy_mode
-from speedup.tracing.frames import caller, users_frame
+from speedup.tracing.frames import caller, is_library, users_frame
 from speedup.tracing.hidden import is_calling_cached, is_message
 from speedup.tracing.numbers import number_type
 from speedup.tracing.record import Record
@@ -100,6 +101,25 @@ def _arithmetic(name: str, reflected: bool = False) -> Callable[..., Any]:
     return method
 
 
+# Functions of torch that compare sizes to raise an error or to warn, and for nothing else.
+_CHECKING = frozenset({torch.nn.functional.affine_grid.__code__})
+
+
+def _only_checks(frame: FrameType) -> bool:
+    """Whether what is compared in `frame` decides nothing: torch.nn checks its input against its own
+    hyper-parameters, which change along.
+    """
+    if frame.f_globals.get("__name__", "").startswith("torch.nn.modules."):
+        return True
+    inner: FrameType | None = frame
+    # What takes the least of several numbers compares them in a frame of its own.
+    while inner is not None and is_library(inner.f_code):
+        if inner.f_code in _CHECKING:
+            return True
+        inner = inner.f_back
+    return False
+
+
 def _comparison(name: str) -> Callable[[Any, Any], Any]:
     function = FUNCTIONS[name]
 
@@ -111,10 +131,8 @@ def _comparison(name: str) -> Callable[[Any, Any], Any]:
             return NotImplemented
         outcome = function(plain_number(self), plain_number(other))
         expression = Arithmetic(name, (_expression(self), _expression(other)))
-        # torch.nn checks its input against its own hyper-parameters, which change along.
         frame = sys._getframe(1)
-        module = frame.f_globals.get("__name__", "")
-        if expression.operands[0] != expression.operands[1] and not module.startswith("torch.nn.modules."):
+        if expression.operands[0] != expression.operands[1] and not _only_checks(frame):
             self.record.guard(expression, outcome, users_frame(frame))
         return outcome
 
