@@ -178,7 +178,7 @@ def find_solution(request: Request) -> Solution:
     _check_finite(traced.graph, traced.tensors)
     findings = _analyse(traced.graph, traced.tensors, request)
     modules = dict(request.model.named_modules(remove_duplicate=False))
-    rewriter = SourceRewriter(modules, request.keep)
+    rewriter = SourceRewriter(modules, _first_names(modules, request.keep))
     while True:
         analysis = _couple(traced.graph, findings, request, rewriter)
         edits = tuple(edits_of(analysis, rewriter))
@@ -226,7 +226,7 @@ def _couple(graph: Graph, found: _Findings, request: Request, rewriter: SourceRe
         found.lives,
         request.rules,
         rewriter,
-        request.keep,
+        rewriter.kept,
         request.align,
         found.borders,
         found.chains,
@@ -295,6 +295,13 @@ def _value_independent(
 
 def _is_weight(dtype: torch.dtype) -> bool:
     return dtype.is_floating_point or dtype.is_complex
+
+
+def _first_names(modules: Mapping[str, nn.Module], names: Sequence[str]) -> tuple[str, ...]:
+    """`names`, and by what the modules called so, and those in them, go in the trace: their first names."""
+    first = {id(module): path for path, module in reversed(modules.items())}
+    held = (path for name in names for path in modules if path == name or path.startswith(f"{name}."))
+    return tuple(dict.fromkeys((*names, *(first[id(modules[path])] for path in held))))
 
 
 def _check_modules(model: nn.Module, names: Sequence[str]) -> None:

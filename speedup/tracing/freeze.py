@@ -90,8 +90,8 @@ class _Freezer:
         self.by_tensor: dict[int, Value] = {}
         self.placed: dict[Node, Value] = {}
         self.written: list[tuple[Value, Value]] = []
-        self.types: dict[str, type] = {"": type(model)}
-        self.types.update({name: type(m) for name, m in model.named_modules(remove_duplicate=False)})
+        self.modules = dict(model.named_modules(remove_duplicate=False))
+        self.paths = {id(module): path for path, module in reversed(self.modules.items())}
         self.tensors = dict(model.named_parameters(remove_duplicate=False))
         self.tensors.update(model.named_buffers(remove_duplicate=False))  # type: ignore[arg-type]
         self.canonical: dict[int, str] = {}
@@ -171,12 +171,14 @@ class _Freezer:
         return tuple(dict.fromkeys(found))
 
     def owner(self, node: Node) -> Owner:
+        """The module that ran `node`, under the first of its names, as its tensors go by that too."""
         stack = node.meta.get("nn_module_stack") or {}
         path = ""
         for entry in stack.values():
             path = re.sub(r"@\d+$", "", entry[0])
         path = re.sub(r"^model\.?", "", path)
-        return Owner(path, self.types.get(path, nn.Module))
+        module = self.modules.get(path)
+        return Owner(path, nn.Module) if module is None else Owner(self.paths[id(module)], type(module))
 
     def calls_of(self, node: Node) -> tuple[Frame, ...]:
         number = _notes(node).get("call")
