@@ -9,6 +9,7 @@ import torch
 from attrs import evolve
 from torch import Tensor
 
+from speedup.analyses.every_size import bounds_in_every_form, forms_at_every_size, known_in_every_form
 from speedup.analyses.steadiness import steady_facts
 from speedup.engine.lattice import Fact, constant, fact, unknown
 from speedup.errors import RuleError
@@ -17,7 +18,7 @@ from speedup.ir.expressions import Argument, Settled
 from speedup.ir.graph import Graph, Op, Value
 from speedup.rules import Rules, rule_of
 from speedup.rules.extents import Extents
-from speedup.rules.rule import full_values, nothing_known
+from speedup.rules.rule import full_values
 
 
 def find_constants(
@@ -40,9 +41,14 @@ def find_constants(
     for op in graph.ops:
         seen = _settle_op(op, facts)
         given = steady_facts(seen, [facts[v.index] for v in seen.operands], rules, extents)
-        for result, found in zip(op.results, _transfer(seen, given, rules), strict=True):
-            facts[result.index] = found
+        for result, found in zip(op.results, _transfer(seen, given, rules, extents), strict=True):
+            facts[result.index] = _of_any_size(found, result, extents)
     return tuple(facts)
+
+
+def _of_any_size(found: Fact, result: Value, extents: Extents) -> Fact:
+    varies = not found.is_unknown and any(extents.may_vary(result, dim) for dim in range(result.ndim))
+    return evolve(found, varies=True) if varies else found
 
 
 def settle_numbers(graph: Graph, facts: Sequence[Fact]) -> Graph:
@@ -74,22 +80,20 @@ def _state(tensor: Tensor, mask: Tensor | None) -> Fact:
         if mask is None:
             return unknown(tensor.ndim, tensor.dtype)
         return fact(~mask.cpu(), torch.zeros(tuple(mask.shape), dtype=tensor.dtype))
-    return constant(tensor.cpu(), None if mask is None else mask.cpu())
+    return evolve(constant(tensor.cpu(), None if mask is None else mask.cpu()), stated=None)
 
 
-def _transfer(op: Op, facts: Sequence[Fact], rules: Rules) -> Sequence[Fact]:
+def _transfer(op: Op, facts: Sequence[Fact], rules: Rules, extents: Extents) -> Sequence[Fact]:
     rule = rule_of(op, rules)
-    # A number that the forward derived from the input's size is another at another size;
-    # layout and filling rules look at such numbers themselves.
-    if op.follows_sizes() and rule.moves is None and not rule.reads_sizes:
-        return nothing_known(op, facts)
-    found = rule.known(op, facts)
+    forms = forms_at_every_size(op, rule, extents)
+    found = known_in_every_form(op, facts, rule, forms)
     ranks = [f.ndim for f in found]
     if ranks != [r.ndim for r in op.results]:
         raise RuleError(f"the rule of {op.label} returned facts of ranks {ranks} for {op.results}")
-    if all(f.is_unknown for f in found) and _can_run(op, facts):
-        return [constant(t) for t in evaluate(op, full_values(op, facts))]
-    return found
+    if forms == (op,) and all(f.is_unknown for f in found) and _can_run(op, facts):
+        found = [constant(t) for t in evaluate(op, full_values(op, facts))]
+    bounds = bounds_in_every_form(op, facts, rule, forms)
+    return [f if b.is_open else evolve(f, stated=b) for f, b in zip(found, bounds, strict=True)]
 
 
 def _can_run(op: Op, facts: Sequence[Fact]) -> bool:

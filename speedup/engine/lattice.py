@@ -17,8 +17,10 @@ from collections.abc import Callable, Iterable, Mapping
 from functools import lru_cache
 
 import torch
-from attrs import field, frozen
+from attrs import evolve, field, frozen
 from torch import Tensor
+
+from speedup.engine.bounds import OPEN, Bounds, spanned
 
 Shape = tuple[int, ...]
 
@@ -32,12 +34,18 @@ class Fact:
     """State of every element: Known(`value`) where `known`, else Unknown (and `value` 0).
 
     A large masked weight is held as its `raw` tensor and a compressed `mask` (False: 0), so
-    that it need not be copied to be reasoned about.
+    that it need not be copied to be reasoned about. Of a tensor that `varies` in shape from call to call, an
+    extent of 1 does not say that there is one element.
+
+    All elements lie within `bounds`, also those that nothing reads, which a smaller model may compute from
+    other numbers. `stated` are these bounds; None: those of the numbers that the fact holds.
     """
 
     known: Tensor
     raw: Tensor
     mask: Tensor | None = None
+    varies: bool = False
+    stated: Bounds | None = OPEN
     _cache: dict[str, Tensor] = field(factory=dict, repr=False, alias="cache")
 
     @property
@@ -65,6 +73,19 @@ class Fact:
         return raw if self.mask is None else torch.where(mask, raw, torch.zeros((), dtype=raw.dtype))
 
     @property
+    def bounds(self) -> Bounds:
+        """Between what numbers all elements lie."""
+        if self.stated is not None:
+            return self.stated
+        return spanned(self.memo("ends", self._ends).tolist())
+
+    def _ends(self) -> Tensor:
+        if not self.raw.numel() or not self.raw.is_floating_point():
+            return torch.zeros(0)
+        zero = [] if self.mask is None else [torch.zeros((), dtype=self.raw.dtype)]
+        return torch.stack([*torch.aminmax(self.raw), *zero]).double()
+
+    @property
     def _mask(self) -> Tensor:
         return indicator(True, self.ndim) if self.mask is None else self.mask
 
@@ -84,7 +105,7 @@ class Fact:
 
     def is_given(self, shape: Shape) -> bool:
         """Whether every element of a tensor of `shape` is Known one by one, none by uniformity."""
-        return self.raw.shape == shape and self.is_all_known()
+        return not self.varies and self.raw.shape == shape and self.is_all_known()
 
     @property
     def maybe_nonzero(self) -> Tensor:
@@ -255,4 +276,5 @@ def uniform_fact(one: Fact, dims: Iterable[int]) -> Fact:
     first = one.value
     for dim in chosen:
         first = first.narrow(dim, 0, 1)
-    return fact(*broadcast(all_over(one.known & (one.value == first), chosen), first))
+    found = fact(*broadcast(all_over(one.known & (one.value == first), chosen), first))
+    return evolve(found, varies=one.varies, stated=one.bounds)

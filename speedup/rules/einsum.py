@@ -310,6 +310,7 @@ EINSUM = Rule(
     known=einsum_known,
     live=einsum_live,
     weight=WeightRule(einsum_product),
+    is_monotone=True,
     widths=einsum_widths,
     macs=einsum_macs,
 )

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from speedup.engine.constraints import Constraint, Mapped
-from speedup.engine.lattice import Fact, fact, spread
+from speedup.engine.lattice import Fact, broadcast, fact, spread
 from speedup.ir.graph import Op
 from speedup.rules.rule import Facts, Lives, Rule, equal, nothing_known
 from speedup.rules.site import Site
@@ -44,8 +44,13 @@ def glu_known(op: Op, facts: Facts) -> tuple[Fact, ...]:
 
 
 def glu_live(op: Op, facts: Facts, live: Lives) -> tuple[Tensor, ...]:
-    axis = op["dim"] % op.operands[0].ndim
-    return (live[0] if live[0].shape[axis] == 1 else torch.cat([live[0], live[0]], axis),)
+    """What gates a 0 is not read."""
+    axis, data = op["dim"] % op.operands[0].ndim, facts[0]
+    if data.is_unknown and live[0].shape[axis] == 1:
+        return (live[0],)
+    nonzero = spread(data.maybe_nonzero, op.operands[0].shape, [axis]).chunk(2, axis)[0]
+    gated, gating = broadcast(spread(live[0], op.result.shape, [axis]), live[0] & nonzero)
+    return (torch.cat([gated, gating], axis),)
 
 
 RULES: dict[str, Rule] = {"glu": Rule(couple=glu_couple, known=glu_known, live=glu_live)}

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from types import MappingProxyType
 
 import torch
 from torch import Tensor, nn
 
+from speedup.engine.bounds import OPEN, Bounds, spanned
 from speedup.engine.constraints import Constraint
 from speedup.engine.lattice import Fact, all_over, any_along, any_over, constant, fact, indicator, vector
 from speedup.engine.layout import Block, IndexMap, pull
 from speedup.ir.evaluation import evaluate
 from speedup.ir.graph import Op, Value
+from speedup.rules.bounded import argument, as_given
 from speedup.rules.rule import Facts, Lives, Rule, Sizes, equal, everything_read, nothing_known, pinned
 from speedup.rules.site import Site
 from speedup.rules.stated import stated_result_sizes
@@ -133,11 +135,19 @@ def filled_known(op: Op, facts: Facts) -> tuple[Fact, ...]:
         return nothing_known(op, facts)
     name = op.name
     number = op.get("fill_value", 1 if name.endswith("ones") else 0)
-    if op.follows_sizes() and number != 0:
-        # What comes of ones may depend on how many there are; what comes of zeros does not.
+    if op.follows_sizes("fill_value"):
         return nothing_known(op, facts)
     shape = (1,) * op.result.ndim
     return (constant(torch.full(shape, number, dtype=op.result.dtype)),)
+
+
+def filled_bounds(op: Op, facts: Facts) -> Sequence[Bounds]:
+    """A number that follows sizes, or that is read from a tensor, is another in other calls."""
+    if op.follows_sizes("fill_value"):
+        return (OPEN,)
+    if "fill_value" in op.arguments:
+        return (argument("fill_value")(op, facts),)
+    return (spanned([1 if op.name.endswith("ones") else 0]),)
 
 
 def op_skip(op: Op) -> int:
@@ -211,6 +221,7 @@ FILLED = Rule(
     couple=filled_couple,
     known=filled_known,
     live=filled_live,
+    bounds=filled_bounds,
     needs=stated_result_sizes("size"),
     reads_sizes=True,
     reads_numbers=True,
@@ -242,11 +253,12 @@ RULES: dict[str, Rule] = {
         couple=embedding_couple,
         known=embedding_known,
         live=embedding_live,
+        bounds=as_given,
         weight=WeightRule(
             axes=_embedding_axes, attributes=MappingProxyType({nn.Embedding: _embedding_attributes})
         ),
     ),
-    "index.Tensor": Rule(couple=index_couple, known=index_known, live=index_live),
+    "index.Tensor": Rule(couple=index_couple, known=index_known, live=index_live, bounds=as_given),
     **dict.fromkeys(("zeros", "ones", "full", "new_zeros", "new_ones", "new_full"), FILLED),
     **dict.fromkeys(("empty", "new_empty"), UNFILLED),
     **dict.fromkeys(_SEQUENCES, SEQUENCE),

@@ -60,6 +60,8 @@ def layer_norm_known(op: Op, facts: Facts) -> tuple[Fact, ...]:
     whole = all_over(data.known, dims)
     if not bool(whole.any()) and not bool(zero.any()):
         return nothing_known(op, facts)
+    if op.follows_sizes("eps"):
+        return nothing_known(op, facts)
     if any(f is not None and not f.is_all_known() for f in (weight, bias)):
         return nothing_known(op, facts)
     affine = [f.value.expand(v.shape) for f, v in zip(facts[1:], op.operands[1:], strict=True)]
@@ -151,6 +153,7 @@ LAYER_NORM = Rule(
     needs=norm_needs,
     holds=lambda site, sizes, kept: _statistics_hold(site, kept),
     alternatives=any_of(tell_what_is_gone, keep_instead(_statistics_kept)),
+    reads_sizes=True,
 )
 
 
@@ -245,6 +248,7 @@ RMS_NORM = Rule(
     needs=rms_norm_needs,
     compensate=rms_norm_compensate,
     weight=_LAST,
+    reads_sizes=True,
 )
 
 RULES: dict[str, Rule] = {"layer_norm": evolve(LAYER_NORM, weight=_LAST), "rms_norm": RMS_NORM}

@@ -13,6 +13,7 @@ import torch
 from attrs import evolve
 from torch import Tensor
 
+from speedup.engine.bounds import OPEN, Bounds, around, spanned
 from speedup.engine.constraints import Constraint, Copied, Counted, Dim, Equal, Mapped, Pinned, Reason
 from speedup.engine.lattice import (
     Fact,
@@ -131,6 +132,20 @@ def _overlay(op: Op, result: Value, facts: Facts, moves: list[IndexMap]) -> Fact
     return fact(known, value)
 
 
+def layout_bounds(op: Op, facts: Facts, moves: Moves) -> tuple[Bounds, ...]:
+    """Of elements that only move, and of what lies beside them."""
+    found = moves_at(op, moves)
+    return tuple(_bounds(op, r, facts, [m for m in found if m.result == n]) for n, r in enumerate(op.results))
+
+
+def _bounds(op: Op, result: Value, facts: Facts, moves: list[IndexMap]) -> Bounds:
+    if any(op.operands[m.operand].dtype != result.dtype for m in moves):
+        return OPEN
+    is_whole = len(moves) == 1 and moves[0].covers and not _has_fill(op)
+    beside = [] if is_whole else [spanned([float(_fill(op))])]
+    return around([*(facts[m.operand].bounds for m in moves), *beside])
+
+
 def layout_live(op: Op, live: Lives, moves: Moves) -> tuple[Tensor, ...]:
     reads = [indicator(False, v.ndim) for v in op.operands]
     for index_map in moves_at(op, moves):
@@ -218,6 +233,7 @@ def layout_rule(
         couple=lambda site: chain(layout_couple(site, moves), extra(site)),
         known=lambda op, facts: layout_known(op, facts, moves),
         live=lambda op, facts, live: layout_live(op, live, moves),
+        bounds=lambda op, facts: layout_bounds(op, facts, moves),
         moves=moves,
         needs=needs,
         alternatives=alternatives,

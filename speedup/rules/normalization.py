@@ -21,6 +21,7 @@ from speedup.engine.lattice import (
     split_runs,
     spread,
     uniform_along,
+    uniform_fact,
     vector,
 )
 from speedup.ir.expressions import Derived
@@ -58,10 +59,25 @@ def couple_channels(site: Site) -> Iterable[Constraint]:
     yield from equal(site.because(reason_for(op, "has one entry per channel")), (data, 1), *per_channel)
 
 
+def _has_batch_statistics(op: Op) -> bool:
+    return bool(op.get("training")) or op.position("running_mean") is None
+
+
+def _bias_of_constants(op: Op, facts: Facts) -> tuple[Fact, ...]:
+    """A channel that is one constant throughout is its own mean: only the bias is left."""
+    data = uniform_fact(facts[0], (d for d in range(facts[0].ndim) if d != 1))
+    weight, bias = _per_channel(op, facts, "weight", 1.0), _per_channel(op, facts, "bias", 0.0)
+    zero = weight.known & (weight.value == 0)
+    known = (data.known | zero) & weight.known & bias.known
+    return (fact(*broadcast(known, bias.value)),)
+
+
 def batch_norm_known(op: Op, facts: Facts) -> tuple[Fact, ...]:
     """Affine with the running statistics; a zero weight leaves the bias whatever the input."""
+    if _has_batch_statistics(op) and facts[0].ndim >= 2:
+        return _bias_of_constants(op, facts)
     mean, variance = named_fact(op, facts, "running_mean"), named_fact(op, facts, "running_var")
-    if op.get("training") or mean is None or variance is None or facts[0].ndim < 2:
+    if mean is None or variance is None or facts[0].ndim < 2:
         return nothing_known(op, facts)
     weight = _per_channel(op, facts, "weight", 1.0)
     zero = weight.known & (weight.value == 0)
@@ -74,10 +90,6 @@ def batch_norm_known(op: Op, facts: Facts) -> tuple[Fact, ...]:
     scale = weight.value * torch.rsqrt(spread_.value + op["eps"])
     value = torch.where(zero, bias.value, (facts[0].value - center.value) * scale + bias.value)
     return (fact(known, value),)
-
-
-def _has_batch_statistics(op: Op) -> bool:
-    return bool(op.get("training")) or op.position("running_mean") is None
 
 
 def batch_norm_live(op: Op, facts: Facts, live: Lives) -> tuple[Tensor, ...]:

@@ -2,20 +2,34 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from types import MappingProxyType
 
 import torch
 from attrs import evolve
 from torch import Tensor, nn
 
+from speedup.engine.bounds import OPEN, Bounds, spanned
 from speedup.engine.constraints import Constraint
-from speedup.engine.lattice import Fact, constant, fact, fold_to, indicator, vector
+from speedup.engine.lattice import Fact, broadcast, constant, fact, fold_to, indicator, vector
 from speedup.ir.evaluation import evaluate
 from speedup.ir.graph import Op, Value
 from speedup.rules.borders import channel_by_channel, element_by_element
+from speedup.rules.bounded import always, argument, as_given, at_ends, either, in_type_of_result
 from speedup.rules.kept import keeping
-from speedup.rules.rule import Facts, Known, Live, Lives, Rule, Sizes, equal, nothing_known, reason_for
+from speedup.rules.rule import (
+    BoundsOf,
+    Facts,
+    Known,
+    Live,
+    Lives,
+    Rule,
+    Sizes,
+    equal,
+    no_bounds,
+    nothing_known,
+    reason_for,
+)
 from speedup.rules.site import Site
 from speedup.rules.weights import Attributes, WeightRule
 
@@ -40,6 +54,21 @@ _BINARY = """
     isclose nextafter ldexp bitwise_left_shift bitwise_right_shift __lshift__ __rshift__ complex polar
     subtract divide arctan2 not_equal greater greater_equal less less_equal
 """.split()
+# Monotone in each number among their arguments, on either side of 0.
+_MONOTONE = """
+    add sub rsub subtract mul multiply div divide true_divide floor_divide lerp addcmul addcdiv
+    clamp clamp_min clamp_max clip hardtanh threshold leaky_relu elu celu hardshrink softshrink
+    lt le gt ge less less_equal greater greater_equal where masked_fill
+""".split()
+# Monotone in each operand, on either side of 0.
+_MONOTONE_IN_OPERANDS = """
+    add sub rsub subtract div divide true_divide floor_divide maximum minimum fmax fmin max.other min.other
+    relu relu6 sigmoid hardsigmoid hardtanh leaky_relu elu selu celu softplus tanh exp exp2 expm1
+    log log2 log10 log1p sqrt rsqrt abs absolute neg negative square reciprocal sign floor ceil round trunc
+    erf erfc atan arctan sinh cosh asinh arcsinh clamp clamp_min clamp_max clip log_sigmoid threshold
+    hypot addcmul addcdiv lerp special_exp2 special_expit special_expm1 special_log1p special_erf
+""".split()
+_SAME = "clone contiguous alias detach lift_fresh lift_fresh_copy positive".split()
 _DROPOUT = ("dropout", "feature_dropout", "alpha_dropout", "feature_alpha_dropout", "rrelu")
 
 
@@ -89,6 +118,48 @@ def multiply_known(op: Op, facts: Facts) -> tuple[Fact, ...]:
     return (fact(_fit(together, op.result), _fit(value, op.result)),)
 
 
+def multiply_bounds(op: Op, facts: Facts) -> Sequence[Bounds]:
+    """The square of a number is none of the products of two numbers that lie where it does."""
+    is_square = len(op.operands) == 2 and op.operands[0] is op.operands[1]
+    found = at_ends(op, facts)
+    return (Bounds(0, found[0].high),) if is_square and op.result.dtype.is_floating_point else found
+
+
+def power_bounds(op: Op, facts: Facts) -> Sequence[Bounds]:
+    """A power is monotone in its base."""
+    is_number = isinstance(op.get("exponent"), int | float) and len(op.operands) == 1
+    return at_ends(op, facts) if is_number else (OPEN,)
+
+
+def dropout_bounds(op: Op, facts: Facts) -> Sequence[Bounds]:
+    """Dropout passes its input on in eval mode."""
+    return (OPEN,) if _is_random(op) else as_given(op, facts)
+
+
+def divide_known(op: Op, facts: Facts) -> tuple[Fact, ...]:
+    """0 divided by a number that cannot be 0 is 0, whatever that is."""
+    (found,) = elementwise_known(op, facts)
+    return (found if len(facts) == 1 else _zero_over(op, facts, found),)
+
+
+def _zero_over(op: Op, facts: Facts, found: Fact) -> Fact:
+    """`found`, and 0 where the first operand is, if the second cannot be."""
+    data, other = facts
+    if data.is_unknown or not other.bounds.is_nonzero:
+        return found
+    zero = _fit(data.known & (data.value == 0), op.result)
+    nothing = torch.zeros((), dtype=op.result.dtype)
+    return fact(*broadcast(found.known | zero, torch.where(zero, nothing, found.value)))
+
+
+def divide_live(op: Op, facts: Facts, live: Lives) -> tuple[Tensor, ...]:
+    """What 0 is divided by is not read if it cannot be 0 even where nobody computes it rightly."""
+    reads = elementwise_live(op, facts, live)
+    if len(facts) == 1 or not facts[1].bounds.is_nonzero:
+        return reads
+    return reads[0], fold_to(live[0] & _fit(facts[0].maybe_nonzero, op.result), op.operands[1].shape)
+
+
 def multiply_live(op: Op, facts: Facts, live: Lives) -> tuple[Tensor, ...]:
     if len(facts) == 1:
         return (fold_to(live[0], op.operands[0].shape),)
@@ -102,28 +173,92 @@ def _maybe(condition: Fact, outcome: bool) -> Tensor:
     return ~condition.known | (condition.value if outcome else ~condition.value.bool())
 
 
+def _given(op: Op, facts: Facts, name: str) -> Fact:
+    """What is known of an argument that may be a tensor or a number, in the rank and type of the result."""
+    dtype, position = op.result.dtype, op.position(name)
+    if position is None:
+        return Fact(indicator(True, op.result.ndim), _fit(torch.tensor(op[name], dtype=dtype), op.result))
+    found = facts[position]
+    return Fact(_fit(found.known, op.result), _fit(found.value.to(dtype), op.result))
+
+
+def _agree(one: Fact, other: Fact) -> Tensor:
+    """Bool, compressed: where both are Known to be one and the same number."""
+    return one.known & other.known & (one.value == other.value)
+
+
+def _either_known(op: Op, condition: Fact, taken: Fact, other: Fact) -> tuple[Fact, ...]:
+    """What is `taken` where the condition holds, else `other`."""
+    known, holds = (_fit(t, op.result) for t in (condition.known, condition.value.bool()))
+    settled = known & torch.where(holds, taken.known, other.known)
+    return (fact(settled | _agree(taken, other), torch.where(holds, taken.value, other.value)),)
+
+
+def _condition_read(op: Op, live: Tensor, condition: Fact, one: Fact, other: Fact) -> Tensor:
+    """Where a condition is read: not where it does not matter, unless it settles what else is read."""
+    return live & ~(_agree(one, other) & ~_fit(condition.known, op.result))
+
+
+def where_known(op: Op, facts: Facts) -> tuple[Fact, ...]:
+    """Of two branches that are the same number it does not matter which is taken."""
+    return _either_known(op, facts[0], _given(op, facts, "self"), _given(op, facts, "other"))
+
+
 def where_live(op: Op, facts: Facts, live: Lives) -> tuple[Tensor, ...]:
     """`where(condition, self, other)`: a branch that is never taken is not read."""
-    reads = [live[0], live[0] & _maybe(facts[0], True)]
-    if len(facts) > 2:
-        reads.append(live[0] & _maybe(facts[0], False))
-    if not isinstance(op.arguments["self"], Value):
-        reads = [live[0], live[0] & _maybe(facts[0], False)][: len(facts)]
+    branches = _given(op, facts, "self"), _given(op, facts, "other")
+    reads = [_condition_read(op, live[0], facts[0], *branches)]
+    for name, outcome in (("self", True), ("other", False)):
+        if op.position(name) is not None:
+            reads.append(live[0] & _maybe(facts[0], outcome))
     return tuple(fold_to(r, v.shape) for r, v in zip(reads, op.operands, strict=True))
 
 
 def masked_fill_known(op: Op, facts: Facts) -> tuple[Fact, ...]:
-    """Elements under a known True mask are the fill value whatever the input."""
-    data, mask, *fill = facts
-    if mask.is_unknown or any(f.is_unknown for f in fill):
-        return nothing_known(op, facts)
-    (value,) = evaluate(op, [f.value for f in facts])
-    together = mask.known & (mask.value | data.known)
-    return (fact(_fit(together, op.result), _fit(value, op.result)),)
+    """Elements under a known True mask are the fill value whatever the input, as are those that are it."""
+    return _either_known(op, facts[1], _given(op, facts, "value"), _given(op, facts, "self"))
 
 
 def masked_fill_live(op: Op, facts: Facts, live: Lives) -> tuple[Tensor, ...]:
-    reads = [live[0] & _maybe(facts[1], False), live[0], live[0]]
+    branches = _given(op, facts, "value"), _given(op, facts, "self")
+    mask = _condition_read(op, live[0], facts[1], *branches)
+    reads = [live[0] & _maybe(facts[1], False), mask, live[0]]
+    return tuple(fold_to(r, v.shape) for r, v in zip(reads, op.operands, strict=False))
+
+
+def addcmul_known(op: Op, facts: Facts) -> tuple[Fact, ...]:
+    """What 0 times anything is added to stays what it is."""
+    added, one, other = facts
+    (value,) = evaluate(op, [f.value for f in facts])
+    product = (one.known & other.known) | (one.known & (one.value == 0)) | (other.known & (other.value == 0))
+    return (fact(*(_fit(t, op.result) for t in broadcast(added.known & product, value))),)
+
+
+def addcmul_live(op: Op, facts: Facts, live: Lives) -> tuple[Tensor, ...]:
+    first, second = (f.maybe_nonzero for f in facts[1:])
+    # Where both are 0, one of the zeros has to hold: the first.
+    reads = (live[0], live[0] & (second | ~first), live[0] & first)
+    return tuple(fold_to(r, v.shape) for r, v in zip(reads, op.operands, strict=True))
+
+
+def lerp_known(op: Op, facts: Facts) -> tuple[Fact, ...]:
+    """Between two equal numbers lies nothing else, and at either end the other one does not count."""
+    start, end, weight = (_given(op, facts, name) for name in ("self", "end", "weight"))
+    (value,) = elementwise_known(op, facts)
+    settled = torch.where(weight.value == 1, end.known, start.known & ((weight.value == 0) | end.known))
+    same = _agree(start, end)
+    at_end = torch.where(weight.value == 1, end.value, start.value)
+    mixed = torch.where(value.known & ~same, value.value, at_end)
+    return (fact(*broadcast((weight.known & settled) | same, mixed)),)
+
+
+def lerp_live(op: Op, facts: Facts, live: Lives) -> tuple[Tensor, ...]:
+    start, end, weight = (_given(op, facts, name) for name in ("self", "end", "weight"))
+    reads = (
+        live[0] & ~(weight.known & (weight.value == 1)),
+        live[0] & weight.maybe_nonzero,
+        _condition_read(op, live[0], weight, start, end),
+    )
     return tuple(fold_to(r, v.shape) for r, v in zip(reads, op.operands, strict=False))
 
 
@@ -196,13 +331,14 @@ def type_as_live(op: Op, facts: Facts, live: Lives) -> tuple[Tensor, ...]:
     return (live[0], indicator(False, op.operands[1].ndim))
 
 
-def _by_element(known: Known, live: Live = elementwise_live) -> Rule:
+def _by_element(known: Known, live: Live = elementwise_live, bounds: BoundsOf = no_bounds) -> Rule:
     """An operator that works element by element, near borders too."""
     return Rule(
         is_local=True,
         couple=elementwise_couple,
         known=known,
         live=live,
+        bounds=bounds,
         at_borders=element_by_element(known),
         reads_numbers=True,
     )
@@ -210,7 +346,8 @@ def _by_element(known: Known, live: Live = elementwise_live) -> Rule:
 
 ELEMENTWISE = _by_element(elementwise_known)
 _RANDOM = keeping("draws a random number for each element")
-PRODUCT = evolve(_by_element(multiply_known, multiply_live), is_product=True)
+PRODUCT = evolve(_by_element(multiply_known, multiply_live, multiply_bounds), is_product=True)
+QUOTIENT = _by_element(divide_known, divide_live, at_ends)
 
 
 def _slopes(op: Op, sizes: Sizes) -> Attributes:
@@ -219,16 +356,27 @@ def _slopes(op: Op, sizes: Sizes) -> Attributes:
 
 _SLOPES = WeightRule(attributes=MappingProxyType({nn.PReLU: _slopes}))
 
-RULES: dict[str, Rule] = {
-    **dict.fromkeys((*_UNARY, *_BINARY, "addcmul", "min.other", "max.other"), ELEMENTWISE),
+_RULES: dict[str, Rule] = {
+    **dict.fromkeys((*_UNARY, *_BINARY, "min.other", "max.other"), ELEMENTWISE),
     **{f"special_{name}": ELEMENTWISE for name in _SPECIAL},
     "add": evolve(ELEMENTWISE, is_sum=True),
     "mul": PRODUCT,
     "multiply": PRODUCT,
-    "where": _by_element(elementwise_known, where_live),
-    "masked_fill": _by_element(masked_fill_known, masked_fill_live),
+    **dict.fromkeys(("div", "divide", "true_divide", "floor_divide"), QUOTIENT),
+    **dict.fromkeys(("remainder", "fmod"), evolve(QUOTIENT, bounds=no_bounds)),
+    "pow": _by_element(elementwise_known, bounds=power_bounds),
+    "addcmul": _by_element(addcmul_known, addcmul_live),
+    "lerp": _by_element(lerp_known, lerp_live),
+    "where": _by_element(where_known, where_live, either(argument("self"), argument("other"))),
+    "masked_fill": _by_element(
+        masked_fill_known, masked_fill_live, either(argument("self"), argument("value"))
+    ),
     **{
-        name: evolve(_by_element(dropout_known), couple=dropout_couple, reads_numbers=False)
+        name: evolve(
+            _by_element(dropout_known, bounds=no_bounds if name == "rrelu" else dropout_bounds),
+            couple=dropout_couple,
+            reads_numbers=False,
+        )
         for name in _DROPOUT
     },
     "prelu": Rule(
@@ -242,13 +390,41 @@ RULES: dict[str, Rule] = {
     "_prelu_kernel": ELEMENTWISE,
     **{
         n: Rule(
-            is_local=True, couple=elementwise_couple, known=like_known, live=like_live, reads_numbers=True
+            is_local=True,
+            couple=elementwise_couple,
+            known=like_known,
+            live=like_live,
+            bounds=bounds,
+            reads_numbers=True,
         )
-        for n in ("zeros_like", "ones_like", "full_like", "fill", "zero")
+        for n, bounds in (
+            ("zeros_like", always(spanned([0]))),
+            ("zero", always(spanned([0]))),
+            ("ones_like", always(spanned([1]))),
+            ("full_like", either(argument("fill_value"))),
+            ("fill", either(argument("value"))),
+        )
     },
     "empty_like": Rule(is_local=True, couple=elementwise_couple, live=like_live),
     **dict.fromkeys(
         ("type_as", "to.other"),
-        Rule(is_local=True, couple=type_as_couple, known=type_as_known, live=type_as_live),
+        Rule(
+            is_local=True,
+            couple=type_as_couple,
+            known=type_as_known,
+            live=type_as_live,
+            bounds=in_type_of_result,
+        ),
     ),
+}
+
+_BOUNDED = (
+    {name: evolve(_RULES[name], bounds=at_ends) for name in _MONOTONE_IN_OPERANDS}
+    | {name: evolve(_RULES[name], bounds=as_given) for name in _SAME}
+    | {name: evolve(_RULES[name], bounds=in_type_of_result) for name in ("to", "_to_copy")}
+)
+_TOLD = _RULES | _BOUNDED
+
+RULES: dict[str, Rule] = _TOLD | {
+    name: evolve(_TOLD[name], is_monotone=True) for name in (*_MONOTONE, *_DROPOUT)
 }

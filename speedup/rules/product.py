@@ -267,6 +267,7 @@ PRODUCT = Rule(
     destinations=product_destinations,
     weight=WeightRule(matmul_product),
     macs=product_macs,
+    is_monotone=True,
 )
 
 RULES: dict[str, Rule] = {
@@ -277,5 +278,6 @@ RULES: dict[str, Rule] = {
         live=attention_live,
         weight=WeightRule(axes=_heads_of),
         macs=attention_macs,
+        reads_sizes=True,
     ),
 }

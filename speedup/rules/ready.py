@@ -46,7 +46,7 @@ def channelwise(dims: Mapping[str, int], result: int, *, keeps_zero: bool = Fals
         chosen = {n: reads[n] & vector(open_, d, op.operands[n].ndim) for n, d in others}
         return tuple(chosen.get(n, one) for n, one in enumerate(reads))
 
-    return Rule(couple=couple, known=known, live=live)
+    return Rule(couple=couple, known=known, live=live, reads_sizes=True)
 
 
 def _channels(op: Op, dims: Mapping[str, int]) -> dict[int, int]:

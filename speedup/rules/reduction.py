@@ -8,9 +8,11 @@ from math import prod
 from operator import or_
 
 import torch
+from attrs import evolve
 from torch import Tensor
 
 from speedup.engine.borders import Bordered
+from speedup.engine.bounds import Bounds
 from speedup.engine.constraints import Constraint, Pinned
 from speedup.engine.keepsets import KeepSets
 from speedup.engine.lattice import (
@@ -28,7 +30,9 @@ from speedup.ir.evaluation import evaluate
 from speedup.ir.graph import Op
 from speedup.lowerings import Alternative, MeanOfTotal
 from speedup.rules.borders import average
+from speedup.rules.bounded import AT_LEAST_0, UP_TO_1, always, as_given, as_given_or_0, keeps_sign
 from speedup.rules.rule import (
+    BoundsOf,
     Facts,
     Lives,
     Rule,
@@ -37,6 +41,7 @@ from speedup.rules.rule import (
     equal,
     keep_instead,
     matched,
+    no_bounds,
     nothing_known,
     pinned,
     reason_for,
@@ -137,11 +142,21 @@ def sum_couple(site: Site) -> Iterable[Constraint]:
         return
     reason = site.because(reason_for(op, "adds up constants that are not zero"))
     for own, result in _kept_dims(op):
-        yield from equal(reason, (data, own), (op.result, result))
+        yield from equal(reason, (data, own), *((r, result) for r in op.results))
     counts = site.fact(data).known_nonzero & site.live(data)
     for dim in _dims(op):
         if data.shape[dim] != 1:
             yield Pinned((data.index, dim), reason, any_along(counts, dim, data.shape[dim]))
+
+
+def largest_couple(site: Site) -> Iterable[Constraint]:
+    """Zeros do not count among numbers of one sign, of which they are the least of all in magnitude, and
+    some other number is left.
+    """
+    op, bounds = site.op, site.fact(site.op.operands[0]).bounds
+    counts_zeros = bounds.low < 0 if op.name.startswith(("amax", "max")) else bounds.high > 0
+    has_places = any(bool(site.live(r).any()) for r in op.results[1:])
+    yield from reduce_couple(site) if counts_zeros or has_places else sum_couple(site)
 
 
 def mean_couple(site: Site) -> Iterable[Constraint]:
@@ -223,6 +238,8 @@ def _pool_known(op: Op, facts: Facts, rank: int, keeps_constants: Callable[[Op],
 
 
 def _padded(op: Op) -> bool:
+    if op.follows_sizes("padding"):
+        return True
     padding = op.get("padding") or (0,)
     return any(padding if isinstance(padding, tuple) else (padding,))
 
@@ -233,7 +250,9 @@ def _averages_only_inside(op: Op) -> bool:
     return not op.get("count_include_pad", False) or not (_padded(op) or op.get("ceil_mode", False))
 
 
-def _pool(rank: int, keeps_constants: Callable[[Op], bool], *, averages: bool = False) -> Rule:
+def _pool(
+    rank: int, keeps_constants: Callable[[Op], bool], *, averages: bool = False, bounds: BoundsOf = as_given
+) -> Rule:
     def known(op: Op, facts: Facts) -> tuple[Fact, ...]:
         return _pool_known(op, facts, rank, keeps_constants)
 
@@ -252,7 +271,19 @@ def _pool(rank: int, keeps_constants: Callable[[Op], bool], *, averages: bool = 
     def at_borders(op: Op, found: Sequence[Bordered | Fact]) -> Bordered | None:
         return average(lambda op: _space(op, rank))(op, found) if averages and keeps_constants(op) else None
 
-    return Rule(couple=couple, known=known, live=live, at_borders=at_borders)
+    return Rule(
+        couple=couple,
+        known=known,
+        live=live,
+        bounds=bounds,
+        at_borders=at_borders,
+        reads_sizes=True,
+    )
+
+
+def _average_bounds(op: Op, facts: Facts) -> Sequence[Bounds]:
+    """Averages over windows in which zeros may lie."""
+    return keeps_sign(op, facts) if op.get("divisor_override") is not None else as_given_or_0(op, facts)
 
 
 def _always(op: Op) -> bool:
@@ -260,8 +291,10 @@ def _always(op: Op) -> bool:
 
 
 REDUCTION = Rule(couple=reduce_couple, known=reduce_known, live=reduce_live)
-RANKED = Rule(couple=reduce_couple, known=ranked_known, live=reduce_live)
+LARGEST = Rule(couple=largest_couple, known=reduce_known, live=reduce_live, bounds=as_given)
+RANKED = Rule(couple=reduce_couple, known=ranked_known, live=reduce_live, bounds=as_given)
 COUNTING = Rule(couple=reduce_couple, known=constants_only, live=reduce_live)
+NORM = evolve(COUNTING, bounds=always(AT_LEAST_0))
 MEAN = Rule(
     couple=mean_couple,
     known=reduce_known,
@@ -269,20 +302,21 @@ MEAN = Rule(
     holds=_mean_holds,
     alternatives=any_of(mean_of_total, keep_instead(reduce_couple)),
     at_borders=_mean_at_borders,
+    bounds=as_given,
 )
-SUM = Rule(couple=sum_couple, known=counting_known, live=reduce_live)
+SUM = Rule(couple=sum_couple, known=counting_known, live=reduce_live, bounds=keeps_sign)
 ALONG = Rule(couple=along_couple, known=along_known, live=along_live)
+SOFTMAX = evolve(ALONG, bounds=always(UP_TO_1))
+ORDERED = evolve(ALONG, bounds=as_given)
+ADDED_UP = evolve(ALONG, bounds=keeps_sign)
 
-_REDUCTIONS = """
-    amax amin aminmax max.dim max.default min.dim min.default argmax argmin any all quantile.scalar
-    nanquantile.scalar
-""".split()
+_LARGEST = "amax amin max.dim max.default min.dim min.default".split()
+_REDUCTIONS = "aminmax argmax argmin any all quantile.scalar nanquantile.scalar".split()
 _RANKED = "median nanmedian kthvalue mode".split()
-_COUNTING = "prod logsumexp norm linalg_norm linalg_matrix_norm var std var_mean std_mean".split()
-_ALONG = """
-    softmax _softmax log_softmax _log_softmax cumsum cumprod cummax cummin logcumsumexp sort argsort
-    msort topk diff
-""".split()
+_COUNTING = "prod logsumexp".split()
+_NORMS = "norm linalg_norm linalg_matrix_norm var std var_mean std_mean".split()
+_ALONG = "log_softmax _log_softmax logcumsumexp argsort diff".split()
+_ORDERED = "cummax cummin sort msort topk".split()
 _ORDERING = ("sort", "msort", "topk", "cummax", "cummin")
 _UPSAMPLE = {
     "nearest1d": 1,
@@ -301,15 +335,28 @@ _UPSAMPLES = {
 
 RULES: dict[str, Rule] = {
     **dict.fromkeys(_REDUCTIONS, REDUCTION),
+    **dict.fromkeys(_LARGEST, LARGEST),
     "mean": MEAN,
     **dict.fromkeys(_RANKED, RANKED),
     **dict.fromkeys(_COUNTING, COUNTING),
-    **dict.fromkeys(("sum", "nansum", "linalg_vector_norm", "count_nonzero"), SUM),
+    **dict.fromkeys(_NORMS, NORM),
+    **dict.fromkeys(("sum", "nansum", "count_nonzero"), SUM),
+    "linalg_vector_norm": evolve(SUM, bounds=always(AT_LEAST_0)),
     **dict.fromkeys(_ALONG, ALONG),
+    **dict.fromkeys(_ORDERED, ORDERED),
+    **dict.fromkeys(("softmax", "_softmax"), SOFTMAX),
+    **dict.fromkeys(("cumsum", "cumprod"), ADDED_UP),
+    "topk": evolve(ORDERED, is_monotone=True),
     **{f"max_pool{n}d": _pool(n, _always) for n in (1, 2, 3)},
     **{f"max_pool{n}d_with_indices": _pool(n, _always) for n in (2, 3)},
-    **{f"avg_pool{n}d": _pool(n, _averages_only_inside, averages=True) for n in (1, 2, 3)},
+    **{
+        f"avg_pool{n}d": _pool(n, _averages_only_inside, averages=True, bounds=_average_bounds)
+        for n in (1, 2, 3)
+    },
     **{f"adaptive_avg_pool{n}d": _pool(n, _always, averages=True) for n in (1, 2, 3)},
     **{f"adaptive_max_pool{n}d": _pool(n, _always) for n in (1, 2, 3)},
-    **{name: _pool(rank, _always, averages=True) for name, rank in _UPSAMPLES.items()},
+    **{
+        name: _pool(rank, _always, averages=True, bounds=no_bounds if "bicubic" in name else as_given)
+        for name, rank in _UPSAMPLES.items()
+    },
 }

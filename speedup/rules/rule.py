@@ -14,6 +14,7 @@ from attrs import frozen
 from torch import Tensor
 
 from speedup.engine.borders import Bordered
+from speedup.engine.bounds import OPEN, Bounds
 from speedup.engine.constraints import Constraint, Dim, Equal, Pinned, Reason
 from speedup.engine.keepsets import KeepSets
 from speedup.engine.lattice import Fact, indicator, spread, unknown
@@ -33,6 +34,7 @@ Sizes = Callable[[Value], Shape]
 Needs = Callable[["Site", Sizes, KeepSets], Mapping[str, Any]]
 Alternatives = Callable[["Site", Sizes, KeepSets], Iterable[Alternative]]
 Destinations = Callable[["Site", KeepSets], Iterable[tuple[Dim, Tensor, str]]]
+BoundsOf = Callable[[Op, Facts], Sequence[Bounds]]
 AtBorders = Callable[[Op, Sequence[Bordered | Fact]], Bordered | None]
 Moves = Callable[[Mapping[str, Any], Sequence[Shape], Sequence[Shape]], tuple[IndexMap, ...]]
 
@@ -52,6 +54,11 @@ class Live(Protocol):
 def nothing_known(op: Op, facts: Facts) -> tuple[Fact, ...]:
     """Every result is Unknown."""
     return tuple(unknown(r.ndim, r.dtype) for r in op.results)
+
+
+def no_bounds(op: Op, facts: Facts) -> Sequence[Bounds]:
+    """The results may be any numbers."""
+    return (OPEN,) * len(op.results)
 
 
 def everything_read(op: Op, facts: Facts, live: Lives) -> tuple[Tensor, ...]:
@@ -125,6 +132,7 @@ class Rule:
         couple: constraints between the keep-sets of the op's operands and results.
         known: facts of the results, one per result, in the results' compressed rank.
         live: bool tensors, one per operand, in the operand's compressed rank.
+        bounds: between what numbers the elements of each result lie, from the bounds of the operands alone.
         at_borders: what is known of the result where it differs near the ends of an axis, from what is known
             of the operands. None where it cannot be told: the operands then count as Unknown.
         takes_borders: whether `couple` and `compensate` see to operands that differ near the ends of an axis.
@@ -146,7 +154,10 @@ class Rule:
         is_product: the result is the product of the operands, element by element.
         is_local: an element of a result follows from operand elements at its own place, or `known` asks that
             they are uniform; else what is known along extents that follow the inputs has to be uniform.
-        reads_sizes: `known` looks at numbers derived from sizes itself; else they make all Unknown.
+        reads_sizes: what `known` says holds whatever the numbers are that the forward derives from sizes.
+        is_monotone: the op is monotone, on either side of 0, in each number among its arguments. What `known`
+            says at the ends of where a number derived from sizes lies, if that is the same, is known, and
+            `bounds` hold that do at these ends; of other rules such a number makes all Unknown.
         reads_numbers: operands without dimensions may stand for number arguments; else an op that gets
             a number which differs from input to input keeps everything it touches.
     """
@@ -154,6 +165,7 @@ class Rule:
     couple: Callable[[Site], Iterable[Constraint]] = all_pinned
     known: Known = nothing_known
     live: Live = everything_read
+    bounds: BoundsOf = no_bounds
     at_borders: AtBorders | None = None
     takes_borders: bool = False
     moves: Moves | None = None
@@ -172,6 +184,7 @@ class Rule:
     is_product: bool = False
     is_local: bool = False
     reads_sizes: bool = False
+    is_monotone: bool = False
     reads_numbers: bool = False
 
 

@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 import torch
-from attrs import frozen
+from attrs import evolve, frozen
 from torch import Tensor
 
 from speedup.engine.constraints import Constraint
 from speedup.engine.lattice import Fact, any_over, broadcast, fact, fold_to, indicator, uniform_fact
 from speedup.ir.graph import Op, Value
+from speedup.rules.bounded import as_given
 from speedup.rules.rule import (
     Facts,
     Lives,
@@ -202,8 +203,9 @@ def one_hot_live(op: Op, facts: Facts, live: Lives) -> tuple[Tensor, ...]:
 PICKED = Rule(couple=picked_couple, known=picked_known, live=picked_live)
 
 RULES: dict[str, Rule] = {
-    **dict.fromkeys("gather take_along_dim scatter scatter_add scatter_reduce".split(), PICKED),
-    **dict.fromkeys("index_select index_add index_copy index_fill index_reduce".split(), PICKED),
+    **dict.fromkeys("gather take_along_dim index_select".split(), evolve(PICKED, bounds=as_given)),
+    **dict.fromkeys("scatter scatter_add scatter_reduce".split(), PICKED),
+    **dict.fromkeys("index_add index_copy index_fill index_reduce".split(), PICKED),
     **dict.fromkeys(
         ("index_put", "_unsafe_index_put"),
         Rule(couple=index_put_couple, known=index_put_known, live=index_put_live),

@@ -103,8 +103,8 @@ def test_a_zero_weight_leaves_the_bias_and_reads_no_data(name: str) -> None:
         assert data.reshape(-1).tolist() == [False, True, False, True]
 
 
-def test_batch_norm_with_batch_statistics_makes_nothing_known() -> None:
+def test_batch_norm_with_batch_statistics_leaves_the_bias_of_constants() -> None:
     one = case(
         lambda x, w, b: F.batch_norm(x, None, None, w, b, training=True), (2, 4, 3), weight(4), weight(4)
     )
-    assert known_claims(one) == 0
+    assert known_claims(one) > 0
