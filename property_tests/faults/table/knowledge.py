@@ -5,6 +5,7 @@ from __future__ import annotations
 from property_tests.faults.fault import Fault
 from property_tests.faults.killers import (
     CONTRACTIONS,
+    EVERY_NUMBER,
     LAYOUTS,
     NETWORKS,
     NORMS,
@@ -126,8 +127,8 @@ FAULTS = (
     Fault(
         "known: a masked fill is known wherever its mask is",
         "rules.pointwise",
-        "together = mask.known & (mask.value | data.known)",
-        "together = mask.known",
+        "settled = known & torch.where(holds, taken.known, other.known)",
+        "settled = known",
         (POINTWISE,),
     ),
     Fault(
@@ -146,10 +147,10 @@ FAULTS = (
     ),
     Fault(
         "known: numbers that follow the input's size are constants",
-        "analyses.constants",
-        "if op.follows_sizes() and rule.moves is None and not rule.reads_sizes:",
-        "if not op.results:",
-        (PLANNER,),
+        "analyses.every_size",
+        "if not op.follows_sizes() or rule.moves is not None or rule.reads_sizes:",
+        "if op.results:",
+        (PLANNER, EVERY_NUMBER),
     ),
     Fault(
         "known: the weights are read without their masks",

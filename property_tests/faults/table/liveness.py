@@ -43,8 +43,8 @@ FAULTS = (
     Fault(
         "live: a branch of where is dead when it is taken",
         "rules.pointwise",
-        "reads = [live[0], live[0] & _maybe(facts[0], True)]\n    if",
-        "reads = [live[0], live[0] & _maybe(facts[0], False)]\n    if",
+        'for name, outcome in (("self", True), ("other", False)):',
+        'for name, outcome in (("self", False), ("other", True)):',
         (dead(POINTWISE),),
     ),
     Fault(
