@@ -67,7 +67,6 @@ class Attention(nn.Module):
 
 
 JOINS: dict[str, Callable[[Tensor], Tensor]] = {
-    "contiguous and view": lambda y: y.contiguous().view(*y.shape[:2], -1),
     "contiguous and flatten": lambda y: y.contiguous().flatten(2),
     "contiguous twice": lambda y: y.contiguous().contiguous().reshape(y.shape[0], y.shape[1], -1),
     "reshape": lambda y: y.reshape(*y.shape[:2], -1),
