@@ -47,11 +47,17 @@ def _give_biases(small: nn.Module, edits: Iterable[Edit]) -> None:
     for edit in edits:
         if isinstance(edit, NewBias):
             module = small.get_submodule(edit.path)
-            # A bias of a sum is given to a module whose layers hold all parameters.
-            weight = next(chain(module.parameters(recurse=False), module.parameters(), small.parameters()))
+            weight = beside(small, edit)
             value = edit.value.tensor.to(device=weight.device, dtype=weight.dtype, copy=True)
             bias = nn.Parameter(value, requires_grad=weight.requires_grad)
             module.register_parameter(edit.attribute, bias)
+
+
+def beside(model: nn.Module, edit: NewBias) -> nn.Parameter:
+    """The parameter that the new one is like: of its type, on its device, trained as it is."""
+    module = model.get_submodule(edit.path)
+    # A bias of a sum is given to a module whose layers hold all parameters.
+    return next(chain(module.parameters(recurse=False), module.parameters(), model.parameters()))
 
 
 def _refresh_cached(small: nn.Module) -> None:

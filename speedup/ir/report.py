@@ -127,6 +127,24 @@ class Choice:
 
 
 @frozen
+class Asked:
+    """What masks and zeros in the weights ask for, and what of it stays, over the whole model.
+
+    Of the `weights` of layers, counted in elements without biases, `zero` are masked or zero, of which
+    `sliced` are in rows, columns or other slices that hold nothing else: these alone can go. `masks` is the
+    number of parameters with a mask. `parameters` and `macs` are held back: the small model would lose them
+    besides, had each of its layers only the rows and columns that it needs by itself.
+    """
+
+    masks: int
+    weights: int
+    zero: int
+    sliced: int
+    parameters: int
+    macs: int
+
+
+@frozen
 class Step:
     """One link of an explanation: what `operator`, called by the forward of module `path`, does.
 
@@ -207,7 +225,9 @@ class Report:
     A model that cannot be traced as a whole is planned in `islands`; each kind of call of these counts
     once in `macs`. Modules that belong to none are `outside`. `links` are (source, reader) pairs of paths of
     layers and names of junctions. `assumptions` are what the plan relies on about sizes, a line each.
-    `choices` are shuffles, rows and fills that are taken, or would let more go but do not pay.
+    `choices` are shuffles, rows and fills that are taken, or would let more go but do not pay. `size` is what
+    parameters and buffers take, in bytes, before and after. Plans of earlier releases know neither `asked`
+    nor `size`.
     """
 
     layers: tuple[Layer, ...]
@@ -225,3 +245,5 @@ class Report:
     junctions: tuple[Junction, ...] = ()
     assumptions: tuple[str, ...] = ()
     choices: tuple[Choice, ...] = ()
+    asked: Asked | None = None
+    size: tuple[int, int] | None = None

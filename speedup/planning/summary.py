@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from functools import partial
 from math import prod
 from types import MappingProxyType
@@ -13,6 +13,8 @@ from torch import nn
 
 from speedup.analyses.alignment import Align, align_name, kernel_dims, width_of, wished_width
 from speedup.analyses.analysis import Analysis
+from speedup.building.applying import beside
+from speedup.explaining.asked import asked_of
 from speedup.explaining.blockers import blockers_of
 from speedup.explaining.links import links_of
 from speedup.explaining.reasons import blocked_channels, find_withheld, portions
@@ -40,7 +42,7 @@ def report_of(
     analysis: Analysis,
     edits: Sequence[Edit],
     found: Survey,
-    masked: Iterable[str],
+    masked: Collection[str],
     align: Align | None = None,
 ) -> Report:
     """The report of a plan with these `edits`.
@@ -70,6 +72,8 @@ def report_of(
         junctions=reading.junctions,
         assumptions=found.assumptions,
         choices=plain.choices,
+        asked=asked_of(plain, stays, len(masked)),
+        size=_size(model, analysis, edits),
     )
 
 
@@ -123,6 +127,21 @@ def _parameter_change(analysis: Analysis, edits: Sequence[Edit]) -> int:
         if value.origin is Origin.PARAMETER:
             change += prod(analysis.sizes(value)) - prod(value.shape)
     return change
+
+
+def _size(model: nn.Module, analysis: Analysis, edits: Sequence[Edit]) -> tuple[int, int]:
+    """The bytes of all parameters and buffers, before and after."""
+    tensors = dict([*model.named_parameters(), *model.named_buffers()])
+    before = sum(t.numel() * t.element_size() for t in tensors.values())
+    change = sum(
+        edit.value.tensor.numel() * beside(model, edit).element_size()
+        for edit in edits
+        if isinstance(edit, NewBias)
+    )
+    for value in analysis.graph.state:
+        if value.name in tensors:
+            change += (prod(analysis.sizes(value)) - prod(value.shape)) * value.dtype.itemsize
+    return before, before + change
 
 
 def _layers(

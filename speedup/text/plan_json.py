@@ -29,7 +29,7 @@ from speedup.ir.edits import (
     SliceGroups,
 )
 from speedup.ir.inputs import Example
-from speedup.ir.report import Portion, Step
+from speedup.ir.report import Portion, Report, Step
 from speedup.ir.tensor_text import (
     mask_from_text,
     mask_text,
@@ -211,6 +211,8 @@ def _converter() -> cattrs.Converter:
         written = {name: override(unstruct_hook=form.write) for name, form in forms.items()}
         read = {name: override(struct_hook=_reading(form)) for name, form in forms.items()}
         _add_fields(converter, kind, written, read)
+    # Plans that do not know these are written as they were.
+    _add_fields(converter, Report, {name: override(omit_if_default=True) for name in ("asked", "size")}, {})
     _leave_out(converter, TensorFingerprint, "address")
     _leave_out(converter, ModuleFingerprint, "address")
     configure_tagged_union(Edit, converter, tag_name="kind")
