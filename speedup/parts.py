@@ -149,8 +149,8 @@ class PlanParts:
 
     @property
     def model_name(self) -> str:
-        """The name of the model's class, for titles; "Plan" of a plan that was read back."""
-        return "Plan" if self.subject.model is None else type(self.subject.model).__name__
+        """The name of the model's class, for titles; "Plan" where the plan does not say it."""
+        return next((member.kind for member in self.report.members if not member.path), "Plan")
 
     def blockers(self) -> tuple[Blocker, ...]:
         """The constraints that keep channels which could go, those that hold back most MACs first.

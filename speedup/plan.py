@@ -16,9 +16,10 @@ from speedup._stable import stable
 from speedup.errors import ReportFormatError
 from speedup.ir.edits import RewriteForward
 from speedup.parts import PlanParts
-from speedup.rendering.calls import calls_line
+from speedup.rendering.calls import call_text, calls_line
 from speedup.rendering.explanation import explanation
 from speedup.rendering.figure import report_figure, write_figure
+from speedup.rendering.overview import overview, summary_lines
 from speedup.writing import StrPath, write_text
 
 if TYPE_CHECKING:
@@ -27,9 +28,9 @@ if TYPE_CHECKING:
     from speedup.text.plan_diff import PlanDiff
 
 
-@frozen
+@frozen(repr=False)
 class Plan(PlanParts):
-    """What `materialize` will do. Print it for a dry run; `explain` tells about one layer."""
+    """What `materialize` will do. Print it for a dry run; `table` has all layers, `explain` one of them."""
 
     def write_report(self, path: StrPath, title: str = "") -> None:
         """Write the plan for people to read: an .html page, or a figure as .svg, .pdf or .png.
@@ -158,11 +159,39 @@ class Plan(PlanParts):
 
         return plan_diff(self, other)
 
+    def __repr__(self) -> str:
+        return "\n".join(summary_lines(self.report, self._subject_line))
+
     def __str__(self) -> str:
-        # rich takes a while to import and is only needed to print.
+        return self.overview()
+
+    def overview(self, depth: int | None = None) -> str:
+        """What `print` shows, on one screen: totals, the modules as a tree, and why what stays does.
+
+        `depth` is how many levels of modules are told apart; None: as many as fit. The first line says what
+        goes; where nothing does, how much is zero, and how much of that in whole slices.
+        """
+        return overview(self.report, self._subject_line, depth)
+
+    def table(self, width: int | None = None) -> str:
+        """All layers that change, all reasons, and the totals last, as a table in plain text.
+
+        `width` is in characters; None: that of the terminal, within bounds.
+        """
+        # rich takes a while to import and is only needed here.
         from speedup.rendering.table import report_table
 
-        return report_table(self.report)
+        return report_table(self.report, width)
+
+    @property
+    def _subject_line(self) -> str:
+        """What the plan was made for: the model's class, the example, how many parameters have masks."""
+        subject = self.subject
+        more = len(subject.others) + len(subject.found)
+        calls = f" and {more} other call{'s' if more > 1 else ''}" if more else ""
+        count = len(subject.masks)
+        masks = f"masks on {count} parameter{'s' if count > 1 else ''}" if count else "no masks"
+        return f"{self.model_name} with x {call_text(subject.example)}{calls}, {masks}"
 
     def _repr_html_(self) -> str:
         from speedup.rendering.page.fragment import html_table

@@ -83,11 +83,11 @@ def _entry(group: _Group) -> Entry:
     if len(group.members) == 1:
         return first
     path = ".".join(part if isinstance(part, str) else _span(part) for part in group.parts)
-    texts = tuple(_common(column) for column in zip(*(m.texts for m in group.members), strict=True))
+    texts = tuple(common_text(column) for column in zip(*(m.texts for m in group.members), strict=True))
     return evolve(first, path=path, texts=texts, count=len(group.members))
 
 
-def _common(texts: Sequence[str]) -> str:
+def common_text(texts: Sequence[str]) -> str:
     """The text that all share, with the span of its numbers where these differ."""
     columns = zip(*(map(int, _NUMBER.findall(text)) for text in texts), strict=True)
     spans = (_span(column) for column in columns)

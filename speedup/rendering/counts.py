@@ -15,7 +15,7 @@ def exact_count(count: int) -> str:
 def short_count(count: int) -> str:
     """`count` in three digits and a prefix of the SI.
 
-    >>> short(999), short(1234), short(36_864), short(11_689_512)
+    >>> short_count(999), short_count(1234), short_count(36_864), short_count(11_689_512)
     ('999', '1.23k', '36.9k', '11.7M')
     """
     value, step = float(count), 0
@@ -27,10 +27,22 @@ def short_count(count: int) -> str:
     return f"{value:.{decimals}f}{_PREFIXES[step]}"
 
 
+def megabytes(count: int) -> str:
+    """`count` bytes in millions of them, with a digit behind the point where there are not many."""
+    value = count / 1e6
+    return f"{value:,.0f}" if value >= 99.95 else f"{value:.1f}" if value >= 0.95 else f"{value:.3f}"
+
+
 def share_left(before: int, after: int) -> str:
     """The share of `before` that `after` is, in whole per cent that never hide a change."""
     share = f"{after / before:.0%}" if before else "100%"
     return "<100%" if share == "100%" and after < before else share
+
+
+def part_of_whole(part: int, whole: int) -> str:
+    """The share of `whole` that `part` is, in per cent that never hide that there is one."""
+    share = f"{part / whole:.1%}" if whole else "0.0%"
+    return "<0.1%" if share == "0.0%" and part else share
 
 
 def share_removed(before: int, after: int) -> str:

@@ -17,7 +17,7 @@ from speedup import plan_speedup
 from speedup.ir.report import Alignment, Blocker, Junction, Misaligned, Report
 from speedup.rendering.page.document import html_report
 from speedup.rendering.page.fragment import html_table
-from speedup.rendering.page.tree import Branch, Leaf, branches_to_open, leaves, tree_of
+from speedup.rendering.tree import Branch, Leaf, branches_to_open, leaves, tree_of
 from tests.support.reports import HOSTILE, linear, reported, residual, small
 
 VOID = frozenset("br input meta link img hr".split())

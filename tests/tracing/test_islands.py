@@ -212,9 +212,10 @@ def test_a_module_that_is_never_called_stays_whole_and_the_plan_says_so() -> Non
 
 def test_the_table_says_what_was_planned_apart_and_what_stays(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "160")
-    text = str(planned(Forked().double(), rows().abs()))
-    assert "positive, last" in text
-    assert "the example does not call it" in text
+    plan = planned(Forked().double(), rows().abs())
+    assert "positive, last" in plan.table()
+    assert "the example does not call it" in plan.table()
+    assert "Planned each on its own: positive, last; " in str(plan)
 
 
 def test_inputs_and_outputs_of_an_island_stay_even_when_masked() -> None:

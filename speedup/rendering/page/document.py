@@ -18,7 +18,7 @@ from speedup.rendering.page.sections import (
     what_is_lowered,
     what_stays,
 )
-from speedup.rendering.page.tree import Branch, Counts, Leaf, branches_to_open, leaves, tree_of
+from speedup.rendering.tree import Branch, Counts, Leaf, branches_to_open, leaves, tree_of
 
 # What is open at first: about what a screen of the graph, and two of the list, can show.
 _MOST_BOXES = 36

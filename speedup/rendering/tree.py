@@ -55,12 +55,15 @@ class Branch:
             object.__setattr__(self, name, total)
 
 
-def tree_of(report: Report) -> Branch:
-    """The layers and junctions of `report` by the modules they are in; a chain of modules is one branch."""
+def tree_of(report: Report, ranges: bool = True) -> Branch:
+    """The layers and junctions of `report` by the modules they are in; a chain of modules is one branch.
+
+    With `ranges`, a module of many others has branches for ranges of them.
+    """
     root = _Node("")
     for one in _in_order(report):
         root.at(one.path).entries[_Own(one)] = one
-    return Branch("", _children(root))
+    return Branch("", _children(root, ranges))
 
 
 def branches_to_open(root: Branch, most: int) -> frozenset[int]:
@@ -123,18 +126,19 @@ class _Node:
         return node
 
 
-def _children(node: _Node) -> tuple[Branch | Leaf, ...]:
-    return _ranges([_child(entry) for entry in node.entries.values()])
+def _children(node: _Node, ranges: bool) -> tuple[Branch | Leaf, ...]:
+    found = [_child(entry, ranges) for entry in node.entries.values()]
+    return _ranges(found) if ranges else tuple(found)
 
 
-def _child(entry: _Node | Layer | Junction) -> Branch | Leaf:
+def _child(entry: _Node | Layer | Junction, ranges: bool) -> Branch | Leaf:
     """What stands for it: a leaf if there is but one thing to a module, one branch for a chain of them."""
     match entry:
         case Layer():
             return Leaf("(itself)" if entry.path else "(model)", entry)
         case Junction():
             return Leaf(entry.operator, entry)
-    children = _children(entry)
+    children = _children(entry, ranges)
     if len(children) > 1:
         return Branch(entry.label, children)
     (only,) = children
