@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from attrs import asdict
 
+from speedup.cli import summaries
 from speedup.cli.examples import SYNTAX
+from speedup.cli.placing import device_of, dtype_of, placed_model
 from speedup.cli.progress import Steps
 from speedup.cli.references import factory_of, model_of
 from speedup.cli.subject import read_plan_arguments
-from speedup.errors import InputError
+from speedup.errors import FileWriteError, InputError
 from speedup.plan import Plan
+from speedup.rendering.verdict import verdict
 from speedup.writing import write_text
 
 Model = Annotated[
@@ -45,7 +47,16 @@ LoweringNames = Annotated[
         help="What may be done so that more goes: auto, none, or names with commas between them.",
     ),
 ]
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, for other programs.")]
+DeviceName = Annotated[
+    str | None, typer.Option("--device", help="Put model and inputs there, such as cuda; by default the CPU.")
+]
+TypeName = Annotated[
+    str | None, typer.Option("--dtype", help="Cast the model and its floating-point inputs, such as float64.")
+]
+AsJson = Annotated[
+    bool,
+    typer.Option("--json", help="Print a summary as JSON, for other programs; errors too are JSON then."),
+]
 
 
 def plan(
@@ -57,8 +68,16 @@ def plan(
     keep: Keep = None,
     align: Align = None,
     lowerings: LoweringNames = "auto",
+    device: DeviceName = None,
+    dtype: TypeName = None,
     explain: Annotated[str | None, typer.Option("--explain", help="Say why, for one module.")] = None,
-    out: Annotated[Path | None, typer.Option("--out", help="Write the plan here, as JSON.")] = None,
+    depth: Annotated[
+        int | None, typer.Option("--depth", min=1, help="Levels of modules to tell apart; else what fits.")
+    ] = None,
+    table: Annotated[bool, typer.Option("--table", help="Print all layers and all reasons.")] = False,
+    out: Annotated[
+        Path | None, typer.Option("--out", help="Write the whole plan here, as .json; - prints it.")
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Show what would shrink, what would not, and why. Nothing is built.
@@ -67,17 +86,27 @@ def plan(
 
     Two calls: speedup plan net.py:make --input ids=1x16:int64:1000 --call "ids=1x1:int64:1000 past=1x4x9x8"
     """
+    is_printed = out is not None and str(out) == "-"
+    if out is not None and not is_printed:
+        _require_suffix(out, (".json",), "a plan")
     with Steps(2).shown() as step:
         with step("reading the model"):
-            subject = read_plan_arguments(model, inputs, calls, weights, masks, keep, align, lowerings)
+            subject = read_plan_arguments(
+                model, inputs, calls, weights, masks, keep, align, lowerings, device, dtype
+            )
         with step("planning"):
             made = subject.plan()
-    if out is not None:
+    if out is not None and not is_printed:
         write_text(out, made.to_json() + "\n")
-    if as_json:
+    if is_printed:
         typer.echo(made.to_json())
+    elif explain is not None:
+        said = made.explain(explain)
+        typer.echo(json.dumps({"path": explain, "explanation": said.splitlines()}) if as_json else said)
+    elif as_json:
+        typer.echo(json.dumps(summaries.plan_summary(made)))
     else:
-        typer.echo(str(made) if explain is None else made.explain(explain))
+        typer.echo(made.table() if table else made.overview(depth))
 
 
 def compact_command(
@@ -98,6 +127,8 @@ def compact_command(
     keep: Keep = None,
     align: Align = None,
     lowerings: LoweringNames = "auto",
+    device: DeviceName = None,
+    dtype: TypeName = None,
     verify: Annotated[str, typer.Option("--verify", help="full, structure or none.")] = "full",
     checkpoint: Annotated[
         Path | None,
@@ -117,24 +148,28 @@ def compact_command(
 ) -> None:
     """Build the small model, verify it, and save it with its plan; `speedup.load` builds it again.
 
-    Example: speedup compact net.py:make --masks masks.pth --input 1x3x32x32 --out small.safetensors
+    Example: speedup compact net.py:make --weights net.pt --masks masks.pth --input 1x3x32x32 --out small.safetensors
 
     Of a checkpoint: speedup compact net.py:make --masks masks.pth --input 1x3x32x32 --checkpoint large --out
     small. The model is made without weights, so that what goes follows from the masks alone; a plan
     that was made with weights is taken by --plan.
-    """
+    """  # noqa: E501
     if checkpoint is not None:
         if weights is not None:
             raise InputError("--weights is for a model in memory; a checkpoint has its own. Leave it out.")
+        if device is not None:
+            raise InputError("--device is for a model in memory; of a checkpoint none is made. Leave it out.")
         with Steps(2).shown() as step:
             with step("planning"):
-                made = _plan_of(plan_file, model, inputs, calls, masks, keep, align, lowerings)
+                made = _plan_of(plan_file, model, inputs, calls, masks, keep, align, lowerings, dtype)
             with step("writing"):
                 _compact_folder(made, checkpoint, out, max_shard_size, step)
-        if as_json:
-            typer.echo(json.dumps(_totals(made) | {"folder": str(out)}))
-        else:
-            typer.echo(f"{_summary(made)}\n{out}: written; what the plan makes of the weights, not run")
+        done = "what the plan makes of the weights, not run"
+        _tell(
+            summaries.file_summary(made, out, (), verification=done),
+            f"{verdict(made.report)}\n{out}: written; {done}",
+            as_json,
+        )
         return
     if plan_file is not None:
         raise InputError("--plan is for --checkpoint; name the model, and its masks, to build it in memory")
@@ -142,19 +177,25 @@ def compact_command(
     from speedup.building.materializing import materialize
     from speedup.files.saving import save
 
+    _require_suffix(out, (".safetensors",), "a small model")
     with Steps(4).shown() as step:
         with step("reading the model"):
-            subject = read_plan_arguments(model, inputs, calls, weights, masks, keep, align, lowerings)
+            subject = read_plan_arguments(
+                *(model, inputs, calls, weights, masks, keep, align, lowerings, device, dtype),
+                asks_for_weights=True,
+            )
         with step("planning"):
             made = subject.plan()
         with step("building and verifying"):
             small = materialize(made, verify=verify)  # type: ignore[arg-type]
         with step("writing"):
             save(small, made, out)
-    if as_json:
-        typer.echo(json.dumps(_totals(made) | {"file": str(out)}))
-    else:
-        typer.echo(f"{_summary(made)}\n{out}: written; {_verification_words(verify)}")
+    done = _verification_words(verify)
+    _tell(
+        summaries.file_summary(made, out, subject.warnings, verification=done),
+        f"{verdict(made.report)}\n{out}: written; {done}",
+        as_json,
+    )
 
 
 def _required(model: str | None, inputs: list[str] | None) -> tuple[str, list[str]]:
@@ -172,11 +213,13 @@ def _plan_of(
     keep: list[str] | None,
     align: int | None,
     lowerings: str,
+    dtype: str | None,
 ) -> Plan:
     """The plan in a file, or one for the model that is named, without its weights."""
     if plan_file is None:
         given = _required(model, inputs)
-        return read_plan_arguments(*given, calls, None, masks, keep, align, lowerings, hollow=True).plan()
+        arguments = (*given, calls, None, masks, keep, align, lowerings, None, dtype)
+        return read_plan_arguments(*arguments, hollow=True).plan()
     if model is not None or masks is not None:
         raise InputError("--plan stands for a model and its masks; name these, or the plan, and not both")
     try:
@@ -201,9 +244,13 @@ def verify_command(
     model: Model,
     small: Annotated[Path, typer.Argument(help="What `speedup compact` or `speedup.save` wrote.")],
     weights: Weights = None,
+    device: DeviceName = None,
+    dtype: TypeName = None,
     as_json: AsJson = False,
 ) -> None:
     """Compare a saved small model with the masked one. Ends with 1 when they differ.
+
+    The weights, and the type, are those that `speedup compact` was given; the masks are in the file.
 
     Example: speedup verify net.py:make small.safetensors --weights net.pt
     """
@@ -211,18 +258,20 @@ def verify_command(
     from speedup.building.verifying import verify as check
     from speedup.files.saving import load, load_plan
 
+    place = device_of(device), dtype_of(dtype)
     with Steps(3).shown() as step:
         with step("reading both models"):
-            planned = bind_plan(load_plan(small), model_of(model, weights))
-            loaded = load(small, factory_of(model))
+            planned = bind_plan(load_plan(small), placed_model(model_of(model, weights), *place))
+            loaded = placed_model(load(small, factory_of(model)), *place)
         with step("comparing"):
             found = check(planned, loaded)
     sizes = [size for size in found.batch_sizes if size is not None]
-    if as_json:
-        typer.echo(json.dumps({"equivalent": True, "error": found.error, "batch_sizes": sizes}))
-    else:
-        error = "no inputs were run" if found.error is None else f"largest relative error {found.error:.1e}"
-        typer.echo(f"equivalent: {error}, batch sizes {', '.join(map(str, sizes)) or 'as planned'}")
+    error = "no inputs were run" if found.error is None else f"largest relative error {found.error:.1e}"
+    _tell(
+        summaries.verification_summary(found),
+        f"equivalent: {error}, batch sizes {', '.join(map(str, sizes)) or 'as planned'}",
+        as_json,
+    )
 
 
 def report(
@@ -235,19 +284,30 @@ def report(
     keep: Keep = None,
     align: Align = None,
     lowerings: LoweringNames = "auto",
+    device: DeviceName = None,
+    dtype: TypeName = None,
+    as_json: AsJson = False,
 ) -> None:
     """Write the plan as a page to look at (.html), or as a figure (.svg, .png, .pdf).
 
-    Example: speedup report net.py:make --masks masks.pth --input 1x3x32x32 --out report.html
+    Example: speedup report net.py:make --weights net.pt --masks masks.pth --input 1x3x32x32 --out report.html
     """
+    _require_suffix(out, (".html", ".htm", ".svg", ".png", ".pdf"), "a report")
     with Steps(3).shown() as step:
         with step("reading the model"):
-            subject = read_plan_arguments(model, inputs, calls, weights, masks, keep, align, lowerings)
+            subject = read_plan_arguments(
+                *(model, inputs, calls, weights, masks, keep, align, lowerings, device, dtype),
+                asks_for_weights=True,
+            )
         with step("planning"):
             made = subject.plan()
         with step("drawing"):
             made.write_report(out)
-    typer.echo(f"{_summary(made)}\n{out}: written")
+    _tell(
+        summaries.file_summary(made, out, subject.warnings),
+        f"{verdict(made.report)}\n{out}: written",
+        as_json,
+    )
 
 
 def bench(
@@ -261,46 +321,62 @@ def bench(
         list[int] | None, typer.Option("--align", min=1, help="Alignments to compare; 1 is none.")
     ] = None,
     lowerings: LoweringNames = "auto",
+    device: DeviceName = None,
+    dtype: TypeName = None,
     threads: Annotated[
         int | None, typer.Option("--threads", min=1, help="Threads that torch may use.")
     ] = None,
+    rounds: Annotated[int, typer.Option("--rounds", min=2, help="Measurements of each model.")] = 11,
     as_json: AsJson = False,
 ) -> None:
     """Measure the masked model beside the small one at several alignments, taking turns.
 
-    Example: speedup bench net.py:make --masks masks.pth --input 32x3x32x32 --align 1 --align 8
-    """
+    Example: speedup bench net.py:make --weights net.pt --masks masks.pth --input 32x3x32x32 --align 1 --align 8
+    """  # noqa: E501
     from speedup.measuring.latency import latency_table
 
     with Steps(3).shown() as step:
         with step("reading the model"):
-            subject = read_plan_arguments(model, inputs, calls, weights, masks, keep, None, lowerings)
+            subject = read_plan_arguments(
+                *(model, inputs, calls, weights, masks, keep, None, lowerings, device, dtype),
+                asks_for_weights=True,
+            )
         with step("planning"):
             made = subject.plan()
         with step("measuring"):
-            table = latency_table(made, aligns=align or (1, 8), threads=threads)
-    typer.echo(json.dumps(asdict(table)) if as_json else str(table))
+            table = latency_table(made, aligns=align or (1, 8), threads=threads, rounds=rounds)
+    _tell(summaries.latency_summary(table, subject.warnings), str(table), as_json)
 
 
-def demo() -> None:
+def demo(as_json: AsJson = False) -> None:
     """Compact a LeNet and a ResNet-18 built on the spot, and print the plans and measurements."""
-    from speedup.demo import run_demo
+    from speedup import demo as networks
 
-    run_demo()
+    if as_json:
+        typer.echo(json.dumps(summaries.demo_summary(networks.demo_outcomes())))
+    else:
+        networks.run_demo()
 
 
 ALL: tuple[Callable[..., None], ...] = (plan, compact_command, verify_command, report, bench, demo)
 
 
-def _totals(made: Plan) -> dict[str, Any]:
-    return {
-        "parameters": [made.parameters_before, made.parameters_after],
-        "macs": [made.macs_before, made.macs_after],
-    }
+def _tell(summary: dict[str, Any], said: str, as_json: bool) -> None:
+    """Print what came out; warnings are in the summary, or go to stderr."""
+    if as_json:
+        typer.echo(json.dumps(summary))
+        return
+    for warning in summary["warnings"]:
+        typer.echo(f"warning: {warning}", err=True)
+    typer.echo(said)
 
 
-def _summary(made: Plan) -> str:
-    return str(made).splitlines()[-1]
+def _require_suffix(path: Path, known: Sequence[str], what: str) -> None:
+    """Raise unless what is written to `path` is what its name says."""
+    if path.suffix.lower() not in known:
+        raise FileWriteError(
+            f"--out {str(path)!r}: {what} is written as {' or '.join(known)}; name such a file"
+        )
 
 
 def _verification_words(level: str) -> str:

@@ -57,7 +57,15 @@ def model_of(reference: str, weights: Path | None) -> nn.Module:
         ModelReferenceError: as `factory_of`.
         WeightsError: the file is missing, damaged, or holds no state of this model.
     """
-    model = factory_of(reference)()
+    return fill_model(factory_of(reference)(), weights)
+
+
+def fill_model(model: nn.Module, weights: Path | None) -> nn.Module:
+    """`model` itself, with the state in the file `weights` where one is given.
+
+    Raises:
+        WeightsError: the file is missing, damaged, or holds no state of this model.
+    """
     if weights is not None:
         _fill(model, read_state(weights), weights)
     return model
@@ -71,6 +79,19 @@ def hollow_model_of(reference: str) -> nn.Module:
     """
     with torch.device("meta"):
         return factory_of(reference)()
+
+
+def makes_other_weights(factory: Factory, model: nn.Module) -> bool:
+    """Whether `factory` makes a model with other weights than `model` has, which it made.
+
+    It is asked for another one only where there is a weight to compare.
+    """
+    state = dict(model.named_parameters())
+    if not state or any(parameter.is_meta for parameter in state.values()):
+        return False
+    other = factory()
+    pairs = ((state.get(name), parameter) for name, parameter in other.named_parameters())
+    return any(mine is not None and not torch.equal(mine, parameter) for mine, parameter in pairs)
 
 
 def read_state(path: Path) -> Mapping[str, Tensor]:

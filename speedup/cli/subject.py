@@ -10,10 +10,13 @@ from attrs import frozen
 from torch import Tensor, nn
 
 from speedup.cli.examples import call_of, example_of
-from speedup.cli.references import hollow_model_of, model_of
+from speedup.cli.placing import device_of, dtype_of, placed_call, placed_model
+from speedup.cli.references import factory_of, fill_model, hollow_model_of, makes_other_weights
 from speedup.plan import Plan
 from speedup.planning.choosing import Lowerings, resolve_lowerings
 from speedup.planning.planner import plan_speedup
+
+_FRESH = "the weights are freshly initialised, as {} makes others each time; pass --weights for trained ones"
 
 
 @frozen(eq=False)
@@ -27,6 +30,7 @@ class PlanArguments:
     keep: tuple[str, ...]
     align: int | None
     lowerings: Lowerings
+    warnings: tuple[str, ...] = ()
 
     def plan(self) -> Plan:
         """The plan; raises what `plan_speedup` raises."""
@@ -50,19 +54,43 @@ def read_plan_arguments(
     keep: Sequence[str] | None,
     align: int | None,
     lowerings: str,
+    device: str | None = None,
+    dtype: str | None = None,
     *,
+    asks_for_weights: bool = False,
     hollow: bool = False,
 ) -> PlanArguments:
     """The subject that a command line names; inputs first, as reading them is quick.
 
-    A `hollow` model is made without memory for its weights: what goes then follows from masks alone.
+    With `asks_for_weights` there is a warning where the weights are nobody's. A `hollow` model is made
+    without memory for its weights: what goes then follows from masks alone.
     """
-    example, others = example_of(inputs), tuple(call_of(text) for text in calls or ())
+    place = device_of(device), dtype_of(dtype)
+    example, *others = (
+        placed_call(call, *place) for call in (example_of(inputs), *map(call_of, calls or ()))
+    )
     wanted = resolve_lowerings(lowerings if lowerings in ("auto", "none") else lowerings.split(","))
     if hollow:
-        example, others = _without_data(example), tuple(map(_without_data, others))
-    made = hollow_model_of(model) if hollow else model_of(model, weights)
-    return PlanArguments(made, example, others, masks, tuple(keep or ()), align, wanted)
+        calls_made = tuple(map(_without_data, (example, *others)))
+        made, fresh = hollow_model_of(model), False
+        if place[1] is not None:
+            made = made.to(place[1])
+        example, *others = calls_made
+    else:
+        factory = factory_of(model)
+        made = fill_model(factory(), weights)
+        fresh = asks_for_weights and weights is None and makes_other_weights(factory, made)
+        made = placed_model(made, *place)
+    return PlanArguments(
+        made,
+        example,
+        tuple(others),
+        masks,
+        tuple(keep or ()),
+        align,
+        wanted,
+        (_FRESH.format(model),) if fresh else (),
+    )
 
 
 def _without_data(example: Any) -> Any:

@@ -1,5 +1,5 @@
 """Two networks with masks, compacted and measured: what `speedup demo` runs."""
 
-from speedup.demo.run import run_demo
+from speedup.demo.run import Outcome, demo_outcomes, run_demo
 
-__all__ = ["run_demo"]
+__all__ = ["Outcome", "demo_outcomes", "run_demo"]

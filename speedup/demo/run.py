@@ -54,6 +54,17 @@ def run_demo() -> None:
         _require_equivalence(outcome)
 
 
+def demo_outcomes() -> tuple[Outcome, ...]:
+    """Both networks, compacted and measured.
+
+    Raises `EquivalenceError` if a small model's outputs are not the masked model's.
+    """
+    outcomes = tuple(measure_case(case) for case in (lenet(), resnet18()))
+    for outcome in outcomes:
+        _require_equivalence(outcome)
+    return outcomes
+
+
 def measure_case(case: DemoCase) -> Outcome:
     """Plan, materialize and measure `case`; its model is left as it is."""
     example = case.inputs(batch=1, seed=0)

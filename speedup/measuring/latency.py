@@ -29,6 +29,9 @@ from speedup.modules.isolation import isolated
 from speedup.plan import Plan
 from speedup.planning.planner import find_solution, realign, request_of
 
+# Quartiles that are further apart, as a share of the median, are no property of the model.
+_NOISY = 0.15
+
 
 @frozen
 class Conditions:
@@ -71,6 +74,17 @@ class LatencyTable:
     conditions: Conditions
 
     @property
+    def spread(self) -> float:
+        """How far apart the quartiles of a model are, as a share of its median, at most."""
+        timings = (row.timing for row in (self.masked, *self.rows))
+        return max((timing.high - timing.low) / timing.median for timing in timings)
+
+    @property
+    def is_noisy(self) -> bool:
+        """Whether something else ran on the machine, so that medians say little."""
+        return self.spread > _NOISY
+
+    @property
     def best(self) -> int:
         """The least alignment that is not slower than the fastest one's upper quartile."""
         limit = min(self.rows, key=lambda row: row.timing.median).timing.high
@@ -81,7 +95,13 @@ class LatencyTable:
             (_label(row.align), f"{row.parameters:,}", f"{row.macs:,}", str(row.timing))
             for row in (self.masked, *self.rows)
         )
-        return _printed(("model", "parameters", "MACs", "forward"), cells, self.conditions)
+        text = _printed(("model", "parameters", "MACs", "forward"), cells, self.conditions)
+        if not self.is_noisy:
+            return text
+        return (
+            f"{text}\nThe machine was too busy to tell: quartiles are up to {self.spread:.0%} of a median "
+            "apart. Measure again while nothing else runs, with more rounds or fewer threads."
+        )
 
 
 @frozen

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import json
+import platform
 import re
 from collections.abc import Callable
 
 import pytest
+import torch
 from typer.testing import CliRunner
 
 import speedup.demo
@@ -18,6 +21,7 @@ from speedup.errors import (
     StructureError,
     UnknownNameError,
 )
+from speedup.rendering.versions import package_version
 
 RUNNER = CliRunner()
 
@@ -77,11 +81,12 @@ def test_message_of_several_lines_is_printed_as_one(monkeypatch: pytest.MonkeyPa
 def test_debug_shows_the_traceback_and_keeps_the_exit_code(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(speedup.demo, "run_demo", _raising(OutputError("differs")))
 
-    result = RUNNER.invoke(app, ["--debug", "demo"])
+    for line in (["--debug", "demo"], ["demo", "--debug"]):
+        result = RUNNER.invoke(app, line)
 
-    assert result.exit_code == 1
-    assert "Traceback" in result.stderr
-    assert "OutputError: differs" in result.stderr
+        assert result.exit_code == 1
+        assert "Traceback" in result.stderr
+        assert "OutputError: differs" in result.stderr
 
 
 def test_a_run_that_fails_otherwise_ends_in_one_line_too(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -99,5 +104,55 @@ def test_every_command_tells_how_it_is_used(command: str) -> None:
     result = RUNNER.invoke(app, [command, "--help"])
 
     assert result.exit_code == 0
+    assert RUNNER.invoke(app, [command, "-h"]).stdout == result.stdout
     assert command == "demo" or f"speedup {command} " in result.stdout
     assert f" {command} " in RUNNER.invoke(app, ["--help"]).stdout
+
+
+def test_version_names_the_versions_that_matter() -> None:
+    result = RUNNER.invoke(app, ["--version"])
+
+    assert result.exit_code == 0
+    versions = f"torch {torch.__version__}, Python {platform.python_version()}"
+    assert result.stdout == f"speedup {package_version()} ({versions})\n"
+    assert re.fullmatch(r"\d+\.\d+.*", package_version())
+
+
+def test_completion_can_be_had() -> None:
+    said = RUNNER.invoke(app, ["--help"]).stdout
+
+    assert "--install-completion" in said and "--show-completion" in said
+
+
+def test_errors_are_json_where_json_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(speedup.demo, "demo_outcomes", _raising(MaskShapeError("(3,) does not fit (6,)")))
+
+    result = RUNNER.invoke(app, ["demo", "--json"])
+
+    assert result.exit_code == 2
+    assert result.stderr == ""
+    assert json.loads(result.stdout) == {
+        "error": {"type": "MaskShapeError", "message": "(3,) does not fit (6,)", "exit_code": 2}
+    }
+
+
+@pytest.mark.parametrize(
+    "line", ["plan x.py:make --json", "plan --json --inptu 1x3", "no-such-command --json"]
+)
+def test_wrong_usage_is_json_too(line: str) -> None:
+    result = RUNNER.invoke(app, line.split())
+
+    error = json.loads(result.stdout)["error"]
+    assert (result.exit_code, error["exit_code"]) == (2, 2)
+    assert error["message"]
+    assert result.stderr == ""
+
+
+def test_demo_as_json_has_the_figures_of_both_networks() -> None:
+    found = json.loads(RUNNER.invoke(app, ["demo", "--json"], catch_exceptions=False).stdout)
+
+    assert len(found["cases"]) == 2
+    for case in found["cases"]:
+        assert case["parameters"]["after"] < case["parameters"]["before"]
+        assert case["error"] < 1e-10
+        assert case["seconds"]["after"] > 0

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import importlib
 import json
+import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -19,6 +21,7 @@ from typer.testing import CliRunner
 from speedup import Plan, apply_masks, load, load_plan
 from speedup.cli import app
 from speedup.cli.examples import call_of
+from speedup.cli.placing import placed_call, placed_model
 from tests.support.bad_commands import fill
 from tests.support.repository import ROOT
 
@@ -58,16 +61,57 @@ def test_plan_explains_a_module(folder: Path) -> None:
     assert "Conv2d(3, 6) -> Conv2d(3, 4)" in run(f"plan {PLANNED} --explain 0", folder)
 
 
-def test_plan_as_json_is_the_plan(folder: Path) -> None:
-    printed = run(f"plan {PLANNED} --json --out {{folder}}/plan.json", folder)
-    plan = Plan.from_json(printed)
-    assert plan == Plan.from_json((folder / "plan.json").read_text())
+def test_plan_is_printed_or_written_whole_on_request(folder: Path) -> None:
+    run(f"plan {PLANNED} --out {{folder}}/plan.json", folder)
+    plan = Plan.from_json((folder / "plan.json").read_text())
+    assert plan == Plan.from_json(run(f"plan {PLANNED} --out -", folder))
     assert plan.parameters_after < plan.parameters_before
+
+
+def test_plan_as_json_is_a_small_summary(folder: Path) -> None:
+    printed = run(f"plan {PLANNED} --json", folder)
+    found = json.loads(printed)
+    plan = Plan.from_json(run(f"plan {PLANNED} --out -", folder))
+    assert len(printed) < 1500
+    assert set(found) == {
+        *("speedup", "torch", "warnings", "model", "verdict", "advice", "parameters", "macs", "bytes"),
+        *("layers", "reasons", "assumptions", "unknown_operators"),
+    }
+    assert found["model"] == "Sequential"
+    assert found["verdict"] == str(plan).splitlines()[0]
+    assert found["parameters"] == {
+        "before": plan.parameters_before,
+        "after": plan.parameters_after,
+        "asked": plan.parameters_before - plan.parameters_after,
+        "held_back": 0,
+    }
+    assert found["bytes"] == {"before": 4 * plan.parameters_before, "after": 4 * plan.parameters_after}
+    assert found["layers"] == {"all": 2, "changed": 2}
+
+
+def test_summary_lists_reasons_with_what_would_help(folder: Path) -> None:
+    torch.save({"2.weight": torch.tensor([1, 0, 1, 0]).reshape(4, 1, 1, 1)}, folder / "last.pth")
+    (reason,) = json.loads(run(f"plan {NET} --masks {{folder}}/last.pth --input {SHAPE} --json", folder))[
+        "reasons"
+    ]
+    assert "outputs of the model" in reason["reason"] and reason["help"]
+    assert reason["macs"] > 0 and reason["parameters"] == 2 * 54 + 2
+
+
+def test_an_explanation_may_be_json(folder: Path) -> None:
+    said = run(f"plan {PLANNED} --explain 0", folder)
+    found = json.loads(run(f"plan {PLANNED} --explain 0 --json", folder))
+    assert found == {"path": "0", "explanation": said.rstrip("\n").split("\n")}
+
+
+def test_plan_shows_all_layers_or_as_many_levels_as_asked_for(folder: Path) -> None:
+    assert "What shrinks" in run(f"plan {PLANNED} --table", folder)
+    assert "Conv2d(3, 6) -> (3, 4)" in run(f"plan {PLANNED} --depth 1", folder)
 
 
 def test_plan_takes_keyword_arguments_and_keeps_modules(folder: Path) -> None:
     kept = Plan.from_json(
-        run(f"plan {PLANNED} --keep 0 --json".replace("--input ", "--input input="), folder)
+        run(f"plan {PLANNED} --keep 0 --out -".replace("--input ", "--input input="), folder)
     )
     assert kept.parameters_after == kept.parameters_before
 
@@ -128,7 +172,8 @@ def test_what_does_not_go_together_is_refused(line: str, words: str, folder: Pat
 
 def test_compact_writes_what_loads_again_bit_for_bit_in_another_process(folder: Path) -> None:
     said = json.loads(run(f"compact {PLANNED} --out {{folder}}/small.safetensors --json", folder))
-    assert said["parameters"][1] < said["parameters"][0]
+    assert said["parameters"]["after"] < said["parameters"]["before"]
+    assert said["file"] == str(folder / "small.safetensors") and "same outputs" in said["verification"]
     small = load(
         folder / "small.safetensors", lambda: nn.Sequential(nn.Conv2d(3, 6, 3), nn.ReLU(), nn.Conv2d(6, 4, 3))
     )
@@ -180,9 +225,11 @@ def test_verify_refuses_other_weights(folder: Path) -> None:
 
 def test_bench_measures_the_masked_model_beside_the_small_ones(folder: Path) -> None:
     measured = json.loads(run(f"bench {PLANNED} --align 1 --align 2 --threads 1 --json", folder))
-    assert [row["align"] for row in (measured["masked"], *measured["rows"])] == [None, 1, 2]
-    assert all(row["timing"]["median"] > 0 for row in measured["rows"])
+    assert [row["align"] for row in (measured["masked"], *measured["small"])] == [None, 1, 2]
+    assert all(0 < row["low"] <= row["median"] <= row["high"] for row in measured["small"])
     assert measured["conditions"]["threads"] == 1
+    assert measured["noisy"] is (measured["spread"] > 0.15)
+    assert measured["best_align"] in (1, 2)
 
 
 def test_report_is_a_page_or_a_figure(folder: Path) -> None:
@@ -208,12 +255,12 @@ BRANCHING = "{folder}/nets.py:Branching --input x=1x3x8x8"
 
 
 def test_a_plan_is_made_for_further_calls(folder: Path) -> None:
-    line = f"plan {BRANCHING} --json --call x=1x3x9x9 --call x=1x3x8x8;gain=1x6x1x1"
+    line = f"plan {BRANCHING} --out - --call x=1x3x9x9 --call x=1x3x8x8;gain=1x6x1x1"
     plan = Plan.from_json(run(line, folder))
     shapes = [[tuple(t.shape) for t in call.tensors] for call in plan.subject.others]
     assert shapes == [[(1, 3, 9, 9)], [(1, 3, 8, 8), (1, 6, 1, 1)]]
     assert "side" in [layer.path for layer in plan.layers]
-    alone = Plan.from_json(run(f"plan {BRANCHING} --json", folder))
+    alone = Plan.from_json(run(f"plan {BRANCHING} --out -", folder))
     assert alone.subject.others == ()
 
 
@@ -269,3 +316,125 @@ def test_lowerings_are_chosen_by_name(folder: Path) -> None:
     result = CliRunner().invoke(app, f"plan {PLANNED} --lowerings carrier".format(folder=folder).split())
     assert result.exit_code == 2
     assert "did you mean 'carriers'" in " ".join(result.output.split())
+
+
+def examples() -> list[str]:
+    """Every command line that help shows, each once, in the order in which they build on one another."""
+    texts = [CliRunner().invoke(app, [*command, "-h"], env={"COLUMNS": "300"}).stdout for command in HELPED]
+    lines = [
+        " ".join(found.split()) for text in texts for found in re.findall(r"(speedup \w+ \S+\.py:.*)", text)
+    ]
+    order = ["plan", "compact", "verify", "report", "bench"]
+    return sorted(dict.fromkeys(lines), key=lambda line: order.index(line.split()[1]))
+
+
+HELPED: list[list[str]] = [[], ["plan"], ["compact"], ["verify"], ["report"], ["bench"]]
+
+
+def test_examples_of_all_commands_are_found() -> None:
+    assert {line.split()[1] for line in examples()} == {"plan", "compact", "verify", "report", "bench"}
+
+
+def test_the_examples_of_the_help_work_one_after_the_other(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(folder)
+    (folder / "net.py").write_text((folder / "nets.py").read_text())
+    torch.save(net(folder).state_dict(), "net.pt")
+    told = [line for line in examples() if "ids=" not in line]
+    assert len(told) >= 4
+    for line in told:
+        result = CliRunner().invoke(app, shlex.split(line.replace("32x3x32x32", "2x3x8x8"))[1:])
+        assert result.exit_code == 0, (line, result.output)
+    assert {"small.safetensors", "report.html"} <= {path.name for path in folder.iterdir()}
+
+
+@pytest.mark.parametrize(
+    ("line", "known"),
+    [
+        ("compact {net} --out {folder}/x.pt", ".safetensors"),
+        ("compact {net} --out {folder}/x", ".safetensors"),
+        ("plan {net} --out {folder}/x.pt", ".json"),
+        ("report {net} --out {folder}/x.txt", ".html or .htm or .svg or .png or .pdf"),
+    ],
+)
+def test_a_file_is_what_its_name_says_or_is_refused(line: str, known: str, folder: Path) -> None:
+    before = sorted(folder.iterdir())
+    result = CliRunner().invoke(app, line.replace("{net}", PLANNED).format(folder=folder).split())
+    assert result.exit_code == 2
+    assert result.stderr.startswith("error: --out ") and f"is written as {known};" in result.stderr
+    assert sorted(folder.iterdir()) == before
+
+
+@pytest.mark.parametrize("command", ["compact", "report", "bench"])
+def test_weights_that_nobody_trained_are_warned_of(command: str, folder: Path) -> None:
+    options = {
+        "compact": "--out {folder}/small.safetensors",
+        "report": "--out {folder}/report.html",
+        "bench": "--align 1 --threads 1 --rounds 2",
+    }
+    masked = f"--masks {{folder}}/masks.pth --input {SHAPE} {options[command]}"
+    for model, is_warned in (("{folder}/nets.py:make", True), (NET, False)):
+        result = CliRunner().invoke(app, f"{command} {model} {masked}".format(folder=folder).split())
+        assert result.exit_code == 0, result.output
+        assert (
+            f"warning: the weights are freshly initialised, as {folder}/nets.py:make" in result.stderr
+        ) is is_warned
+    found = json.loads(run(f"{command} {{folder}}/nets.py:make {masked} --json", folder))
+    assert [warning.split(",")[0] for warning in found["warnings"]] == ["the weights are freshly initialised"]
+
+
+SEEDED = """
+import torch
+from nets import make
+
+
+def seeded():
+    torch.manual_seed(0)
+    return make()
+
+
+MADE = make()
+"""
+
+
+@pytest.mark.parametrize("name", ["seeded", "MADE"])
+def test_weights_that_are_always_the_same_are_not(name: str, folder: Path) -> None:
+    (folder / "seeded.py").write_text(SEEDED)
+    line = f"report {folder}/seeded.py:{name} --input {SHAPE} --out {folder}/report.html"
+    assert "warning" not in CliRunner().invoke(app, line.split()).stderr
+
+
+def test_a_type_holds_for_the_model_its_inputs_and_what_is_written(folder: Path) -> None:
+    line = f"compact {PLANNED} --dtype float64 --out {{folder}}/small.safetensors --json"
+    found = json.loads(run(line, folder))
+    assert found["bytes"]["after"] == 8 * found["parameters"]["after"]
+    with safe_open(folder / "small.safetensors", framework="pt") as file:
+        assert {file.get_tensor(name).dtype for name in file.keys()} == {torch.float64}  # noqa: SIM118
+    said = json.loads(run(f"verify {NET} {{folder}}/small.safetensors --dtype float64 --json", folder))
+    assert said["error"] < 1e-12
+
+
+def test_a_device_holds_for_the_model_and_its_inputs(folder: Path) -> None:
+    whole = Plan.from_json(run(f"plan {PLANNED} --out -", folder))
+    assert Plan.from_json(run(f"plan {PLANNED} --device cpu --out -", folder)) == whole
+    call = placed_call(call_of("x=1x3;n=1x2:int64:9"), torch.device("meta"), torch.float64)
+    assert {name: (t.is_meta, t.dtype) for name, t in call.items()} == {
+        "x": (True, torch.float64),
+        "n": (True, torch.int64),
+    }
+    assert all(p.is_meta for p in placed_model(net(folder), torch.device("meta"), None).parameters())
+
+
+@pytest.mark.parametrize(
+    ("option", "words"),
+    [
+        ("--device nowhere", "device 'nowhere' cannot be used here"),
+        ("--device cuda:99", "device 'cuda:99' cannot be used here"),
+        ("--dtype int8", "no floating-point type 'int8'; choose one of float32"),
+    ],
+)
+def test_places_and_types_that_there_are_not_say_so(option: str, words: str, folder: Path) -> None:
+    result = CliRunner().invoke(app, f"plan {PLANNED} {option}".format(folder=folder).split())
+    assert result.exit_code == 2
+    assert words in result.stderr and result.stderr.count("\n") == 1

@@ -197,3 +197,17 @@ def test_models_of_several_calls_are_measured_in_the_example_and_planned_again_f
     other = latency_table(plan, (x, "b"), aligns=(1,), threads=1, rounds=2, seconds=0.0)
     assert other.rows[0].parameters == table.rows[0].parameters
     assert [one.path for one in measure_widths(plan, x, rounds=2, seconds=0.0).layers] == ["trunk"]
+
+
+def measured(*timings: Timing) -> LatencyTable:
+    masked, *small = (ModelLatency(n or None, 10, 10, one) for n, one in enumerate(timings))
+    return LatencyTable(masked, tuple(small), _CONDITIONS)
+
+
+def test_a_machine_that_was_too_busy_is_told_of() -> None:
+    quiet = measured(timing(10.0, 0.2), timing(5.0, 0.1))
+    assert (quiet.is_noisy, round(quiet.spread, 6)) == (False, 0.04)
+    assert "too busy" not in str(quiet)
+    noisy = measured(timing(10.0, 0.2), timing(5.0, 1.0))
+    assert (noisy.is_noisy, round(noisy.spread, 6)) == (True, 0.4)
+    assert "too busy to tell: quartiles are up to 40% of a median apart" in str(noisy)

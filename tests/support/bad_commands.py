@@ -179,6 +179,12 @@ ALL = {
     "align to nothing": BadCommand(_NET + " --align 0", ("--align",)),
     "explain of no module": BadCommand(_NET + " --explain layer9", ("'layer9'",)),
     "a plan into no folder": BadCommand(_NET + " --out {folder}/none/plan.json", ("none",)),
+    "a plan into a file of tensors": BadCommand(_NET + " --out {folder}/plan.pt", ("plan.pt", ".json")),
+    "a small model into a pickle": BadCommand(
+        "compact {folder}/nets.py:make --input 1x3x8x8 --out {folder}/s.pt", ("s.pt", ".safetensors")
+    ),
+    "a device that is none": BadCommand(_NET + " --device nowhere", ("'nowhere'", "cpu")),
+    "a floating-point type that is none": BadCommand(_NET + " --dtype int8", ("'int8'", "float64")),
     "a model into no folder": BadCommand(
         "compact {folder}/nets.py:make --input 1x3x8x8 --out {folder}/none/small.safetensors", ("none",)
     ),
