@@ -20,6 +20,7 @@ from speedup.rendering.calls import call_text, calls_line
 from speedup.rendering.explanation import explanation
 from speedup.rendering.figure import report_figure, write_figure
 from speedup.rendering.overview import overview, summary_lines
+from speedup.rendering.versions import made_today
 from speedup.writing import StrPath, write_text
 
 if TYPE_CHECKING:
@@ -201,11 +202,13 @@ class Plan(PlanParts):
     def to_html(self, title: str = "") -> str:
         """One HTML document that refers to nothing else: summary, graph, layers, and what stays and why.
 
-        `title` is the name of the model's class by default.
+        `title` is the name of the model's class by default. The page tells the date and the versions that it
+        was made with.
         """
         from speedup.rendering.page.document import html_report
 
-        return html_report(self.report, self.explain, title or self.model_name)
+        facts = (self._subject_line, made_today())
+        return html_report(self.report, self.explain, title or self.model_name, facts)
 
     def explain(self, path: str) -> str:
         """Why each part of module `path` goes or stays, as plain text.
@@ -235,8 +238,8 @@ def restore_plan(text: str) -> Plan:
 def plan_figure(plan: Plan, title: str = "") -> Figure:
     """A figure with a bar per layer: pale what it was, dark what is left; the share of that beside it.
 
-    In order of first use, at most 60 bars; of a model with more layers, those of a module share one. `title`
-    is the name of the model's class by default.
+    In order of first use, at most 60 bars: layers of repeated blocks that change alike share one, and where
+    there are still more, those of a module do. `title` is the name of the model's class by default.
 
     Raises:
         MissingPackageError: matplotlib is not installed.

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from speedup.errors import MissingPackageError
 from speedup.ir.report import Report
-from speedup.rendering.counts import share_left, share_removed, short_count
-from speedup.rendering.rows import module_rows
+from speedup.rendering.counts import change, megabytes, share_left, share_removed, short_count
+from speedup.rendering.rows import bar_rows
 from speedup.writing import StrPath, replacing
 
 if TYPE_CHECKING:
@@ -32,18 +32,20 @@ _METADATA: dict[str, dict[str, Any]] = {
 def report_figure(report: Report, title: str) -> Figure:
     """A figure with a bar per layer: pale what it was, dark what is left; the share of that beside it.
 
-    In order of first use, at most 60 bars; of a model with more layers, those of a module share one.
+    In order of first use, at most 60 bars: layers of repeated blocks that change alike share one, and where
+    there are still more, those of a module do.
 
     Raises:
         MissingPackageError: matplotlib is not installed.
     """
     try:
         from matplotlib.figure import Figure
+        from matplotlib.patches import Patch
     except ImportError as error:
         raise MissingPackageError(
             "figures need matplotlib; install the extra `figures`: pip install 'speedup[figures]'"
         ) from error
-    rows = module_rows(report.layers, _MOST_BARS)
+    rows = bar_rows(report.layers, _MOST_BARS)
     figure = Figure(figsize=(_WIDTH, _MARGIN + _PER_BAR * max(4, len(rows))), layout="constrained")
     parameters, macs = figure.subplots(1, 2, sharey=True)
     _draw(parameters, [row.parameters for row in rows])
@@ -53,7 +55,10 @@ def report_figure(report: Report, title: str) -> Figure:
     # Names are no formulas, whatever dollar signs are in them.
     parameters.set_yticks(range(len(rows)), [row.path for row in rows], parse_math=False)
     parameters.set_ylim(len(rows) - 0.4, -0.6)
-    figure.suptitle(title, parse_math=False)
+    figure.suptitle("\n".join((title, *_size_line(report))), parse_math=False)
+    colors = ((_BEFORE, "before"), (_AFTER, "after"), (_SAME, "stays as it is"))
+    handles = [Patch(color=color, label=label) for color, label in colors]
+    figure.legend(handles=handles, loc="outside lower center", ncols=len(handles), frameon=False)
     return figure
 
 
@@ -89,6 +94,10 @@ def _draw(axes: Axes, counts: Sequence[tuple[int, int]]) -> None:
     axes.xaxis.set_major_formatter(EngFormatter(sep=""))
     axes.tick_params(axis="y", length=0)
     axes.spines[["top", "right", "left"]].set_visible(False)
+
+
+def _size_line(report: Report) -> tuple[str, ...]:
+    return () if report.size is None else (f"{change(*report.size, megabytes, arrow='→')} MB on disk",)
 
 
 def _heading(what: str, before: int, after: int) -> str:

@@ -41,6 +41,25 @@ def layer_rows(report: Report, most: int) -> tuple[Row, ...]:
     return module_rows(changed, most)
 
 
+def bar_rows(layers: Sequence[Layer], most: int) -> tuple[Row, ...]:
+    """A row per layer in order, alike ones of repeated blocks in one with their sums.
+
+    Where there are still more than `most`, the layers of a module share one, as in `module_rows`.
+    """
+    merged = [_row(entry) for entry in merge_alike(map(_entry, layers))]
+    if len(merged) > most:
+        return module_rows(layers, most)
+    return tuple(
+        evolve(
+            row,
+            path=row_label(row.path, row.alike),
+            parameters=(row.alike * row.parameters[0], row.alike * row.parameters[1]),
+            macs=(row.alike * row.macs[0], row.alike * row.macs[1]),
+        )
+        for row in merged
+    )
+
+
 def module_rows(layers: Sequence[Layer], most: int) -> tuple[Row, ...]:
     """At most `most` rows for `layers` in order, those of a module in one where there are more.
 

@@ -16,7 +16,7 @@ pytestmark = pytest.mark.skipif(
     reason="no Chromium here: install Debian's chromium-headless-shell, or name one in SPEEDUP_CHROMIUM",
 )
 
-SIZES = ((1280, 900), (600, 900))
+SIZES = ((1280, 900), (600, 900), (400, 800))
 TEN, THOUSAND = small(), residual(334)
 COUNTS = """
   const count = (what) => document.querySelectorAll(what).length;
@@ -122,6 +122,89 @@ def test_a_click_on_a_layer_shows_why_in_the_list(tmp_path: Path) -> None:
         tmp_path,
     )
     assert found == {"open": ["block.up"], "text": "why block.up"}
+
+
+TOUCH = """
+  const svg = document.getElementById("graph");
+  const at = (x, y) => {
+    const { left, top } = svg.getBoundingClientRect();
+    return { clientX: left + x, clientY: top + y };
+  };
+  const touch = (kind, id, x, y) => svg.dispatchEvent(
+    new PointerEvent(`pointer${kind}`, { bubbles: true, pointerId: id, pointerType: "touch", ...at(x, y) }));
+  const seen = () => {
+    const { e, f, a } = svg.querySelector("g").transform.baseVal.consolidate().matrix;
+    return [e, f, a].map((one) => Math.round(1000 * one) / 1000);
+  };
+"""
+
+
+def test_one_finger_drags_and_the_browser_may_take_over(tmp_path: Path) -> None:
+    found = look(
+        TEN,
+        TOUCH
+        + """
+        const start = seen();
+        touch("down", 1, 100, 100);
+        touch("move", 1, 106, 100);
+        const still = seen();
+        touch("move", 1, 140, 100);
+        const dragged = seen();
+        touch("cancel", 1, 140, 100);
+        touch("move", 1, 240, 100);
+        return {
+          action: getComputedStyle(svg).touchAction, still: still[0] - start[0],
+          dragged: dragged[0] - start[0], after: seen()[0] - dragged[0],
+        };
+        """,
+        tmp_path,
+        (400, 800),
+    )
+    assert found["action"] == "pan-y"
+    assert (found["still"], round(float(str(found["dragged"]))), found["after"]) == (0, 40, 0)
+
+
+def test_two_fingers_zoom_about_the_point_between_them(tmp_path: Path) -> None:
+    found = look(
+        TEN,
+        TOUCH
+        + """
+        const start = seen();
+        const middle = [(150 - start[0]) / start[2], (120 - start[1]) / start[2]];
+        touch("down", 1, 120, 120);
+        touch("down", 2, 180, 120);
+        touch("move", 1, 90, 120);
+        touch("move", 2, 210, 120);
+        const now = seen();
+        const shown = middle.map((one, axis) => now[axis] + now[2] * one);
+        touch("up", 1, 90, 120);
+        touch("up", 2, 210, 120);
+        return { factor: now[2] / start[2], shown };
+        """,
+        tmp_path,
+        (400, 800),
+    )
+    assert abs(float(str(found["factor"])) - 2) < 0.01
+    x, y = found["shown"]  # type: ignore[misc]
+    assert abs(x - 150) < 1 and abs(y - 120) < 1
+
+
+def test_a_tap_opens_and_a_pinch_does_not(tmp_path: Path) -> None:
+    found = look(
+        TEN,
+        TOUCH
+        + """
+        const block = () => units().find((one) => one.unit.label === "block");
+        touch("down", 1, 50, 50); touch("up", 1, 50, 50); click(block());
+        const tapped = drawn().boxes;
+        touch("down", 1, 50, 50); touch("down", 2, 90, 50); touch("move", 2, 140, 50);
+        touch("up", 2, 140, 50); touch("up", 1, 50, 50); click(block());
+        return { tapped, pinched: drawn().boxes };
+        """,
+        tmp_path,
+        (400, 800),
+    )
+    assert found == {"tapped": 3, "pinched": 3}
 
 
 def test_search_finds_a_layer_deep_in_a_thousand(tmp_path: Path) -> None:

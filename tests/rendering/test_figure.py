@@ -72,6 +72,22 @@ def test_a_deep_model_has_no_more_bars_than_are_legible(plan: Plan, layers: int)
     assert sum(widths(bars)) == sum(report.parameters)
 
 
+def test_layers_of_repeated_blocks_share_a_bar_with_their_sum(plan: Plan) -> None:
+    layers = [linear(f"blocks.{n}.{name}", 64, 32) for n in range(6) for name in ("up", "down")]
+    odd = telling(plan, reported([linear("stem"), *layers]))
+    assert names(odd) == ["stem", "blocks.0…5.up (6 alike)", "blocks.0…5.down (6 alike)"]
+    lengths = widths(plan_figure(odd).axes[0].patches)
+    assert lengths[1] == 6 * layers[0].parameters_before and lengths[4] == 6 * layers[0].parameters_after
+
+
+def test_colours_have_a_legend_and_the_title_tells_megabytes(plan: Plan) -> None:
+    figure = plan_figure(plan)
+    (legend,) = figure.legends
+    assert [text.get_text() for text in legend.get_texts()] == ["before", "after", "stays as it is"]
+    assert plan.report.size is not None
+    assert figure.get_suptitle().startswith("Sequential\n") and figure.get_suptitle().endswith(" MB on disk")
+
+
 def test_names_are_no_formulas(plan: Plan, tmp_path: Path) -> None:
     odd = telling(plan, reported([linear("cost_$x$"), linear("$\\frac{")]))
     assert names(odd) == ["cost_$x$", "$\\frac{"]

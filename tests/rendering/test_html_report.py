@@ -11,13 +11,17 @@ from xml.etree import ElementTree
 
 import pytest
 import torch
+from attrs import evolve
 from torch import nn
 
 from speedup import plan_speedup
-from speedup.ir.report import Alignment, Blocker, Junction, Misaligned, Report
+from speedup.ir.report import Alignment, Asked, Blocker, Junction, Misaligned, Report
+from speedup.rendering.counts import short_count
 from speedup.rendering.page.document import html_report
 from speedup.rendering.page.fragment import html_table
 from speedup.rendering.tree import Branch, Leaf, branches_to_open, leaves, tree_of
+from speedup.rendering.verdict import verdict
+from speedup.rendering.versions import made_today
 from tests.support.reports import HOSTILE, linear, reported, residual, small
 
 VOID = frozenset("br input meta link img hr".split())
@@ -139,7 +143,8 @@ def test_data_of_the_graph_names_layers_and_links_them() -> None:
 def test_page_tells_totals_and_shares(parsed: Parsed) -> None:
     report = small()
     for before, after in (report.parameters, report.macs):
-        assert f"{before:,} → {after:,}" in parsed.words
+        assert f"{short_count(before)} → {short_count(after)}" in parsed.words
+        assert parsed.named("p", title=f"{before:,} → {after:,}")
         assert f"−{1 - after / before:.1%}" in parsed.words
 
 
@@ -165,7 +170,7 @@ def test_constraints_beyond_a_screen_are_folded_away() -> None:
     blockers = tuple(Blocker(f"reason {i}", "", "", (f"layer{i}",), 1, 1, 1) for i in range(100))
     found = Parsed(page(reported([linear("one")], blockers=blockers)))
     assert "80 more constraints" in found.words
-    assert [found.words.count(f"reason {i} ") for i in (0, 19, 20, 99)] == [1, 1, 1, 1]
+    assert [found.words.count(f"reason {i} ") for i in (0, 19, 20, 99)] == [2, 1, 1, 1]
 
 
 def test_page_tells_what_alignment_costs_and_misses() -> None:
@@ -208,7 +213,11 @@ def test_report_of_a_model_is_written_to_a_file(tmp_path: Path) -> None:
     plan.write_report(tmp_path / "report.html")
     text = (tmp_path / "report.html").read_text(encoding="utf-8")
     assert text == plan.to_html()
-    assert Parsed(text).words.startswith("Sequential Sequential Parameters")
+    assert Parsed(text).words.startswith(
+        f"Sequential Sequential Sequential with x (2, 4), masks on 2 parameters {made_today()} "
+        f"{str(plan).splitlines()[0]} Parameters"
+    )
+    assert f"torch {torch.__version__}" in made_today() and re.match(r"\d{4}-\d\d-\d\d, ", made_today())
     assert plan.explain("2") in Parsed(text).text
 
 
@@ -239,6 +248,51 @@ def test_page_and_notebook_list_what_the_plan_relies_on() -> None:
 def _listed(text: str) -> str:
     (found,) = re.findall(r"<ul>.*?</ul>", text)
     return str(found)
+
+
+def test_page_has_megabytes_and_what_is_held_back_in_its_first_row() -> None:
+    report = evolve(
+        reported([linear("a", 100, 60)], size=(46_800_000, 17_100_000)),
+        asked=Asked(1, 57_600, 28_800, 28_800, parameters=5_760, macs=0),
+    )
+    words = Parsed(page(report)).words
+    assert "MB on disk −63.5% 46.8 → 17.1" in words
+    assert "asked for 50.0%, held back 10.0%" in words
+    assert "MB on disk" not in Parsed(page(evolve(report, size=None))).words
+
+
+def test_page_begins_with_reasons_summed_over_the_model_and_what_would_help() -> None:
+    blockers = tuple(
+        Blocker("needs them", "aten.add_.Tensor", f"block.{n}", (f"block.{n}",), 1, 100_000, 10)
+        for n in range(9)
+    )
+    words = Parsed(page(evolve(small(), blockers=blockers))).words
+    assert words.index("What holds back most") < words.index("Graph")
+    assert words.count("skip connections and other sums") == 1
+    assert "block.0 and 8 more" in words and "mask the same channels in all of them" in words
+    assert "What holds back most" not in Parsed(page(reported([linear("one")]))).words
+
+
+def test_page_says_first_where_nothing_shrinks() -> None:
+    report = evolve(reported([linear("a", 10, 10)]), asked=Asked(0, 100, 0, 0, 0, 0))
+    words = Parsed(page(report)).words
+    assert words.index("Nothing shrinks: there are no masks") < words.index("Parameters")
+
+
+def test_notebook_folds_modules_into_one_another() -> None:
+    found = Parsed(html_table(residual(5)))
+    assert found.open == found.wrong == []
+    # The model, its five blocks, and the table of all layers; none of them open.
+    folds = found.named("details")
+    assert len(folds) == 1 + 5 + 1
+    assert not any("open" in attributes for attributes in folds)
+    assert "model.layers" in found.words and "All layers that change" in found.words
+
+
+def test_notebook_says_what_is_the_case_first_and_why_what_stays_does() -> None:
+    words = Parsed(html_table(small())).words
+    assert words.startswith(verdict(small()))
+    assert "What could go but stays:" in words
 
 
 def test_notebook_takes_no_name_for_markup() -> None:

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from importlib.resources import files
 from typing import Any
 from xml.etree.ElementTree import Element
 
 from speedup.ir.report import Layer, Report
-from speedup.rendering.counts import change, exact_count, share_removed, short_count
+from speedup.rendering.counts import change, megabytes, part_of_whole, share_removed, short_count
 from speedup.rendering.page.elements import element, html_text
 from speedup.rendering.page.sections import (
+    what_holds_back,
     what_is_aligned,
     what_is_apart,
     what_is_assumed,
@@ -19,6 +20,7 @@ from speedup.rendering.page.sections import (
     what_stays,
 )
 from speedup.rendering.tree import Branch, Counts, Leaf, branches_to_open, leaves, tree_of
+from speedup.rendering.verdict import advice, verdict
 
 # What is open at first: about what a screen of the graph, and two of the list, can show.
 _MOST_BOXES = 36
@@ -27,17 +29,21 @@ _MOST_ENTRIES = 90
 _POLICY = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; img-src data:"
 
 
-def html_report(report: Report, explain: Callable[[str], str], title: str) -> str:
+def html_report(report: Report, explain: Callable[[str], str], title: str, facts: Sequence[str] = ()) -> str:
     """A whole HTML document without references to anything outside of it.
 
-    `explain` tells in plain text about the layer of a path.
+    `explain` tells in plain text about the layer of a path; `facts` are lines below the title.
     """
     tree = tree_of(report)
     numbers = {leaf.name: number for number, leaf in enumerate(leaves(tree))}
     main = element(
         "main",
         element("h1", title),
+        *(element("p", fact, class_="hint") for fact in facts),
+        element("p", verdict(report), class_="verdict"),
+        *(element("p", line) for line in [advice(report)] if line),
         _summary(report),
+        *what_holds_back(report),
         *_search(),
         *_graph(report, tree, numbers),
         *_layers(report, tree, numbers, explain),
@@ -67,25 +73,35 @@ def _file(name: str) -> str:
 def _summary(report: Report) -> Element:
     changed = sum(layer.is_changed for layer in report.layers)
     staying = sum(blocked.count for blocked in report.blocked)
+    asked = report.asked
+    sizes = [] if report.size is None else [_card("MB on disk", report.size, None, megabytes)]
     return element(
         "section",
-        _card("Parameters", *report.parameters),
-        _card("MACs for the example input", *report.macs),
+        _card("Parameters", report.parameters, asked and asked.parameters, short_count),
+        _card("MACs for the example input", report.macs, asked and asked.macs, short_count),
+        *sizes,
         _fact("Layers that change", f"{changed:,} of {len(report.layers):,}"),
         _fact("Channels that could go but stay", f"{staying:,}"),
         class_="cards",
     )
 
 
-def _card(title: str, before: int, after: int) -> Element:
-    return element(
+def _card(title: str, counts: Counts, held: int | None, write: Callable[[int], str]) -> Element:
+    before, after = counts
+    card = element(
         "div",
         element("h2", title),
         element("p", f"−{share_removed(before, after)}", class_="figure"),
-        element("p", f"{exact_count(before)} → {exact_count(after)}"),
-        _bar((before, after), before),
+        element("p", f"{write(before)} → {write(after)}", title=f"{before:,} → {after:,}"),
+        _bar(counts, before),
         class_="card",
     )
+    if held is not None:
+        asked = part_of_whole(before - after + held, before)
+        card.append(
+            element("p", f"asked for {asked}, held back {part_of_whole(held, before)}", class_="hint")
+        )
+    return card
 
 
 def _fact(title: str, text: str) -> Element:
@@ -129,7 +145,7 @@ def _graph(report: Report, tree: Branch, numbers: dict[str, int]) -> tuple[Eleme
             "p",
             "Boxes are layers and modules; the bar in each is the share of its parameters that is left. "
             "A click opens or closes a module, or shows a layer in the list below. "
-            "Drag to move, Ctrl and wheel to zoom.",
+            "Drag to move, Ctrl and wheel to zoom; two fingers do both.",
             class_="hint scripted",
         ),
         element("div", bar, Element("svg", {"id": "graph", "role": "img"}), class_="graph scripted"),

@@ -311,25 +311,46 @@
     [...scene.children].find((group) => group.unit === unit)?.focus({ preventScroll: true });
   };
 
-  let held = null, moved = false;
+  // One pointer drags; up and down with one finger the browser scrolls the page. Two fingers drag and zoom.
+  const SLACK = { mouse: 4, touch: 10 };
+  const pointers = new Map();
+  let grip = null, moved = false;
+  const gripOf = () => {
+    const points = [...pointers.values()];
+    if (!points.length) return null;
+    const [x, y] = [0, 1].map((axis) => points.reduce((sum, at) => sum + at[axis], 0) / points.length);
+    return { x, y, spread: Math.hypot(points[0][0] - x, points[0][1] - y) };
+  };
   svg.addEventListener("pointerdown", (event) => {
-    [held, moved] = [[event.clientX, event.clientY], false];
+    if (!pointers.size) moved = false;
+    pointers.set(event.pointerId, [event.clientX, event.clientY]);
+    grip = gripOf();
   });
   addEventListener("pointermove", (event) => {
-    if (!held) return;
-    const [dx, dy] = [event.clientX - held[0], event.clientY - held[1]];
-    if (!moved && Math.hypot(dx, dy) < 4) return;
+    if (!pointers.has(event.pointerId)) return;
+    const before = pointers.get(event.pointerId);
+    const [dx, dy] = [event.clientX - before[0], event.clientY - before[1]];
+    if (!moved && Math.hypot(dx, dy) < (SLACK[event.pointerType] ?? SLACK.mouse)) return;
     moved = true;
+    pointers.set(event.pointerId, [event.clientX, event.clientY]);
     svg.classList.add("dragged");
-    view.x += dx;
-    view.y += dy;
-    held = [event.clientX, event.clientY];
+    const now = gripOf();
+    view.x += now.x - grip.x;
+    view.y += now.y - grip.y;
+    if (grip.spread && now.spread) {
+      const { left, top } = svg.getBoundingClientRect();
+      zoom(now.spread / grip.spread, now.x - left, now.y - top);
+    }
+    grip = now;
     show();
   });
-  addEventListener("pointerup", () => {
-    held = null;
-    svg.classList.remove("dragged");
-  });
+  for (const ending of ["pointerup", "pointercancel"]) {
+    addEventListener(ending, (event) => {
+      pointers.delete(event.pointerId);
+      grip = gripOf();
+      if (!grip) svg.classList.remove("dragged");
+    });
+  }
   svg.addEventListener("click", (event) => {
     const unit = event.target.closest(".unit")?.unit;
     if (unit && !moved) activate(unit);

@@ -6,11 +6,30 @@ from collections.abc import Iterable
 from xml.etree.ElementTree import Element
 
 from speedup.ir.report import Blocker, Choice, Report
-from speedup.rendering.counts import exact_count, short_count
+from speedup.rendering.causes import Cause, causes_of
+from speedup.rendering.counts import exact_count, part_of_whole, short_count
 from speedup.rendering.page.elements import Content, element, table
 from speedup.rendering.rows import amount, blocked_rows, outside_rows, row_label
 
-_MOST_CONSTRAINTS = 20
+_MOST_CONSTRAINTS, _MOST_CAUSES = 20, 5
+
+
+def what_holds_back(report: Report) -> Iterable[Element]:
+    """The reasons summed over the model, the largest first, with what would help."""
+    if causes := causes_of(report):
+        yield element("h2", "What holds back most")
+        headings = ("because", "at", "MACs held back", "parameters held back", "what would help")
+        yield table(headings, (_cause(cause, report) for cause in causes[:_MOST_CAUSES]), class_="causes")
+
+
+def _cause(cause: Cause, report: Report) -> tuple[Content, ...]:
+    return (
+        cause.told,
+        cause.at,
+        part_of_whole(cause.macs, report.macs[0]),
+        part_of_whole(cause.parameters, report.parameters[0]),
+        cause.help,
+    )
 
 
 def what_stays(report: Report) -> Iterable[Element]:
