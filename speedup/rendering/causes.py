@@ -160,8 +160,8 @@ def causes_of(report: Report) -> tuple[Cause, ...]:
     factors = [
         1.0 if total is None or not counted else total / counted
         for total, counted in (
-            (asked and asked.macs, sum(b.macs for b in report.blockers)),
-            (asked and asked.parameters, sum(b.parameters for b in report.blockers)),
+            (None if asked is None else asked.macs, sum(b.macs for b in report.blockers)),
+            (None if asked is None else asked.parameters, sum(b.parameters for b in report.blockers)),
         )
     ]
     found = (

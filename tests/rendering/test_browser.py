@@ -16,7 +16,7 @@ pytestmark = pytest.mark.skipif(
     reason="no Chromium here: install Debian's chromium-headless-shell, or name one in SPEEDUP_CHROMIUM",
 )
 
-SIZES = ((1280, 900), (600, 900), (400, 800))
+SIZES = ((1280, 900), (600, 900))
 TEN, THOUSAND = small(), residual(334)
 COUNTS = """
   const count = (what) => document.querySelectorAll(what).length;

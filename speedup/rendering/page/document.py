@@ -77,8 +77,8 @@ def _summary(report: Report) -> Element:
     sizes = [] if report.size is None else [_card("MB on disk", report.size, None, megabytes)]
     return element(
         "section",
-        _card("Parameters", report.parameters, asked and asked.parameters, short_count),
-        _card("MACs for the example input", report.macs, asked and asked.macs, short_count),
+        _card("Parameters", report.parameters, None if asked is None else asked.parameters, short_count),
+        _card("MACs for the example input", report.macs, None if asked is None else asked.macs, short_count),
         *sizes,
         _fact("Layers that change", f"{changed:,} of {len(report.layers):,}"),
         _fact("Channels that could go but stay", f"{staying:,}"),
