@@ -12,7 +12,6 @@ from speedup.explaining.axes import axes_of
 from speedup.explaining.reasons import Withheld
 from speedup.ir.graph import Shape, Value
 from speedup.ir.report import Asked
-from speedup.rules import rule_of
 
 # By the index of a weight or an op, the shares of it that are withheld, one for each axis.
 _Shares = dict[int, dict[str, float]]
@@ -73,7 +72,7 @@ def _held_back(analysis: Analysis, found: Iterable[Withheld]) -> tuple[int, int]
             own = weights.setdefault(weight.index, {})
             own[axis.label] = max(own.get(axis.label, 0.0), share)
         if analysis.graph.is_counted(op) and axis.weights:
-            work[op.index] = rule_of(op, analysis.rules).macs(op, analysis.sizes)
+            work[op.index] = analysis.macs(op)
             calls.setdefault(op.index, {})[axis.label] = axis.share * share
     return _unneeded(sizes, weights), _unneeded(work, calls)
 
