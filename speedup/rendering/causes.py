@@ -72,8 +72,8 @@ KINDS: tuple[Kind, ...] = (
         "mask what all of these calls can do without",
     ),
     Kind(
-        r"padded constant needs|near borders need",
-        "constants that zero-padded convolutions read, which one channel carries",
+        r"padded constant needs|near borders need|gated constants need",
+        "constants that zero-padded convolutions or gates need, which a few channels carry",
         _BIASES,
     ),
     Kind(
@@ -114,7 +114,7 @@ KINDS: tuple[Kind, ...] = (
         _ALIKE,
     ),
     Kind(
-        r"needs them$|reads them$|\bties\b|is given constants|takes norms that",
+        r"needs them$|reads them$|^(\w+ )?is gated$|\bties\b|is given constants|takes norms that",
         "layers that share channels with others that need them",
         _ALIKE,
     ),
