@@ -150,9 +150,10 @@ def compact_command(
 
     Example: speedup compact net.py:make --weights net.pt --masks masks.pth --input 1x3x32x32 --out small.safetensors
 
-    Of a checkpoint: speedup compact net.py:make --masks masks.pth --input 1x3x32x32 --checkpoint large --out
-    small. The model is made without weights, so that what goes follows from the masks alone; a plan
-    that was made with weights is taken by --plan.
+    Example: speedup compact net.py:make --masks masks.pth --input ids=1x16:int64:1000 --checkpoint large --out small
+
+    Of a checkpoint, a folder, the model is made without weights, so that what goes follows from the masks
+    alone; a plan that was made with weights is taken by --plan.
     """  # noqa: E501
     if checkpoint is not None:
         if weights is not None:

@@ -299,7 +299,7 @@ def _is_weight(dtype: torch.dtype) -> bool:
 
 def _first_names(modules: Mapping[str, nn.Module], names: Sequence[str]) -> tuple[str, ...]:
     """`names`, and by what the modules called so, and those in them, go in the trace: their first names."""
-    first = {id(module): path for path, module in reversed(modules.items())}
+    first = {id(module): path for path, module in reversed(tuple(modules.items()))}
     held = (path for name in names for path in modules if path == name or path.startswith(f"{name}."))
     return tuple(dict.fromkeys((*names, *(first[id(modules[path])] for path in held))))
 

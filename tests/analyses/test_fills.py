@@ -15,6 +15,7 @@ from speedup.engine.constraints import Equal, Subset
 from speedup.ir.inputs import example_from
 from speedup.ir.inserting import insert_copies
 from speedup.masks import resolve_masks
+from speedup.modules.reparametrized import Plain
 from speedup.planning.planner import Request, find_solution
 from speedup.rules import STANDARD
 
@@ -42,7 +43,8 @@ def gone(*rows: int) -> Tensor:
 def analysis_of(model: nn.Module, masks: dict[str, Any], x: Tensor) -> Analysis:
     """What planning without lowerings finds."""
     example = example_from(x, None)
-    request = Request(model, (example,), resolve_masks(model, masks), STANDARD, (), None, frozenset())
+    plain, resolved = Plain(model), resolve_masks(model, masks)
+    request = Request(model, plain, (example,), resolved, STANDARD, (), None, frozenset())
     with torch.no_grad():
         return find_solution(request).analysis
 

@@ -84,7 +84,8 @@ class Counting(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         places = torch.arange(x.shape[-1], device=x.device)
-        result: Tensor = self.narrow(torch.relu(self.widen(x)) * self.scale * places) + self.shift
+        scale, shift = self.get_buffer("scale"), self.get_buffer("shift")
+        result: Tensor = self.narrow(torch.relu(self.widen(x)) * scale * places) + shift
         return result
 
 

@@ -27,9 +27,9 @@ FAULTS = (
     ),
     Fault(
         "building: what is cut lies in memory otherwise than before",
-        "building.applying",
-        "return laid_out_like(tensor, given)",
-        "return tensor.contiguous()",
+        "cutting.tensors",
+        "result = laid_out_like(self._with_columns(block, 0), tensor)",
+        "result = self._with_columns(block, 0).contiguous()",
         (f"{LAYOUTS_IN_MEMORY}::test_weights_in_channels_last_stay_so[convolutions]",),
     ),
     Fault(
