@@ -370,6 +370,15 @@ def test_what_pays_at_the_example_s_size_is_taken_for_all_sizes() -> None:
         assert relative_error(masked, small.eval(), calls) < 1e-9
 
 
+def test_what_pays_at_other_sizes_only_is_not_taken() -> None:
+    model = nn.Sequential(nn.Linear(TOKEN, TOKEN), nn.Tanh(), ByLength()).double().eval()
+    gone = torch.randperm(TOKEN, generator=torch.Generator().manual_seed(0))[: TOKEN // 2]
+    masks = {f"2.{name}": rows(model.get_submodule(f"2.{name}"), *gone.tolist()) for name in "qkv"}
+    plan = plan_speedup(model, tokens(40, 1, 0), masks)
+    assert plan.subject.found, "lengths beyond 90 were looked at"
+    assert sources(plan).count("fill_rows(") == 0
+
+
 def test_all_lowerings_go_together() -> None:
     class Residual(Normed):
         def forward(self, x: Tensor) -> Tensor:
