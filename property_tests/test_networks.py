@@ -51,7 +51,9 @@ def test_plans_are_values_and_materializing_leaves_nothing_to_cut(
         assert plan.parameters_after <= plan_speedup(model, example, others=calls).parameters_after
 
     small = materialize(plan, verify="none")
-    smaller = materialize(plan_speedup(small, example, others=calls), verify="none")
+    # Weights that are still computed are so in what is planned next.
+    second = plan_speedup(small, example, others=calls, reparametrized="keep")
+    smaller = materialize(second, verify="none")
     if not any("with another call" in reason for reason in held):
         assert shapes(smaller) == shapes(small)
 

@@ -23,7 +23,7 @@ from speedup.forwards.phrasing import Phrase, phrase_of
 from speedup.forwards.source import Assignment, first_argument, is_code, is_fresh, is_wrapper, source_file
 from speedup.ir.edits import Rewritten
 from speedup.ir.graph import Frame, Op, Value
-from speedup.lowerings import Lowering
+from speedup.lowerings import HELPERS, Lowering
 from speedup.lowerings.syntax import Change
 from speedup.modules.functions import names_of, unwrap
 from speedup.modules.rewritten import built_methods
@@ -230,6 +230,9 @@ def _helpers(method: Any, frames: Sequence[Frame]) -> tuple[tuple[str, Any], ...
         name = getattr(getattr(call, "func", None), "id", None)
         callee = None if name is None else names_of(caller).get(name)
         if name is None or callee is None or not is_code(callee, frames[position - 1]):
+            return None
+        if HELPERS.get(name) is callee:
+            # What an earlier plan borrowed is no code of the model's.
             return None
         caller = unwrap(callee)
         names.append((name, caller))

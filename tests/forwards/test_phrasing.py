@@ -269,7 +269,7 @@ KINDS: dict[type[Base], int] = {
     SliceEllipsis: 7, SliceNegative: 7, SliceStep: 7, SliceBoth: 3, SliceStored: 12, SelectOne: 1,
     SelectTwo: 2, Narrow: 4, NarrowFunction: 4, Flip: 7, FlipOfSum: 7, FlipFunction: 7, Roll: 7,
     Shuffle: 7, ShuffleByHand: 12, Mean: 7, MeanFunction: 7, MeanName: 7, Unflatten: 12, LayerNormed: 7,
-    LayerNormedByShape: 12, LayerNormedOddly: 12, LayerNormedFully: 12, RmsNormed: 12, GroupNormed: 12,
+    LayerNormedByShape: 7, LayerNormedOddly: 12, LayerNormedFully: 12, RmsNormed: 12, GroupNormed: 12,
     Expanded: 7, Repeated: 7,
 }  # fmt: skip
 

@@ -85,7 +85,7 @@ PLANS = (
         "another version",
         errors.PlanFormatError,
         ("version", "99"),
-        _text(lambda text: text.replace('"version": 5', '"version": 99')),
+        _text(lambda text: text.replace('"version": 6', '"version": 99')),
     ),
     Bad(
         "a part that is missing",
