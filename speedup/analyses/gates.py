@@ -15,9 +15,10 @@ from attrs import evolve, field, frozen
 from torch import Tensor
 
 from speedup.analyses.analysis import Analysis
-from speedup.analyses.spare_rows import spare_along
-from speedup.engine.constraints import Constraint, Dim, Reason, Spanned, Subset
+from speedup.analyses.spare_rows import PartialRows, spare_along
+from speedup.engine.constraints import Constraint, Dim, Reason, Spanned
 from speedup.engine.lattice import any_along
+from speedup.engine.spans import multiples_of, take_out
 from speedup.ir.edits import CombineColumns, MergeColumns
 from speedup.ir.graph import Op, Value
 from speedup.rules import rule_of
@@ -30,7 +31,7 @@ _LARGEST = 16.0
 
 
 @frozen(eq=False)
-class Gate:
+class Gate(PartialRows):
     """The product `op`: of its operand number `operand`, which is gated, channels along `dim` may go that are
     members of `spanned`.
 
@@ -95,14 +96,14 @@ class Gate:
         yield from matched(reason, (*values, factors), (d for d in dims if d != self.dim))
         if self.spread is not None:
             yield from matched(reason, (factors, self.factors), dims)
-        yield Subset(self.part, self.whole, self.spare, reason)
+        yield self.subset(reason)
         yield self.spanned
 
     def mixing(self, analysis: Analysis) -> Mixing | None:
         """How the channels that are left out are made up for; None where the columns of weights that stay
         cannot express those that go.
         """
-        kept, gone = analysis.kept[self.part], self.left_out(analysis)
+        kept, gone = analysis.kept[self.part], self.gone(analysis)
         free = kept.clone()
         free[[column for reader in self.readers for column in _changed_columns(reader, analysis)]] = False
         rows = [_rows_of(reader, analysis) for reader in self.readers]
@@ -110,14 +111,10 @@ class Gate:
         key = tuple(bytes(one.numpy().tobytes()) for one in (kept, gone, free, *rows))
         if key not in self._found:
             weights = [_weight_of(r, one, analysis) for r, one in zip(self.readers, rows, strict=True)]
-            self._found[key] = _mix(self.spanned, torch.cat(weights), kept, gone, free)
+            self._found[key] = _mix(self.spanned, torch.cat(weights, 1), kept, gone, free)
         return self._found[key]
 
-    def is_partial(self, analysis: Analysis) -> bool:
-        """Whether some of the channels that count are not computed."""
-        return bool(self.left_out(analysis).any())
-
-    def left_out(self, analysis: Analysis) -> Tensor:
+    def gone(self, analysis: Analysis) -> Tensor:
         """Bool vector: channels that count and are not computed."""
         return analysis.kept[self.whole] & ~analysis.kept[self.part]
 
@@ -223,17 +220,17 @@ def _mix(spanned: Spanned, weight: Tensor, kept: Tensor, gone: Tensor, free: Ten
     if bool((gone & ~spanned.members).any()):
         return None
     others, able = gone.nonzero().reshape(-1), free.nonzero().reshape(-1)
-    chosen = _spanning(weight[:, able], weight[:, others])
+    chosen = _spanning(weight[able], weight[others])
     if chosen is None:
         return None
     into = able[chosen]
-    shares = _shares(weight[:, into], weight[:, others])
+    shares = multiples_of(weight[into], weight[others])
     basis = spanned.basis(0, kept)
     factors, _ = spanned.factors(others, basis)
     if not bool(kept[basis].all()) or float(shares.abs().max()) > _LARGEST:
         return None
     number = torch.cumsum(kept, 0) - 1
-    columns = torch.cat([shares, factors.t()])
+    columns = torch.cat([shares, factors], 1).t()
     return Mixing(tuple(number[basis].tolist()), tuple(number[into].tolist()), columns)
 
 
@@ -260,40 +257,31 @@ def _rows_of(reader: Op, analysis: Analysis) -> Tensor:
 
 
 def _weight_of(reader: Op, rows: Tensor, analysis: Analysis) -> Tensor:
-    """(what is computed of one channel, channels that are read) the weights of `rows`, in float64."""
+    """(channels that are read, what is computed of each) the weights of `rows`, in float64."""
     product = _product_of(reader, analysis)
     assert product is not None, "a reader of what is gated is a product"
     (_, row), (_, column) = product.makes[0], product.reads[0]
     assert row is not None and column is not None, "the weight of such a product lists both"
     weight = analysis.facts[product.weight.index].value.expand(product.weight.shape).double()
-    return weight.index_select(row, rows.nonzero().reshape(-1)).movedim(column, -1).flatten(0, -2)
+    return weight.index_select(row, rows.nonzero().reshape(-1)).movedim(column, 0).flatten(1)
 
 
 def _spanning(own: Tensor, wanted: Tensor) -> Tensor | None:
-    """Columns of `own` of which all of `wanted` are sums of multiples, in order; None where there are none.
+    """Rows of `own` of which all of `wanted` are sums of multiples, in order; None where there are none.
 
     They are taken one by one, each time the one of which the ones before leave most.
     """
     left, missing = own.clone(), wanted.clone()
-    least = 64 * torch.finfo(torch.float64).eps
-    sizes, chosen = torch.linalg.vector_norm(wanted, dim=0), list[int]()
-    while bool((torch.linalg.vector_norm(missing, dim=0) > least * len(own) * sizes).any()):
-        norms = torch.linalg.vector_norm(left, dim=0)
-        best = int(norms.argmax()) if own.shape[1] else 0
+    least = 64 * torch.finfo(torch.float64).eps * own.shape[1]
+    sizes, chosen = torch.linalg.vector_norm(wanted, dim=1), list[int]()
+    while bool((torch.linalg.vector_norm(missing, dim=1) > least * sizes).any()):
+        norms = torch.linalg.vector_norm(left, dim=1)
+        best = int(norms.argmax()) if len(own) else 0
         if len(chosen) == min(own.shape) or not float(norms[best]) > 0:
             return None
         chosen.append(best)
-        direction = left[:, best] / norms[best]
-        # Twice, so that what is left holds nothing of it but rounding.
-        for _ in range(2):
-            left.addr_(direction, direction @ left, alpha=-1)
-            missing.addr_(direction, direction @ missing, alpha=-1)
-        left[:, best] = 0
+        direction = left[best] / norms[best]
+        take_out(direction, left)
+        take_out(direction, missing)
+        left[best] = 0
     return torch.tensor(sorted(chosen))
-
-
-def _shares(basis: Tensor, wanted: Tensor) -> Tensor:
-    """(columns of `basis`, columns of `wanted`) how many times each makes up each."""
-    directions, upper = torch.linalg.qr(basis)
-    found: Tensor = torch.linalg.solve_triangular(upper, directions.t() @ wanted, upper=True)
-    return found

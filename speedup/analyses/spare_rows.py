@@ -16,15 +16,13 @@ from speedup.rules import Rules, rule_of
 _FARTHEST = 12
 
 
-class SpareRows(ABC):
-    """Rows along one dimension, of which `spare` (bool vector) are one constant each: `constants` (vector)
-    says which, and is 0 elsewhere. They come from `source`, the last op before that multiplies; None where
-    none is near.
-    """
+class PartialRows(ABC):
+    """Rows along one dimension, some of which are not computed though all count."""
 
-    spare: Tensor
-    constants: Tensor
-    source: Op | None
+    @property
+    @abstractmethod
+    def spare(self) -> Tensor:
+        """Bool vector: the rows that need not be computed."""
 
     @property
     @abstractmethod
@@ -53,6 +51,15 @@ class SpareRows(ABC):
         """Where the rows that are computed belong, among those that are wanted."""
         part, whole = analysis.kept[self.part], analysis.kept[self.whole]
         return tuple(part[whole].nonzero().reshape(-1).tolist())
+
+
+class SpareRows(PartialRows):
+    """Rows of which the `spare` ones are one constant each: `constants` (vector) says which, and is 0
+    elsewhere. They come from `source`, the last op before that multiplies; None where none is near.
+    """
+
+    constants: Tensor
+    source: Op | None
 
     def left_out(self, analysis: Analysis) -> Tensor:
         """For each row that is wanted, its constant if it is not computed, else 0."""

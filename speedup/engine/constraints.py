@@ -19,6 +19,7 @@ from attrs import field, frozen
 from torch import Tensor
 
 from speedup.engine.layout import box, project
+from speedup.engine.spans import multiples_of, take_out
 
 Dim = tuple[int, int]
 Kept = Callable[[Dim], Tensor]
@@ -312,10 +313,7 @@ class Spanned:
             best = int(best_usable if most_usable >= Carrier.RATIO * most else best)
             chosen.append(best)
             usable[best] = dropped[best] = 0.0
-            direction = left[best] / sizes[best]
-            # Twice, so that what is left holds nothing of it but rounding.
-            for _ in range(2):
-                left.addr_(left @ direction, direction, alpha=-1)
+            take_out(left[best] / sizes[best], left)
         return own[sorted(chosen)]
 
     def factors(self, columns: Tensor, basis: Tensor) -> tuple[Tensor, Tensor]:
@@ -325,9 +323,7 @@ class Spanned:
         known, wanted = self.profiles[basis].double(), self.profiles[columns].double()
         if self.has_bias:
             known = torch.cat([known, torch.ones(1, known.shape[1]).double()])
-        # Not lstsq, whose pivots and last digits are others in every call.
-        directions, upper = torch.linalg.qr(known.t())
-        found = torch.linalg.solve_triangular(upper, directions.t() @ wanted.t(), upper=True).t()
+        found = multiples_of(known, wanted)
         rest = found[:, -1] if self.has_bias else torch.zeros(len(columns)).double()
         return found[:, : len(basis)], rest
 

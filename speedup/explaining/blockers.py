@@ -10,7 +10,6 @@ from attrs import field, frozen
 from speedup.analyses.analysis import Analysis
 from speedup.explaining.reasons import Withheld, constraint_of
 from speedup.ir.report import Blocker
-from speedup.rules import rule_of
 from speedup.rules.weights import MAKES, READS, UNITS
 
 
@@ -30,7 +29,7 @@ def blockers_of(analysis: Analysis, found: Iterable[Withheld]) -> tuple[Blocker,
         axis = one.axis
         if axis.name not in (MAKES, READS, UNITS) or not axis.weights:
             continue
-        macs = rule_of(axis.op, analysis.rules).macs(axis.op, analysis.sizes)
+        macs = analysis.macs(axis.op)
         work = macs * axis.share if analysis.graph.is_counted(axis.op) else 0.0
         for hold in one.holds:
             cause = constraint_of(hold.steps)

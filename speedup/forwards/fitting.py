@@ -150,10 +150,8 @@ def _of_gates(
         mixing = one.mixing(analysis)
         if mixing is None:
             return None
-        part, whole = analysis.kept[one.part], analysis.kept[one.whole]
-        indices = tuple(part[whole].nonzero().reshape(-1).tolist())
-        left_out = ConstantTensor(mixing.columns)
-        return GateRows(one.operand, one.dim, indices, mixing.carriers, mixing.into, name, left_out)
+        left_out, places = ConstantTensor(mixing.columns), one.places(analysis)
+        return GateRows(one.operand, one.dim, places, mixing.carriers, mixing.into, name, left_out)
 
     for one, lowering in _named(gates, GATED_ROWS, gated, rewriter):
         if lowering is not None:

@@ -37,9 +37,7 @@ def judge_rows(one: PartialSum | Fill, analysis: Analysis) -> Verdict | None:
         return None
     rows, whole = analysis.kept.count(one.part), analysis.kept.count(one.whole)
     batch = batch_of(analysis)
-    saved = (
-        rule_of(one.source, analysis.rules).macs(one.source, analysis.sizes) * (whole - rows) / rows / batch
-    )
+    saved = analysis.macs(one.source) * (whole - rows) / rows / batch
     putting = _putting(one, analysis) if isinstance(one, Fill) else 0
     if rows > MOST_ROWS * whole:
         why_not = f"{whole - rows} of {whole} channels are too few to be worth it"
@@ -54,7 +52,7 @@ def judge_rows(one: PartialSum | Fill, analysis: Analysis) -> Verdict | None:
 
 def judge_gate(one: Gate, analysis: Analysis) -> Verdict | None:
     """Whether channels that a gate leaves out are worth it by what computes and reads them."""
-    channels = int(one.left_out(analysis).sum())
+    channels = int(one.gone(analysis).sum())
     if not channels:
         return None
     saved = int(sum(_macs_of_channel(one, analysis)) * channels)
