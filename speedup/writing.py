@@ -24,19 +24,14 @@ def replacing(path: StrPath) -> Iterator[Path]:
         FileWriteError: the folder is missing or cannot be written to.
     """
     target = Path(path)
-    try:
-        with tempfile.TemporaryDirectory(prefix=f".{target.name}.", dir=target.parent) as folder:
-            written = Path(folder, target.name)
-            yield written
-            with written.open("rb") as file:
-                os.fsync(file.fileno())
-            os.replace(written, target)
-    except OSError as error:
-        reason = error.strerror or type(error).__name__
-        raise FileWriteError(
-            f"{os.fspath(path)!r} cannot be written: {reason}. Name a file in a folder that exists "
-            "and can be written to."
-        ) from error
+    with (
+        _told_of(path, "Name a file in a folder that exists and can be written to."),
+        tempfile.TemporaryDirectory(prefix=f".{target.name}.", dir=target.parent) as folder,
+    ):
+        written = Path(folder, target.name)
+        yield written
+        _flush(written)
+        os.replace(written, target)
 
 
 @contextmanager
@@ -56,26 +51,30 @@ def new_folder(path: StrPath) -> Iterator[Path]:
         raise FileWriteError(
             f"{os.fspath(path)!r} is there already. Name a folder that is not, or remove it."
         )
-    try:
-        with _held(unfinished, path):
-            try:
-                yield unfinished
-                for file in unfinished.iterdir():
-                    _flush(file)
-                _flush(unfinished)
-                os.replace(unfinished, target)
-            except BaseException:
-                shutil.rmtree(unfinished, ignore_errors=True)
-                raise
-            _flush(target.parent)
-    except OSError as error:
-        if isinstance(error, FileWriteError):
+    advice = "Name a folder on a disk with enough space, in one that exists and can be written to."
+    with _told_of(path, advice), _held(unfinished, path):
+        try:
+            yield unfinished
+            for file in unfinished.iterdir():
+                _flush(file)
+            _flush(unfinished)
+            os.replace(unfinished, target)
+        except BaseException:
+            shutil.rmtree(unfinished, ignore_errors=True)
             raise
+        _flush(target.parent)
+
+
+@contextmanager
+def _told_of(path: StrPath, advice: str) -> Iterator[None]:
+    """What goes wrong inside with files and folders is told of `path`."""
+    try:
+        yield
+    except FileWriteError:
+        raise
+    except OSError as error:
         reason = error.strerror or type(error).__name__
-        raise FileWriteError(
-            f"{os.fspath(path)!r} cannot be written: {reason}. Name a folder on a disk with enough space, in "
-            "one that exists and can be written to."
-        ) from error
+        raise FileWriteError(f"{os.fspath(path)!r} cannot be written: {reason}. {advice}") from error
 
 
 @contextmanager

@@ -7,11 +7,11 @@ that there can be. Where these agree it is that for every number between them.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import reduce
 from itertools import product
 from types import MappingProxyType
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from attrs import evolve
@@ -23,6 +23,8 @@ from speedup.ir.graph import Op
 from speedup.rules.derived import MOST_ELEMENTS, bounds_of
 from speedup.rules.extents import Extents
 from speedup.rules.rule import Rule, nothing_known
+
+Said = TypeVar("Said")
 
 _MOST_NUMBERS = 4
 
@@ -51,11 +53,7 @@ def known_in_every_form(op: Op, facts: Sequence[Fact], rule: Rule, forms: Sequen
     """The facts of the results of `op`, which lies between `forms`."""
     if forms == (op,):
         return rule.known(op, facts)
-    try:
-        found = [rule.known(form, facts) for form in forms]
-    except (RuntimeError, TypeError, ValueError, OverflowError):
-        # The operator does not take all that lies between.
-        return nothing_known(op, facts)
+    found = _asked(forms, lambda form: rule.known(form, facts))
     return [reduce(join, each) for each in zip(*found, strict=True)] if found else nothing_known(op, facts)
 
 
@@ -63,11 +61,16 @@ def bounds_in_every_form(op: Op, facts: Sequence[Fact], rule: Rule, forms: Seque
     """The bounds of the results of `op`, which lies between `forms`."""
     if forms == (op,):
         return rule.bounds(op, facts)
-    try:
-        found = [rule.bounds(form, facts) for form in forms]
-    except (RuntimeError, TypeError, ValueError, OverflowError):
-        found = []
+    found = _asked(forms, lambda form: rule.bounds(form, facts))
     return [around(each) for each in zip(*found, strict=True)] if found else [OPEN] * len(op.results)
+
+
+def _asked(forms: Sequence[Op], ask: Callable[[Op], Sequence[Said]]) -> list[Sequence[Said]]:
+    """What is said of each form; nothing where the operator does not take all that lies between."""
+    try:
+        return [ask(form) for form in forms]
+    except (RuntimeError, TypeError, ValueError, OverflowError):
+        return []
 
 
 def _is_real(op: Op) -> bool:

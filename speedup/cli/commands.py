@@ -165,12 +165,7 @@ def compact_command(
                 made = _plan_of(plan_file, model, inputs, calls, masks, keep, align, lowerings, dtype)
             with step("writing"):
                 _compact_folder(made, checkpoint, out, max_shard_size, step)
-        done = "what the plan makes of the weights, not run"
-        _tell(
-            summaries.file_summary(made, out, (), verification=done),
-            f"{verdict(made.report)}\n{out}: written; {done}",
-            as_json,
-        )
+        _tell_written(made, out, (), as_json, verification="what the plan makes of the weights, not run")
         return
     if plan_file is not None:
         raise InputError("--plan is for --checkpoint; name the model, and its masks, to build it in memory")
@@ -191,12 +186,7 @@ def compact_command(
             small = materialize(made, verify=verify)  # type: ignore[arg-type]
         with step("writing"):
             save(small, made, out)
-    done = _verification_words(verify)
-    _tell(
-        summaries.file_summary(made, out, subject.warnings, verification=done),
-        f"{verdict(made.report)}\n{out}: written; {done}",
-        as_json,
-    )
+    _tell_written(made, out, subject.warnings, as_json, verification=_verification_words(verify))
 
 
 def _required(model: str | None, inputs: list[str] | None) -> tuple[str, list[str]]:
@@ -304,11 +294,7 @@ def report(
             made = subject.plan()
         with step("drawing"):
             made.write_report(out)
-    _tell(
-        summaries.file_summary(made, out, subject.warnings),
-        f"{verdict(made.report)}\n{out}: written",
-        as_json,
-    )
+    _tell_written(made, out, subject.warnings, as_json)
 
 
 def bench(
@@ -370,6 +356,13 @@ def _tell(summary: dict[str, Any], said: str, as_json: bool) -> None:
     for warning in summary["warnings"]:
         typer.echo(f"warning: {warning}", err=True)
     typer.echo(said)
+
+
+def _tell_written(made: Plan, out: Path, warnings: Sequence[str], as_json: bool, **further: str) -> None:
+    """Print what a plan comes to, and the file that was written of it."""
+    said = "; ".join(["written", *further.values()])
+    summary = summaries.file_summary(made, out, warnings, **further)
+    _tell(summary, f"{verdict(made.report)}\n{out}: {said}", as_json)
 
 
 def _require_suffix(path: Path, known: Sequence[str], what: str) -> None:

@@ -71,14 +71,14 @@ def fill_model(model: nn.Module, weights: Path | None) -> nn.Module:
     return model
 
 
-def hollow_model_of(reference: str) -> nn.Module:
-    """The model that `reference` names, made without memory for its weights.
+def hollow_model(factory: Factory) -> nn.Module:
+    """The model that `factory` makes, without memory for its weights.
 
     Raises:
-        ModelReferenceError: as `factory_of`; also where the model cannot be made on the meta device.
+        ModelReferenceError: as the factory does.
     """
     with torch.device("meta"):
-        return factory_of(reference)()
+        return factory()
 
 
 def makes_other_weights(factory: Factory, model: nn.Module) -> bool:

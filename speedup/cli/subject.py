@@ -6,12 +6,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
 from attrs import frozen
-from torch import Tensor, nn
+from torch import nn
 
 from speedup.cli.examples import call_of, example_of
 from speedup.cli.placing import device_of, dtype_of, placed_call, placed_model
-from speedup.cli.references import factory_of, fill_model, hollow_model_of, makes_other_weights
+from speedup.cli.references import factory_of, fill_model, hollow_model, makes_other_weights
 from speedup.plan import Plan
 from speedup.planning.choosing import Lowerings, resolve_lowerings
 from speedup.planning.planner import plan_speedup
@@ -65,24 +66,16 @@ def read_plan_arguments(
     With `asks_for_weights` there is a warning where the weights are nobody's. A `hollow` model is made
     without memory for its weights: what goes then follows from masks alone.
     """
-    place = device_of(device), dtype_of(dtype)
+    place = torch.device("meta") if hollow else device_of(device), dtype_of(dtype)
     example, *others = (
         placed_call(call, *place) for call in (example_of(inputs), *map(call_of, calls or ()))
     )
     wanted = resolve_lowerings(lowerings if lowerings in ("auto", "none") else lowerings.split(","))
-    if hollow:
-        calls_made = tuple(map(_without_data, (example, *others)))
-        made, fresh = hollow_model_of(model), False
-        if place[1] is not None:
-            made = made.to(place[1])
-        example, *others = calls_made
-    else:
-        factory = factory_of(model)
-        made = fill_model(factory(), weights)
-        fresh = asks_for_weights and weights is None and makes_other_weights(factory, made)
-        made = placed_model(made, *place)
+    factory = factory_of(model)
+    made = hollow_model(factory) if hollow else fill_model(factory(), weights)
+    fresh = asks_for_weights and weights is None and makes_other_weights(factory, made)
     return PlanArguments(
-        made,
+        placed_model(made, *place),
         example,
         tuple(others),
         masks,
@@ -91,14 +84,3 @@ def read_plan_arguments(
         wanted,
         (_FRESH.format(model),) if fresh else (),
     )
-
-
-def _without_data(example: Any) -> Any:
-    """What `example_of` returned, without numbers."""
-    match example:
-        case Tensor():
-            return example.to("meta")
-        case dict():
-            return {name: tensor.to("meta") for name, tensor in example.items()}
-        case _:
-            return tuple(tensor.to("meta") for tensor in example)

@@ -10,7 +10,6 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable, Mapping
-from functools import cache
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -35,12 +34,8 @@ from speedup import (
 from speedup.checkpoints import compacting
 from speedup.checkpoints.shards import size_in_bytes
 from speedup.checkpoints.stored import StoredTensor
-from tests.support import cut_cases
-from tests.support.cut_cases import CASES, Net, without
+from tests.support.cut_cases import Net, each_case, planned_once, without
 from tests.support.repository import ROOT
-
-planned = cache(cut_cases.planned)
-each_case = pytest.mark.parametrize("case", CASES)
 
 
 def write_source(folder: Path, state: Mapping[str, Tensor], shards: int = 2) -> Path:
@@ -84,7 +79,7 @@ def require_small(folder: Path, plan: Plan) -> None:
 
 @pytest.fixture
 def source(tmp_path: Path) -> Path:
-    return write_source(tmp_path / "large", planned("sliced")[0].state_dict())
+    return write_source(tmp_path / "large", planned_once("sliced")[0].state_dict())
 
 
 @each_case
@@ -93,7 +88,7 @@ def source(tmp_path: Path) -> Path:
 def test_tensors_are_those_of_the_small_model_bit_for_bit(
     case: str, dtype: torch.dtype, block: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    model, plan = planned(case, dtype)
+    model, plan = planned_once(case, dtype)
     folder, out = write_source(tmp_path / "large", model.state_dict()), tmp_path / "small"
     before = content(folder)
     monkeypatch.setattr(compacting, "_BLOCK", block)
@@ -109,7 +104,7 @@ def test_tensors_are_those_of_the_small_model_bit_for_bit(
 def test_shards_are_no_larger_than_asked_for(
     size: int | str, files: int | None, shards: int, tmp_path: Path
 ) -> None:
-    model, plan = planned("sliced")
+    model, plan = planned_once("sliced")
     folder, out = write_source(tmp_path / "large", model.state_dict(), shards), tmp_path / "small"
     compact_checkpoint(plan, folder, out, max_shard_size=size)
     require_small(out, plan)
@@ -127,7 +122,7 @@ def test_shards_are_no_larger_than_asked_for(
 
 
 def test_tensors_of_several_types_lie_where_they_can_be_mapped(tmp_path: Path) -> None:
-    model, plan = planned("sliced")
+    model, plan = planned_once("sliced")
     state = model.state_dict()
     state["0.bias"], state["2.bias"] = state["0.bias"].bfloat16(), state["2.bias"].double()
     compact_checkpoint(plan, write_source(tmp_path / "large", state), tmp_path / "small")
@@ -157,7 +152,7 @@ def test_no_more_than_a_block_is_read_at_once(tmp_path: Path, monkeypatch: pytes
 
 
 def test_a_tied_weight_may_be_in_the_file_once_or_twice(tmp_path: Path) -> None:
-    model, plan = planned("tied")
+    model, plan = planned_once("tied")
     for absent in ("embedding.weight", "last.weight"):
         state = {name: tensor for name, tensor in model.state_dict().items() if name != absent}
         folder = write_source(tmp_path / absent, state)
@@ -167,7 +162,7 @@ def test_a_tied_weight_may_be_in_the_file_once_or_twice(tmp_path: Path) -> None:
 
 def test_progress_is_told(source: Path, tmp_path: Path) -> None:
     told: list[Progress] = []
-    compact_checkpoint(planned("sliced")[1], source, tmp_path / "small", progress=told.append)
+    compact_checkpoint(planned_once("sliced")[1], source, tmp_path / "small", progress=told.append)
     total = sum(tensor.nbytes for tensor in tensors_in(tmp_path / "small").values())
     assert {now.total for now in told} == {total} and told[-1].written == total
     assert all(a.written < b.written and a.seconds <= b.seconds for a, b in pairwise(told))
@@ -282,13 +277,13 @@ def test_a_source_that_is_not_right_is_refused_and_nothing_written(
     damage(source)
     before = content(source)
     with pytest.raises(error, match=words):
-        compact_checkpoint(planned("sliced")[1], source, tmp_path / "small")
+        compact_checkpoint(planned_once("sliced")[1], source, tmp_path / "small")
     assert content(source) == before
     assert sorted(os.listdir(tmp_path)) == (["large"] if source.exists() else [])
 
 
 def test_a_part_of_a_model_is_not_the_model(tmp_path: Path) -> None:
-    model, plan = planned("normed")
+    model, plan = planned_once("normed")
     state = model.state_dict()
     for name in state:
         rest = {other: tensor for other, tensor in state.items() if other != name}
@@ -298,14 +293,14 @@ def test_a_part_of_a_model_is_not_the_model(tmp_path: Path) -> None:
 
 
 def test_buffers_that_state_dicts_leave_out_need_not_be_there(tmp_path: Path) -> None:
-    model, plan = planned("tied")
+    model, plan = planned_once("tied")
     assert "scale" in dict(model.named_buffers()) and "scale" not in model.state_dict()
     compact_checkpoint(plan, write_source(tmp_path / "large", model.state_dict()), tmp_path / "small")
 
 
 @pytest.mark.parametrize("case", ["folded", "merged", "normed"])
 def test_another_models_numbers_are_refused_where_they_matter(case: str, tmp_path: Path) -> None:
-    model, plan = planned(case)
+    model, plan = planned_once(case)
     state = {n: t + 1 if t.is_floating_point() else t for n, t in model.state_dict().items()}
     with pytest.raises(OtherWeightsError, match="holds other numbers than planned"):
         compact_checkpoint(plan, write_source(tmp_path / "large", state), tmp_path / "small")
@@ -335,25 +330,25 @@ def test_a_folder_that_is_there_is_left_alone(source: Path, tmp_path: Path) -> N
     out.mkdir()
     (out / "precious").write_text("")
     with pytest.raises(FileWriteError, match="is there already"):
-        compact_checkpoint(planned("sliced")[1], source, out)
+        compact_checkpoint(planned_once("sliced")[1], source, out)
     assert os.listdir(out) == ["precious"]
     (out / "precious").unlink()
-    compact_checkpoint(planned("sliced")[1], source, out)
-    require_small(out, planned("sliced")[1])
+    compact_checkpoint(planned_once("sliced")[1], source, out)
+    require_small(out, planned_once("sliced")[1])
 
 
 @pytest.mark.parametrize("place", ["large", "large/small", "nowhere/small"])
 def test_a_place_that_cannot_be_is_refused(place: str, source: Path, tmp_path: Path) -> None:
     before = content(source)
     with pytest.raises((InputError, FileWriteError), match=r"is in the source|cannot be written"):
-        compact_checkpoint(planned("sliced")[1], source, tmp_path / place)
+        compact_checkpoint(planned_once("sliced")[1], source, tmp_path / place)
     assert content(source) == before and os.listdir(tmp_path) == ["large"]
 
 
 @pytest.mark.parametrize("size", [0, -1, "5 apples", "", "GB", True, "0.1"])
 def test_a_size_that_is_none_is_refused(size: Any, source: Path, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="is no size of files"):
-        compact_checkpoint(planned("sliced")[1], source, tmp_path / "small", max_shard_size=size)
+        compact_checkpoint(planned_once("sliced")[1], source, tmp_path / "small", max_shard_size=size)
 
 
 class Stopped(BaseException):
@@ -367,7 +362,7 @@ def test_a_failure_leaves_nothing(reason: BaseException, source: Path, tmp_path:
             raise reason
 
     with pytest.raises((Stopped, FileWriteError), match=r"No space left|^$"):
-        compact_checkpoint(planned("sliced")[1], source, tmp_path / "small", progress=fail)
+        compact_checkpoint(planned_once("sliced")[1], source, tmp_path / "small", progress=fail)
     assert os.listdir(tmp_path) == ["large"]
 
 
@@ -400,7 +395,7 @@ except FileWriteError as error:
 def test_a_process_that_ends_in_between_leaves_no_folder_that_looks_whole(
     how: str, source: Path, tmp_path: Path
 ) -> None:
-    plan, before = planned("sliced")[1], content(source)
+    plan, before = planned_once("sliced")[1], content(source)
     (tmp_path / "plan.json").write_text(plan.to_json())
     ran = subprocess.run(
         [sys.executable, "-c", _CHILD, str(tmp_path), how],

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Iterator, Mapping
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -23,12 +22,7 @@ from speedup import (
     materialize,
     plan_speedup,
 )
-from tests.support import cut_cases
-from tests.support.cut_cases import CASES, Net, without
-
-planned = cache(cut_cases.planned)
-
-each_case = pytest.mark.parametrize("case", CASES)
+from tests.support.cut_cases import CASES, Net, each_case, planned_once, without
 
 
 def require_equal(found: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
@@ -41,7 +35,7 @@ def require_equal(found: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
 @each_case
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
 def test_it_is_what_materialize_gives(case: str, dtype: torch.dtype) -> None:
-    model, plan = planned(case, dtype)
+    model, plan = planned_once(case, dtype)
     state, small = model.state_dict(), materialize(plan, verify="none")
     before = {name: tensor.clone() for name, tensor in state.items()}
     found = plan.apply(state)
@@ -53,14 +47,14 @@ def test_it_is_what_materialize_gives(case: str, dtype: torch.dtype) -> None:
 
 @each_case
 def test_a_plan_that_was_read_back_is_enough(case: str) -> None:
-    model, plan = planned(case)
+    model, plan = planned_once(case)
     found = Plan.from_json(plan.to_json()).apply(model.state_dict())
     require_equal(found, materialize(plan, verify="none").state_dict())
 
 
 @each_case
 def test_parts_of_a_state_give_the_parts_of_the_small_one(case: str) -> None:
-    model, plan = planned(case)
+    model, plan = planned_once(case)
     parts = [plan.apply({name: tensor}) for name, tensor in model.state_dict().items()]
     joined = {name: tensor for part in parts for name, tensor in part.items()}
     assert sum(map(len, parts)) == len(joined)
@@ -69,7 +63,7 @@ def test_parts_of_a_state_give_the_parts_of_the_small_one(case: str) -> None:
 
 @each_case
 def test_slices_of_files_are_enough(case: str, tmp_path: Path) -> None:
-    model, plan = planned(case)
+    model, plan = planned_once(case)
     state = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     save_file(state, tmp_path / "state.safetensors")
     with safe_open(tmp_path / "state.safetensors", "pt") as file:
@@ -103,7 +97,7 @@ class Lazy(Mapping[str, Tensor]):
 
 @each_case
 def test_of_a_lazy_state_no_two_tensors_are_needed_at_once(case: str) -> None:
-    model, plan = planned(case)
+    model, plan = planned_once(case)
     lazy = Lazy(model.state_dict())
     require_equal(plan.apply(lazy), materialize(plan, verify="none").state_dict())
     # The one before is let go when the next one has been made.
@@ -111,7 +105,7 @@ def test_of_a_lazy_state_no_two_tensors_are_needed_at_once(case: str) -> None:
 
 
 def test_an_averaged_copy_follows_a_plan_that_is_made_of_masks_alone() -> None:
-    model, plan = planned("sliced")
+    model, plan = planned_once("sliced")
     averaged = {
         name: tensor.lerp(torch.ones_like(tensor), 0.25) for name, tensor in model.state_dict().items()
     }
@@ -122,7 +116,7 @@ def test_an_averaged_copy_follows_a_plan_that_is_made_of_masks_alone() -> None:
 
 @pytest.mark.parametrize("case", ["folded", "with_new_bias", "merged", "combined", "normed"])
 def test_a_plan_with_constants_is_for_its_own_numbers_alone(case: str) -> None:
-    model, plan = planned(case)
+    model, plan = planned_once(case)
     averaged = {
         name: tensor * 0.5 for name, tensor in model.state_dict().items() if tensor.is_floating_point()
     }
@@ -141,7 +135,7 @@ def test_zeros_that_count_as_masked_have_to_be_there() -> None:
 
 
 def test_another_precision_is_cut_where_numbers_do_not_matter() -> None:
-    model, plan = planned("sliced")
+    model, plan = planned_once("sliced")
     found = plan.apply({name: tensor.double() for name, tensor in model.state_dict().items()})
     small = materialize(plan, verify="none").double()
     require_equal(found, small.state_dict())
@@ -197,7 +191,7 @@ WRONG: Mapping[str, tuple[Any, type[Exception], str]] = {
 def test_a_wrong_state_is_refused(kind: str) -> None:
     state, error, words = WRONG[kind]
     with pytest.raises(error, match=words):
-        planned("sliced")[1].apply(state)
+        planned_once("sliced")[1].apply(state)
 
 
 class Packed(torch.Tensor):
@@ -217,4 +211,4 @@ class Packed(torch.Tensor):
 
 def test_a_tensor_without_numbers_of_its_own_is_refused() -> None:
     with pytest.raises(ModelError, match=r"'0.weight' is a .*Packed, which keeps its numbers elsewhere"):
-        planned("sliced")[1].apply({"0.weight": Packed((8, 5))})
+        planned_once("sliced")[1].apply({"0.weight": Packed((8, 5))})

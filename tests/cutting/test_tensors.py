@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from functools import cache
 
 import pytest
 import torch
@@ -13,10 +12,7 @@ from speedup.cutting.blocks import changed_blocks
 from speedup.cutting.tensors import TensorChange, apply_edits, changes_of
 from speedup.ir.edits import AddToParameter, CombineColumns, ConstantTensor, MergeColumns, Slice, SliceGroups
 from speedup.ir.graph import Shape
-from tests.support import cut_cases
-from tests.support.cut_cases import CASES
-
-planned = cache(cut_cases.planned)
+from tests.support.cut_cases import CASES, planned_once
 
 
 def drawn(*shape: int, seed: int = 0) -> Tensor:
@@ -154,9 +150,9 @@ def test_moments_are_sliced_and_masked_and_nothing_is_added_to_them() -> None:
 
 @pytest.mark.parametrize("case", CASES)
 def test_every_kind_of_edit_is_in_some_case(case: str) -> None:
-    kinds = {type(e) for c in CASES for e in planned(c)[1].edits} if case == "sliced" else set()
+    kinds = {type(e) for c in CASES for e in planned_once(c)[1].edits} if case == "sliced" else set()
     assert case != "sliced" or {Slice, SliceGroups, AddToParameter, MergeColumns, CombineColumns} <= kinds
-    model, plan = planned(case)
+    model, plan = planned_once(case)
     held = {**dict(model.named_parameters()), **dict(model.named_buffers())}
     for name, change in changes_of(plan.subject.masks, plan.edits).items():
         tensor = held[name].detach()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -25,6 +24,7 @@ from speedup import (
 )
 from speedup.modules.reparametrized import computed_weights
 from speedup.testing import assert_equivalent
+from tests.support.hooked import hooked
 from tests.support.measure import check_exact, relative_error
 
 Masks = dict[str, Tensor]
@@ -228,16 +228,6 @@ def test_a_source_that_changes_after_planning_is_noticed(name: str) -> None:
         materialize(plan)
 
 
-def _hooked_norm(name: str) -> Callable[..., nn.Module]:
-    def wrap(module: nn.Module, **options: Any) -> nn.Module:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            result: nn.Module = getattr(nn.utils, name)(module, **options)
-            return result
-
-    return wrap
-
-
 class Masked(nn.Module):
     """A mask as a plain attribute, as in many tutorials."""
 
@@ -272,8 +262,8 @@ WRAPS: dict[str, Callable[..., nn.Module]] = {
     "weight_norm": parametrizations.weight_norm,
     "spectral_norm": parametrizations.spectral_norm,
     "orthogonal": parametrizations.orthogonal,
-    "weight_norm's hook": _hooked_norm("weight_norm"),
-    "spectral_norm's hook": _hooked_norm("spectral_norm"),
+    "weight_norm's hook": hooked("weight_norm"),
+    "spectral_norm's hook": hooked("spectral_norm"),
     "mask": registered(Masked),
     "low rank": registered(LowRank),
     "two": twice,
@@ -502,7 +492,7 @@ def test_recurrent_layers_know_their_plain_weights(kind: Any, computed: str) -> 
     elif computed == "parametrized":
         parametrize.register_parametrization(model.layer, "weight_hh_l0", nn.Tanh(), unsafe=True)
     else:
-        _hooked_norm("weight_norm")(model.layer, name="weight_hh_l0")
+        hooked("weight_norm")(model.layer, name="weight_hh_l0")
     model.double()
 
     def steps(batch: int, seed: int) -> tuple[Tensor]:
@@ -543,7 +533,7 @@ def test_models_without_numbers_are_planned_as_those_with() -> None:
 
 def test_a_pruned_direction_under_weight_norm_is_exact() -> None:
     model = net()
-    model.second = _hooked_norm("weight_norm")(model.second)
+    model.second = hooked("weight_norm")(model.second)
     prune.l1_unstructured(model.second, "weight_v", 0.3)
     model.double()
     small: Any = materialize(plan_speedup(model, images(2, 0), first_rows(2)))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -14,6 +13,7 @@ from torch.nn.utils import parametrizations, parametrize, prune
 
 from speedup import Plan, apply_masks, materialize, plan_speedup
 from speedup.ir.edits import Slice
+from tests.support.hooked import hooked
 from tests.support.measure import check_exact
 from tests.support.reports import reasons
 from tests.support.soundness import (
@@ -63,21 +63,9 @@ def test_every_operand_may_change_alone_where_it_is_dead(name: str) -> None:
     assert dead_claims(built(name), together=False) > 0
 
 
-def _hooked(name: str) -> Callable[..., nn.Module]:
-    """The older way, by a hook, which warns that there is a newer one."""
-
-    def wrap(module: nn.Module, **options: Any) -> nn.Module:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            result: nn.Module = getattr(nn.utils, name)(module, **options)
-            return result
-
-    return wrap
-
-
 # How to norm a module's weight, and the names of its direction and length.
 WEIGHT_NORMS: dict[str, tuple[Callable[..., nn.Module], str, str]] = {
-    "hook": (_hooked("weight_norm"), "weight_v", "weight_g"),
+    "hook": (hooked("weight_norm"), "weight_v", "weight_g"),
     "parametrization": (
         parametrizations.weight_norm,
         "parametrizations.weight.original1",
@@ -85,7 +73,7 @@ WEIGHT_NORMS: dict[str, tuple[Callable[..., nn.Module], str, str]] = {
     ),
 }
 SPECTRAL_NORMS: dict[str, tuple[Wrap, str]] = {
-    "hook": (_hooked("spectral_norm"), "weight_orig"),
+    "hook": (hooked("spectral_norm"), "weight_orig"),
     "parametrization": (parametrizations.spectral_norm, "parametrizations.weight.original"),
 }
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import cache
 from types import MappingProxyType
 
+import pytest
 import torch
 from torch import Tensor, nn
 
@@ -137,3 +139,9 @@ def planned(case: str, dtype: torch.dtype = torch.float32) -> tuple[nn.Module, P
     model, x, masks = CASES[case]()
     model.to(dtype).eval()
     return model, plan_speedup(model, x.to(dtype) if x.is_floating_point() else x, masks)
+
+
+planned_once = cache(planned)
+"""The same, made once for all tests that leave the model as it is."""
+
+each_case = pytest.mark.parametrize("case", CASES)

@@ -114,7 +114,7 @@ FAULTS = (
     Fault(
         "checkpoints: a failure leaves what was written",
         "writing",
-        "                shutil.rmtree(unfinished, ignore_errors=True)\n",
+        "            shutil.rmtree(unfinished, ignore_errors=True)\n",
         "",
         (f"{CHECKPOINTS}::test_a_failure_leaves_nothing",),
     ),
