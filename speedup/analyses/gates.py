@@ -188,11 +188,12 @@ def _is_gate(factors: Value, rows: Value, dim: int, extents: Extents) -> bool:
 def _sums(reader: Op, value: Value, dim: int, analysis: Analysis) -> bool:
     """Whether `reader` multiplies `value` with a weight that is known, and sums over `dim`."""
     product = _product_of(reader, analysis)
-    if product is None or product.data is not value or product.groups != 1 or product.is_depthwise:
+    if product is None or product.data is not value:
         return False
     if [d for d, _ in product.reads] != [dim] or len(product.makes) != 1:
         return False
     (_, column), (_, row) = product.reads[0], product.makes[0]
+    # A weight in groups does not list the channels that it reads.
     return column is not None and row is not None and analysis.facts[product.weight.index].is_all_known()
 
 

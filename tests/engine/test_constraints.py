@@ -260,6 +260,13 @@ def test_groups_span_their_own_and_only_if_they_have_results() -> None:
     assert demanded(closure, a="0000", b="10") == {"a": "1100"}
 
 
+def test_channels_that_help_serve_where_they_are_kept_and_need_none_themselves() -> None:
+    profiles = torch.tensor(SPREAD)
+    closure = Spanned(A, bits("0010"), profiles, False, B, 1, CAUSE, helpers=bits("1101"))
+    assert demanded(closure, a="0000", b="1") == {"a": "0010"}
+    assert demanded(closure, a="1100", b="1") == {}
+
+
 @pytest.mark.parametrize("has_bias", [False, True])
 def test_factors_make_up_what_was_dropped(has_bias: bool) -> None:
     generator = torch.Generator().manual_seed(0)

@@ -84,6 +84,13 @@ class Expanded(Gate):
         return x * y.expand_as(x)
 
 
+class Spread(Gate):
+    """The channels tell how often the gate is repeated, and are not read for that."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * self.gate(x).expand_as(x)
+
+
 class InPlace(Gate):
     """Of what a layer of its own has made."""
 
@@ -148,7 +155,7 @@ def extent(small: nn.Module, name: str, dim: int = 0) -> int:
 
 
 @pytest.mark.parametrize(
-    "gate", [Gate, RowsFirst, ByFunction, ByMethod, InPlace, OneForAll], ids=lambda c: c.__name__
+    "gate", [Gate, RowsFirst, ByFunction, ByMethod, Spread, InPlace, OneForAll], ids=lambda c: c.__name__
 )
 def test_channels_behind_a_gate_go_however_it_is_written(gate: Callable[[], nn.Module]) -> None:
     model, masks = masked(Network(gate()))
@@ -248,7 +255,7 @@ class Both(nn.Module):
         super().__init__()
         self.network = Network(Gate(), BesideAFill())
         self.before = nn.Sequential(
-            nn.Conv2d(3, WIDE, 3, padding=1), nn.GroupNorm(4, WIDE), nn.Conv2d(WIDE, 3, 1)
+            nn.Conv2d(3, WIDE, 7, padding=3), nn.GroupNorm(4, WIDE), nn.Conv2d(WIDE, 3, 1)
         )
 
     def forward(self, x: Tensor) -> Tensor:
@@ -261,7 +268,8 @@ def test_constants_are_put_in_elsewhere_in_the_same_network() -> None:
 
     model, masks = masked(Both(), "network.first", "network.last.second", "before.0")
     plan = plan_speedup(model, images(64, 2, 0), masks)
-    assert {c.lowering for c in plan.report.choices if not c.why_not} >= {"gates", "fills"}
+    taken = {(c.lowering, c.path) for c in plan.report.choices if not c.why_not}
+    assert taken >= {("gates", "network.gate"), ("fills", "network.last.norm"), ("fills", "before.1")}
     require_exact(plan, model, masks, (64, 33, 5))
 
 
@@ -294,6 +302,14 @@ class Normed(nn.Module):
         return result
 
 
+class AlsoNormed(Normed):
+    """A norm and a layer read the channels."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        result: Tensor = self.last(x) + self.norm(x)[:, :NARROW]
+        return result
+
+
 class Called(nn.Module):
     """One gate for two sets of channels, in one of which other ones are constant."""
 
@@ -311,10 +327,18 @@ class Called(nn.Module):
         lambda: Network(OfPositions()),
         Returned,
         lambda: Network(Gate(), Normed()),
+        lambda: Network(Gate(), AlsoNormed()),
         lambda: Network(Gate(), nn.Conv2d(WIDE, WIDE, 3, padding=1, groups=WIDE)),
         lambda: Network(Called()),
     ],
-    ids=["a factor for each position", "the model returns them", "a norm", "a depthwise layer", "two calls"],
+    ids=[
+        "a factor for each position",
+        "the model returns them",
+        "a norm",
+        "a norm too",
+        "a depthwise layer",
+        "two calls",
+    ],
 )
 def test_what_has_to_stay(model: Callable[[], nn.Module]) -> None:
     network, masks = masked(model())

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from property_tests.faults.fault import Fault
-from property_tests.faults.killers import GATES
+from property_tests.faults.killers import CONSTRAINTS, GATES
 
 FAULTS = (
     Fault(
@@ -63,13 +63,6 @@ FAULTS = (
         (GATES,),
     ),
     Fault(
-        "gates: a layer in groups sums over all channels",
-        "analyses.gates",
-        "product.groups != 1 or product.is_depthwise",
-        "False",
-        (GATES,),
-    ),
-    Fault(
         "gates: channels are needed that may go",
         "planning.problem",
         "found[gate.part] = ~gate.spare if needed is None else needed & ~gate.spare",
@@ -81,7 +74,7 @@ FAULTS = (
         "engine.constraints",
         "(self.members & ~kept)[own].double()",
         "(~kept)[own].double()",
-        (GATES,),
+        (CONSTRAINTS,),
     ),
     Fault(
         "gates: channels that need none do not help",
@@ -109,13 +102,6 @@ FAULTS = (
         "analyses.gates",
         "for column in _changed_columns(reader, analysis)]] = False",
         "for column in _changed_columns(reader, analysis)][:0]] = False",
-        (GATES,),
-    ),
-    Fault(
-        "gates: columns that cannot express those that go do so",
-        "analyses.gates",
-        "if len(chosen) == min(own.shape) or",
-        "if False and",
         (GATES,),
     ),
 )
