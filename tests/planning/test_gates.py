@@ -270,6 +270,7 @@ def test_constants_are_put_in_elsewhere_in_the_same_network() -> None:
     plan = plan_speedup(model, images(64, 2, 0), masks)
     taken = {(c.lowering, c.path) for c in plan.report.choices if not c.why_not}
     assert taken >= {("gates", "network.gate"), ("fills", "network.last.norm"), ("fills", "before.1")}
+    assert "network.gate" in rewritten(plan)
     require_exact(plan, model, masks, (64, 33, 5))
 
 
@@ -310,6 +311,14 @@ class AlsoNormed(Normed):
         return result
 
 
+class AlsoSummed(AlsoNormed):
+    """A sum without weights and a layer read them."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        result: Tensor = self.last(x) + x.sum(1, keepdim=True)
+        return result
+
+
 class Called(nn.Module):
     """One gate for two sets of channels, in one of which other ones are constant."""
 
@@ -328,6 +337,7 @@ class Called(nn.Module):
         Returned,
         lambda: Network(Gate(), Normed()),
         lambda: Network(Gate(), AlsoNormed()),
+        lambda: Network(Gate(), AlsoSummed()),
         lambda: Network(Gate(), nn.Conv2d(WIDE, WIDE, 3, padding=1, groups=WIDE)),
         lambda: Network(Called()),
     ],
@@ -336,6 +346,7 @@ class Called(nn.Module):
         "the model returns them",
         "a norm",
         "a norm too",
+        "a sum too",
         "a depthwise layer",
         "two calls",
     ],
