@@ -14,6 +14,7 @@ from speedup.engine.keepsets import KeepSets
 from speedup.engine.lattice import Fact
 from speedup.ir.expressions import AttributeOf, Root, recompute
 from speedup.ir.graph import Graph, Op, Shape, Value
+from speedup.ir.memo import Remembering
 from speedup.ir.report import Choice
 from speedup.lowerings import Lowering
 from speedup.rules import Rules, rule_of
@@ -23,7 +24,7 @@ Number = int | float
 
 
 @frozen(eq=False)
-class Analysis:
+class Analysis(Remembering):
     """Facts per value, sites per op, the keep-sets, and what the forward needs to carry them.
 
     `kept` is the least fixpoint of `constraints` above `seeds`; `resized` overrides shapes that
@@ -44,6 +45,7 @@ class Analysis:
     restated: Mapping[int, Lowering] = field(factory=lambda: MappingProxyType({}))
     unaligned: Analysis | None = None
     choices: tuple[Choice, ...] = ()
+    _memo: dict[str, Any] = field(init=False, repr=False, factory=dict)
 
     def sizes(self, value: Value) -> Shape:
         """The shape of `value` in the small model."""

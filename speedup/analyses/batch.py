@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from speedup.analyses.analysis import Analysis
-from speedup.engine.constraints import Carrier, Dim, Spanned
+from speedup.engine.constraints import Carrier, Constraint, Dim, Spanned
 from speedup.ir.expressions import Derived, sizes_in
 from speedup.ir.graph import Op, Value
 
@@ -17,7 +17,7 @@ def may_count_batch(op: Op, argument: str, place: int, analysis: Analysis) -> bo
     It may where that dimension of the result holds the batch, unless another of the stated sizes follows
     the batch for it: a -1, or a number derived from a size that grows with the batch.
     """
-    growing = analysis.sites[op.index].once("growing", lambda: growing_dims(analysis))
+    growing = analysis.once("growing", lambda: growing_dims(analysis))
     own = [dim for dim in _dims(op.result) if dim in growing]
     if not own:
         # A batch of one has vanished from the shapes.
@@ -40,29 +40,36 @@ def growing_dims(analysis: Analysis) -> frozenset[Dim]:
     operator that couples none of its dimensions may put it anywhere.
     """
     graph = analysis.graph
-    neighbours: dict[Dim, list[tuple[Dim, ...]]] = {}
-    coupling: set[int] = set()
-    for constraint in analysis.constraints:
-        if len(constraint.dims) > 1 and not isinstance(constraint, Carrier | Spanned):
-            for dim in constraint.dims:
-                neighbours.setdefault(dim, []).append(constraint.dims)
-            if constraint.reason.op is not None:
-                coupling.add(constraint.reason.op)
-    for op in graph.ops:
-        if op.index not in coupling:
-            results = tuple(dim for result in op.results for dim in _dims(result))
-            for dim in (d for value in op.operands for d in _dims(value)):
-                neighbours.setdefault(dim, []).append(results)
+    groups = [c.dims for c in analysis.constraints if _couples(c)]
+    coupling = {c.reason.op for c in analysis.constraints if _couples(c)}
+    spread = [(_dims_of(op.operands), _dims_of(op.results)) for op in graph.ops if op.index not in coupling]
+    # Which sets of dimensions grow together, and which grow as soon as one of others does.
+    reached_from: dict[Dim, list[tuple[Dim, ...]]] = {}
+    for sources, targets in (*((dims, dims) for dims in groups), *spread):
+        for dim in sources:
+            reached_from.setdefault(dim, []).append(targets)
     # Extents of one are coupled with nothing.
     alone = any(v.ndim and v.shape[0] == 1 for v in graph.inputs)
     found = {(v.index, 0) for v in graph.inputs if v.ndim}
     found |= {(v.index, 0) for v in graph.values if alone and v.ndim and v.shape[0] == 1 and not v.is_state}
-    frontier = list(found)
+    frontier, seen = list(found), set[int]()
     while frontier:
-        reached = {dim for dims in neighbours.get(frontier.pop(), ()) for dim in dims} - found
-        found |= reached
-        frontier += reached
+        for dims in reached_from.get(frontier.pop(), ()):
+            # Those of one constraint are reached all at once.
+            if id(dims) not in seen:
+                seen.add(id(dims))
+                reached = set(dims) - found
+                found |= reached
+                frontier += reached
     return frozenset(found)
+
+
+def _couples(constraint: Constraint) -> bool:
+    return len(constraint.dims) > 1 and not isinstance(constraint, Carrier | Spanned)
+
+
+def _dims_of(values: Sequence[Value]) -> tuple[Dim, ...]:
+    return tuple(dim for value in values for dim in _dims(value))
 
 
 def _dims(value: Value) -> Iterator[Dim]:
