@@ -25,7 +25,16 @@ from speedup.forwards.attributes import reads, solve_numbers
 from speedup.forwards.native import fits, has_values, misplaced_blocks, wanted_arguments
 from speedup.forwards.rewriting import SourceRewriter
 from speedup.ir.edits import ConstantTensor
-from speedup.ir.expressions import Guard, Root, SizeOf, derived_in, evaluate_expression, roots_in, sizes_in
+from speedup.ir.expressions import (
+    Attempt,
+    Guard,
+    Root,
+    SizeOf,
+    derived_in,
+    evaluate_expression,
+    roots_in,
+    sizes_in,
+)
 from speedup.ir.graph import Frame, Op
 from speedup.lowerings import (
     AddRows,
@@ -246,7 +255,7 @@ def _flipped_guards(analysis: Analysis) -> Iterator[Pinned]:
     graph, extents = analysis.graph, Extents(analysis.graph, analysis.rules)
     for question in graph.questions:
         cut = [r for r in roots_in(question.expression) if _is_cut(r, analysis)]
-        if not cut:
+        if not cut or isinstance(question, Attempt):
             continue
         is_guard = isinstance(question, Guard)
         flips = is_guard and evaluate_expression(question.expression, analysis.lookup) != question.number

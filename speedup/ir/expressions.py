@@ -145,6 +145,14 @@ class Guard:
 
 
 @frozen
+class Attempt(Guard):
+    """A call that may raise, where the forward catches that and goes on; `outcome` says whether it succeeded.
+
+    `expression` holds for as long as there are the sizes that the call makes, or of a failure, was given.
+    """
+
+
+@frozen
 class Use:
     """A use that the forward made of a number out of the trace's sight: `how` it did, as `range()`.
 

@@ -17,7 +17,7 @@ import torch
 from attrs import define, field, frozen
 
 from speedup.errors import ExportError
-from speedup.ir.expressions import Use, sizes_in
+from speedup.ir.expressions import Attempt, Use, sizes_in
 from speedup.ir.graph import Graph, Origin, Shape
 from speedup.ir.inputs import Example
 from speedup.ir.resizing import resized_shapes
@@ -47,6 +47,8 @@ _MOST_TRACES, _MOST_REFUSALS, _MOST_TRIALS, _FEW_TRIALS, _MOST_IN_ALL = 14, 3, 3
 _MOST_RUNS, _RUNS_IN_ALL = 12, 36
 # Sizes that are traced for a question though it is not known what it would be there.
 _MOST_DOUBTFUL = 4
+# Traces in which a call failed again that the forward catches, or succeeded again.
+_MOST_ATTEMPTS = 5
 # Traces that are made to see questions come out otherwise together, and how many ops these may have in all;
 # sizes put together of those of two calls.
 _MOST_COMBINED, _OPS_COMBINED, _MOST_CROSSED = 6, 2000, 8
@@ -242,6 +244,9 @@ class _Explorer:
     def _answer(self, key: Key) -> bool:
         """Trace a size at which the question has an answer not seen so far; False where none is found."""
         asked = self.questions[key]
+        if isinstance(asked.question, Attempt) and self._times_seen(key) > _MOST_ATTEMPTS:
+            self.untraced.setdefault(key, "may change that")
+            return False
         for wish in list(self._wishes(key)):
             refused = runs = 0
             for example in self._candidates(asked, wish):
@@ -282,6 +287,9 @@ class _Explorer:
                 return True
         return False
 
+    def _times_seen(self, key: Key) -> int:
+        return sum(key in view.questions for view in self.views)
+
     def _candidates(self, asked: _Asked, wish: Callable[[Any], bool]) -> Iterator[Example]:
         """Calls near the traced one at which the number would be as wished, the nearest first."""
         question, paper, tries = asked.question, asked.paper, 0
@@ -319,7 +327,7 @@ class _Explorer:
         most = len(self.traced) + min(_MOST_COMBINED, max(1, _OPS_COMBINED // max(ops, 1)))
         while open_ and refused < _MOST_REFUSALS and len(self.traced) < most:
             shapes = max(open_, key=lambda s: len(open_[s]))
-            pairs = open_.pop(shapes)
+            pairs = frozenset(open_.pop(shapes))
             if (call, shapes) in self.tried:
                 continue
             self.tried[call, shapes] = ""
@@ -331,19 +339,19 @@ class _Explorer:
                 continue
             self.traced.append((example, trace))
             self._note(example, trace.graph, call)
-            left = {s: found - pairs for s, found in open_.items()}
+            left = {s: [pair for pair in found if pair not in pairs] for s, found in open_.items()}
             open_ = {s: found for s, found in left.items() if found}
         return () if refused else tuple(dict.fromkeys(p for found in open_.values() for p in found))
 
-    def _reachable_pairs(self, call: int) -> dict[tuple[Shape, ...], frozenset[Pair]]:
-        """By sizes of the example's inputs, the pairs of outcomes that would first be seen there."""
+    def _reachable_pairs(self, call: int) -> dict[tuple[Shape, ...], Sequence[Pair]]:
+        """By sizes of the example's inputs, in order the pairs of outcomes that would first be seen there."""
         ways: dict[Key, set[bool]] = {}
         for outcomes in self.outcomes:
             for key, outcome in outcomes.items():
                 if key[0] == call:
                     ways.setdefault(key, set()).add(outcome)
         both = [key for key, seen in ways.items() if len(seen) > 1]
-        found: dict[tuple[Shape, ...], frozenset[Pair]] = {}
+        found: dict[tuple[Shape, ...], Sequence[Pair]] = {}
         if len(both) < 2:
             return found
         known = {pair for outcomes in self.outcomes for pair in _pairs(outcomes, both)}
@@ -351,9 +359,9 @@ class _Explorer:
             for shapes in self._places(view, both):
                 sizes = view.paper.sizes(shapes)
                 there = {key: _outcome_at(q, sizes) for key, q in view.questions.items() if key in ways}
-                new = frozenset(_pairs(there, both)) - known
+                new = [pair for pair in _pairs(there, both) if pair not in known]
                 if new:
-                    found[shapes] = found.get(shapes, frozenset()) | new
+                    found[shapes] = tuple(dict.fromkeys((*found.get(shapes, ()), *new)))
         return found
 
     def _places(self, view: _View, keys: Collection[Key]) -> Sequence[tuple[Shape, ...]]:

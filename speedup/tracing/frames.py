@@ -47,6 +47,11 @@ def is_library(code: CodeType) -> bool:
     return code.co_filename.startswith((_LIBRARY, _OWN))
 
 
+def is_outside(frame: FrameType) -> bool:
+    """Whether it is the frame that calls the forward which is traced."""
+    return frame.f_code.co_filename == _TRACER
+
+
 def caller(depth: int) -> FrameType | None:
     """The user's frame that led to the caller's caller number `depth`."""
     return users_frame(sys._getframe(depth + 1))

@@ -8,7 +8,7 @@ from itertools import chain, combinations
 import torch
 from torch import Tensor
 
-from speedup.ir.expressions import Guard, Use, sizes_in
+from speedup.ir.expressions import Attempt, Guard, Use, sizes_in
 from speedup.ir.graph import Graph, Shape
 from speedup.ir.inputs import Example, batch_size
 from speedup.ir.resizing import Unit, changing_together, resized_shapes
@@ -93,6 +93,9 @@ def _steps(extent: int, question: Question, graph: Graph) -> Iterator[int]:
     ratios = {max(1, round(extent / size)) for size in _numbers(question, graph) if 0 < size <= extent}
     constants = sorted({int(c) for c in constants_in(question.expression) if 0 < c < LARGEST})
     few = FEW_ROUNDS if isinstance(question, Use) and is_count(question) else ()
+    if isinstance(question, Attempt) and not question.outcome:
+        # What fails at small extents may not at larger ones, or beyond a number that is stated.
+        found.update(dict.fromkeys((*(constant + 1 for constant in constants), 2 * extent)))
     for target in (*targets_of(question), *few):
         found.update(dict.fromkeys(target * ratio for ratio in sorted(ratios or {1})))
     if others_of(question) > 1:

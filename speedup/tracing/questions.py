@@ -1,6 +1,7 @@
 """What a trace leaves open about sizes: which other numbers would tell, and how to say it in words.
 
-A question is a comparison that the forward branched on, or a use of a number out of the trace's sight.
+A question is a comparison that the forward branched on, a call whose errors it catches, or a use of a number
+out of the trace's sight.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from typing import Any
 
 from speedup.ir.expressions import (
     Arithmetic,
+    Attempt,
     AttributeOf,
     Expression,
     Guard,
@@ -90,6 +92,8 @@ def number_of(expression: Expression, size: Callable[[SizeOf], int]) -> Any:
 
 def may_differ(question: Question) -> bool:
     """Whether any sizes at all would give another number, as none would for `x.shape[0] > 0`."""
+    if isinstance(question, Attempt):
+        return True
     sizes = dict.fromkeys(sizes_in(question.expression))
     constants = {int(c) for c in constants_in(question.expression) if abs(c) < 1 << 30}
     probes = {*range(1, 9), 1000003, 1 << 20, *(c + d for c in constants for d in (-1, 0, 1))}
@@ -146,6 +150,8 @@ def assumption(question: Question, graph: Graph, why: str | None) -> str:
         else ""
     )
     reason = f"; other sizes {why}" if why else "; no more sizes were tried"
+    if isinstance(question, Attempt):
+        return f"what is tried {'does not fail' if question.outcome else 'fails'}{place}{reason}"
     if isinstance(question, Guard):
         expression = question.expression
         if not question.outcome:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from functools import reduce
 from types import CodeType, FrameType
 from typing import Any
 
 from torch import nn
 
 from speedup.ir.callsites import Running
-from speedup.ir.expressions import Arithmetic, Expression, Guard, Root, SizeOf, Use, sizes_in
+from speedup.ir.expressions import Arithmetic, Attempt, Expression, Guard, Root, SizeOf, Use, sizes_in
 from speedup.tracing.frames import place
 from speedup.tracing.hidden import Hidden, hidden_use, hints_of
 
@@ -44,6 +45,15 @@ class Record:
         """Note a comparison that the user's code in `frame` made."""
         where, key = self._place(frame)
         self.guards.append(Guard(expression, outcome, where, key))
+
+    def attempt(self, sizes: Sequence[Expression], succeeded: bool, frame: FrameType | None) -> None:
+        """Note a call of which the forward catches what it may raise: it made something of these sizes.
+
+        Of one that failed they are sizes and numbers that it was given.
+        """
+        where, key = self._place(frame)
+        total = reduce(lambda one, other: Arithmetic("add", (one, other)), sizes)
+        self.guards.append(Attempt(Arithmetic("eq", (total, total)), succeeded, where, key))
 
     def use(
         self,

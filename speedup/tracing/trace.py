@@ -25,6 +25,7 @@ from speedup.modules.copying import copy_module, share_module
 from speedup.modules.isolation import isolated, lean, quiet, unfused
 from speedup.tracing.aliasing import written_back
 from speedup.tracing.freeze import freeze, has_calls_to_lower
+from speedup.tracing.module_stack import follow_modules, is_confused
 from speedup.tracing.numbers import number_type
 from speedup.tracing.provenance import follow_numbers, mark_opaque
 from speedup.tracing.record import Record
@@ -44,13 +45,16 @@ class Trace:
 class _Flat(nn.Module):
     """Takes and returns flat tensors, so that any structure of inputs and outputs can be exported."""
 
-    def __init__(self, model: nn.Module, example: Example, tracking: Tracking) -> None:
+    def __init__(self, model: nn.Module, example: Example, tracking: Tracking, catches: bool) -> None:
         super().__init__()
         self.model = model
         self._example = example
         self._tracking = tracking
+        self._catches = catches
 
     def forward(self, *tensors: Tensor) -> tuple[Tensor, ...]:
+        if self._catches:
+            follow_modules()
         args, kwargs = self._example.call(tensors)
         before = _buffers(self.model)
         with self._tracking, follow_numbers(self._tracking.record):
@@ -75,12 +79,22 @@ def trace(model: nn.Module, example: Example) -> Trace:
     Raises:
         ExportError: `torch.export` cannot trace the model as a whole.
     """
+    try:
+        return _trace(model, example)
+    except ExportError as error:
+        if not is_confused(error.__cause__):
+            raise
+    return _trace(model, example, catches=True)
+
+
+def _trace(model: nn.Module, example: Example, catches: bool = False) -> Trace:
+    """The same; `catches` says that the forward goes on after that of a module has raised."""
     example = example.with_fresh_objects()
     clone = _clone(model).eval()
     _adopt_attention(clone)
     record = Record(clone)
     track_attributes(clone, record)
-    program = _export(_Flat(clone, example, Tracking(record)), example, clone)
+    program = _export(_Flat(clone, example, Tracking(record), catches), example, clone)
     writes = None if has_calls_to_lower(program.graph) else written_back(program.graph)
     if writes is None:
         with _exporting(clone):

@@ -16,6 +16,7 @@ from speedup.ir.expressions import Arithmetic, Expression, SizeOf, evaluate_expr
 from speedup.modules.attributes import replace_integers
 from speedup.torch_api import CUSTOM, get_proxy_mode, get_proxy_slot, tree_leaves
 from speedup.tracing.adapting import ADAPTING
+from speedup.tracing.attempts import is_tried
 from speedup.tracing.frames import users_frame
 from speedup.tracing.provenance import META_KEY, Tracked, plain_number, track
 from speedup.tracing.record import Record
@@ -103,12 +104,32 @@ class Tracking(TorchFunctionMode):
         nodes = mode.tracer.graph.nodes
         last = next(iter(reversed(nodes)), None)
         notes = self._notes(func, args, kwargs)
-        result = func(*args, **kwargs)
+        try:
+            result = func(*args, **kwargs)
+        except Exception:
+            self._note_attempt((args, kwargs), None)
+            raise
         for node in reversed(nodes):
             if node is last:
                 break
             node.meta.setdefault(CUSTOM, {}).setdefault(META_KEY, {}).update(notes)
+        self._note_attempt((args, kwargs), result)
         return result
+
+    def _note_attempt(self, arguments: Any, result: Any) -> None:
+        """Note a call that fails at some sizes only, maybe, where the forward goes on if it does."""
+        outer = sys._getframe(2)
+        given = [leaf for leaf in tree_leaves(arguments) if isinstance(leaf, torch.Tensor)]
+        numbers = [n for n in map(plain_number, _flat_numbers(arguments)) if isinstance(n, int)]
+        # What takes one tensor and no number takes any sizes.
+        if not is_tried(outer) or (len(given) < 2 and not numbers):
+            return
+        made = [leaf for leaf in tree_leaves(result) if isinstance(leaf, torch.Tensor)][:1]
+        rooted = [(t, self._root(t)) for t in (given if result is None else made)]
+        sizes = [SizeOf(root, dim) for t, root in rooted if root is not None for dim in range(t.ndim)]
+        if sizes:
+            stated = [abs(n) for n in numbers] if result is None else []
+            self.record.attempt([*sizes, *stated], result is not None, users_frame(outer))
 
     def _notes(
         self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]

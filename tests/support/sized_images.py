@@ -7,6 +7,7 @@ something is padded, and at other sizes.
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections.abc import Callable, Mapping
 from functools import partial
@@ -79,7 +80,67 @@ def _with_coordinates(y: Tensor, x: Tensor) -> Tensor:
     return y + rows[:, None] + columns
 
 
+def _added_if_it_fits(y: Tensor, x: Tensor) -> Tensor:
+    try:
+        return y + F.interpolate(F.max_pool2d(y, 2), scale_factor=2)
+    except RuntimeError:
+        return y - 1
+
+
+def _added_in_steps(y: Tensor, x: Tensor) -> Tensor:
+    try:
+        pooled = F.avg_pool2d(y, 2) * 2
+        y = _added_twice(y, pooled)
+    except RuntimeError:
+        y = y - 1
+    finally:
+        y = y * 3
+    return y
+
+
+def _added_twice(y: Tensor, pooled: Tensor) -> Tensor:
+    return y + pooled.repeat_interleave(2, 2).repeat_interleave(2, 3)
+
+
+def _suppressed(y: Tensor, x: Tensor) -> Tensor:
+    with contextlib.suppress(RuntimeError):
+        y = torch.cat([y, y.repeat_interleave(2, 2)[:, :, ::4].repeat_interleave(2, 2)], 3)[..., 1:]
+    return y
+
+
+def _seen_in_pairs(y: Tensor, x: Tensor) -> Tensor:
+    batch, channels, height, width = y.shape
+    try:
+        return y.view(batch, channels, height // 2, 2, width // 2, 2).amax((3, 5))
+    except (RuntimeError, ValueError):
+        return y * 2 - 1
+
+
+def _reflected_if_large(y: Tensor, x: Tensor) -> Tensor:
+    """Fails at the example's size."""
+    try:
+        return F.pad(y, (9, 9, 9, 9), mode="reflect")[:, :, 3:-3, 3:-3] * 3 + 1
+    except RuntimeError:
+        return y - 1
+
+
+def _with_row_if_there(y: Tensor, x: Tensor) -> Tensor:
+    try:
+        y = y + y[:, :, 8][:, :, None]
+    except IndexError as error:
+        y = y - len(error.args)
+    else:
+        y = y + 2
+    return y
+
+
 FUNCTIONS: Mapping[str, Callable[[Tensor, Tensor], Tensor]] = {
+    "added if it fits": _added_if_it_fits,
+    "added in steps": _added_in_steps,
+    "suppressed": _suppressed,
+    "seen in pairs": _seen_in_pairs,
+    "reflected if large": _reflected_if_large,
+    "with a row if there": _with_row_if_there,
     "padded to even": lambda y, x: F.avg_pool2d(F.pad(y, (0, x.shape[3] % 2, 0, x.shape[2] % 2)), 2),
     "padded to even if odd": lambda y, x: F.avg_pool2d(F.pad(y, (0, 1)) if x.shape[3] % 2 else y, 2),
     "reflected unless small": lambda y, x: F.avg_pool2d(
@@ -422,7 +483,32 @@ def _third_of_rows(model: nn.Module) -> dict[str, dict[str, Tensor]]:
     return random_row_masks(model, 0.34, seed=11)
 
 
+class _Doubled(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner = nn.Conv2d(WIDTH, WIDTH, 1, groups=WIDTH)
+
+    def forward(self, y: Tensor) -> Tensor:
+        return self.inner(y) + F.interpolate(F.max_pool2d(y, 2), scale_factor=2)
+
+
+class Failing(Images):
+    """Goes on without a module whose forward raises, and which another follows."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.doubled, self.after = _Doubled(), nn.Conv2d(WIDTH, WIDTH, 1)
+
+    def middle(self, y: Tensor, x: Tensor) -> Tensor:
+        try:
+            y = self.doubled(y)
+        except RuntimeError:
+            y = y - 1
+        return self.after(torch.relu(y))
+
+
 _CLASSES: Mapping[str, tuple[Callable[[], nn.Module], Mapping[str, Any]]] = {
+    "a module that fails": (Failing, {}),
     "patch merging": (Merge, {}),
     "patch merging with a norm": (MergeWithNorm, {}),
     "windows": (Windows, {}),

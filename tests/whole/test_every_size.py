@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import functools
+import os
+import subprocess
+import sys
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -14,6 +17,7 @@ from torch import Tensor, nn
 
 from speedup import SpeedupError, apply_masks, materialize, plan_speedup
 from tests.support import sized_tokens, vision
+from tests.support.repository import ROOT
 from tests.support.sized import MaskedRows, Sized, check_every_size, errors_by_size
 from tests.support.sized_images import IMAGE_CASES, TORCHVISION_CASES
 from tests.support.sized_tokens import TOKEN_CASES
@@ -192,6 +196,45 @@ def test_planning_twice_gives_equal_plans(name: str) -> None:
     masked = case.masked()
     plans = [plan_speedup(masked.model, case.example(), masked.masks) for _ in range(2)]
     assert plans[0] == plans[1]
+
+
+class Asked(nn.Module):
+    """Asks more about sizes than can be tried together."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.last = nn.Conv2d(1, 4, 1), nn.Conv2d(4, 2, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.first(x)
+        for number in (2, 3, 4, 5, 7, 9):
+            if x.shape[2] % number == 0:
+                y = y + number
+            if x.shape[3] % number == 0:
+                y = y * number
+        return self.last(y)
+
+
+_PLANNED_ANEW = """
+import torch
+from speedup import plan_speedup
+from tests.whole.test_every_size import Asked
+
+torch.manual_seed(0)
+masks = {"first.weight": torch.tensor([1, 0, 1, 1.0]).view(4, 1, 1, 1)}
+print(plan_speedup(Asked().eval(), torch.zeros(1, 1, 8, 8), masks).to_json())
+"""
+
+
+def test_plans_are_equal_whatever_order_sets_have_in_a_process() -> None:
+    texts = []
+    for seed in ("0", "2"):
+        environment = os.environ | {"PYTHONHASHSEED": seed, "PYTHONPATH": str(ROOT)}
+        command = [sys.executable, "-c", _PLANNED_ANEW]
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+        texts.append(done.stdout)
+    assert "combinations of what is asked about sizes" in texts[0]
+    assert texts[0] == texts[1]
 
 
 @pytest.mark.parametrize("name", ["odd and even", "reduction tree", "try"])
