@@ -13,6 +13,7 @@ from typing import Any, Final
 
 import torch
 from torch import nn
+from torch._subclasses.fake_tensor import is_fake
 from torch.fx import config as fx_config
 from torch.fx._lazy_graph_module import _use_lazy_graph_module as use_lazy_graph_module
 from torch.fx.experimental.proxy_tensor import get_proxy_mode, get_proxy_slot
@@ -42,6 +43,7 @@ __all__ = [  # noqa: RUF022  by what they are for
     "get_proxy_mode",  # the trace under way, whose last nodes are those that a call created
     "get_proxy_slot",  # the node that made a tensor
     "CUSTOM",  # key of `Node.meta` for what others note, which torch.export keeps through its passes
+    "is_fake",  # whether a tensor is one of a trace, without data
     "DisableTorchFunction",  # to look at a call's arguments without that being taken for a call
     "use_lazy_graph_module",  # makes no source of graph modules, which nobody here reads
     "fx_config",  # `do_not_emit_stack_traces` does the same for the stack traces of nodes

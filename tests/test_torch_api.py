@@ -42,6 +42,7 @@ from speedup.torch_api import (
     fx_config,
     get_proxy_mode,
     get_proxy_slot,
+    is_fake,
     load_pre_hooks_of,
     make_subclass,
     modules_of,
@@ -91,6 +92,7 @@ class Watching(nn.Module):
         y = x.relu()
         mode = get_proxy_mode()
         if mode is not None:
+            self.note(fake=is_fake(y))
             slot: Any = get_proxy_slot(y, mode.tracer, None)
             self.note(node=slot.proxy.node, last=next(iter(reversed(mode.tracer.graph.nodes))))
             self.note(stranger=get_proxy_slot(STRANGER, mode.tracer, None))
@@ -167,6 +169,10 @@ def trees() -> None:
     assert tree_unflatten(others, spec) == ((2, [others[1], "b"]), {"k": None, "b": {"c": 4.0}})
     assert str(tree_structure(tree_unflatten(others, spec))) == str(spec)
     assert tree_structure([1, (2,)]) != tree_structure((1, [2]))
+
+
+def fake() -> None:
+    assert watched()[0]["fake"] and not is_fake(torch.ones(2)) and not is_fake(torch.ones(2, device="meta"))
 
 
 def proxy_mode() -> None:
@@ -325,6 +331,7 @@ PROBES: Mapping[str, Callable[..., None]] = {
     **dict.fromkeys(("TreeSpec", "tree_flatten", "tree_unflatten", "tree_leaves", "tree_structure"), trees),
     "get_proxy_mode": proxy_mode,
     "get_proxy_slot": proxy_slot,
+    "is_fake": fake,
     "CUSTOM": custom,
     "DisableTorchFunction": disable_torch_function,
     "use_lazy_graph_module": lazy_graph_module,

@@ -109,6 +109,7 @@ ATTENTION = "tests/modules/test_attention.py"
 # Other sizes, other calls, numbers read from tensors.
 EVERY_SIZE = "tests/whole/test_every_size.py"
 CACHED = f"{EVERY_SIZE}::test_cached_arithmetic_on_sizes_holds_nothing_back"
+REMEMBERED = "tests/whole/test_remembered_tables.py"
 SEVERAL = "tests/whole/test_several_calls.py"
 NUMBERS = "tests/tracing/test_numbers_from_tensors.py"
 DRAWS = "tests/building/test_draws.py"

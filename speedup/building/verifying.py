@@ -18,6 +18,7 @@ from speedup.errors import ExportError, InputError, StructureError
 from speedup.ir.inputs import batch_size
 from speedup.masks import apply_masks
 from speedup.modules.isolation import isolated
+from speedup.modules.surroundings import is_tensor, surroundings_kept
 from speedup.plan import Plan
 from speedup.tracing.islands import retrace
 
@@ -112,7 +113,7 @@ def _compared(plan: Plan, small: nn.Module, limit: float) -> Verification:
     candidate = scratch_copy(small).eval()
     generator = torch.Generator().manual_seed(_SEED)
     worst = 0.0
-    with isolated():
+    with isolated(), surroundings_kept(masked, is_tensor):
         # Islands come first: what they return is not decided by thresholds, and they name the fault.
         for one in _islands(plan, masked, candidate, limit):
             worst = max(worst, _error_of_island(one, generator))

@@ -307,7 +307,9 @@ def is_calling_cached(frame: FrameType) -> bool:
     node = evaluated_at(frame.f_code, frame.f_lasti)
     if not isinstance(node, ast.Call):
         return False
-    return isinstance(_look_up(node.func, frame.f_locals, frame.f_globals), _lru_cache_wrapper)
+    called = _look_up(node.func, frame.f_locals, frame.f_globals)
+    inner = called.__func__ if isinstance(called, staticmethod | classmethod) else called
+    return isinstance(inner, _lru_cache_wrapper)
 
 
 def _look_up(node: ast.expr, local: Mapping[str, Any], outer: Mapping[str, Any]) -> Any:

@@ -58,6 +58,11 @@ def _is_number(operand: Any) -> bool:
     return type(plain_number(operand)) in (int, float, bool)
 
 
+def is_tracked(item: object) -> bool:
+    """Whether it is a number with its provenance."""
+    return isinstance(item, Tracked)
+
+
 def track(number: float, expression: Expression, record: Record) -> Any:
     """`number` with its provenance."""
     kind = TrackedInt if isinstance(number, int) else TrackedFloat

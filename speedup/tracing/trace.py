@@ -23,11 +23,13 @@ from speedup.ir.inputs import Example, leaves_of, tensors_of
 from speedup.modules.attention import MultiheadAttention
 from speedup.modules.copying import copy_module, share_module
 from speedup.modules.isolation import isolated, lean, quiet, unfused
+from speedup.modules.surroundings import surroundings_kept
+from speedup.torch_api import is_fake
 from speedup.tracing.aliasing import written_back
 from speedup.tracing.freeze import freeze, has_calls_to_lower
 from speedup.tracing.module_stack import follow_modules, is_confused
 from speedup.tracing.numbers import number_type
-from speedup.tracing.provenance import follow_numbers, mark_opaque
+from speedup.tracing.provenance import follow_numbers, is_tracked, mark_opaque
 from speedup.tracing.record import Record
 from speedup.tracing.tracking import Tracking, track_attributes
 
@@ -148,11 +150,17 @@ def _export(flat: _Flat, example: Example, clone: nn.Module) -> ExportedProgram:
         return torch.export.export(flat, inputs, strict=False)
 
 
+def _is_traced(value: object) -> bool:
+    """Whether it is of a trace: a tensor without data, or a number that is followed."""
+    return is_fake(value) if isinstance(value, Tensor) else is_tracked(value)
+
+
 @contextmanager
 def _exporting(clone: nn.Module) -> Iterator[None]:
     """Let torch.export work on `clone` without leaving traces; what it raises becomes an `ExportError`."""
     try:
-        with isolated(), quiet(), lean(), unfused(), torch.no_grad():
+        kept = surroundings_kept(clone, _is_traced)
+        with isolated(), quiet(), lean(), unfused(), kept, torch.no_grad():
             yield
     except Exception as error:
         raise export_error(error, clone, "torch.export cannot trace the model") from error

@@ -7,6 +7,7 @@ from property_tests.faults.killers import (
     CACHED,
     DRAWS,
     NUMBERS,
+    REMEMBERED,
     SEVERAL,
     SIZED_PAIRS,
     SIZED_SEQUENCES,
@@ -50,6 +51,20 @@ FAULTS = (
         "_MOST_ATTEMPTS = 5",
         "_MOST_ATTEMPTS = 0",
         images_of("reflected if large", "with a row if there"),
+    ),
+    Fault(
+        "sizes: what a trace leaves in a global stays there",
+        "modules.surroundings",
+        "            place.restore(content, lambda value: _holds(value, is_left, _DEPTH))\n",
+        "            pass\n",
+        (REMEMBERED,),
+    ),
+    Fault(
+        "sizes: what a trace leaves in the cache of a function stays there",
+        "modules.surroundings",
+        "            if cache.cache_info().misses != misses:",
+        "            if cache.cache_info().misses == misses:",
+        (REMEMBERED,),
     ),
     Fault(
         "sizes: a module that raised is not left",
