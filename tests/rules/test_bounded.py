@@ -83,6 +83,7 @@ PERHAPS_0: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "over a product of two": lambda y, z: y / (1 + z * z.roll(1, 2)),
     "over what overshoots": lambda y, z: y / (F.interpolate(z.abs(), scale_factor=1.0, mode="bicubic") + 1),
     "a gate of the largest of both signs": lambda y, z: y * torch.sigmoid((y - 1).amax(1, keepdim=True)),
+    "a gate of the largest of sines": lambda y, z: y * torch.sigmoid(y.sin().amax(1, keepdim=True)),
     "a gate of the place of the largest": lambda y, z: y * y.max(1, keepdim=True)[1],
 }
 

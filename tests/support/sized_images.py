@@ -146,6 +146,7 @@ FUNCTIONS: Mapping[str, Callable[[Tensor, Tensor], Tensor]] = {
     "reflected unless small": lambda y, x: F.avg_pool2d(
         F.pad(y, (3, 3, 3, 3), mode="reflect" if min(x.shape[2:]) > 6 else "constant"), 3
     ),
+    "padded average": lambda y, x: F.avg_pool2d(y, 3, 2, padding=x.shape[3] % 2),
     "pooled to half": lambda y, x: F.adaptive_avg_pool2d(y, (x.shape[2] // 2, x.shape[3] // 2)),
     "largest of quarters": lambda y, x: F.adaptive_max_pool2d(y, (max(1, x.shape[2] // 4), 1)),
     "summed, not averaged": lambda y, x: F.avg_pool2d(y, 2) * (x.shape[2] * x.shape[3]),

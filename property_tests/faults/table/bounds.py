@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from property_tests.faults.fault import Fault
-from property_tests.faults.killers import BOUNDED, EVERY_NUMBER, unchanging, unread
+from property_tests.faults.killers import BOUNDED, EVERY_NUMBER, images_of, unchanging, unread
 
 FAULTS = (
     Fault(
@@ -32,7 +32,7 @@ FAULTS = (
         "rules.reduction",
         'if op.follows_sizes("padding"):',
         "if not op.arguments:",
-        (EVERY_NUMBER,),
+        images_of("padded average"),
     ),
     Fault(
         "bounds: every product is a square",
