@@ -238,8 +238,6 @@ def _pool_known(op: Op, facts: Facts, rank: int, keeps_constants: Callable[[Op],
 
 
 def _padded(op: Op) -> bool:
-    if op.follows_sizes("padding"):
-        return True
     padding = op.get("padding") or (0,)
     return any(padding if isinstance(padding, tuple) else (padding,))
 

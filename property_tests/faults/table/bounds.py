@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from property_tests.faults.fault import Fault
-from property_tests.faults.killers import BOUNDED, EVERY_NUMBER, images_of, unchanging, unread
+from property_tests.faults.killers import BOUNDED, EVERY_NUMBER, unchanging, unread
 
 FAULTS = (
     Fault(
@@ -26,13 +26,6 @@ FAULTS = (
         "return not self.varies and self.raw.shape",
         "return self.raw.shape",
         (EVERY_NUMBER,),
-    ),
-    Fault(
-        "bounds: padding is what it is in the example",
-        "rules.reduction",
-        'if op.follows_sizes("padding"):',
-        "if not op.arguments:",
-        images_of("padded average"),
     ),
     Fault(
         "bounds: every product is a square",
