@@ -135,6 +135,18 @@ class SavedModelError(SpeedupError, ValueError):
     """A file of a small model is missing, damaged, or does not hold what its plan says."""
 
 
+class SparseTrainingError(SpeedupError, RuntimeError):
+    """A layer with a sparse weight was asked for gradients; its `dense()` has them."""
+
+
+class ChoicesFormatError(SpeedupError, ValueError):
+    """A text holds no choices, or none that this version can read."""
+
+
+class ForeignChoicesError(SpeedupError, ValueError):
+    """Choices were measured on another machine, or for another model; says in what it differs."""
+
+
 class EquivalenceError(SpeedupError):
     """The small model is not equivalent to the masked one; it was not handed out."""
 

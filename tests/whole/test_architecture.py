@@ -26,6 +26,7 @@ LAYERS = (
     ("parts",),
     ("cutting", "text"),
     ("plan",),
+    ("sparse",),
     ("building",),
     ("checkpoints", "files", "planning"),
     ("pruners",),

@@ -1,0 +1,95 @@
+"""The kernels that a sparse weight may be multiplied by, as data: what each takes, and its form of the matrix."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from types import MappingProxyType
+
+import torch
+from attrs import frozen
+from torch import Tensor
+
+from speedup.sparse.compressed import Compressed, decompress
+
+_WIDE = frozenset({torch.float32, torch.float64})
+_HALVES = frozenset({torch.float16, torch.bfloat16})
+_SEMI_STRUCTURED_ROWS, _SEMI_STRUCTURED_COLUMNS = 32, 64
+
+
+@frozen(eq=False)
+class Kernel:
+    """One way to multiply by a sparse matrix.
+
+    `sides` are the extents of its blocks; `types` the types that it takes, by device. `form` makes what torch
+    multiplies by from what is stored and the shape of the matrix; `fits` says whether it takes a matrix.
+    """
+
+    name: str
+    sides: tuple[int, ...]
+    types: Mapping[str, frozenset[torch.dtype]]
+    form: Callable[[Compressed, tuple[int, int]], Tensor]
+    fits: Callable[[Tensor], bool] = lambda matrix: True
+
+    def takes(self, device: str, dtype: torch.dtype) -> bool:
+        """Whether it runs on a kind of device in this type."""
+        return dtype in self.types.get(device, ())
+
+
+def _csr(stored: Compressed, shape: tuple[int, int]) -> Tensor:
+    with _quiet():
+        return torch.sparse_csr_tensor(
+            stored.pointers, stored.columns, stored.values.detach(), shape, check_invariants=True
+        )
+
+
+def _bsr(stored: Compressed, shape: tuple[int, int]) -> Tensor:
+    with _quiet():
+        return torch.sparse_bsr_tensor(
+            stored.pointers, stored.columns, stored.values.detach(), shape, check_invariants=True
+        )
+
+
+def _semi_structured(stored: Compressed, shape: tuple[int, int]) -> Tensor:
+    with _quiet():
+        return torch.sparse.to_sparse_semi_structured(decompress(stored, shape).detach().contiguous())
+
+
+def is_two_of_four(matrix: Tensor) -> bool:
+    """Whether of each four elements in a row two are zero at least, and the extents are of the kernel's."""
+    rows, columns = matrix.shape
+    if rows % _SEMI_STRUCTURED_ROWS or columns % _SEMI_STRUCTURED_COLUMNS:
+        return False
+    return bool(((matrix != 0).reshape(rows, columns // 4, 4).sum(2) <= 2).all())
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Sparse layouts say of themselves that they are in beta, or prototypes."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)
+        yield
+
+
+KERNELS: Mapping[str, Kernel] = MappingProxyType(
+    {
+        kernel.name: kernel
+        for kernel in (
+            Kernel("csr", (1,), MappingProxyType({"cpu": _WIDE, "cuda": _WIDE}), _csr),
+            Kernel(
+                "bsr",
+                (8, 16, 32),
+                MappingProxyType(
+                    {
+                        "cpu": _WIDE if torch.backends.mkl.is_available() else frozenset(),
+                        "cuda": _HALVES | {torch.float32},
+                    }
+                ),
+                _bsr,
+            ),
+            Kernel("2:4", (1,), MappingProxyType({"cuda": _HALVES}), _semi_structured, is_two_of_four),
+        )
+    }
+)
+"""By name: elements one by one, square blocks, and two of four for the tensor cores of GPUs."""

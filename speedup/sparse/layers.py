@@ -1,0 +1,140 @@
+"""The layers of torch with sparse weights: `SparseLinear`, `SparseConv2d`."""
+
+from __future__ import annotations
+
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from speedup._stable import stable
+from speedup.sparse.weight import SparseModule, Untrainable, plain_layer
+
+
+class SparseLinear(SparseModule, nn.Linear):
+    """`nn.Linear` with a sparse weight (out_features, in_features); see `SparseModule`. Made by `made_from`.
+
+    `weight` is the strided weight, put together anew each time.
+    """
+
+    @property
+    def weight(self) -> Tensor:  # type: ignore[override]
+        """(out_features, in_features), strided, without gradient."""
+        return self.matrix()
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        return self.out_features, self.in_features
+
+    def dense(self) -> nn.Linear:
+        return cast(nn.Linear, plain_layer(self, nn.Linear))
+
+    def forward(self, input: Tensor) -> Tensor:
+        """(..., in_features) -> (..., out_features).
+
+        Raises:
+            SparseTrainingError: the module is in training mode, and gradients are recorded.
+        """
+        self._refuse_training()
+        if not self._runs_kernel(input):
+            return F.linear(input, self.weight, self.bias)
+        if self._needs_gradient(input):
+            return cast(Tensor, Untrainable.apply(self, input, self.bias))
+        return self.multiplied(input)
+
+    def multiplied(self, x: Tensor) -> Tensor:
+        """The forward by the kernel."""
+        found = self._product(x.reshape(-1, self.in_features))
+        if self.bias is not None:
+            found += self.bias
+        return found.view(*x.shape[:-1], self.out_features)
+
+    def __reduce_ex__(self, protocol: Any) -> tuple[Any, ...]:
+        """By a function, whose address never changes."""
+        return restore_sparse_linear, (), self.__getstate__()
+
+
+class SparseConv2d(SparseModule, nn.Conv2d):
+    """A 1 x 1 `nn.Conv2d` without groups or padding, with a sparse weight; see `SparseModule`.
+
+    `weight` is the strided weight (out_channels, in_channels, 1, 1), put together anew each time.
+    """
+
+    @property
+    def weight(self) -> Tensor:  # type: ignore[override]
+        """(out_channels, in_channels, 1, 1), strided, without gradient."""
+        return self.matrix()[:, :, None, None]
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        return self.out_channels, self.in_channels
+
+    @staticmethod
+    def can_hold(layer: nn.Module) -> bool:
+        """Whether `layer` is of the kind that this class takes over."""
+        if type(layer) is not nn.Conv2d or layer.groups != 1 or layer.padding_mode != "zeros":
+            return False
+        return layer.kernel_size == (1, 1) and layer.padding in ((0, 0), "valid", "same")
+
+    def dense(self) -> nn.Conv2d:
+        return cast(nn.Conv2d, plain_layer(self, nn.Conv2d))
+
+    def forward(self, input: Tensor) -> Tensor:
+        """(..., in_channels, height, width) -> (..., out_channels, height, width).
+
+        Raises:
+            SparseTrainingError: the module is in training mode, and gradients are recorded.
+        """
+        self._refuse_training()
+        if input.ndim not in (3, 4) or not self._runs_kernel(input):
+            return F.conv2d(input, self.weight, self.bias, self.stride, self.padding, self.dilation)
+        if self._needs_gradient(input):
+            return cast(Tensor, Untrainable.apply(self, input, self.bias))
+        return self.multiplied(input)
+
+    def multiplied(self, x: Tensor) -> Tensor:
+        """The forward by the kernel."""
+        down, across = self.stride
+        images = x[..., ::down, ::across] if (down, across) != (1, 1) else x
+        if x.ndim == 3:
+            return self._of_images(images[None])[0]
+        return self._of_images(images)
+
+    def _of_images(self, images: Tensor) -> Tensor:
+        count, channels, height, width = images.shape
+        is_last = not images.is_contiguous() and images.is_contiguous(memory_format=torch.channels_last)
+        if is_last:
+            found = self._product(images.permute(0, 2, 3, 1).reshape(-1, channels))
+            if self.bias is not None:
+                found += self.bias
+            return found.view(count, height, width, self.out_channels).permute(0, 3, 1, 2)
+        made = images.new_empty(count, self.out_channels, height * width)
+        for image, place in zip(images, made, strict=True):
+            place.copy_(self._product_of_columns(image.reshape(channels, -1)))
+        if self.bias is not None:
+            made += self.bias[:, None]
+        return made.view(count, self.out_channels, height, width)
+
+    def __reduce_ex__(self, protocol: Any) -> tuple[Any, ...]:
+        """By a function, whose address never changes."""
+        return restore_sparse_conv2d, (), self.__getstate__()
+
+
+@stable
+def restore_sparse_linear() -> SparseLinear:
+    """An empty layer, which a pickle fills."""
+    return SparseLinear.__new__(SparseLinear)
+
+
+@stable
+def restore_sparse_conv2d() -> SparseConv2d:
+    """An empty layer, which a pickle fills."""
+    return SparseConv2d.__new__(SparseConv2d)
+
+
+def sparse_class_of(layer: nn.Module) -> type[SparseModule] | None:
+    """The class that takes over `layer`, None where there is none."""
+    if type(layer) in (nn.Linear, nn.modules.linear.NonDynamicallyQuantizableLinear):
+        return SparseLinear
+    return SparseConv2d if SparseConv2d.can_hold(layer) else None

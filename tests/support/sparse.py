@@ -1,0 +1,43 @@
+"""Layers with zeros in their weights, and sparse layers made of them."""
+
+from __future__ import annotations
+
+from typing import TypeVar
+
+import torch
+from torch import nn
+
+from speedup.sparse.layers import sparse_class_of
+from speedup.sparse.weight import SparseModule
+
+L = TypeVar("L", bound=nn.Module)
+
+
+def thinned(layer: L, share: float) -> L:
+    """The layer, with this share of its weight zero: elements, anywhere."""
+    weight = layer.weight
+    assert isinstance(weight, nn.Parameter)
+    with torch.no_grad():
+        places = torch.randperm(weight.numel())[: round(share * weight.numel())]
+        weight.view(-1)[places] = 0
+    return layer
+
+
+def blocky(layer: L, side: int, share: float = 0.6) -> L:
+    """The layer, with blocks of its weight zero; those that stay do so in an order that nobody sees."""
+    weight = layer.weight
+    assert isinstance(weight, nn.Parameter)
+    rows, columns = weight.shape[:2]
+    stays = torch.rand(rows // side, columns // side) >= share
+    mask = stays.repeat_interleave(side, 0).repeat_interleave(side, 1)
+    mask = mask[torch.randperm(rows)][:, torch.randperm(columns)]
+    with torch.no_grad():
+        weight *= mask.reshape(weight.shape)
+    return layer
+
+
+def sparse_layer(layer: nn.Module, kernel: str, side: int = 1, is_ordered: bool = False) -> SparseModule:
+    """The layer with a sparse weight."""
+    kind = sparse_class_of(layer)
+    assert kind is not None
+    return kind.made_from(layer, kernel, side, is_ordered)
