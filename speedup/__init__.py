@@ -17,10 +17,12 @@ if TYPE_CHECKING:
     from speedup.errors import (
         ArchitectureError,
         CheckpointError,
+        ChoicesFormatError,
         EquivalenceError,
         ExportError,
         FileWriteError,
         FixpointError,
+        ForeignChoicesError,
         ForeignSourceError,
         GraphError,
         InputError,
@@ -41,6 +43,7 @@ if TYPE_CHECKING:
         ReportFormatError,
         RuleError,
         SavedModelError,
+        SparseTrainingError,
         SpeedupError,
         StaleModelError,
         StructureError,
@@ -59,22 +62,27 @@ if TYPE_CHECKING:
         masks_from_prune,
         masks_from_zeros,
     )
+    from speedup.measuring.tuning import tune
     from speedup.plan import Plan, plan_figure
     from speedup.planning.planner import plan_speedup
     from speedup.pruners import make_masks, masks_from_torch_pruning
     from speedup.rules import STANDARD
     from speedup.rules.rule import Rule
+    from speedup.sparse.choices import Choices
     from speedup.text.plan_diff import PlanDiff
 
 __all__ = [
     "STANDARD",
     "ArchitectureError",
     "CheckpointError",
+    "Choices",
+    "ChoicesFormatError",
     "Drawn",
     "EquivalenceError",
     "ExportError",
     "FileWriteError",
     "FixpointError",
+    "ForeignChoicesError",
     "ForeignSourceError",
     "GraphError",
     "InputError",
@@ -101,6 +109,7 @@ __all__ = [
     "Rule",
     "RuleError",
     "SavedModelError",
+    "SparseTrainingError",
     "SpeedupError",
     "StaleModelError",
     "StructureError",
@@ -124,6 +133,7 @@ __all__ = [
     "plan_figure",
     "plan_speedup",
     "save",
+    "tune",
     "verify",
 ]
 
@@ -145,11 +155,13 @@ _HOMES = MappingProxyType(
             "masks_from_prune",
             "masks_from_zeros",
         ),
+        "speedup.measuring.tuning": ("tune",),
         "speedup.plan": ("Plan", "plan_figure"),
         "speedup.planning.planner": ("plan_speedup",),
         "speedup.pruners": ("make_masks", "masks_from_torch_pruning"),
         "speedup.rules": ("STANDARD",),
         "speedup.rules.rule": ("Rule",),
+        "speedup.sparse.choices": ("Choices",),
         "speedup.text.plan_diff": ("PlanDiff",),
     }
 )

@@ -14,11 +14,19 @@ from speedup.cutting.tensors import apply_edits
 from speedup.errors import InputError
 from speedup.modules.copying import copy_module
 from speedup.plan import Plan
+from speedup.sparse.applying import with_kernels
+from speedup.sparse.choices import Choices
 
 Level = Literal["full", "structure", "none"]
 
 
-def materialize(plan: Plan, model: nn.Module | None = None, *, verify: Level = "full") -> nn.Module:
+def materialize(
+    plan: Plan,
+    model: nn.Module | None = None,
+    *,
+    verify: Level = "full",
+    choices: Choices | None = None,
+) -> nn.Module:
     """Build the small model of `plan`: same classes, names, hooks, flags; smaller tensors.
 
     It shares no storage with the planned model, which is not changed. Peak memory is that of
@@ -36,9 +44,14 @@ def materialize(plan: Plan, model: nn.Module | None = None, *, verify: Level = "
             against the masked model on inputs like the example at two batch sizes, as far as the
             masked model takes them, see `verify`; "structure" only compares the traces; "none" checks
             nothing.
+        choices: what `tune` measured: the layers that gain by it get sparse kernels in place of dense
+            weights, see `speedup.sparse`. These are verified by their outputs, the trace is that of the same
+            model with dense weights. None: all stay dense.
 
     Raises:
-        InputError: `verify` is none of these, or the masked model does not run on its example.
+        InputError: `verify` is none of these, the masked model does not run on its example, or `choices` are
+            none.
+        ForeignChoicesError: the choices were measured on another machine or for another model.
         ModelError: the weights of `model` are not in it, see `plan_speedup`.
         UnboundPlanError: the plan was read back, and `model` is missing.
         StaleModelError: the model changed since planning. Its kinds are for another `model`:
@@ -49,9 +62,15 @@ def materialize(plan: Plan, model: nn.Module | None = None, *, verify: Level = "
     """
     if verify not in get_args(Level):
         raise InputError(f"verify={verify!r} is no level; choose one of {', '.join(get_args(Level))}")
+    if choices is not None and not isinstance(choices, Choices):
+        raise InputError(
+            f"choices is a {type(choices).__name__}; pass what tune(plan, x) or Choices.load returned"
+        )
     with torch.inference_mode(mode=False):
         plan = current_plan(plan, model)
         small = _built(plan)
+        if choices is not None:
+            small = with_kernels(small, choices)
         if verify != "none":
             check(plan, small, level=verify)
     return small

@@ -20,6 +20,7 @@ from speedup.masks import apply_masks
 from speedup.modules.isolation import isolated
 from speedup.modules.surroundings import is_tensor, surroundings_kept
 from speedup.plan import Plan
+from speedup.sparse.applying import dense_model
 from speedup.tracing.islands import retrace
 
 _SEED = 20_000
@@ -89,7 +90,7 @@ def verify(
 def _verified(plan: Plan, small: nn.Module, level: Level) -> Verification:
     subject = plan.subject
     if level == "structure" or not subject.is_rehearsed:
-        _check_structure(plan, small)
+        _check_structure(plan, dense_model(small))
     if level == "structure" or any(t.is_meta for call in subject.calls for t in call.tensors):
         return Verification(True, None, ())
     return _compared(plan, small, tolerance(subject.computed))

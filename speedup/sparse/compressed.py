@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch
-from attrs import frozen
 from torch import Tensor
 
 from speedup.sparse.ordering import Order
 
 
-@frozen(eq=False)
-class Compressed:
+class Compressed(NamedTuple):
     """A matrix (rows, columns) as its blocks that are not zero, in the layout of CSR and BSR.
 
     `values` are (blocks,) where blocks are single elements, else (blocks, side, side). Row of blocks r has
     those from `pointers[r]` up to `pointers[r + 1]`; `columns` are their columns of blocks, which rise within
     a row. Of a matrix whose rows and columns were put in another `order` first, all of this is of that one.
+
+    A plain tuple, which torch.compile and torch.export see through.
     """
 
     values: Tensor
@@ -28,9 +30,15 @@ class Compressed:
         """The extent of a block."""
         return 1 if self.values.ndim == 1 else self.values.shape[-1]
 
+    @property
+    def flat(self) -> tuple[Tensor, Tensor, Tensor, Tensor | None, Tensor | None]:
+        """Values, columns, pointers, and the orders of rows and columns, None where there are none."""
+        order = (None, None) if self.order is None else (self.order.rows, self.order.columns)
+        return self.values, self.columns, self.pointers, *order
+
 
 def compress(matrix: Tensor, side: int = 1, order: Order | None = None) -> Compressed:
-    """The blocks (side, side) of a strided matrix (rows, columns), both multiples of `side`, that are not zero.
+    """Of a strided matrix (rows, columns), both multiples of `side`, the blocks that are not zero.
 
     Indices are of 32 bits, which MKL multiplies by without a copy.
     """
@@ -68,7 +76,7 @@ def _in_blocks(matrix: Tensor, side: int) -> Tensor:
 
 
 def block_fill(matrix: Tensor, side: int, order: Order | None = None) -> float:
-    """Which share of the elements that its blocks would store is not zero; 0 where `side` divides no extent."""
+    """Which share of what its blocks would store is not zero; 0 where `side` divides not both extents."""
     if matrix.shape[0] % side or matrix.shape[1] % side:
         return 0.0
     pattern = matrix != 0

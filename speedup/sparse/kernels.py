@@ -1,4 +1,4 @@
-"""The kernels that a sparse weight may be multiplied by, as data: what each takes, and its form of the matrix."""
+"""The kernels to multiply by a sparse weight with, as data: what each takes, and its form of it."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ KERNELS: Mapping[str, Kernel] = MappingProxyType(
                 (8, 16, 32),
                 MappingProxyType(
                     {
-                        "cpu": _WIDE if torch.backends.mkl.is_available() else frozenset(),
+                        "cpu": _WIDE if torch.backends.mkl.is_available() else frozenset(),  # type: ignore[no-untyped-call]
                         "cuda": _HALVES | {torch.float32},
                     }
                 ),

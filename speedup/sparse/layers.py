@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from speedup._stable import stable
-from speedup.sparse.weight import SparseModule, Untrainable, plain_layer
+from speedup.sparse.weight import SparseModule, plain_layer, without_gradient
 
 
 class SparseLinear(SparseModule, nn.Linear):
@@ -37,10 +37,15 @@ class SparseLinear(SparseModule, nn.Linear):
             SparseTrainingError: the module is in training mode, and gradients are recorded.
         """
         self._refuse_training()
-        if not self._runs_kernel(input):
+        way = self._way(input)
+        if way == "dense":
             return F.linear(input, self.weight, self.bias)
+        if way == "traced":
+            found = self._traced_product(input.reshape(-1, self.in_features))
+            found = found if self.bias is None else found + self.bias
+            return found.view(*input.shape[:-1], self.out_features)
         if self._needs_gradient(input):
-            return cast(Tensor, Untrainable.apply(self, input, self.bias))
+            return without_gradient(self, input)
         return self.multiplied(input)
 
     def multiplied(self, x: Tensor) -> Tensor:
@@ -87,19 +92,30 @@ class SparseConv2d(SparseModule, nn.Conv2d):
             SparseTrainingError: the module is in training mode, and gradients are recorded.
         """
         self._refuse_training()
-        if input.ndim not in (3, 4) or not self._runs_kernel(input):
+        way = self._way(input)
+        if way == "dense" or input.ndim not in (3, 4):
             return F.conv2d(input, self.weight, self.bias, self.stride, self.padding, self.dilation)
+        if way == "traced":
+            return self._of_traced(input)
         if self._needs_gradient(input):
-            return cast(Tensor, Untrainable.apply(self, input, self.bias))
+            return without_gradient(self, input)
         return self.multiplied(input)
 
     def multiplied(self, x: Tensor) -> Tensor:
         """The forward by the kernel."""
+        images = self._taken(x)
+        return self._of_images(images) if x.ndim == 4 else self._of_images(images[None])[0]
+
+    def _taken(self, x: Tensor) -> Tensor:
+        """The positions that the strides take."""
         down, across = self.stride
-        images = x[..., ::down, ::across] if (down, across) != (1, 1) else x
-        if x.ndim == 3:
-            return self._of_images(images[None])[0]
-        return self._of_images(images)
+        return x[..., ::down, ::across] if (down, across) != (1, 1) else x
+
+    def _of_traced(self, x: Tensor) -> Tensor:
+        taken = self._taken(x).movedim(-3, -1)
+        found = self._traced_product(taken.reshape(-1, self.in_channels))
+        found = found if self.bias is None else found + self.bias
+        return found.view(*taken.shape[:-1], self.out_channels).movedim(-1, -3).contiguous()
 
     def _of_images(self, images: Tensor) -> Tensor:
         count, channels, height, width = images.shape

@@ -7,8 +7,9 @@ Leverage Dense-Specific Multiplication" (2022), with groups of a fixed size.
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch
-from attrs import frozen
 from torch import Tensor
 
 # Of patterns that are no nearer to their likes than this (Jaccard), blocks would be mostly zeros.
@@ -18,8 +19,7 @@ _PROBES = 32
 _MOST = 2e10
 
 
-@frozen(eq=False)
-class Order:
+class Order(NamedTuple):
     """Row i of the ordered matrix is row `rows[i]` of the matrix, column j is `columns[j]`."""
 
     rows: Tensor
@@ -37,7 +37,7 @@ class Order:
 
 
 def block_order(matrix: Tensor, side: int) -> Order | None:
-    """An order that gathers elements in blocks (side, side), the same every time; None where rows are not alike.
+    """An order that gathers elements in blocks (side, side), ever the same; None where rows are not alike.
 
     `matrix` is (rows, columns), both multiples of `side`.
     """

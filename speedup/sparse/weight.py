@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from typing import Any, NamedTuple, Self
+from typing import Any, Literal, NamedTuple, Self
 
 import torch
 from torch import Tensor, nn
@@ -13,6 +13,7 @@ from speedup.errors import SparseTrainingError
 from speedup.sparse.compressed import Compressed, compress, decompress
 from speedup.sparse.kernels import KERNELS
 from speedup.sparse.ordering import Order, block_order
+from speedup.sparse.products import UNTRAINABLE, product, product_of_columns, traced_product
 
 VALUES, COLUMNS, POINTERS = "weight_values", "weight_columns", "weight_pointers"
 ROW_ORDER, COLUMN_ORDER = "weight_row_order", "weight_column_order"
@@ -31,12 +32,13 @@ class _Made(NamedTuple):
 class SparseModule(nn.Module):
     """A layer whose weight is a sparse matrix, multiplied by a sparse kernel.
 
-    `kernel` names it, see `speedup.sparse.kernels`; `zeros` is the share of the weight that is zero. Its state
-    dict holds plain tensors: `weight_values`, `weight_columns` and `weight_pointers` as of CSR or BSR. It is
-    for inference: gradients are refused by a `SparseTrainingError`. `dense()` is the layer as it was.
+    `kernel` names it, see `speedup.sparse.kernels`; `zeros` is the share of the weight that is zero. The
+    state dict holds plain tensors: `weight_values`, `weight_columns` and `weight_pointers` as of CSR or BSR.
+    It is for inference: gradients are refused by a `SparseTrainingError`. `dense()` is the layer as it was.
 
-    Where the kernel does not run (another type or device, autocast, while torch.compile or torch.export
-    trace), the weight is put together each time and multiplied as ever, and a warning says so once.
+    torch.compile has the product as one op. Where the kernel does not run (another type or device, autocast,
+    torch.export and other tracing, whose graphs go elsewhere) the weight is put together each time and
+    multiplied as ever, and a warning says so once.
     """
 
     weight_values: nn.Parameter
@@ -44,7 +46,7 @@ class SparseModule(nn.Module):
     weight_pointers: Tensor
     weight_row_order: Tensor | None
     weight_column_order: Tensor | None
-    bias: nn.Parameter | None
+    bias: Any
     kernel: str
     trainable: bool
 
@@ -54,7 +56,7 @@ class SparseModule(nn.Module):
 
         `is_ordered` puts rows and columns in an order that makes blocks, where there is one.
         """
-        weight: Tensor = layer.weight.detach()  # type: ignore[union-attr, operator, assignment]
+        weight: Tensor = layer.weight.detach()  # type: ignore[operator]
         matrix = weight.reshape(weight.shape[0], -1)
         order = block_order(matrix, side) if is_ordered else None
         return cls.holding(layer, kernel, compress(matrix, side, order))
@@ -64,7 +66,7 @@ class SparseModule(nn.Module):
         """`layer` with the weight `stored` in place of its own."""
         made = cls.__new__(cls)
         vars(made).update(_own_containers(layer))
-        made.trainable = bool(layer.weight.requires_grad)  # type: ignore[union-attr]
+        made.trainable = bool(layer.weight.requires_grad)
         del made.weight
         made.kernel = kernel
         # A parameter, as others ask for a model's type and device by its parameters.
@@ -108,20 +110,25 @@ class SparseModule(nn.Module):
         blocks = f" in blocks of {side} x {side}" if side > 1 else ""
         return f"{super().extra_repr()}, kernel={self.kernel}{blocks}, zeros={self.zeros:.1%}"
 
-    def _runs_kernel(self, x: Tensor) -> bool:
-        """Whether the kernel can be used for an input; warns where it should be and cannot."""
-        if torch.compiler.is_compiling() or type(x) not in (Tensor, nn.Parameter):
-            _warn("the model is being traced")
-            return False
+    def _way(self, x: Tensor) -> Literal["kernel", "traced", "dense"]:
+        """How an input is multiplied: by the kernel, by an op of a compiled graph, or by a dense weight."""
         values = self.weight_values
-        if not KERNELS[self.kernel].takes(values.device.type, values.dtype):
-            _warn(f"the kernel {self.kernel!r} does not run in {values.dtype} on {values.device.type}")
-            return False
-        return not torch.is_autocast_enabled(x.device.type)
+        takes = KERNELS[self.kernel].takes(values.device.type, values.dtype)
+        if not takes or torch.is_autocast_enabled(x.device.type):
+            if not takes and not torch.compiler.is_compiling():
+                _warn(f"the kernel {self.kernel!r} does not run in {values.dtype} on {values.device.type}")
+            return "dense"
+        if torch.compiler.is_compiling() and not torch.compiler.is_exporting():
+            return "traced"
+        if type(x) in (Tensor, nn.Parameter):
+            return "kernel"
+        if not torch.compiler.is_dynamo_compiling():
+            _warn("others need not know the kernels that a traced graph would hold")
+        return "dense"
 
     def _refuse_training(self) -> None:
         if self.training and torch.is_grad_enabled():
-            raise SparseTrainingError(_UNTRAINABLE.format(type(self).__name__))
+            raise SparseTrainingError(UNTRAINABLE.format(type(self).__name__))
 
     def _needs_gradient(self, x: Tensor) -> bool:
         bias = self.bias
@@ -130,34 +137,22 @@ class SparseModule(nn.Module):
     def _product(self, x: Tensor) -> Tensor:
         """(n, columns) -> (n, rows), contiguous, without the bias."""
         made = self._made()
-        if self.kernel == "2:4":
-            return nn.functional.linear(x, made.matrix)
-        if self.weight_column_order is not None:
-            x = x.index_select(1, self.weight_column_order)
-        if len(x) == 1 and made.row_places is None:
-            # One vector is the same in both orders, and a product of columns takes it without a copy.
-            single = x.new_empty(1, self.shape[0])
-            torch.mm(made.matrix, x.t(), out=single.t())
-            return single
-        found = made.matrix @ x.t()
-        if made.row_places is not None:
-            found = found.index_select(0, made.row_places)
-        return found.t().contiguous()
+        return product(made.matrix, self.weight_column_order, made.row_places, x)
 
     def _product_of_columns(self, x: Tensor) -> Tensor:
         """(columns, n) -> (rows, n), without the bias."""
         made = self._made()
-        if self.kernel == "2:4":
-            return nn.functional.linear(x.t(), made.matrix).t()
-        if self.weight_column_order is not None:
-            x = x.index_select(0, self.weight_column_order)
-        found = made.matrix @ x
-        return found if made.row_places is None else found.index_select(0, made.row_places)
+        return product_of_columns(made.matrix, self.weight_column_order, made.row_places, x)
+
+    def _traced_product(self, x: Tensor) -> Tensor:
+        """(n, columns) -> (n, rows), contiguous, without the bias, as one op of a compiled graph."""
+        found: Tensor = traced_product(x, *self.stored.flat, self.kernel, *self.shape)
+        return found
 
     def _made(self) -> _Made:
         """The kernel's form of the weight, made again when the weight was moved or loaded otherwise."""
         stored = self.stored
-        key = (self.kernel, stored.values.dtype, *map(Tensor.data_ptr, _tensors(stored)))
+        key = (self.kernel, stored.values.dtype, *map(Tensor.data_ptr, stored[:3]))
         made: _Made | None = vars(self).get(_CACHE)
         if made is None or made.key != key:
             places = None if stored.order is None else stored.order.row_places
@@ -181,14 +176,16 @@ class Untrainable(Function):
 
     @staticmethod
     def backward(ctx: Any, *gradients: Any) -> Any:
-        raise SparseTrainingError(_UNTRAINABLE.format(ctx.name))
+        raise SparseTrainingError(UNTRAINABLE.format(ctx.name))
+
+
+def without_gradient(module: SparseModule, x: Tensor) -> Tensor:
+    """What `module.multiplied(x)` returns, in a graph that refuses to go backward."""
+    found: Tensor = Untrainable.apply(module, x, module.bias)  # type: ignore[no-untyped-call]
+    return found
 
 
 _CACHE = "_made_for_kernel"
-_UNTRAINABLE = (
-    "a {} has no gradients. For inference call model.eval(); to train, call its dense(), or "
-    "speedup.sparse.applying.dense_model(model) for all of them."
-)
 
 
 def _own_containers(layer: nn.Module) -> dict[str, Any]:
@@ -211,10 +208,6 @@ def plain_layer(module: SparseModule, kind: type[nn.Module]) -> nn.Module:
     # In the order of the constructor, in which optimizers number them.
     made.register_parameter("bias", bias)
     return made
-
-
-def _tensors(stored: Compressed) -> tuple[Tensor, ...]:
-    return stored.values, stored.columns, stored.pointers
 
 
 def _warn(why: str) -> None:

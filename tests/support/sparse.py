@@ -5,8 +5,10 @@ from __future__ import annotations
 from typing import TypeVar
 
 import torch
+from attrs import evolve
 from torch import nn
 
+from speedup import Choices, Plan, tune
 from speedup.sparse.layers import sparse_class_of
 from speedup.sparse.weight import SparseModule
 
@@ -32,7 +34,7 @@ def blocky(layer: L, side: int, share: float = 0.6) -> L:
     mask = stays.repeat_interleave(side, 0).repeat_interleave(side, 1)
     mask = mask[torch.randperm(rows)][:, torch.randperm(columns)]
     with torch.no_grad():
-        weight *= mask.reshape(weight.shape)
+        weight.mul_(mask.reshape(weight.shape))
     return layer
 
 
@@ -41,3 +43,13 @@ def sparse_layer(layer: nn.Module, kernel: str, side: int = 1, is_ordered: bool 
     kind = sparse_class_of(layer)
     assert kind is not None
     return kind.made_from(layer, kernel, side, is_ordered)
+
+
+def chosen_everywhere(plan: Plan) -> Choices:
+    """Choices in which each layer takes the last of its candidates, whatever it gains."""
+    choices = tune(plan, rounds=2, seconds=1e-5)
+    layers = (
+        evolve(layer, taken=len(layer.candidates) - 1) if layer.candidates else layer
+        for layer in choices.layers
+    )
+    return evolve(choices, layers=tuple(layers), whole=None)

@@ -1,0 +1,305 @@
+"""Which layers of a small model gain by a sparse kernel: measured beside the dense ones, never believed.
+
+Each layer with enough zeros is called on its own input, which is recorded in a forward, dense and with each
+kernel that takes it, taking turns. Then the model as chosen is measured beside the dense one, and where
+it does not gain as a whole nothing is chosen.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from typing import Any
+
+import torch
+from attrs import evolve, frozen
+from torch import Tensor, nn
+
+from speedup.building.binding import current_plan
+from speedup.building.materializing import materialize
+from speedup.errors import InputError
+from speedup.ir.inputs import Example, example_from, leaves_of
+from speedup.measuring.timing import Timing, take_turns
+from speedup.modules.copying import copy_module, share_module
+from speedup.modules.isolation import isolated
+from speedup.plan import Plan
+from speedup.sparse.applying import (
+    pattern_of,
+    replaced_layer,
+    sparse_capable,
+    sparse_layer_of,
+    unfused_layers,
+    weight_of,
+)
+from speedup.sparse.choices import Choices
+from speedup.sparse.compressed import block_fill
+from speedup.sparse.kernels import KERNELS
+from speedup.sparse.machine import this_machine
+from speedup.sparse.measured import Candidate, Errors, LayerChoice, Measured
+from speedup.sparse.ordering import block_order
+
+# Where less is zero no kernel has been seen to gain, and measuring all layers of all models takes its time.
+_LEAST_ZEROS = 0.5
+# Blocks that store more zeros than that are slower than single elements.
+_LEAST_FILL = 0.5
+_NO_TIME = Measured(0.0, 0.0, 0.0)
+
+
+@frozen
+class Tuning:
+    """How far a measurement of layers is: `done` of `total`, the next is `path`."""
+
+    done: int
+    total: int
+    path: str
+
+
+@frozen(eq=False)
+class _Call:
+    """The first call of a layer in a forward, and how many there were."""
+
+    input: Tensor
+    count: int
+
+
+def tune(
+    plan: Plan,
+    x: Any = None,
+    *,
+    model: nn.Module | None = None,
+    device: torch.device | str | None = None,
+    dtype: torch.dtype | None = None,
+    threads: int | None = None,
+    rounds: int = 9,
+    seconds: float = 0.01,
+    margin: float = 0.05,
+    progress: Callable[[Tuning], None] | None = None,
+) -> Choices:
+    """Measure for each layer of the small model whether a sparse kernel is faster than the dense product.
+
+    Masks of single weights free nothing that can be cut off, but a product with few weights may be computed
+    faster: that depends on the layer, the share of zeros, the batch, the device and its libraries. So each
+    layer whose weight is at least half zeros is measured with each kernel that takes it: its elements one by
+    one (CSR), blocks of 8, 16 or 32 (BSR), also after its rows and columns are put in an order that makes
+    such, and two of four on GPUs. `plan` and its model are not changed.
+
+    Args:
+        plan: a plan of the model.
+        x: the input to measure with, as in `plan_speedup`, of the batch size that the small model will run
+            on; None: the example that was planned with.
+        model: the model, where the plan was read back.
+        device, dtype: what the small model and the floating-point inputs are moved to; None: as they are.
+        threads: threads that torch may use on the CPU; None: as many as now.
+        rounds: measurements of each candidate.
+        seconds: how long a measurement takes at least; one layer takes about `candidates * rounds * seconds`.
+        margin: by which share of its time a candidate has to be faster.
+        progress: is called before each layer.
+
+    Returns:
+        What was measured and chosen, for `materialize(plan, choices=...)`.
+
+    Raises:
+        InputError: `x` is no input, the model does not run on it, or there are too few rounds.
+        UnboundPlanError, StaleModelError: as of `materialize`.
+    """
+    if rounds < 2 or not margin >= 0:
+        raise InputError(
+            f"rounds={rounds}, margin={margin}: at least two rounds and a margin of 0 are needed"
+        )
+    with torch.inference_mode(mode=False):
+        plan = current_plan(plan, model)
+        small = materialize(plan, verify="none").eval().to(device=device, dtype=dtype)
+    example = _placed(plan.subject.example if x is None else example_from(x), small, dtype)
+    measure = partial(_timings, rounds=rounds, threads=threads, seconds=seconds)
+    with isolated(), torch.inference_mode():
+        calls = _calls(small, example)
+        layers = list(sparse_capable(small))
+        found: list[LayerChoice] = []
+        for number, (path, layer) in enumerate(layers):
+            if progress is not None:
+                progress(Tuning(number, len(layers), path))
+            found.append(_measured(path, layer, calls.get(path), measure, margin))
+        choices = Choices(
+            model=plan.model_name,
+            machine=this_machine(_device(small, example)),
+            threads=threads or torch.get_num_threads(),
+            dtype=_type_name(small, example),
+            inputs=tuple(tuple(t.shape) for t in example.tensors),
+            rounds=rounds,
+            layers=tuple(choice for choice in found if choice.zeros > 0),
+        )
+        return _as_a_whole(choices, small, example, measure) if choices.chosen else choices
+
+
+def _measured(
+    path: str,
+    layer: nn.Module,
+    call: _Call | None,
+    measure: Callable[[Sequence[Callable[[], object]]], tuple[Measured, ...]],
+    margin: float,
+) -> LayerChoice:
+    weight = weight_of(layer)
+    zeros = 1.0 - int((weight != 0).sum()) / max(1, weight.numel())
+    choice = LayerChoice(
+        path,
+        _described(layer),
+        tuple(weight.shape),
+        zeros,
+        pattern_of(weight),
+        0 if call is None else call.count,
+    )
+    if call is None:
+        return evolve(choice, why="the forward does not call it")
+    if zeros < _LEAST_ZEROS:
+        return evolve(choice, why=f"less than {_LEAST_ZEROS:.0%} are zero")
+    proposed = list(candidates_for(weight))
+    if not proposed:
+        return evolve(choice, why=f"no kernel takes {weight.dtype} on {weight.device.type}")
+    modules = [layer, *(sparse_layer_of(layer, one) for one in proposed)]
+    dense, *times = measure([partial(module, call.input) for module in modules])
+    candidates = tuple(evolve(one, seconds=time) for one, time in zip(proposed, times, strict=True))
+    choice = evolve(choice, dense=dense, candidates=candidates)
+    fast = [n for n, one in enumerate(candidates) if is_faster(one.seconds, dense, margin)]
+    if not fast:
+        return evolve(choice, why="no kernel is faster by the margin")
+    return evolve(choice, taken=min(fast, key=lambda n: candidates[n].seconds.median))
+
+
+def candidates_for(weight: Tensor) -> Iterator[Candidate]:
+    """What is worth measuring for a weight: kernels that run where it is and take its form; without times."""
+    matrix = weight.detach().reshape(weight.shape[0], -1)
+    for kernel in KERNELS.values():
+        if not kernel.takes(weight.device.type, weight.dtype) or not kernel.fits(matrix):
+            continue
+        for side in kernel.sides:
+            if side == 1 or block_fill(matrix, side) >= _LEAST_FILL:
+                yield Candidate(kernel.name, side, False, _NO_TIME)
+                continue
+            order = block_order(matrix, side)
+            if order is not None and block_fill(matrix, side, order) >= _LEAST_FILL:
+                yield Candidate(kernel.name, side, True, _NO_TIME)
+
+
+def is_faster(candidate: Measured, dense: Measured, margin: float) -> bool:
+    """Whether a candidate is faster by the margin, and its slow rounds too beat the fast dense ones."""
+    return candidate.median * (1.0 + margin) <= dense.median and candidate.high < dense.low
+
+
+def _as_a_whole(
+    choices: Choices,
+    small: nn.Module,
+    example: Example,
+    measure: Callable[[Sequence[Callable[[], object]]], tuple[Measured, ...]],
+) -> Choices:
+    """The choices with times of the model, or without any kernel where the model does not gain."""
+    chosen = _with(choices, small)
+    forwards = [_forward(small, example), _forward(chosen, example)]
+    dense, sparse = measure(forwards)
+    errors = _errors(small, example, *(forward() for forward in forwards))
+    if sparse.median < dense.median:
+        return evolve(choices, whole=(dense, sparse), errors=errors)
+    layers = tuple(
+        layer if layer.chosen is None else evolve(layer, taken=None, why="the model as a whole does not gain")
+        for layer in choices.layers
+    )
+    return evolve(choices, layers=layers, whole=(dense, dense))
+
+
+def _with(choices: Choices, small: nn.Module) -> nn.Module:
+    """A copy that shares its tensors with `small`, with what was chosen."""
+    chosen = share_module(small)
+    layers = dict(chosen.named_modules())
+    for choice in choices.chosen:
+        assert choice.chosen is not None
+        layer = layers[choice.path]
+        chosen = replaced_layer(chosen, layer, sparse_layer_of(layer, choice.chosen))
+    return unfused_layers(chosen)
+
+
+def _errors(small: nn.Module, example: Example, dense: object, chosen: object) -> Errors | None:
+    """Of both against the small model in float64; None where that one does not run."""
+    try:
+        wide = copy_module(small, {}).double()
+        tensors = [t.double() if t.is_floating_point() else t for t in example.tensors]
+        wanted = _forward(wide, example.with_tensors(tensors))()
+    except Exception:  # a forward may name its type
+        return None
+    return Errors(_error(chosen, wanted), _error(dense, wanted))
+
+
+def _error(found: object, wanted: object) -> float:
+    worst = 0.0
+    wide = dict(leaves_of(wanted))
+    for place, one in leaves_of(found):
+        other = wide.get(place)
+        if not (isinstance(one, Tensor) and isinstance(other, Tensor) and one.shape == other.shape):
+            continue
+        if one.is_floating_point() and one.numel():
+            size = float(other.abs().max()) or 1.0
+            worst = max(worst, float((one.double() - other).abs().max()) / size)
+    return worst
+
+
+def _calls(small: nn.Module, example: Example) -> dict[str, _Call]:
+    """The first call of each layer in one forward, by path, where its input is a single tensor."""
+    calls: dict[str, _Call] = {}
+
+    def record(path: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        given = (*args, *kwargs.values())
+        if len(given) == 1 and isinstance(given[0], Tensor):
+            known = calls.get(path)
+            calls[path] = (
+                _Call(given[0].clone(), 1) if known is None else evolve(known, count=known.count + 1)
+            )
+
+    handles = [
+        layer.register_forward_pre_hook(
+            lambda module, args, kwargs, path=path: record(path, args, kwargs), with_kwargs=True
+        )
+        for path, layer in sparse_capable(small)
+    ]
+    try:
+        _forward(small, example)()
+    except Exception as error:
+        raise InputError(
+            f"the small model does not run on this input: {type(error).__name__}: {error}. Pass an x that "
+            "it takes in eval mode."
+        ) from error
+    finally:
+        for handle in handles:
+            handle.remove()
+    return calls
+
+
+def _timings(runs: Sequence[Callable[[], object]], **how: Any) -> tuple[Measured, ...]:
+    found: tuple[Timing, ...] = take_turns(runs, **how)
+    return tuple(Measured(one.median, one.low, one.high) for one in found)
+
+
+def _placed(example: Example, small: nn.Module, dtype: torch.dtype | None) -> Example:
+    device = _device(small, example)
+    tensors = (t.to(device=device, dtype=dtype if t.is_floating_point() else None) for t in example.tensors)
+    return example.with_tensors(tuple(tensors))
+
+
+def _forward(model: nn.Module, example: Example) -> Callable[[], object]:
+    args, kwargs = example.call(example.tensors)
+    return lambda: model(*args, **kwargs)
+
+
+def _device(small: nn.Module, example: Example) -> torch.device:
+    held = (t.device for t in (*small.parameters(), *small.buffers()))
+    return next(held, example.tensors[0].device)
+
+
+def _type_name(small: nn.Module, example: Example) -> str:
+    layers = (weight_of(layer) for _, layer in sparse_capable(small))
+    first = next((t for t in (*layers, *small.parameters()) if t.is_floating_point()), example.tensors[0])
+    return str(first.dtype).removeprefix("torch.")
+
+
+def _described(layer: nn.Module) -> str:
+    if isinstance(layer, nn.Linear):
+        return f"Linear({layer.in_features}, {layer.out_features})"
+    assert isinstance(layer, nn.Conv2d)
+    return f"Conv2d({layer.in_channels}, {layer.out_channels}, 1)"
