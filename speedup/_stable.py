@@ -23,6 +23,9 @@ PLAN_KEY: Final = "speedup.plan"
 TRAITS_KEYS: Final = ("speedup.files.traits", "speedup.traits")
 """Keys of what the tensors do not tell: the first is written, all are read."""
 
+SPARSE_KEY: Final = "speedup.sparse"
+"""The key of what the layers with sparse weights are, which only files of models with such have."""
+
 _ROOMS = MappingProxyType(
     {
         "MultiheadAttention": "speedup.modules.attention",

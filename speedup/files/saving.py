@@ -17,11 +17,19 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from speedup._stable import PLAN_KEY, TRAITS_KEYS
+from speedup._stable import PLAN_KEY, SPARSE_KEY, TRAITS_KEYS
 from speedup.building.applying import change_modules
 from speedup.building.binding import plain_model, require_architecture
 from speedup.cutting.tensors import planned_shapes
 from speedup.errors import FileWriteError, ModelError, PlanFormatError, SavedModelError
+from speedup.files.sparse_records import (
+    SparseRecord,
+    plain_shapes,
+    records_from_text,
+    records_text,
+    sparse_records,
+    with_sparse_layers,
+)
 from speedup.files.traits import Traits, traits_from_text, traits_of, traits_text
 from speedup.ir.edits import NewBias
 from speedup.ir.graph import Shape
@@ -29,6 +37,7 @@ from speedup.modules.copying import copy_module, every_tensor
 from speedup.modules.fingerprints import TensorFingerprint, fingerprints_of
 from speedup.modules.isolation import isolated
 from speedup.plan import Plan
+from speedup.sparse.weight import VALUES
 from speedup.writing import StrPath, replacing
 
 
@@ -37,9 +46,10 @@ def save(small: nn.Module, plan: Plan, path: StrPath) -> None:
 
     The file holds every parameter and buffer, trained on or not, also buffers that a state dict leaves out,
     each under its first name; and, as text, the plan (see `Plan.to_json`), which modules are in training
-    mode and which parameters require gradients. It does not hold hooks or attributes that were set after
-    construction. It is written beside `path` and then put in its place, so that a failure leaves the old
-    file as it was.
+    mode and which parameters require gradients. Sparse weights (of `materialize(plan, choices=...)`) are
+    written as such, and are so again when they are loaded, on whatever machine. It does not hold hooks or
+    attributes that were set after construction. It is written beside `path` and then put in its place, so
+    that a failure leaves the old file as it was.
 
     Args:
         small: what `materialize(plan)` returned; it may since have been trained, moved or cast.
@@ -52,8 +62,9 @@ def save(small: nn.Module, plan: Plan, path: StrPath) -> None:
         PlanFormatError: the plan's example input holds something that text cannot.
     """
     state = _state_of(small)
+    records = sparse_records(small)
     shapes = {name: tuple(tensor.shape) for name, tensor in state.items()}
-    fault = _mismatch(shapes, _planned(plan))
+    fault = _mismatch(plain_shapes(shapes, records), _planned(plan))
     if fault is not None:
         raise SavedModelError(
             f"the model is not what this plan makes: {fault}. Pass the plan's own small model."
@@ -62,6 +73,8 @@ def save(small: nn.Module, plan: Plan, path: StrPath) -> None:
     if without_data:
         raise SavedModelError(f"tensor {without_data[0]!r} has no data (it is on the meta device) to save")
     texts = {PLAN_KEY: plan.to_json(), TRAITS_KEYS[0]: traits_text(traits_of(small))}
+    if records:
+        texts[SPARSE_KEY] = records_text(records)
     try:
         with replacing(path) as written:
             save_file({name: _own_storage(tensor) for name, tensor in state.items()}, written, texts)
@@ -106,12 +119,12 @@ def load(
             "before, such as its class, or lambda: Net(config)"
         )
     with torch.inference_mode(mode=False), torch.no_grad(), isolated(), _open(path, device) as file:
-        plan, traits = _read_plan(file, path), _read_traits(file, path)
+        plan, traits, records = _read_plan(file, path), _read_traits(file, path), _read_records(file, path)
         shapes = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
-        fault = _mismatch(shapes, _planned(plan)) or traits.fault(shapes)
+        fault = _mismatch(plain_shapes(shapes, records), _planned(plan)) or traits.fault(shapes)
         if fault is not None:
             raise SavedModelError(f"{os.fspath(path)!r} does not hold what its plan makes: {fault}")
-        source = _Source(file, plan, traits, torch.device(device))
+        source = _Source(file, plan, traits, records, torch.device(device))
         small = _without_weights(source, make_model)
         if small is None:
             with torch.device(device):
@@ -133,8 +146,16 @@ def load_plan(path: StrPath) -> Plan:
 class _Source:
     """An open file, and how to fill a model of the planned architecture from it."""
 
-    def __init__(self, file: Any, plan: Plan, traits: Traits, device: torch.device) -> None:
-        self.file, self.plan, self.traits, self.device = file, plan, traits, device
+    def __init__(
+        self,
+        file: Any,
+        plan: Plan,
+        traits: Traits,
+        records: tuple[SparseRecord, ...],
+        device: torch.device,
+    ) -> None:
+        self.file, self.plan, self.traits, self.records, self.device = file, plan, traits, records, device
+        self.sparse = {record.name("weight"): record for record in records}
 
     def assemble(self, model: nn.Module) -> nn.Module:
         if not isinstance(model, nn.Module):
@@ -149,10 +170,18 @@ class _Source:
                 if isinstance(edit, NewBias):
                     bias = nn.Parameter(self._read(edit.name))
                     small.get_submodule(edit.path).register_parameter(edit.attribute, bias)
+            try:
+                small = with_sparse_layers(small, self.records, self.file.keys(), self._read)
+            except ValueError as error:
+                raise SavedModelError(f"the file is damaged: {error}. Save it again.") from error
             self.traits.give(small)
         return small
 
     def _read(self, name: str) -> Tensor:
+        if name in self.sparse:
+            # A place for the pieces, which take it at the end.
+            record = self.sparse[name]
+            return torch.empty(record.shape, dtype=self.file.get_tensor(record.name(VALUES)).dtype)
         tensor: Tensor = self.file.get_tensor(name)
         strides = self.traits.strides.get(name)
         if strides is None:
@@ -241,6 +270,13 @@ def _read_traits(file: Any, path: StrPath) -> Traits:
     try:
         said = file.metadata() or {}
         return traits_from_text(next((said[key] for key in TRAITS_KEYS if key in said), ""))
+    except ValueError as error:
+        raise SavedModelError(f"{os.fspath(path)!r} is damaged: {error}. Save it again.") from error
+
+
+def _read_records(file: Any, path: StrPath) -> tuple[SparseRecord, ...]:
+    try:
+        return records_from_text((file.metadata() or {}).get(SPARSE_KEY, "[]"))
     except ValueError as error:
         raise SavedModelError(f"{os.fspath(path)!r} is damaged: {error}. Save it again.") from error
 

@@ -100,7 +100,7 @@ def test_hooks_and_flags_stay() -> None:
 
 def test_it_prints_its_density() -> None:
     layer = nn.Linear(16, 16)
-    blocky(layer, 8, share=0.0)
+    blocky(layer, 8, period=1)
     with torch.no_grad():
         layer.weight[:8] = 0
     assert repr(sparse_layer(layer, "bsr", 8)) == (
