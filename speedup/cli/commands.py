@@ -18,6 +18,7 @@ from speedup.cli.subject import read_plan_arguments
 from speedup.errors import FileWriteError, InputError
 from speedup.plan import Plan
 from speedup.rendering.verdict import verdict
+from speedup.sparse.choices import Choices
 from speedup.writing import write_text
 
 Model = Annotated[
@@ -144,6 +145,20 @@ def compact_command(
     max_shard_size: Annotated[
         str, typer.Option("--max-shard-size", help="With --checkpoint: of a file, such as 5GB.")
     ] = "5GB",
+    sparse: Annotated[
+        bool,
+        typer.Option(
+            "--sparse",
+            help="Measure, on --input, which layers with single zeros gain by sparse kernels; use those.",
+        ),
+    ] = False,
+    choices_file: Annotated[
+        Path | None,
+        typer.Option("--choices", help="With --sparse: write what was measured here too, as .json."),
+    ] = None,
+    threads: Annotated[
+        int | None, typer.Option("--threads", min=1, help="With --sparse: threads that torch may use.")
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Build the small model, verify it, and save it with its plan; `speedup.load` builds it again.
@@ -152,10 +167,14 @@ def compact_command(
 
     Example: speedup compact net.py:make --masks masks.pth --input ids=1x16:int64:1000 --checkpoint large --out small
 
+    Example: speedup compact net.py:make --weights net.pt --masks masks.pth --input 8x3x32x32 --sparse --out small.safetensors
+
     Of a checkpoint, a folder, the model is made without weights, so that what goes follows from the masks
     alone; a plan that was made with weights is taken by --plan.
     """  # noqa: E501
     if checkpoint is not None:
+        if sparse:
+            raise InputError("--sparse is for a model in memory, which can be measured. Leave it out.")
         if weights is not None:
             raise InputError("--weights is for a model in memory; a checkpoint has its own. Leave it out.")
         if device is not None:
@@ -174,7 +193,12 @@ def compact_command(
     from speedup.files.saving import save
 
     _require_suffix(out, (".safetensors",), "a small model")
-    with Steps(4).shown() as step:
+    if not sparse and (choices_file is not None or threads is not None):
+        raise InputError("--choices and --threads are about what --sparse measures; pass that too")
+    if choices_file is not None:
+        _require_suffix(choices_file, (".json",), "choices")
+    choices: Choices | None = None
+    with Steps(4 + sparse).shown() as step:
         with step("reading the model"):
             subject = read_plan_arguments(
                 *(model, inputs, calls, weights, masks, keep, align, lowerings, device, dtype),
@@ -182,11 +206,25 @@ def compact_command(
             )
         with step("planning"):
             made = subject.plan()
+        if sparse:
+            with step("measuring"):
+                choices = _measured_choices(made, threads, step)
         with step("building and verifying"):
-            small = materialize(made, verify=verify)  # type: ignore[arg-type]
+            small = materialize(made, verify=verify, choices=choices)  # type: ignore[arg-type]
         with step("writing"):
             save(small, made, out)
-    _tell_written(made, out, subject.warnings, as_json, verification=_verification_words(verify))
+            if choices is not None and choices_file is not None:
+                choices.save(choices_file)
+    _tell_written(made, out, subject.warnings, as_json, choices, verification=_verification_words(verify))
+
+
+def _measured_choices(made: Plan, threads: int | None, step: Steps) -> Choices:
+    from speedup.measuring.tuning import Tuning, tune
+
+    def tell(now: Tuning) -> None:
+        step.say(f"measuring layer {now.done + 1} of {now.total}, {now.path}")
+
+    return tune(made, threads=threads, progress=tell)
 
 
 def _required(model: str | None, inputs: list[str] | None) -> tuple[str, list[str]]:
@@ -358,11 +396,22 @@ def _tell(summary: dict[str, Any], said: str, as_json: bool) -> None:
     typer.echo(said)
 
 
-def _tell_written(made: Plan, out: Path, warnings: Sequence[str], as_json: bool, **further: str) -> None:
-    """Print what a plan comes to, and the file that was written of it."""
+def _tell_written(
+    made: Plan,
+    out: Path,
+    warnings: Sequence[str],
+    as_json: bool,
+    choices: Choices | None = None,
+    **further: str,
+) -> None:
+    """Print what a plan comes to, what was measured for it, and the file that was written of it."""
     said = "; ".join(["written", *further.values()])
     summary = summaries.file_summary(made, out, warnings, **further)
-    _tell(summary, f"{verdict(made.report)}\n{out}: {said}", as_json)
+    lines = [verdict(made.report)]
+    if choices is not None:
+        summary |= summaries.choices_summary(choices)
+        lines.append(str(choices))
+    _tell(summary, "\n".join([*lines, f"{out}: {said}"]), as_json)
 
 
 def _require_suffix(path: Path, known: Sequence[str], what: str) -> None:

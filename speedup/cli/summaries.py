@@ -20,6 +20,7 @@ from speedup.plan import Plan
 from speedup.rendering.causes import causes_of
 from speedup.rendering.verdict import advice, verdict
 from speedup.rendering.versions import package_version
+from speedup.sparse.choices import Choices
 
 
 def plan_summary(plan: Plan, warnings: Sequence[str] = ()) -> dict[str, Any]:
@@ -48,6 +49,25 @@ def plan_summary(plan: Plan, warnings: Sequence[str] = ()) -> dict[str, Any]:
 def file_summary(plan: Plan, path: Path, warnings: Sequence[str], **further: str) -> dict[str, Any]:
     """What a plan comes to, and the file that was written of it."""
     return plan_summary(plan, warnings) | {"file": str(path), **further}
+
+
+def choices_summary(choices: Choices) -> dict[str, Any]:
+    """What was measured of layers with single zeros; `kernel` is "dense" where none gains, `why` says why."""
+    layers = [
+        {
+            "path": layer.path,
+            "zeros": layer.zeros,
+            "kernel": layer.kernel,
+            "why": layer.why,
+            "seconds": {
+                "dense": None if layer.dense is None else layer.dense.median,
+                "sparse": None if layer.best is None else (layer.chosen or layer.best).seconds.median,
+            },
+        }
+        for layer in choices.layers
+    ]
+    whole = choices.whole and dict(zip(("dense", "chosen"), map(asdict, choices.whole), strict=True))
+    return {"sparse": {"verdict": choices.verdict, "layers": layers, "forward": whole}}
 
 
 def verification_summary(found: Verification, warnings: Sequence[str] = ()) -> dict[str, Any]:

@@ -33,7 +33,10 @@ def advice(report: Report) -> str:
             f"Pass masks=; {_MAKE}. A model that was made small before needs all that is left: mask it anew."
         )
     if not asked.sliced or not is_nothing(report):
-        return f"Mask whole channels: {_MAKE}. Zeros between others need kernels for sparse weights."
+        return (
+            f"Mask whole channels: {_MAKE}. Zeros between others cannot go, but "
+            "tune(plan, x) measures which layers are faster with sparse kernels."
+        )
     causes = causes_of(report)
     if not causes:
         return "plan.explain(path) says of each layer what needs them."

@@ -119,8 +119,12 @@ class Measurements:
         sizes = [prod(layer.shape) for layer in self.layers]
         zero = sum(n * layer.zeros for n, layer in zip(sizes, self.layers, strict=True)) / max(1, sum(sizes))
         measured = sum(bool(layer.candidates) for layer in self.layers)
-        gain = f"measured: {len(self.chosen)} of {measured} layers gain"
+        gain = f"measured: {len(self.chosen)} of {_layers(measured)} gain{'s' * (measured == 1)}"
         if self.whole is not None:
             before, after = self.whole
             gain += f", the model {before.median / after.median:.2f} times as fast"
-        return f"unstructured: {zero:.0%} of the weights of {len(self.layers)} layers are zero; {gain}"
+        return f"unstructured: {zero:.0%} of the weights of {_layers(len(self.layers))} are zero; {gain}"
+
+
+def _layers(count: int) -> str:
+    return f"{count} layer{'' if count == 1 else 's'}"

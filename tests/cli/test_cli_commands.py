@@ -18,10 +18,11 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 from typer.testing import CliRunner
 
-from speedup import Plan, apply_masks, load, load_plan
+from speedup import Choices, Plan, apply_masks, load, load_plan
 from speedup.cli import app
 from speedup.cli.examples import call_of
 from speedup.cli.placing import placed_call, placed_model
+from speedup.sparse.layers import SparseLinear
 from tests.support.bad_commands import fill
 from tests.support.repository import ROOT
 
@@ -157,6 +158,12 @@ def test_compact_makes_a_checkpoint_smaller(how: str, folder: Path) -> None:
         ("compact --checkpoint {folder}/large --out {folder}/small", "name the model and its --input"),
         (f"compact {NET} --checkpoint {{folder}}/large --out {{folder}}/small", "--weights is for a model"),
         (f"compact {PLANNED} --plan x.json --out {{folder}}/small", "--plan is for --checkpoint"),
+        ("compact --sparse --checkpoint {folder}/large --out {folder}/small", "--sparse is for a model"),
+        (f"compact {PLANNED} --threads 1 --out {{folder}}/small.safetensors", "pass that too"),
+        (
+            f"compact {PLANNED} --sparse --choices {{folder}}/c.txt --out {{folder}}/small.safetensors",
+            "choices is written as .json",
+        ),
         ("compact a:b --plan x.json --checkpoint x --out {folder}/small", "and not both"),
         (
             "compact --plan {folder}/none.json --checkpoint x --out {folder}/small",
@@ -190,6 +197,32 @@ def test_compact_writes_what_loads_again_bit_for_bit_in_another_process(folder: 
         )
         subprocess.run([sys.executable, "-c", program, str(folder)], check=True, cwd=ROOT)
         assert torch.equal(torch.load(folder / "y.pt", weights_only=True), small(x))
+
+
+def test_compact_measures_sparse_kernels_on_request(folder: Path) -> None:
+    (folder / "thin.py").write_text(
+        "import torch\n"
+        "def make():\n"
+        "    model = torch.nn.Sequential(torch.nn.Linear(64, 48), torch.nn.Linear(48, 32)).eval()\n"
+        "    generator = torch.Generator().manual_seed(0)\n"
+        "    with torch.no_grad():\n"
+        "        for p in model.parameters():\n"
+        "            p.copy_(torch.randn(p.shape, generator=generator))\n"
+        "        model[0].weight *= torch.rand(48, 64, generator=generator) > 0.9\n"
+        "    return model\n"
+    )
+    line = "compact {folder}/thin.py:make --input 4x64 --sparse --threads 1 --out {folder}/s.safetensors"
+    said = run(f"{line} --choices {{folder}}/choices.json", folder)
+    choices = Choices.load(folder / "choices.json")
+    assert choices.verdict in said.replace("\n", " ") and "Linear(64, 48)" in said
+    assert [layer.path for layer in choices.layers] == ["0"]
+    found = json.loads(run(f"{line} --json", folder))["sparse"]
+    assert [layer["path"] for layer in found["layers"]] == ["0"]
+    assert found["verdict"].startswith("unstructured: 89% of the weights of 1 layer are zero; measured: ")
+    again = load(
+        folder / "s.safetensors", lambda: nn.Sequential(nn.Linear(64, 48), nn.Linear(48, 32))
+    ).get_submodule("0")
+    assert isinstance(again, SparseLinear) == (found["layers"][0]["kernel"] != "dense")
 
 
 def test_compact_says_what_was_verified(folder: Path) -> None:
