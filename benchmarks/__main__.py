@@ -15,7 +15,7 @@ from typing import Annotated
 
 import typer
 
-from benchmarks import consecutive, digits, growth, latency, limit, phases, readme
+from benchmarks import consecutive, digits, growth, latency, limit, phases, readme, sparse
 from benchmarks.figures import draw_all
 from benchmarks.settings import Settings
 from benchmarks.store import RESULTS, Store
@@ -27,6 +27,7 @@ SECTIONS: Mapping[str, Callable[[Settings], None]] = {
     "digits": digits.run,
     "consecutive": consecutive.run,
     "latency": latency.run,
+    "sparse": sparse.run,
 }
 
 app = typer.Typer(help=__doc__, add_completion=False, pretty_exceptions_enable=False)
@@ -60,6 +61,14 @@ def run(
     if unknown:
         raise typer.BadParameter(f"no section {unknown[0]!r}; there are {', '.join(SECTIONS)}")
     run_sections(sections, Settings(Store(folder), smoke, threads, tuple(only or ())))
+
+
+@app.command(name="sparse")
+def sparse_kernels(
+    folder: Folder = RESULTS, smoke: Smoke = False, threads: Threads = _CORES, only: Only = None
+) -> None:
+    """Run the section `sparse` alone; of `--only` it also takes single rows."""
+    run_sections(["sparse"], Settings(Store(folder), smoke, threads, tuple(only or ())))
 
 
 @app.command()

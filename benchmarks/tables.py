@@ -218,6 +218,31 @@ def _latency_rows(name: str, row: Row) -> Iterable[Sequence[str]]:
         )
 
 
+def sparse_table(store: Store) -> str:
+    """Ratios of latency over the dense masked model, with errors, by model, sparsity and batch."""
+    rows = _good(store, "sparse")
+    if not rows:
+        return ""
+    headings = ["model, sparsity, batch", "masked ms", "small ms", "small / masked", "layers that gain"]
+    headings += ["torch's CSR / masked", "ONNX Runtime / masked", "error small", "error masked", "float64"]
+    headings += ["chosen alike", "bytes / dense"]
+    return table(headings, (_sparse_row(name, row) for name, row in rows.items()))
+
+
+def _sparse_row(name: str, row: Row) -> Sequence[str]:
+    latency, others, errors, sizes = row["latency"], row["others"], row["errors"], row["bytes"]
+    return (
+        name,
+        *(_milliseconds(latency, kind) for kind in ("masked", "small")),
+        _ratio(latency, "small", "masked"),
+        "{} of {}".format(*row["layers"]),
+        *(_ratio(others, kind, "masked") for kind in ("torch_csr", "onnxruntime")),
+        *(f"{errors[kind]:.0e}" for kind in ("small", "masked", "float64")),
+        f"{row['agreement']:.0%}",
+        f"{sizes['small'] / sizes['dense']:.2f}",
+    )
+
+
 def _good(store: Store, section: str) -> dict[str, Row]:
     return {key: row for key, row in store.rows(section).items() if "failure" not in row}
 
@@ -241,6 +266,7 @@ TABLES: Mapping[str, tuple[str, Callable[[Store], str]]] = {
     "digits": ("digits", digits_table),
     "consecutive": ("consecutive", consecutive_table),
     "latency": ("latency", latency_table),
+    "sparse": ("sparse", sparse_table),
     "peers": ("peers", peers_table),
     "costs": ("peers", costs_table),
     "deviations": ("peers", deviations_table),

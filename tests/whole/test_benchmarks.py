@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import nn
 
-from benchmarks import consecutive, latency, limit, phases, readme
+from benchmarks import consecutive, latency, limit, phases, readme, sparse
 from benchmarks.figures import FIGURES, draw_all
 from benchmarks.growth import exponent
 from benchmarks.growth_point import Point, attention, residual
@@ -28,7 +28,13 @@ from tests.support import vision
 from tests.support.masked_model import normal
 from tests.support.measure import AtSize, check_exact
 
-SECTIONS = {"limit": limit.run, "phases": phases.run, "consecutive": consecutive.run, "latency": latency.run}
+SECTIONS = {
+    "limit": limit.run,
+    "phases": phases.run,
+    "consecutive": consecutive.run,
+    "latency": latency.run,
+    "sparse": sparse.run,
+}
 
 
 @pytest.fixture(scope="module")
@@ -52,6 +58,18 @@ def test_section_measures_its_smallest_model(section: str, store: Store) -> None
 def test_small_models_of_a_run_are_exact(store: Store) -> None:
     rows = [*store.rows("limit").values(), *store.rows("consecutive").values()]
     assert all(row["error"] < 1e-9 for row in rows)
+
+
+def test_sparse_kernels_of_a_run_are_exact(store: Store) -> None:
+    (row,) = store.rows("sparse").values()
+    assert row["errors"]["float64"] < 1e-12 and row["errors"]["small"] < 1e-4
+    assert set(row["latency"]) == {"masked", "small"} and "torch_csr" in row["others"]
+
+
+def test_masks_of_single_weights_have_the_sparsity_that_is_asked_for() -> None:
+    masks = sparse.unstructured(nn.Sequential(nn.Linear(64, 32), nn.Conv2d(3, 16, 3)), 0.9)
+    zero = sum(int((mask == 0).sum()) for mask in masks.values())
+    assert zero == round(0.9 * sum(mask.numel() for mask in masks.values()))
 
 
 def test_shares_of_planning_add_up(store: Store) -> None:
