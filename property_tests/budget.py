@@ -20,6 +20,12 @@ LOWERED = (
     else {"ci": 24, "dev": 6}.get(PROFILE, 24)
 )
 """How many networks that are made for lowerings are tried."""
+SPARSE = (
+    int(os.environ.get("SPEEDUP_SPARSE_EXAMPLES", "500"))
+    if NIGHTLY
+    else {"ci": 16, "dev": 6}.get(PROFILE, 16)
+)
+"""How many networks with sparse kernels are tried."""
 
 
 def around_each() -> int:

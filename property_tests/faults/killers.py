@@ -32,6 +32,10 @@ SUMS = "tests/analyses/test_partial_sums.py"
 SUPPORTS = "tests/engine/test_supports.py"
 SHUFFLES = "tests/planning/test_shuffles.py"
 CARRIERS = "tests/planning/test_carriers.py"
+SPARSE = "property_tests/test_sparse.py"
+SPARSE_FILES = "tests/sparse/test_files.py"
+SPARSE_LAYERS = "tests/sparse/test_layers.py"
+TUNING = "tests/sparse/test_tuning.py"
 KEEPSETS = "tests/engine/test_keepsets.py"
 
 # An operator's rule against the operator itself, on generated operands.

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TypeVar
 
 import torch
 from attrs import evolve
 from torch import nn
 
-from speedup import Choices, Plan, tune
+from speedup import Choices, Plan, materialize
+from speedup.measuring.tuning import candidates_for
+from speedup.sparse.applying import pattern_of, sparse_capable, weight_of
 from speedup.sparse.layers import sparse_class_of
+from speedup.sparse.machine import this_machine
+from speedup.sparse.measured import LayerChoice, Measured
 from speedup.sparse.weight import SparseModule
 
 L = TypeVar("L", bound=nn.Module)
@@ -47,10 +52,35 @@ def sparse_layer(layer: nn.Module, kernel: str, side: int = 1, is_ordered: bool 
 
 
 def chosen_everywhere(plan: Plan) -> Choices:
-    """Choices in which each layer takes the last of its candidates, whatever it gains."""
-    choices = tune(plan, rounds=2, seconds=1e-5)
-    layers = (
-        evolve(layer, taken=len(layer.candidates) - 1) if layer.candidates else layer
-        for layer in choices.layers
-    )
-    return evolve(choices, layers=tuple(layers), whole=None)
+    """Choices in which each layer takes the last of its candidates, as if these had been measured."""
+    return choices_of(plan, lambda count: count - 1)
+
+
+def choices_of(plan: Plan, pick: Callable[[int], int]) -> Choices:
+    """Choices in which each layer takes one of its candidates: of so many that which `pick` says, -1 none."""
+    layers = []
+    dtype = ""
+    for path, layer in sparse_capable(materialize(plan, verify="none")):
+        weight = weight_of(layer)
+        dtype = str(weight.dtype).removeprefix("torch.")
+        candidates = tuple(evolve(one, seconds=_SECOND) for one in candidates_for(weight))
+        taken = pick(len(candidates)) if candidates and (weight == 0).any() else -1
+        zeros = 1.0 - int(torch.count_nonzero(weight)) / weight.numel()
+        layers.append(
+            LayerChoice(
+                path=path,
+                layer=type(layer).__name__,
+                shape=tuple(weight.shape),
+                zeros=zeros,
+                pattern=pattern_of(weight),
+                calls=1,
+                dense=_SECOND,
+                candidates=candidates,
+                taken=None if taken < 0 else taken,
+            )
+        )
+    machine = this_machine(torch.device("cpu"))
+    return Choices(plan.model_name, machine, 1, dtype, ((1,),), 2, tuple(layers))
+
+
+_SECOND = Measured(1.0, 1.0, 1.0)

@@ -29,6 +29,7 @@ from property_tests.faults.table import (
     shuffles,
     sizes,
     sources,
+    sparse,
     statistics,
 )
 
@@ -58,6 +59,7 @@ FAULTS: tuple[Fault, ...] = (
     *building.FAULTS,
     *checkpoints.FAULTS,
     *computed.FAULTS,
+    *sparse.FAULTS,
 )
 
 # A fault that is none: the tests have to pass, or they would kill anything.
