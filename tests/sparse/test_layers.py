@@ -22,9 +22,11 @@ from tests.support.sparse import blocky, sparse_layer, thinned
 LAYERS: dict[str, Callable[[], tuple[nn.Module, Tensor]]] = {
     "linear": lambda: (nn.Linear(32, 48), torch.randn(3, 5, 32)),
     "linear, one vector": lambda: (nn.Linear(32, 48), torch.randn(1, 32)),
+    "linear, many vectors": lambda: (nn.Linear(32, 48), torch.randn(3, 67, 32)),
     "linear without bias": lambda: (nn.Linear(32, 48, bias=False), torch.randn(7, 32)),
     "linear, no vectors": lambda: (nn.Linear(32, 48), torch.randn(0, 32)),
     "convolution": lambda: (nn.Conv2d(32, 48, 1), torch.randn(2, 32, 5, 4)),
+    "convolution, large images": lambda: (nn.Conv2d(32, 48, 1), torch.randn(2, 32, 13, 11)),
     "convolution, one image": lambda: (nn.Conv2d(32, 48, 1), torch.randn(32, 5, 4)),
     "convolution with stride": lambda: (nn.Conv2d(32, 48, 1, stride=2, bias=False), torch.randn(2, 32, 5, 4)),
     "convolution, channels last": lambda: (

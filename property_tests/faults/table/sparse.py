@@ -84,10 +84,10 @@ FAULTS = (
         (TUNING,),
     ),
     Fault(
-        "sparse: a kernel that is faster by chance is chosen",
+        "sparse: a kernel that is faster in some rounds is chosen",
         "measuring.tuning",
-        "and candidate.high < dense.low",
-        "and candidate.low < dense.high",
+        "return all(sparse * (1.0 + margin) <= other",
+        "return any(sparse * (1.0 + margin) <= other",
         (TUNING,),
     ),
     Fault(
