@@ -33,7 +33,15 @@ def require_plannable(model: Any) -> None:
     lazy += [name for name, b in model.named_buffers() if nn.parameter.is_lazy(b)]
     if lazy:
         raise ModelError(f"parameter {lazy[0]!r} is uninitialised; run the model once before planning it")
+    for path, module in model.named_modules():
+        reason = getattr(type(module), UNPLANNABLE, None)
+        if isinstance(reason, str):
+            raise ModelError(f"module {path!r} ({type(module).__name__}) {reason}")
     require_weights(model)
+
+
+UNPLANNABLE = "unplannable"
+"""By this name a class of modules says why those cannot be planned, and what to do."""
 
 
 def _instead_of(given: Any) -> str:

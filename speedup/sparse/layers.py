@@ -18,6 +18,9 @@ class SparseLinear(SparseModule, nn.Linear):
     `weight` is the strided weight, put together anew each time.
     """
 
+    # torch.fx takes it for a layer of torch's own, which it does not look into.
+    __module__ = nn.Linear.__module__
+
     @property
     def weight(self) -> Tensor:  # type: ignore[override]
         """(out_features, in_features), strided, without gradient."""
@@ -65,6 +68,8 @@ class SparseConv2d(SparseModule, nn.Conv2d):
 
     `weight` is the strided weight (out_channels, in_channels, 1, 1), put together anew each time.
     """
+
+    __module__ = nn.Conv2d.__module__
 
     @property
     def weight(self) -> Tensor:  # type: ignore[override]

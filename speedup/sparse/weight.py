@@ -41,6 +41,8 @@ class SparseModule(nn.Module):
     multiplied as ever, and a warning says so once.
     """
 
+    unplannable = "has a sparse weight; plan speedup.sparse.applying.dense_model(model), which has none"
+
     weight_values: nn.Parameter
     weight_columns: Tensor
     weight_pointers: Tensor
@@ -120,7 +122,7 @@ class SparseModule(nn.Module):
             return "dense"
         if torch.compiler.is_compiling() and not torch.compiler.is_exporting():
             return "traced"
-        if type(x) in (Tensor, nn.Parameter):
+        if type(x) in (Tensor, nn.Parameter) and not torch.jit.is_tracing():
             return "kernel"
         if not torch.compiler.is_dynamo_compiling():
             _warn("others need not know the kernels that a traced graph would hold")

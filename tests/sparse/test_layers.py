@@ -215,6 +215,18 @@ def test_export_computes_with_dense_weights(layer: nn.Module) -> None:
         torch.testing.assert_close(exported.module()(x), layer(x))
 
 
+@pytest.mark.filterwarnings("ignore")
+def test_other_tracers_compute_with_it_too() -> None:
+    layer = thinned(nn.Linear(16, 8).eval(), 0.8)
+    model, x = nn.Sequential(sparse_layer(layer, "csr"), nn.ReLU()).eval(), torch.randn(4, 16)
+    with warnings.catch_warnings(), torch.no_grad():
+        warnings.simplefilter("ignore")
+        graph = torch.fx.symbolic_trace(model)
+        assert isinstance(graph.get_submodule("0"), SparseLinear)
+        for one in (graph, torch.jit.trace(model, x, check_trace=False)):
+            torch.testing.assert_close(one(x), layer(x).relu())
+
+
 @pytest.mark.parametrize("how", KERNELS)
 def test_compiled_graphs_have_the_product_as_one_op(
     layer_and_input: tuple[nn.Module, Tensor], how: str

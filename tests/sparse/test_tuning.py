@@ -15,6 +15,7 @@ from speedup import (
     ChoicesFormatError,
     ForeignChoicesError,
     InputError,
+    ModelError,
     OutputError,
     Plan,
     apply_masks,
@@ -100,6 +101,31 @@ def test_dense_model_is_the_small_one_without_choices(plan: Plan) -> None:
     assert {*again.state_dict()} == {*state}
     assert all(torch.equal(tensor, state[name]) for name, tensor in again.state_dict().items())
     assert isinstance(sparse.get_submodule("up"), SparseLinear)
+
+
+def test_a_model_with_sparse_weights_is_not_planned_again(plan: Plan) -> None:
+    small = materialize(plan, choices=chosen_everywhere(plan), verify="none")
+    with pytest.raises(
+        ModelError, match=r"module 'narrow' \(SparseConv2d\) has a sparse weight; plan speedup"
+    ):
+        plan_speedup(small, torch.randn(2, 3, 6, 6, dtype=torch.float64))
+    plan_speedup(dense_model(small), torch.randn(2, 3, 6, 6, dtype=torch.float64))
+
+
+def test_transformer_layers_of_torch_call_their_sparse_parts() -> None:
+    layer = nn.TransformerEncoderLayer(16, 2, 32, batch_first=True).eval()
+    thinned(layer.linear1, 0.7)
+    x = torch.randn(2, 5, 16)
+    plan = plan_speedup(layer, x)
+    small = materialize(plan, choices=chosen_everywhere(plan))
+    linear = small.get_submodule("linear1")
+    assert isinstance(linear, SparseLinear)
+    with torch.inference_mode():
+        found = small(x)
+        linear.weight_values.zero_()
+        assert not torch.equal(small(x), found)
+        torch.testing.assert_close(found, layer(x))
+    assert any("made_for_kernel" in name for name in vars(linear))
 
 
 def test_a_model_that_is_itself_a_layer_becomes_sparse() -> None:
