@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from speedup.ir.graph import Shape
 from speedup.sparse.applying import replaced_layer, unfused_layers, weight_of
 from speedup.sparse.compressed import Compressed
-from speedup.sparse.kernels import KERNELS
+from speedup.sparse.kernels import KERNELS, require_sound
 from speedup.sparse.layers import sparse_class_of
 from speedup.sparse.ordering import Order
 from speedup.sparse.weight import COLUMN_ORDER, COLUMNS, PIECES, POINTERS, ROW_ORDER, VALUES, SparseModule
@@ -119,11 +119,7 @@ def _stored(record: SparseRecord, held: set[str], read: Callable[[str], Tensor])
             for found, extent in zip(order, record.matrix_shape, strict=True):
                 if not torch.equal(found.sort().values, torch.arange(extent, device=found.device)):
                     raise ValueError("an order is none of all rows or columns")
-        # Where they are wrong, a product would read what is not there.
-        layout = torch.sparse_csr if stored.side == 1 else torch.sparse_bsr
-        torch.sparse_compressed_tensor(
-            pointers, columns, values, record.matrix_shape, layout=layout, check_invariants=True
-        )
+        require_sound(stored, record.matrix_shape)
     except Exception as error:
         raise ValueError(f"the sparse weight of {record.path!r} contradicts itself ({error})") from error
     return stored

@@ -42,6 +42,8 @@ from speedup.sparse.ordering import block_order
 _LEAST_ZEROS = 0.5
 # Blocks that store more zeros than that are slower than single elements.
 _LEAST_FILL = 0.5
+# Blocks that store fewer need no better order.
+_GOOD_FILL = 0.9
 # How many times as many rounds decide where few do not.
 _MORE = 3
 _NO_TIME = Measured(0.0, 0.0, 0.0)
@@ -180,12 +182,11 @@ def candidates_for(weight: Tensor) -> Iterator[Candidate]:
         if not kernel.takes(weight.device.type, weight.dtype) or not kernel.fits(matrix):
             continue
         for side in kernel.sides:
-            if side == 1 or block_fill(matrix, side) >= _LEAST_FILL:
-                yield Candidate(kernel.name, side, False, _NO_TIME)
-                continue
-            order = block_order(matrix, side)
-            if order is not None and block_fill(matrix, side, order) >= _LEAST_FILL:
-                yield Candidate(kernel.name, side, True, _NO_TIME)
+            plain = block_fill(matrix, side)
+            order = None if plain >= _GOOD_FILL else block_order(matrix, side)
+            ordered = 0.0 if order is None else block_fill(matrix, side, order)
+            if side == 1 or max(plain, ordered) >= _LEAST_FILL:
+                yield Candidate(kernel.name, side, ordered > plain, _NO_TIME)
 
 
 def is_faster(candidate: Measured, dense: Measured, margin: float) -> bool:

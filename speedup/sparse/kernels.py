@@ -56,6 +56,18 @@ def _semi_structured(stored: Compressed, shape: tuple[int, int]) -> Tensor:
         return torch.sparse.to_sparse_semi_structured(decompress(stored, shape).detach().contiguous())
 
 
+def require_sound(stored: Compressed, shape: tuple[int, int]) -> None:
+    """Raise where the indices of a matrix of this shape are wrong: a product would read what is not there.
+
+    Raises:
+        RuntimeError: as of torch; says what is not so.
+    """
+    layout = torch.sparse_csr if stored.side == 1 else torch.sparse_bsr
+    pieces = stored.pointers, stored.columns, stored.values
+    with _quiet():
+        torch.sparse_compressed_tensor(*pieces, shape, layout=layout, check_invariants=True)
+
+
 def is_two_of_four(matrix: Tensor) -> bool:
     """Whether of each four elements in a row two are zero at least, and the extents are of the kernel's."""
     rows, columns = matrix.shape

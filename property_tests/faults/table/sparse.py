@@ -92,7 +92,7 @@ FAULTS = (
     ),
     Fault(
         "sparse: damaged indices of a file are read",
-        "files.sparse_records",
+        "sparse.kernels",
         "layout=layout, check_invariants=True",
         "layout=layout, check_invariants=False",
         (SPARSE_FILES,),
