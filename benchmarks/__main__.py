@@ -15,7 +15,7 @@ from typing import Annotated
 
 import typer
 
-from benchmarks import consecutive, digits, growth, latency, limit, phases, readme, sparse
+from benchmarks import consecutive, digits, growth, latency, limit, phases, readme, sparse, sparse_cuda
 from benchmarks.figures import draw_all
 from benchmarks.settings import Settings
 from benchmarks.store import RESULTS, Store
@@ -28,6 +28,7 @@ SECTIONS: Mapping[str, Callable[[Settings], None]] = {
     "consecutive": consecutive.run,
     "latency": latency.run,
     "sparse": sparse.run,
+    "sparse_cuda": sparse_cuda.run,
 }
 
 app = typer.Typer(help=__doc__, add_completion=False, pretty_exceptions_enable=False)

@@ -243,6 +243,27 @@ def _sparse_row(name: str, row: Row) -> Sequence[str]:
     )
 
 
+def sparse_cuda_table(store: Store) -> str:
+    """Products on a GPU as chosen over dense ones."""
+    rows = _good(store, "sparse_cuda")
+    if not rows:
+        return ""
+    headings = ["product", "masked ms", "small ms", "small / masked", "chosen", "error small", "error masked"]
+    return table(
+        headings,
+        (
+            (
+                name,
+                *(f"{1e3 * row['latency'][kind]['median']:.3f}" for kind in ("masked", "small")),
+                _ratio(row["latency"], "small", "masked"),
+                ", ".join(row["chosen"]) or "-",
+                *(f"{row['errors'][kind]:.0e}" for kind in ("small", "masked")),
+            )
+            for name, row in rows.items()
+        ),
+    )
+
+
 def _good(store: Store, section: str) -> dict[str, Row]:
     return {key: row for key, row in store.rows(section).items() if "failure" not in row}
 
@@ -267,6 +288,7 @@ TABLES: Mapping[str, tuple[str, Callable[[Store], str]]] = {
     "consecutive": ("consecutive", consecutive_table),
     "latency": ("latency", latency_table),
     "sparse": ("sparse", sparse_table),
+    "sparse_cuda": ("sparse_cuda", sparse_cuda_table),
     "peers": ("peers", peers_table),
     "costs": ("peers", costs_table),
     "deviations": ("peers", deviations_table),

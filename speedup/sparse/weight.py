@@ -122,7 +122,7 @@ class SparseModule(nn.Module):
             return "dense"
         if torch.compiler.is_compiling() and not torch.compiler.is_exporting():
             return "traced"
-        if type(x) in (Tensor, nn.Parameter) and not torch.jit.is_tracing():
+        if type(x) in (Tensor, nn.Parameter) and not _is_traced():
             return "kernel"
         if not torch.compiler.is_dynamo_compiling():
             _warn("others need not know the kernels that a traced graph would hold")
@@ -210,6 +210,11 @@ def plain_layer(module: SparseModule, kind: type[nn.Module]) -> nn.Module:
     # In the order of the constructor, in which optimizers number them.
     made.register_parameter("bias", bias)
     return made
+
+
+def _is_traced() -> bool:
+    """Whether torch.jit.trace is under way."""
+    return bool(torch.jit.is_tracing())  # type: ignore[attr-defined, no-untyped-call]
 
 
 def _warn(why: str) -> None:

@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import nn
 
-from benchmarks import consecutive, latency, limit, phases, readme, sparse
+from benchmarks import consecutive, latency, limit, phases, readme, sparse, sparse_cuda
 from benchmarks.figures import FIGURES, draw_all
 from benchmarks.growth import exponent
 from benchmarks.growth_point import Point, attention, residual
@@ -24,6 +24,8 @@ from benchmarks.store import Store
 from benchmarks.tables import TABLES, conditions
 from benchmarks.verdicts import record, size_table
 from speedup import materialize, plan_speedup
+from speedup.sparse.compressed import block_fill
+from speedup.sparse.kernels import is_two_of_four
 from tests.support import vision
 from tests.support.masked_model import normal
 from tests.support.measure import AtSize, check_exact
@@ -34,6 +36,7 @@ SECTIONS = {
     "consecutive": consecutive.run,
     "latency": latency.run,
     "sparse": sparse.run,
+    "sparse_cuda": sparse_cuda.run,
 }
 
 
@@ -64,6 +67,18 @@ def test_sparse_kernels_of_a_run_are_exact(store: Store) -> None:
     (row,) = store.rows("sparse").values()
     assert row["errors"]["float64"] < 1e-12 and row["errors"]["small"] < 1e-4
     assert set(row["latency"]) == {"masked", "small"} and "torch_csr" in row["others"]
+
+
+def test_masks_for_gpus_keep_two_of_four_or_whole_blocks(store: Store) -> None:
+    weight = torch.randn(64, 128)
+    kept = sparse_cuda.two_of_four(weight)
+    assert is_two_of_four(weight * kept) and int(kept.sum()) == weight.numel() // 2
+    assert not is_two_of_four(weight)
+    blocks = sparse_cuda.largest_blocks(0.25, 32, weight)
+    assert int(blocks.sum()) == weight.numel() // 4
+    assert block_fill(weight * blocks, 32) == 1.0
+    (row,) = store.rows("sparse_cuda").values()
+    assert row["errors"]["small"] < 1e-5 and row["candidates"]
 
 
 def test_masks_of_single_weights_have_the_sparsity_that_is_asked_for() -> None:
