@@ -63,6 +63,10 @@ class PruningError(SpeedupError, ValueError):
     """What was asked of a mask maker makes no sense, or its scores are not what they should be."""
 
 
+class GoalError(PruningError):
+    """No masks make the small model as small or as fast as was asked; says how far they get."""
+
+
 class FileWriteError(SpeedupError, OSError):
     """A file cannot be written; the one that was there is as it was."""
 

@@ -30,6 +30,8 @@ _AS_JSON = "speedup.as_json"
 _EXAMPLES = """
 Examples:
 
+    speedup prune net.py:make --weights net.pt --input 1x3x32x32 --macs 0.5 --out masks.pth
+
     speedup plan torchvision.models:resnet18 --input 1x3x224x224 --masks masks.pth
 
     speedup plan net.py:make --input ids=1x16:int64:1000 --explain encoder.0

@@ -8,11 +8,13 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from attrs import evolve
 
 from speedup.cli import summaries
 from speedup.cli.examples import SYNTAX
 from speedup.cli.placing import device_of, dtype_of, placed_model
 from speedup.cli.progress import Steps
+from speedup.cli.pruning import SCORES, scores_of, save_masks
 from speedup.cli.references import factory_of, model_of
 from speedup.cli.subject import read_plan_arguments
 from speedup.errors import FileWriteError, InputError
@@ -108,6 +110,76 @@ def plan(
         typer.echo(json.dumps(summaries.plan_summary(made)))
     else:
         typer.echo(made.table() if table else made.overview(depth))
+
+
+def prune(
+    model: Model,
+    inputs: Inputs,
+    out: Annotated[Path, typer.Option("--out", help="The mask file to write: .pt, .pth or .safetensors.")],
+    calls: Calls = None,
+    weights: Weights = None,
+    sparsity: Annotated[
+        float | None, typer.Option("--sparsity", help="The share of channels to mask, from 0 to 1.")
+    ] = None,
+    macs: Annotated[
+        float | None,
+        typer.Option("--macs", help="Instead: the share of the MACs that may be left, such as 0.5."),
+    ] = None,
+    parameters: Annotated[
+        float | None,
+        typer.Option("--parameters", help="Instead: the share of the parameters that may be left."),
+    ] = None,
+    latency_ms: Annotated[
+        float | None,
+        typer.Option("--latency-ms", help="Instead: milliseconds that a forward on --input may take here."),
+    ] = None,
+    score: Annotated[
+        str, typer.Option("--score", help=f"What tells channels apart: {', '.join(SCORES)}.")
+    ] = "l1",
+    scope: Annotated[
+        str, typer.Option("--scope", help="layer: all lose the same share; global: ranked together.")
+    ] = "layer",
+    skip: Annotated[
+        list[str] | None, typer.Option("--skip", help="Module whose channels stay; repeatable.")
+    ] = None,
+    round_to: Annotated[
+        int, typer.Option("--round-to", min=1, help="Leave multiples of so many channels.")
+    ] = 1,
+    device: DeviceName = None,
+    dtype: TypeName = None,
+    as_json: AsJson = False,
+) -> None:
+    """Make masks of the channels of least importance, for `plan` and `compact`. The model stays as it is.
+
+    Example: speedup prune net.py:make --weights net.pt --input 1x3x32x32 --macs 0.5 --out masks.pth
+    """
+    from speedup.pruners import make_masks
+
+    _require_suffix(out, (".pt", ".pth", ".safetensors"), "a mask file")
+    scores = scores_of(score)
+    with Steps(4).shown() as step:
+        with step("reading the model"):
+            subject = read_plan_arguments(
+                *(model, inputs, calls, weights, None, None, None, "auto", device, dtype),
+                asks_for_weights=True,
+            )
+        with step("masking"):
+            masks = make_masks(
+                *(subject.model, subject.example, scores, sparsity),
+                macs=macs,
+                parameters=parameters,
+                latency_ms=latency_ms,
+                others=subject.others,
+                scope=scope,  # type: ignore[arg-type]
+                skip=skip or (),
+                round_to=round_to,
+            )
+        with step("planning"):
+            made = evolve(subject, masks=masks).plan()
+        with step("writing"):
+            save_masks(masks, out)
+    named = "1 parameter" if len(masks) == 1 else f"{len(masks)} parameters"
+    _tell_written(made, out, subject.warnings, as_json, masks=f"masks of {named}")
 
 
 def compact_command(
@@ -383,7 +455,7 @@ def demo(as_json: AsJson = False) -> None:
         networks.run_demo()
 
 
-ALL: tuple[Callable[..., None], ...] = (plan, compact_command, verify_command, report, bench, demo)
+ALL: tuple[Callable[..., None], ...] = (*(prune, plan, compact_command, verify_command, report, bench, demo),)
 
 
 def _tell(summary: dict[str, Any], said: str, as_json: bool) -> None:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from attrs import frozen
-from torch import nn
+from torch import Tensor, nn
 
 from speedup.cli.examples import call_of, example_of
 from speedup.cli.placing import device_of, dtype_of, placed_call, placed_model
@@ -27,7 +27,7 @@ class PlanArguments:
     model: nn.Module
     example: Any
     others: tuple[Any, ...]
-    masks: str | None
+    masks: str | Mapping[str, Tensor] | None
     keep: tuple[str, ...]
     align: int | None
     lowerings: Lowerings

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from math import prod
 from typing import Any
 
 import torch
@@ -11,13 +12,13 @@ from torch import Tensor, nn
 
 from speedup.analyses import constants, liveness
 from speedup.engine.constraints import Dim
-from speedup.ir.graph import Graph, Op, Origin, Value
+from speedup.ir.graph import Graph, Op, Origin, Shape, Value
 from speedup.ir.inputs import example_from, further_calls
 from speedup.ir.paths import is_within
 from speedup.modules.plannable import require_plannable
 from speedup.planning.problem import boundary, constraints_of, extents_of, sites_of
 from speedup.pruners.units import Units, units_of
-from speedup.rules import STANDARD, Rules, moves_of, product_of
+from speedup.rules import STANDARD, Rules, moves_of, product_of, rule_of
 from speedup.rules.site import Site
 from speedup.rules.weights import Product
 from speedup.tracing.islands import survey
@@ -57,7 +58,7 @@ class Channels:
 
     By the name of the weight, `rows` is a layer's dimension of output channels in it, `columns` that of its
     input's channels. `masked` are the dimensions of parameters in
-    which a channel that goes has an entry that must be zero.
+    which a channel that goes has an entry that must be zero. `graph` is what all of this was found from.
     """
 
     layers: tuple[ScoredLayer, ...]
@@ -65,12 +66,29 @@ class Channels:
     columns: Mapping[str, Dim]
     masked: tuple[tuple[str, Dim], ...]
     units: Units
+    graph: Graph
+    rules: Rules
 
     def gone_with(self, numbers: Tensor) -> Gone:
         """What goes of parameters with the units of these `numbers`, in so far as constraints allow."""
-        dropped = torch.isin(self.units.unit_of, numbers) & ~self.units.stays
+        dropped = self._dropped(numbers)
         kept = self.units.kept_without(dropped)
         return {(name, dim[1]): ~kept[dim] & dropped[self.units.elements(dim)] for name, dim in self.masked}
+
+    def left_without(self, numbers: Tensor) -> tuple[int, int]:
+        """Parameters and MACs of what is left without these units, where nothing else can go."""
+        kept = self.units.kept_without(self._dropped(numbers))
+
+        def sizes(value: Value) -> Shape:
+            return tuple(kept.count((value.index, d)) for d in range(value.ndim))
+
+        graph = self.graph
+        parameters = sum(prod(sizes(v)) for v in graph.state if v.origin is Origin.PARAMETER)
+        counted = filter(graph.is_counted, graph.ops)
+        return parameters, sum(rule_of(op, self.rules).macs(op, sizes) for op in counted)
+
+    def _dropped(self, numbers: Tensor) -> Tensor:
+        return torch.isin(self.units.unit_of, numbers) & ~self.units.stays
 
 
 def channels_of(model: nn.Module, x: Any, rules: Rules = STANDARD, others: Sequence[Any] = ()) -> Channels:
@@ -103,7 +121,8 @@ def channels_of(model: nn.Module, x: Any, rules: Rules = STANDARD, others: Seque
             layers[weight.name] = _layer(site, product, weight, dim)
             rows[weight.name] = weight.index, dim
             columns[weight.name] = product.data.index, product.reads[0][0]
-    return Channels(tuple(layers.values()), rows, columns, tuple(_masked(graph, units, rules)), units)
+    masked = tuple(_masked(graph, units, rules))
+    return Channels(tuple(layers.values()), rows, columns, masked, units, graph, rules)
 
 
 def _product(site: Site, rules: Rules) -> tuple[Product, Value, int] | None:

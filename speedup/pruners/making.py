@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Collection, Mapping, Sequence
-from functools import partial
+from collections.abc import Callable, Collection, Mapping, Sequence
+from functools import cache, partial
 from typing import Any, Literal
 
 import torch
+from attrs import frozen
 from torch import Tensor, nn
 
 from speedup.errors import PruningError, UnknownModuleError
 from speedup.ir.paths import is_within
 from speedup.masks.fitting import mask_along
+from speedup.measuring.forwards import measure_forward
 from speedup.modules.copying import copy_module
 from speedup.modules.isolation import isolated
+from speedup.planning.planner import plan_speedup
 from speedup.pruners.channels import Channels, Gone, ScoredLayer, channels_of
+from speedup.pruners.goals import RUNGS, Goal, Ladder, goal_of, masks_that_meet
 from speedup.pruners.grouping import groups_alone, groups_of
 from speedup.pruners.scoring import Scores
 from speedup.pruners.selection import Group, dropped_units, losses_by_group, losses_over_all
@@ -26,8 +30,11 @@ def make_masks(
     model: nn.Module,
     x: Any,
     scores: Scores,
-    sparsity: float | Mapping[str, float],
+    sparsity: float | Mapping[str, float] | None = None,
     *,
+    macs: float | None = None,
+    parameters: float | None = None,
+    latency_ms: float | None = None,
     others: Sequence[Any] = (),
     scope: Literal["layer", "global"] = "layer",
     dependent: bool = True,
@@ -51,6 +58,12 @@ def make_masks(
         sparsity: the share of channels to mask, from 0 to 1; of all layers, or by the path of a layer or of
             a module around layers, where the longest path counts and other layers stay. Layers that go
             together lose the least of the shares that are given for them.
+        macs, parameters: instead of `sparsity`, the share of the model's that the small model may have, above
+            0: of overall shares in steps of a thousandth the least that `plan_speedup` gets there with, or
+            one that comes within a hundredth of the model's below it. The model is planned once for each
+            share that is tried, mostly one to three.
+        latency_ms: instead of `sparsity`, how long a forward of the small model on `x` may take here, as
+            measured, or up to 5% less. The small model of each share that is tried is made and run.
         scope: "layer": each group of layers loses its share, rounded down. "global": the channels of least
             score over all groups go, so that the share is that of all channels.
         dependent: False masks rows and biases of each layer on its own, whatever goes with them.
@@ -63,30 +76,76 @@ def make_masks(
         elsewhere, for what loses any. Every layer keeps one channel at least.
 
     Raises:
-        PruningError: sparsity, scope or `round_to` is out of range, or scores are not what was promised.
+        PruningError: sparsity, scope, a goal or `round_to` is out of range, several of sparsity and goals are
+            given, or scores are not what was promised.
+        GoalError: a goal cannot be met; says how far it gets.
         UnknownModuleError: `skip` or `sparsity` names a path with no layer.
         InputError, ModelError, ExportError: as for `plan_speedup`.
     """
+    goal = goal_of(sparsity, {"macs": macs, "parameters": parameters, "latency_ms": latency_ms})
     _require_settings(sparsity, scope, round_to)
     channels = channels_of(model, x, rules, others)
     for path in (*skip, *(sparsity if isinstance(sparsity, Mapping) else ())):
         _require_layer(path, channels.layers)
     found = _score(model, channels.layers, scores)
     groups = (groups_of if dependent else groups_alone)(channels, found, skip)
-    if isinstance(sparsity, Mapping):
-        losses = losses_by_group(groups, partial(_share_of, sparsity))
-    elif scope == "layer":
-        losses = losses_by_group(groups, lambda _: sparsity)
-    else:
-        losses = losses_over_all(groups, sparsity)
-    dropped = [dropped_units(group, loss, round_to) for group, loss in zip(groups, losses, strict=True)]
-    gone = _gone_together(channels, groups, dropped) if dependent else _gone_alone(groups, dropped)
-    return masks_along(model, gone)
+    maker = _Maker(model, channels, groups, scope, dependent, round_to)
+    if sparsity is not None:
+        return maker.masks(maker.dropped(sparsity))
+    assert goal is not None
+    plan = partial(plan_speedup, model, x, others=others, rules=rules)
+    return masks_that_meet(goal, maker.ladder(goal, lambda masks: goal.reached(plan(masks), measure_forward)))
 
 
-def _gone_together(channels: Channels, groups: Sequence[Group], dropped: Sequence[Tensor]) -> Gone:
-    numbers = [group.units[flags] for group, flags in zip(groups, dropped, strict=True)]
-    return channels.gone_with(torch.cat(numbers) if numbers else torch.zeros(0, dtype=torch.long))
+@frozen(eq=False)
+class _Maker:
+    """Makes masks of groups of channels, of which more and more go."""
+
+    model: nn.Module
+    channels: Channels
+    groups: tuple[Group, ...]
+    scope: str
+    dependent: bool
+    round_to: int
+
+    def dropped(self, sparsity: float | Mapping[str, float]) -> tuple[Tensor, ...]:
+        """Bool, for each group: which units go."""
+        if isinstance(sparsity, Mapping):
+            losses = losses_by_group(self.groups, partial(_share_of, sparsity))
+        elif self.scope == "layer":
+            losses = losses_by_group(self.groups, lambda _: sparsity)
+        else:
+            losses = losses_over_all(self.groups, sparsity)
+        pairs = zip(self.groups, losses, strict=True)
+        return tuple(dropped_units(group, loss, self.round_to) for group, loss in pairs)
+
+    def masks(self, dropped: Sequence[Tensor]) -> dict[str, Tensor]:
+        if self.dependent:
+            return masks_along(self.model, self.channels.gone_with(self._numbers(dropped)))
+        return masks_along(self.model, _gone_alone(self.groups, dropped))
+
+    def ladder(self, goal: Goal, measure: Callable[[dict[str, Tensor]], float]) -> Ladder:
+        """The masks of all overall shares, and what is left without planning."""
+        dropped = cache(lambda rung: self.dropped(rung / RUNGS))
+        whole = self._left(goal, dropped(0))
+        return Ladder(
+            masks=lambda rung: self.masks(dropped(rung)),
+            key=lambda rung: tuple(int(flags.sum()) for flags in dropped(rung)),
+            estimate=cache(lambda rung: self._left(goal, dropped(rung)) / max(whole, 1)),
+            measure=measure,
+            is_share=not goal.is_time,
+        )
+
+    def _left(self, goal: Goal, dropped: Sequence[Tensor]) -> float:
+        if self.dependent:
+            parameters, macs = self.channels.left_without(self._numbers(dropped))
+            return parameters if goal.what == "parameters" else macs
+        # What goes with rows that are masked alone only a plan tells; of most layers their columns do.
+        return sum(int((~flags).sum()) for flags in dropped) ** 2
+
+    def _numbers(self, dropped: Sequence[Tensor]) -> Tensor:
+        numbers = [group.units[flags] for group, flags in zip(self.groups, dropped, strict=True)]
+        return torch.cat(numbers) if numbers else torch.zeros(0, dtype=torch.long)
 
 
 def _gone_alone(groups: Sequence[Group], dropped: Sequence[Tensor]) -> Gone:
@@ -109,8 +168,8 @@ def masks_along(model: nn.Module, gone: Gone) -> dict[str, Tensor]:
     return {name: mask for name, mask in masks.items() if not bool(mask.all())}
 
 
-def _require_settings(sparsity: float | Mapping[str, float], scope: str, round_to: int) -> None:
-    shares = sparsity.values() if isinstance(sparsity, Mapping) else [sparsity]
+def _require_settings(sparsity: float | Mapping[str, float] | None, scope: str, round_to: int) -> None:
+    shares = sparsity.values() if isinstance(sparsity, Mapping) else [0.0 if sparsity is None else sparsity]
     for share in shares:
         if not 0 <= share <= 1:
             raise PruningError(f"a sparsity of {share} is no share; pass a number from 0 to 1.")

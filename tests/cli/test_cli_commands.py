@@ -18,7 +18,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 from typer.testing import CliRunner
 
-from speedup import Choices, Plan, apply_masks, load, load_plan
+from speedup import Choices, Plan, apply_masks, load, load_plan, masks_from_file
 from speedup.cli import app
 from speedup.cli.examples import call_of
 from speedup.cli.placing import placed_call, placed_model
@@ -265,6 +265,48 @@ def test_bench_measures_the_masked_model_beside_the_small_ones(folder: Path) -> 
     assert measured["best_align"] in (1, 2)
 
 
+GIVEN = f"{NET} --input {SHAPE}"
+
+
+@pytest.mark.parametrize("name", ["made.pth", "made.safetensors"])
+def test_prune_writes_masks_that_meet_a_goal(name: str, folder: Path) -> None:
+    said = run(f"prune {GIVEN} --macs 0.7 --out {{folder}}/{name}", folder)
+    assert said.splitlines()[-1].endswith(f"{name}: written; masks of 2 parameters")
+    planned = f"plan {GIVEN} --masks {{folder}}/{name}"
+    assert run(planned, folder).splitlines()[0] == said.splitlines()[0]
+    macs = json.loads(run(f"{planned} --json", folder))["macs"]
+    assert 0.5 < macs["after"] / macs["before"] <= 0.7
+    assert masks_from_file(folder / name).keys() == {"0.weight", "0.bias"}
+
+
+def test_prune_takes_scores_shares_and_what_stays(folder: Path) -> None:
+    line = f"prune {GIVEN} --out {{folder}}/made.pth"
+    told = json.loads(run(f"{line} --sparsity 0.5 --score fpgm --scope global --json", folder))
+    assert told["file"].endswith("made.pth") and told["masks"] == "masks of 2 parameters"
+    assert told["parameters"]["after"] < told["parameters"]["before"]
+    # Half of all ten channels; those of the last layer, which the model returns, cannot go.
+    assert int(masks_from_file(folder / "made.pth")["0.bias"].sum()) == 1
+    assert "masks of 0 parameters" in run(f"{line} --sparsity 0.5 --skip 0", folder)
+    run(f"{line} --latency-ms 1000", folder)
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ("", "give one of sparsity, macs, parameters, latency_ms"),
+        ("--macs 0.001", "cannot be met"),
+        ("--macs 0.5 --score best", "choose one of l1, l2, fpgm, slimming, random"),
+        ("--macs 0.5 --scope all", "pass 'layer' or 'global'"),
+    ],
+)
+def test_prune_says_what_it_cannot_do(options: str, says: str, folder: Path) -> None:
+    line = f"prune {GIVEN} --out {{folder}}/made.pth {options}".format(folder=folder)
+    result = CliRunner().invoke(app, line.split())
+    assert result.exit_code == 2
+    assert says in result.stderr
+    assert not (folder / "made.pth").exists()
+
+
 def test_report_is_a_page_or_a_figure(folder: Path) -> None:
     run(f"report {PLANNED} --out {{folder}}/report.html", folder)
     assert (folder / "report.html").read_text(encoding="utf-8").startswith("<!DOCTYPE html>")
@@ -357,15 +399,22 @@ def examples() -> list[str]:
     lines = [
         " ".join(found.split()) for text in texts for found in re.findall(r"(speedup \w+ \S+\.py:.*)", text)
     ]
-    order = ["plan", "compact", "verify", "report", "bench"]
+    order = ["prune", "plan", "compact", "verify", "report", "bench"]
     return sorted(dict.fromkeys(lines), key=lambda line: order.index(line.split()[1]))
 
 
-HELPED: list[list[str]] = [[], ["plan"], ["compact"], ["verify"], ["report"], ["bench"]]
+HELPED: list[list[str]] = [[], ["prune"], ["plan"], ["compact"], ["verify"], ["report"], ["bench"]]
 
 
 def test_examples_of_all_commands_are_found() -> None:
-    assert {line.split()[1] for line in examples()} == {"plan", "compact", "verify", "report", "bench"}
+    assert {line.split()[1] for line in examples()} == {
+        "prune",
+        "plan",
+        "compact",
+        "verify",
+        "report",
+        "bench",
+    }
 
 
 def test_the_examples_of_the_help_work_one_after_the_other(
@@ -388,25 +437,28 @@ def test_the_examples_of_the_help_work_one_after_the_other(
         ("compact {net} --out {folder}/x.pt", ".safetensors"),
         ("compact {net} --out {folder}/x", ".safetensors"),
         ("plan {net} --out {folder}/x.pt", ".json"),
+        ("prune {given} --macs 0.5 --out {folder}/x.json", ".pt or .pth or .safetensors"),
         ("report {net} --out {folder}/x.txt", ".html or .htm or .svg or .png or .pdf"),
     ],
 )
 def test_a_file_is_what_its_name_says_or_is_refused(line: str, known: str, folder: Path) -> None:
     before = sorted(folder.iterdir())
-    result = CliRunner().invoke(app, line.replace("{net}", PLANNED).format(folder=folder).split())
+    line = line.replace("{net}", PLANNED).replace("{given}", GIVEN)
+    result = CliRunner().invoke(app, line.format(folder=folder).split())
     assert result.exit_code == 2
     assert result.stderr.startswith("error: --out ") and f"is written as {known};" in result.stderr
     assert sorted(folder.iterdir()) == before
 
 
-@pytest.mark.parametrize("command", ["compact", "report", "bench"])
+@pytest.mark.parametrize("command", ["prune", "compact", "report", "bench"])
 def test_weights_that_nobody_trained_are_warned_of(command: str, folder: Path) -> None:
     options = {
-        "compact": "--out {folder}/small.safetensors",
-        "report": "--out {folder}/report.html",
-        "bench": "--align 1 --threads 1 --rounds 2",
+        "prune": "--sparsity 0.5 --out {folder}/made.pth",
+        "compact": "--masks {folder}/masks.pth --out {folder}/small.safetensors",
+        "report": "--masks {folder}/masks.pth --out {folder}/report.html",
+        "bench": "--masks {folder}/masks.pth --align 1 --threads 1 --rounds 2",
     }
-    masked = f"--masks {{folder}}/masks.pth --input {SHAPE} {options[command]}"
+    masked = f"--input {SHAPE} {options[command]}"
     for model, is_warned in (("{folder}/nets.py:make", True), (NET, False)):
         result = CliRunner().invoke(app, f"{command} {model} {masked}".format(folder=folder).split())
         assert result.exit_code == 0, result.output
