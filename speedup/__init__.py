@@ -63,6 +63,7 @@ if TYPE_CHECKING:
         masks_from_prune,
         masks_from_zeros,
     )
+    from speedup.measuring.estimating import estimate_latency
     from speedup.measuring.tuning import tune
     from speedup.plan import Plan, plan_figure
     from speedup.planning.planner import plan_speedup
@@ -123,6 +124,7 @@ __all__ = [
     "apply_masks",
     "check_masks",
     "compact_checkpoint",
+    "estimate_latency",
     "load",
     "load_plan",
     "make_masks",
@@ -158,6 +160,7 @@ _HOMES = MappingProxyType(
             "masks_from_zeros",
         ),
         "speedup.measuring.tuning": ("tune",),
+        "speedup.measuring.estimating": ("estimate_latency",),
         "speedup.plan": ("Plan", "plan_figure"),
         "speedup.planning.planner": ("plan_speedup",),
         "speedup.pruners": ("make_masks", "masks_from_torch_pruning"),

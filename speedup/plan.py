@@ -19,6 +19,7 @@ from speedup.parts import PlanParts
 from speedup.rendering.calls import call_text, calls_line
 from speedup.rendering.explanation import explanation
 from speedup.rendering.figure import report_figure, write_figure
+from speedup.rendering.latency import LatencyEstimate
 from speedup.rendering.overview import overview, summary_lines
 from speedup.rendering.versions import made_today
 from speedup.writing import StrPath, write_text
@@ -33,12 +34,12 @@ if TYPE_CHECKING:
 class Plan(PlanParts):
     """What `materialize` will do. Print it for a dry run; `table` has all layers, `explain` one of them."""
 
-    def write_report(self, path: StrPath, title: str = "") -> None:
+    def write_report(self, path: StrPath, title: str = "", latency: LatencyEstimate | None = None) -> None:
         """Write the plan for people to read: an .html page, or a figure as .svg, .pdf or .png.
 
         The page is `to_html`'s. The figure has bars of each layer's parameters and MACs, before and after;
         `speedup.plan_figure` makes it to be changed first. `title` is the name of the model's class by
-        default.
+        default. `latency` is shown beside the sizes.
 
         Raises:
             ReportFormatError: the suffix is another.
@@ -47,9 +48,9 @@ class Plan(PlanParts):
         """
         match Path(path).suffix.lower():
             case ".html" | ".htm":
-                write_text(path, self.to_html(title))
+                write_text(path, self.to_html(title, latency))
             case ".svg" | ".pdf" | ".png":
-                write_figure(self.report, path, title or self.model_name)
+                write_figure(self.report, path, title or self.model_name, latency)
             case other:
                 raise ReportFormatError(
                     f"a plan cannot be written to a file of type {other!r}; the name of {str(path)!r} has to "
@@ -166,13 +167,14 @@ class Plan(PlanParts):
     def __str__(self) -> str:
         return self.overview()
 
-    def overview(self, depth: int | None = None) -> str:
+    def overview(self, depth: int | None = None, latency: LatencyEstimate | None = None) -> str:
         """What `print` shows, on one screen: totals, the modules as a tree, and why what stays does.
 
         `depth` is how many levels of modules are told apart; None: as many as fit. The first line says what
-        goes; where nothing does, how much is zero, and how much of that in whole slices.
+        goes; where nothing does, how much is zero, and how much of that in whole slices. `latency`, what
+        `estimate_latency(plan)` found, is a row of the totals.
         """
-        return overview(self.report, self._subject_line, depth)
+        return overview(self.report, self._subject_line, depth, latency=latency)
 
     def table(self, width: int | None = None) -> str:
         """All layers that change, all reasons, and the totals last, as a table in plain text.
@@ -199,16 +201,16 @@ class Plan(PlanParts):
 
         return html_table(self.report)
 
-    def to_html(self, title: str = "") -> str:
+    def to_html(self, title: str = "", latency: LatencyEstimate | None = None) -> str:
         """One HTML document that refers to nothing else: summary, graph, layers, and what stays and why.
 
         `title` is the name of the model's class by default. The page tells the date and the versions that it
-        was made with.
+        was made with. `latency`, what `estimate_latency(plan)` found, stands beside the sizes.
         """
         from speedup.rendering.page.document import html_report
 
         facts = (self._subject_line, made_today())
-        return html_report(self.report, self.explain, title or self.model_name, facts)
+        return html_report(self.report, self.explain, title or self.model_name, facts, latency)
 
     def explain(self, path: str) -> str:
         """Why each part of module `path` goes or stays, as plain text.
@@ -235,13 +237,14 @@ def restore_plan(text: str) -> Plan:
     return Plan.from_json(text)
 
 
-def plan_figure(plan: Plan, title: str = "") -> Figure:
+def plan_figure(plan: Plan, title: str = "", latency: LatencyEstimate | None = None) -> Figure:
     """A figure with a bar per layer: pale what it was, dark what is left; the share of that beside it.
 
     In order of first use, at most 60 bars: layers of repeated blocks that change alike share one, and where
-    there are still more, those of a module do. `title` is the name of the model's class by default.
+    there are still more, those of a module do. `title` is the name of the model's class by default;
+    `latency`, what `estimate_latency(plan)` found, stands below it.
 
     Raises:
         MissingPackageError: matplotlib is not installed.
     """
-    return report_figure(plan.report, title or plan.model_name)
+    return report_figure(plan.report, title or plan.model_name, latency)

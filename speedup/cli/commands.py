@@ -12,54 +12,38 @@ from attrs import evolve
 
 from speedup.cli import summaries
 from speedup.cli.examples import SYNTAX
+from speedup.cli.options import (
+    Align,
+    AsJson,
+    Calls,
+    DeviceName,
+    Inputs,
+    Keep,
+    Latency,
+    LoweringNames,
+    MaskFile,
+    Model,
+    TypeName,
+    Weights,
+)
 from speedup.cli.placing import device_of, dtype_of, placed_model
 from speedup.cli.progress import Steps
-from speedup.cli.pruning import SCORES, scores_of, save_masks
+from speedup.cli.pruning import SCORES, save_masks, scores_of
 from speedup.cli.references import factory_of, model_of
 from speedup.cli.subject import read_plan_arguments
 from speedup.errors import FileWriteError, InputError
 from speedup.plan import Plan
+from speedup.rendering.latency import LatencyEstimate
 from speedup.rendering.verdict import verdict
 from speedup.sparse.choices import Choices
 from speedup.writing import write_text
 
-Model = Annotated[
-    str,
-    typer.Argument(help="package.module:factory or file.py:factory, called without arguments."),
-]
-Inputs = Annotated[
-    list[str],
-    typer.Option("--input", help=f"Example input, once per argument of the forward: {SYNTAX}; or a file."),
-]
-Calls = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--call",
-        help="A further call that the plan has to hold for, its inputs written as for --input, with spaces "
-        "or semicolons between them; repeatable.",
-    ),
-]
-Weights = Annotated[Path | None, typer.Option("--weights", help="State dict to load: .pt or .safetensors.")]
-MaskFile = Annotated[str | None, typer.Option("--masks", help="Mask file; else zeros in the weights count.")]
-Keep = Annotated[list[str] | None, typer.Option("--keep", help="Module that must not change; repeatable.")]
-Align = Annotated[int | None, typer.Option("--align", min=1, help="Let widths be multiples of this.")]
-LoweringNames = Annotated[
-    str,
-    typer.Option(
-        "--lowerings",
-        help="What may be done so that more goes: auto, none, or names with commas between them.",
-    ),
-]
-DeviceName = Annotated[
-    str | None, typer.Option("--device", help="Put model and inputs there, such as cuda; by default the CPU.")
-]
-TypeName = Annotated[
-    str | None, typer.Option("--dtype", help="Cast the model and its floating-point inputs, such as float64.")
-]
-AsJson = Annotated[
-    bool,
-    typer.Option("--json", help="Print a summary as JSON, for other programs; errors too are JSON then."),
-]
+
+def _estimate(made: Plan, step: Steps) -> LatencyEstimate:
+    from speedup.measuring.estimating import estimate_latency
+
+    with step("measuring"):
+        return estimate_latency(made)
 
 
 def plan(
@@ -77,6 +61,7 @@ def plan(
     depth: Annotated[
         int | None, typer.Option("--depth", min=1, help="Levels of modules to tell apart; else what fits.")
     ] = None,
+    latency: Latency = False,
     table: Annotated[bool, typer.Option("--table", help="Print all layers and all reasons.")] = False,
     out: Annotated[
         Path | None, typer.Option("--out", help="Write the whole plan here, as .json; - prints it.")
@@ -92,13 +77,14 @@ def plan(
     is_printed = out is not None and str(out) == "-"
     if out is not None and not is_printed:
         _require_suffix(out, (".json",), "a plan")
-    with Steps(2).shown() as step:
+    with Steps(3 if latency else 2).shown() as step:
         with step("reading the model"):
             subject = read_plan_arguments(
                 model, inputs, calls, weights, masks, keep, align, lowerings, device, dtype
             )
         with step("planning"):
             made = subject.plan()
+        estimate = _estimate(made, step) if latency else None
     if out is not None and not is_printed:
         write_text(out, made.to_json() + "\n")
     if is_printed:
@@ -107,9 +93,9 @@ def plan(
         said = made.explain(explain)
         typer.echo(json.dumps({"path": explain, "explanation": said.splitlines()}) if as_json else said)
     elif as_json:
-        typer.echo(json.dumps(summaries.plan_summary(made)))
+        typer.echo(json.dumps(summaries.plan_summary(made, latency=estimate)))
     else:
-        typer.echo(made.table() if table else made.overview(depth))
+        typer.echo(made.table() if table else made.overview(depth, estimate))
 
 
 def prune(
@@ -387,6 +373,7 @@ def report(
     lowerings: LoweringNames = "auto",
     device: DeviceName = None,
     dtype: TypeName = None,
+    latency: Latency = False,
     as_json: AsJson = False,
 ) -> None:
     """Write the plan as a page to look at (.html), or as a figure (.svg, .png, .pdf).
@@ -394,7 +381,7 @@ def report(
     Example: speedup report net.py:make --weights net.pt --masks masks.pth --input 1x3x32x32 --out report.html
     """
     _require_suffix(out, (".html", ".htm", ".svg", ".png", ".pdf"), "a report")
-    with Steps(3).shown() as step:
+    with Steps(4 if latency else 3).shown() as step:
         with step("reading the model"):
             subject = read_plan_arguments(
                 *(model, inputs, calls, weights, masks, keep, align, lowerings, device, dtype),
@@ -402,8 +389,9 @@ def report(
             )
         with step("planning"):
             made = subject.plan()
+        estimate = _estimate(made, step) if latency else None
         with step("drawing"):
-            made.write_report(out)
+            made.write_report(out, latency=estimate)
     _tell_written(made, out, subject.warnings, as_json)
 
 

@@ -26,7 +26,7 @@ def device_of(name: str | None) -> torch.device | None:
     try:
         device = torch.device(name)
         torch.empty(0, device=device)
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
+    except (RuntimeError, AssertionError, ImportError, NotImplementedError) as error:
         said = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise InputError(f"device {name!r} cannot be used here: {said}. Name another, such as cpu") from error
     return device

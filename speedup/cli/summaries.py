@@ -18,12 +18,15 @@ from speedup.demo import Outcome
 from speedup.measuring.latency import LatencyTable, ModelLatency
 from speedup.plan import Plan
 from speedup.rendering.causes import causes_of
+from speedup.rendering.latency import LatencyEstimate
 from speedup.rendering.verdict import advice, verdict
 from speedup.rendering.versions import package_version
 from speedup.sparse.choices import Choices
 
 
-def plan_summary(plan: Plan, warnings: Sequence[str] = ()) -> dict[str, Any]:
+def plan_summary(
+    plan: Plan, warnings: Sequence[str] = (), latency: LatencyEstimate | None = None
+) -> dict[str, Any]:
     """What a plan comes to, and why what stays does, the largest reason first."""
     report = plan.report
     asked, size = report.asked, report.size
@@ -43,6 +46,7 @@ def plan_summary(plan: Plan, warnings: Sequence[str] = ()) -> dict[str, Any]:
         "reasons": reasons,
         "assumptions": list(report.assumptions),
         "unknown_operators": list(report.unknown_operators),
+        **({} if latency is None else {"seconds": {"before": latency.before, "after": latency.after}}),
     }
 
 

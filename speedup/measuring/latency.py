@@ -16,13 +16,21 @@ import torch
 from attrs import evolve, frozen
 from rich.console import Console
 from rich.table import Table
-from torch import Tensor, nn
+from torch import nn
 
 from speedup.analyses.alignment import Width
 from speedup.building.materializing import materialize
 from speedup.errors import InputError
 from speedup.ir.inputs import Example, example_from
 from speedup.masks import apply_masks
+from speedup.measuring.conditions import (
+    Conditions,
+    conditions_of,
+    first_real,
+    layout_of,
+    moved_call,
+    require_device,
+)
 from speedup.measuring.layer_calls import LayerCall, call_at, measurable, random_like
 from speedup.measuring.timing import Timing, take_turns
 from speedup.modules.isolation import isolated
@@ -31,22 +39,6 @@ from speedup.planning.planner import find_solution, realign, request_of
 
 # Quartiles that are further apart, as a share of the median, are no property of the model.
 _NOISY = 0.15
-
-
-@frozen
-class Conditions:
-    """Under which latencies were measured."""
-
-    device: str
-    dtype: str
-    threads: int
-    rounds: int
-
-    def __str__(self) -> str:
-        return (
-            f"{self.device}, {self.dtype}, {self.threads} CPU thread(s), "
-            f"medians and quartiles of {self.rounds} interleaved rounds"
-        )
 
 
 @frozen
@@ -177,9 +169,9 @@ def latency_table(
     """
     if not aligns or rounds < 2:
         raise InputError("nothing to measure: give at least one alignment and at least two rounds")
-    _require_device(device)
+    require_device(device)
     plans = [realign(plan, align) for align in aligns]
-    example = _move(plan.subject.example if x is None else example_from(x), device, dtype)
+    example = moved_call(plan.subject.example if x is None else example_from(x), device, dtype)
     masked = apply_masks(plan.subject.planned_model(), plan.subject.masks).eval()
     models = [masked.to(device=device, dtype=dtype), *(_small(one, device, dtype) for one in plans)]
     runs = [_forward(model, example) for model in models]
@@ -190,7 +182,7 @@ def latency_table(
         for align, one, timing in zip(aligns, plans, timings, strict=True)
     )
     baseline = ModelLatency(None, plan.parameters_before, plan.macs_before, before)
-    return LatencyTable(baseline, tuple(rows), _conditions(example, threads, rounds))
+    return LatencyTable(baseline, tuple(rows), conditions_of(example, threads, rounds))
 
 
 def _label(align: int | None) -> str:
@@ -220,17 +212,17 @@ def measure_widths(
         InputError: `x` is no input, or `device` is not there.
         UnboundPlanError: the plan was read back, and so does not say how it was made.
     """
-    _require_device(device)
+    require_device(device)
     request = request_of(plan)
     example = request.calls[0] if x is None else example_from(x)
     if x is not None:
         # It is planned beside the planned calls, where and in the type that the model is.
-        first = _first(request.calls[0])
-        request = evolve(request, calls=(_move(example, first.device, first.dtype), *request.calls))
+        first = first_real(request.calls[0])
+        request = evolve(request, calls=(moved_call(example, first.device, first.dtype), *request.calls))
     with torch.inference_mode(mode=False), torch.no_grad():
         analysis = find_solution(request).analysis
-    example = _move(example, device, dtype)
-    fill = partial(random_like, device=_first(example).device, dtype=dtype, layout=_layout(example))
+    example = moved_call(example, device, dtype)
+    fill = partial(random_like, device=first_real(example).device, dtype=dtype, layout=layout_of(example))
     known: dict[tuple[LayerCall, ...], tuple[tuple[int, Timing], ...]] = {}
     layers: list[LayerLatency] = []
     with isolated():
@@ -243,51 +235,16 @@ def measure_widths(
                 timings = take_turns(runs, rounds=rounds, threads=threads, seconds=seconds)
                 known[calls] = tuple(zip(widths, timings, strict=True))
             layers.append(LayerLatency(op.owner.path, known[calls], dim.weight))
-    return WidthTable(tuple(layers), _conditions(example, threads, rounds))
-
-
-def _require_device(device: torch.device | str | None) -> None:
-    try:
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
-        reason = str(error).partition("\n")[0].removesuffix(".")
-        raise InputError(
-            f"device={str(device)!r} cannot be measured on: {reason}. Pass one that torch has here, as 'cpu'."
-        ) from error
+    return WidthTable(tuple(layers), conditions_of(example, threads, rounds))
 
 
 def _small(plan: Plan, device: torch.device | str | None, dtype: torch.dtype | None) -> nn.Module:
     return materialize(plan, verify="none").eval().to(device=device, dtype=dtype)
 
 
-def _move(example: Example, device: torch.device | str | None, dtype: torch.dtype | None) -> Example:
-    tensors = (t.to(device=device, dtype=dtype if t.is_floating_point() else None) for t in example.tensors)
-    return example.with_tensors(tuple(tensors))
-
-
 def _forward(model: nn.Module, example: Example) -> Callable[[], object]:
     args, kwargs = example.call(example.tensors)
     return lambda: model(*args, **kwargs)
-
-
-def _first(example: Example) -> Tensor:
-    """The first tensor of the call that holds real numbers, or the first of all."""
-    return next((t for t in example.tensors if t.is_floating_point()), example.tensors[0])
-
-
-def _layout(example: Example) -> torch.memory_format:
-    """How images lie in memory."""
-    images = [t for t in example.tensors if t.ndim == 4 and not t.is_contiguous()]
-    is_last = any(t.is_contiguous(memory_format=torch.channels_last) for t in images)
-    return torch.channels_last if is_last else torch.contiguous_format
-
-
-def _conditions(example: Example, threads: int | None, rounds: int) -> Conditions:
-    first = _first(example)
-    device = torch.cuda.get_device_name(first.device) if first.is_cuda else str(first.device)
-    return Conditions(
-        device, str(first.dtype).removeprefix("torch."), threads or torch.get_num_threads(), rounds
-    )
 
 
 def _printed(headings: Sequence[str], rows: Iterable[Sequence[str]], conditions: Conditions) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from typing import Any
 
@@ -71,6 +71,22 @@ def call_at(width: int, op: Op, dim: KernelDim, analysis: Analysis) -> LayerCall
 
     needs = rule_of(op, analysis.rules).needs(analysis.sites[op.index], sizes, analysis.kept)
     given = {**analysis.arguments(op), **needs}
+    return _call(op, given, sizes)
+
+
+def call_before(op: Op) -> LayerCall:
+    """The call of `op` as the model makes it."""
+    return _call(op, op.arguments, lambda value: value.shape)
+
+
+def call_after(op: Op, analysis: Analysis) -> LayerCall:
+    """The call of `op` as the small model makes it; where that states it otherwise, as the model does."""
+    if op.index in analysis.restated:
+        return call_before(op)
+    return _call(op, analysis.arguments(op), analysis.sizes)
+
+
+def _call(op: Op, given: Mapping[str, Any], sizes: Callable[[Value], Shape]) -> LayerCall:
     arguments = {name: _blank(argument, sizes) for name, argument in given.items()}
     positional, keywords = call_arguments(op, arguments)
     return LayerCall(functional_form(op.target), tuple(positional), tuple(keywords.items()))

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from speedup.errors import MissingPackageError
 from speedup.ir.report import Report
 from speedup.rendering.counts import change, megabytes, share_left, share_removed, short_count
+from speedup.rendering.latency import LatencyEstimate, milliseconds
 from speedup.rendering.rows import bar_rows
 from speedup.writing import StrPath, replacing
 
@@ -29,7 +30,7 @@ _METADATA: dict[str, dict[str, Any]] = {
 }
 
 
-def report_figure(report: Report, title: str) -> Figure:
+def report_figure(report: Report, title: str, latency: LatencyEstimate | None = None) -> Figure:
     """A figure with a bar per layer: pale what it was, dark what is left; the share of that beside it.
 
     In order of first use, at most 60 bars: layers of repeated blocks that change alike share one, and where
@@ -55,16 +56,22 @@ def report_figure(report: Report, title: str) -> Figure:
     # Names are no formulas, whatever dollar signs are in them.
     parameters.set_yticks(range(len(rows)), [row.path for row in rows], parse_math=False)
     parameters.set_ylim(len(rows) - 0.4, -0.6)
-    figure.suptitle("\n".join((title, *_size_line(report))), parse_math=False)
+    figure.suptitle("\n".join((title, *_further_line(report, latency))), parse_math=False)
     colors = ((_BEFORE, "before"), (_AFTER, "after"), (_SAME, "stays as it is"))
     handles = [Patch(color=color, label=label) for color, label in colors]
     figure.legend(handles=handles, loc="outside lower center", ncols=len(handles), frameon=False)
     return figure
 
 
-def write_figure(report: Report, path: StrPath, title: str, dots_per_inch: float = 150) -> None:
-    """Write `report_figure(report, title)` to the file `path`, as its suffix says."""
-    figure = report_figure(report, title)
+def write_figure(
+    report: Report,
+    path: StrPath,
+    title: str,
+    latency: LatencyEstimate | None = None,
+    dots_per_inch: float = 150,
+) -> None:
+    """Write `report_figure(report, title, latency)` to the file `path`, as its suffix says."""
+    figure = report_figure(report, title, latency)
     from matplotlib import rc_context
 
     # Text stays text, which can be searched and restyled.
@@ -96,8 +103,13 @@ def _draw(axes: Axes, counts: Sequence[tuple[int, int]]) -> None:
     axes.spines[["top", "right", "left"]].set_visible(False)
 
 
-def _size_line(report: Report) -> tuple[str, ...]:
-    return () if report.size is None else (f"{change(*report.size, megabytes, arrow='→')} MB on disk",)
+def _further_line(report: Report, latency: LatencyEstimate | None) -> tuple[str, ...]:
+    told = []
+    if report.size is not None:
+        told.append(f"{change(*report.size, megabytes, arrow='→')} MB on disk")
+    if latency is not None:
+        told.append(f"{change(*latency.microseconds, milliseconds, arrow='→')} ms per forward, estimated")
+    return (", ".join(told),) if told else ()
 
 
 def _heading(what: str, before: int, after: int) -> str:

@@ -11,6 +11,7 @@ from speedup.rendering.causes import Cause, causes_of
 from speedup.rendering.choices import lowering_lines
 from speedup.rendering.counts import change, megabytes, part_of_whole, share_left, short_count
 from speedup.rendering.folding import Folded, folded_rows
+from speedup.rendering.latency import LatencyEstimate, milliseconds
 from speedup.rendering.verdict import advice, is_nothing, verdict, zeros
 
 _NARROWEST, _WIDEST = 40, 200
@@ -22,7 +23,13 @@ _GAP = "  "
 _Cells = Callable[[Folded], tuple[str, ...]]
 
 
-def overview(report: Report, subject: str, depth: int | None = None, width: int | None = None) -> str:
+def overview(
+    report: Report,
+    subject: str,
+    depth: int | None = None,
+    width: int | None = None,
+    latency: LatencyEstimate | None = None,
+) -> str:
     """About 40 lines of plain text; `subject` says in one what the plan was made for.
 
     `depth` is how many levels of modules are told apart; None: as many as fit. `width` is in characters;
@@ -30,7 +37,7 @@ def overview(report: Report, subject: str, depth: int | None = None, width: int 
     """
     if width is None:
         width = min(_WIDEST, max(_NARROWEST, shutil.get_terminal_size((120, 40)).columns))
-    return "\n".join(line.rstrip() for line in _lines(report, subject, depth, width))
+    return "\n".join(line.rstrip() for line in _lines(report, subject, depth, width, latency))
 
 
 def summary_lines(report: Report, subject: str) -> tuple[str, str, str]:
@@ -51,7 +58,9 @@ def _held(report: Report) -> str:
     return f"held back {_shares(causes, report)}; print(plan) shows by what"
 
 
-def _lines(report: Report, subject: str, depth: int | None, width: int) -> Iterator[str]:
+def _lines(
+    report: Report, subject: str, depth: int | None, width: int, latency: LatencyEstimate | None
+) -> Iterator[str]:
     yield from _wrapped(verdict(report), width)
     asked = report.asked
     if asked is not None and not is_nothing(report) and asked.zero > asked.sliced:
@@ -60,7 +69,7 @@ def _lines(report: Report, subject: str, depth: int | None, width: int) -> Itera
         yield from _wrapped(said, width)
     yield from _wrapped(subject, width)
     yield ""
-    yield from _totals(report, width)
+    yield from _totals(report, width, latency)
     yield ""
     yield from _tree(folded_rows(report, depth, _MOST_ROWS), width)
     yield from _causes(report, width)
@@ -70,7 +79,7 @@ def _lines(report: Report, subject: str, depth: int | None, width: int) -> Itera
     )
 
 
-def _totals(report: Report, width: int) -> Iterator[str]:
+def _totals(report: Report, width: int, latency: LatencyEstimate | None) -> Iterator[str]:
     asked = report.asked
     rows = [
         _total("parameters", report.parameters, None if asked is None else asked.parameters, short_count),
@@ -78,6 +87,8 @@ def _totals(report: Report, width: int) -> Iterator[str]:
     ]
     if report.size is not None:
         rows.append(_total("MB", report.size, None, megabytes))
+    if latency is not None:
+        rows.append(_total("ms, estimated", latency.microseconds, None, milliseconds))
     headings = ("", "before", "after", "gone", "asked for", "held back")
     table = [headings, *rows]
     # What is in no row, or does not fit, is left out from the right.

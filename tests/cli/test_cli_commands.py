@@ -99,6 +99,14 @@ def test_summary_lists_reasons_with_what_would_help(folder: Path) -> None:
     assert reason["macs"] > 0 and reason["parameters"] == 2 * 54 + 2
 
 
+def test_latency_is_estimated_on_request(folder: Path) -> None:
+    assert "ms, estimated" in run(f"plan {PLANNED} --latency", folder)
+    told = json.loads(run(f"plan {PLANNED} --latency --json", folder))
+    assert 0 < told["seconds"]["after"] < 1 and 0 < told["seconds"]["before"] < 1
+    run(f"report {PLANNED} --latency --out {{folder}}/report.html", folder)
+    assert "ms per forward, estimated" in (folder / "report.html").read_text(encoding="utf-8")
+
+
 def test_an_explanation_may_be_json(folder: Path) -> None:
     said = run(f"plan {PLANNED} --explain 0", folder)
     found = json.loads(run(f"plan {PLANNED} --explain 0 --json", folder))

@@ -12,8 +12,8 @@ from speedup import Width, materialize, plan_speedup
 from speedup.demo.cases import lenet
 from speedup.errors import InputError
 from speedup.ir.edits import Slice
+from speedup.measuring.conditions import Conditions
 from speedup.measuring.latency import (
-    Conditions,
     LatencyTable,
     LayerLatency,
     ModelLatency,

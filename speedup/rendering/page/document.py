@@ -10,6 +10,7 @@ from xml.etree.ElementTree import Element
 
 from speedup.ir.report import Layer, Report
 from speedup.rendering.counts import change, megabytes, part_of_whole, share_removed, short_count
+from speedup.rendering.latency import LatencyEstimate, milliseconds
 from speedup.rendering.page.elements import element, html_text
 from speedup.rendering.page.sections import (
     what_holds_back,
@@ -29,7 +30,13 @@ _MOST_ENTRIES = 90
 _POLICY = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; img-src data:"
 
 
-def html_report(report: Report, explain: Callable[[str], str], title: str, facts: Sequence[str] = ()) -> str:
+def html_report(
+    report: Report,
+    explain: Callable[[str], str],
+    title: str,
+    facts: Sequence[str] = (),
+    latency: LatencyEstimate | None = None,
+) -> str:
     """A whole HTML document without references to anything outside of it.
 
     `explain` tells in plain text about the layer of a path; `facts` are lines below the title.
@@ -42,7 +49,7 @@ def html_report(report: Report, explain: Callable[[str], str], title: str, facts
         *(element("p", fact, class_="hint") for fact in facts),
         element("p", verdict(report), class_="verdict"),
         *(element("p", line) for line in [advice(report)] if line),
-        _summary(report),
+        _summary(report, latency),
         *what_holds_back(report),
         *_search(),
         *_graph(report, tree, numbers),
@@ -70,11 +77,14 @@ def _file(name: str) -> str:
     return files("speedup.rendering.page").joinpath(name).read_text(encoding="utf-8")
 
 
-def _summary(report: Report) -> Element:
+def _summary(report: Report, latency: LatencyEstimate | None) -> Element:
     changed = sum(layer.is_changed for layer in report.layers)
     staying = sum(blocked.count for blocked in report.blocked)
     asked = report.asked
     sizes = [] if report.size is None else [_card("MB on disk", report.size, None, megabytes)]
+    if latency is not None:
+        sizes.append(_card("ms per forward, estimated", latency.microseconds, None, milliseconds))
+        sizes[-1].append(element("p", latency.conditions, class_="hint"))
     return element(
         "section",
         _card("Parameters", report.parameters, None if asked is None else asked.parameters, short_count),
