@@ -12,6 +12,7 @@ from speedup.rendering.choices import lowering_lines
 from speedup.rendering.counts import change, megabytes, part_of_whole, share_left, short_count
 from speedup.rendering.folding import Folded, folded_rows
 from speedup.rendering.latency import LatencyEstimate, milliseconds
+from speedup.rendering.rows import sizes_line
 from speedup.rendering.verdict import advice, is_nothing, verdict, zeros
 
 _NARROWEST, _WIDEST = 40, 200
@@ -42,13 +43,7 @@ def overview(
 
 def summary_lines(report: Report, subject: str) -> tuple[str, str, str]:
     """A plan in three lines: what it was made for, what it comes to, and what is held back."""
-    counts = [
-        f"parameters {change(*report.parameters, short_count)}",
-        f"MACs {change(*report.macs, short_count)}",
-    ]
-    if report.size is not None:
-        counts.append(f"MB {change(*report.size, megabytes)}")
-    return f"Plan of {subject}", f"  {verdict(report)}: {', '.join(counts)}", f"  {_held(report)}"
+    return f"Plan of {subject}", f"  {verdict(report)}: {sizes_line(report)}", f"  {_held(report)}"
 
 
 def _held(report: Report) -> str:

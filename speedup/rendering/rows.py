@@ -10,7 +10,7 @@ from attrs import evolve, frozen
 
 from speedup.ir.report import Layer, Report
 from speedup.rendering.alike import Entry, merge_alike
-from speedup.rendering.counts import change, share_removed
+from speedup.rendering.counts import change, megabytes, share_removed, short_count
 
 
 @frozen
@@ -42,13 +42,14 @@ def layer_rows(report: Report, most: int) -> tuple[Row, ...]:
 
 
 def bar_rows(layers: Sequence[Layer], most: int) -> tuple[Row, ...]:
-    """A row per layer in order, alike ones of repeated blocks in one with their sums.
+    """A row per layer with counts in order, alike ones of repeated blocks in one with their sums.
 
     Where there are still more than `most`, the layers of a module share one, as in `module_rows`.
     """
-    merged = [_row(entry) for entry in merge_alike(map(_entry, layers))]
+    drawn = [x for x in layers if x.parameters_before or x.parameters_after or x.macs_before or x.macs_after]
+    merged = [_row(entry) for entry in merge_alike(map(_entry, drawn))]
     if len(merged) > most:
-        return module_rows(layers, most)
+        return module_rows(drawn, most)
     return tuple(
         evolve(
             row,
@@ -105,6 +106,17 @@ def totals(report: Report, write: Callable[[int], str]) -> tuple[str, str]:
         f"{share_removed(*report.macs)} of the MACs",
         f"Parameters {change(*report.parameters, write)}, MACs {change(*report.macs, write)}",
     )
+
+
+def sizes_line(report: Report) -> str:
+    """What a model was and becomes, in parameters, MACs and, where it is known, megabytes."""
+    counts = [
+        f"parameters {change(*report.parameters, short_count)}",
+        f"MACs {change(*report.macs, short_count)}",
+    ]
+    if report.size is not None:
+        counts.append(f"MB {change(*report.size, megabytes)}")
+    return ", ".join(counts)
 
 
 def row_label(path: str, alike: int) -> str:

@@ -15,7 +15,7 @@ from PIL import Image
 from torch import nn
 
 from speedup import FileWriteError, MissingPackageError, Plan, ReportFormatError, plan_figure, plan_speedup
-from speedup.ir.report import Report
+from speedup.ir.report import Layer, Report
 from speedup.rendering.figure import write_figure
 from tests.support.reports import linear, reported, residual
 
@@ -78,6 +78,15 @@ def test_layers_of_repeated_blocks_share_a_bar_with_their_sum(plan: Plan) -> Non
     assert names(odd) == ["stem", "blocks.0…5.up (6 alike)", "blocks.0…5.down (6 alike)"]
     lengths = widths(plan_figure(odd).axes[0].patches)
     assert lengths[1] == 6 * layers[0].parameters_before and lengths[4] == 6 * layers[0].parameters_after
+
+
+def test_what_has_no_counts_has_no_bar(plan: Plan) -> None:
+    layers = [
+        linear("one"),
+        Layer("sum", "Sum", "Sum", "Sum", 0, 0, 0, 0, ("forward rewritten",)),
+        linear("two"),
+    ]
+    assert names(telling(plan, reported(layers))) == ["one", "two"]
 
 
 def test_colours_have_a_legend_and_the_title_tells_megabytes(plan: Plan) -> None:

@@ -19,6 +19,7 @@ from speedup.ir.report import Alignment, Asked, Blocker, Junction, Misaligned, R
 from speedup.rendering.counts import short_count
 from speedup.rendering.page.document import html_report
 from speedup.rendering.page.fragment import html_table
+from speedup.rendering.rows import sizes_line
 from speedup.rendering.tree import Branch, Leaf, branches_to_open, leaves, tree_of
 from speedup.rendering.verdict import verdict
 from speedup.rendering.versions import made_today
@@ -228,7 +229,7 @@ def test_notebook_shows_a_table_with_the_same_rows_as_the_terminal() -> None:
     found = Parsed(plan._repr_html_())
     assert found.open == found.wrong == []
     assert not found.named("script")
-    for part in ("Linear(4, 6) -> (4, 4)", "30 -> 20 (67%)", "Removed: "):
+    for part in ("Linear(4, 6) -> (4, 4)", "30 -> 20 (67%)", "parameters 44 -> 30 (68%)"):
         assert part in found.words
 
 
@@ -291,7 +292,8 @@ def test_notebook_folds_modules_into_one_another() -> None:
 
 def test_notebook_says_what_is_the_case_first_and_why_what_stays_does() -> None:
     words = Parsed(html_table(small())).words
-    assert words.startswith(verdict(small()))
+    assert words.startswith(f"{verdict(small())} : {sizes_line(small())}")
+    assert not re.search(r"\d,\d{3},\d{3}", words.partition("All layers that change")[0])
     assert "What could go but stays:" in words
 
 

@@ -12,7 +12,7 @@ from speedup.rendering.choices import lowering_lines
 from speedup.rendering.counts import change, exact_count, part_of_whole, short_count
 from speedup.rendering.folding import Folded, folded_rows
 from speedup.rendering.page.elements import element, html_text, table
-from speedup.rendering.rows import Row, amount, blocked_rows, layer_rows, row_label, totals
+from speedup.rendering.rows import Row, amount, blocked_rows, layer_rows, row_label, sizes_line
 from speedup.rendering.verdict import advice, verdict
 
 _MOST_ROWS, _MOST_CAUSES, _DEEPEST = 200, 5, 99
@@ -22,7 +22,7 @@ _HEADINGS = ("module", "before -> after", "parameters (left)", "MACs (left)", "n
 
 def html_table(report: Report) -> str:
     """What goes, the modules as a tree that opens, why what stays does, and all layers as a folded table."""
-    parts = [element("p", element("b", verdict(report)))]
+    parts = [element("p", element("b", verdict(report)), f": {sizes_line(report)}")]
     parts += [element("p", line) for line in [advice(report)] if line]
     parts += _tree(folded_rows(report, depth=_DEEPEST))
     if causes := causes_of(report):
@@ -42,7 +42,6 @@ def html_table(report: Report) -> str:
     if report.assumptions:
         parts.append(element("p", "The plan relies on:"))
         parts.append(element("ul", *(element("li", line) for line in report.assumptions)))
-    parts += [element("p", line) for line in totals(report, exact_count)]
     return html_text(element("div", *parts))
 
 
