@@ -26,6 +26,9 @@ TRAITS_KEYS: Final = ("speedup.files.traits", "speedup.traits")
 SPARSE_KEY: Final = "speedup.sparse"
 """The key of what the layers with sparse weights are, which only files of models with such have."""
 
+EARLIER_PLANS_KEY: Final = "speedup.earlier_plans"
+"""The key of a list of plans that were applied before, where a model was made smaller several times."""
+
 _ROOMS = MappingProxyType(
     {
         "MultiheadAttention": "speedup.modules.attention",

@@ -44,7 +44,7 @@ def current_plan(plan: Plan, model: nn.Module | None) -> Plan:
     plain = plain_model(plan)
     changed = changed_names(plan.subject.fingerprints, fingerprints_of(plain.model, plain.made))
     if changed:
-        names = _first(name or "the model itself" for name in changed)
+        names = first_words(name or "the model itself" for name in changed)
         raise StaleModelError(f"the model changed since it was planned: {names}. Plan it again.")
     return plan
 
@@ -75,9 +75,9 @@ def bind_plan(plan: Plan, model: nn.Module) -> Plan:
     other = other_contents(plan.subject.fingerprints, fingerprints, plan.subject.value_independent)
     if other:
         raise OtherWeightsError(
-            f"the plan depends on weights that this model does not have: {_first(map(repr, other))} hold "
-            "other numbers than planned. Constants were computed from them, or they held zeros. Load the "
-            "weights that were planned, or plan this model again."
+            f"the plan depends on weights that this model does not have: {first_words(map(repr, other))} "
+            "hold other numbers than planned. Constants were computed from them, or they held zeros. Load "
+            "the weights that were planned, or plan this model again."
         )
     device = next((t.device for t in (*model.parameters(), *model.buffers())), torch.device("cpu"))
     islands = plan.subject.islands
@@ -107,8 +107,8 @@ def require_architecture(
     found = found or [*_unlike(plan, dict(model.named_modules(remove_duplicate=False)))]
     if found:
         raise ArchitectureError(
-            f"the model is not of the planned architecture: {_first(found)}. Make the model as it was when "
-            "it was planned, or plan this one."
+            f"the model is not of the planned architecture: {first_words(found)}. Make the model as it was "
+            "when it was planned, or plan this one."
         )
     for edit in plan.edits:
         if isinstance(edit, RewriteForward):
@@ -128,7 +128,8 @@ def _unlike(plan: Plan, modules: dict[str, nn.Module]) -> Iterator[str]:
                 yield f"{edit.attribute!r} of module {edit.path!r} is {now!r}, planned was {edit.before!r}"
 
 
-def _first(words: Iterable[str]) -> str:
+def first_words(words: Iterable[str]) -> str:
+    """A few of `words`, and whether there are more."""
     listed = list(words)
     return ", ".join(listed[:_FEW]) + (" and others" if len(listed) > _FEW else "")
 

@@ -8,13 +8,14 @@ from typing import Literal
 
 import torch
 from attrs import frozen
-from torch import nn
+from torch import Tensor, nn
 
-from speedup.building.binding import bind_plan
+from speedup.building.binding import bind_plan, current_plan, first_words, plain_model
 from speedup.building.comparison import Comparison, Leaves, error_line, scratch_copy, tolerance
 from speedup.building.draws import Values, draws, first_taken
 from speedup.building.expected import actual_trace, first_difference
-from speedup.errors import ExportError, InputError, StructureError
+from speedup.cutting.tensors import apply_edits
+from speedup.errors import ExportError, InputError, OutputError, StructureError
 from speedup.ir.inputs import batch_size
 from speedup.masks import apply_masks
 from speedup.modules.isolation import isolated
@@ -79,12 +80,39 @@ def verify(
         InputError: the masked model does not run on its example.
         StructureError: the small model traces to other operations than planned.
         OutputError: its outputs differ from the masked model's, or it raises an error where that one runs;
-            names the first such module.
+            names the first such module. Of a small model that was trained since it says that.
     """
     with torch.inference_mode(mode=False):
         if model is not None and model is not plan.subject.model:
             plan = bind_plan(plan, model)
-        return _verified(plan, small, level)
+        try:
+            return _verified(plan, small, level)
+        except OutputError as error:
+            _require_planned_numbers(plan, small, error)
+            raise
+
+
+def _require_planned_numbers(plan: Plan, small: nn.Module, error: OutputError) -> None:
+    """Raise where other outputs are no fault of the plan, as one of the models has other weights by now."""
+    plan = current_plan(plan, None)
+    model = plain_model(plan).model
+    held = {**dict(model.named_parameters()), **dict(model.named_buffers())}
+    planned = {**held, **apply_edits(held, plan.subject.masks, plan.edits)}
+    own = (*small.named_parameters(), *small.named_buffers())
+    other = [name for name, tensor in own if name in planned and not _is_equal(tensor, planned[name])]
+    if other:
+        raise OutputError(
+            f"the small model holds other numbers than the plan gives it ({first_words(map(repr, other))}), "
+            "as it does once it was trained: its outputs are not the masked model's any more, and need not "
+            "be. Compare outputs before training; level='structure' checks what holds after it, too."
+        ) from error
+
+
+def _is_equal(tensor: Tensor, planned: Tensor) -> bool:
+    """Whether the numbers are the planned ones, wherever and in whatever type they are by now."""
+    if tensor.shape != planned.shape or tensor.is_meta or planned.is_meta:
+        return tensor.shape == planned.shape
+    return torch.equal(tensor.detach(), planned.detach().to(device=tensor.device, dtype=tensor.dtype))
 
 
 def _verified(plan: Plan, small: nn.Module, level: Level) -> Verification:

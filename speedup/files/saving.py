@@ -6,8 +6,9 @@ and loading makes the model by its own constructor, without weights, and applies
 
 from __future__ import annotations
 
+import json
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 from warnings import catch_warnings, simplefilter
@@ -17,8 +18,8 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from speedup._stable import PLAN_KEY, SPARSE_KEY, TRAITS_KEYS
-from speedup.building.applying import change_modules
+from speedup._stable import EARLIER_PLANS_KEY, PLAN_KEY, SPARSE_KEY, TRAITS_KEYS
+from speedup.building.applying import change_modules, hollow_copy
 from speedup.building.binding import plain_model, require_architecture
 from speedup.cutting.tensors import planned_shapes
 from speedup.errors import FileWriteError, ModelError, PlanFormatError, SavedModelError
@@ -41,7 +42,7 @@ from speedup.sparse.weight import VALUES
 from speedup.writing import StrPath, replacing
 
 
-def save(small: nn.Module, plan: Plan, path: StrPath) -> None:
+def save(small: nn.Module, plan: Plan | Sequence[Plan], path: StrPath) -> None:
     """Write a small model to a safetensors file, from which `load` makes it again in any process.
 
     The file holds every parameter and buffer, trained on or not, also buffers that a state dict leaves out,
@@ -53,7 +54,8 @@ def save(small: nn.Module, plan: Plan, path: StrPath) -> None:
 
     Args:
         small: what `materialize(plan)` returned; it may since have been trained, moved or cast.
-        plan: its plan.
+        plan: its plan; of a model that was made smaller several times all plans, the first one first. `load`
+            then takes what makes the model as it was before the first.
         path: the file, by convention `*.safetensors`.
 
     Raises:
@@ -61,6 +63,7 @@ def save(small: nn.Module, plan: Plan, path: StrPath) -> None:
         FileWriteError: the folder is missing or cannot be written to.
         PlanFormatError: the plan's example input holds something that text cannot.
     """
+    *earlier, plan = [plan] if isinstance(plan, Plan) else plan
     state = _state_of(small)
     records = sparse_records(small)
     shapes = {name: tuple(tensor.shape) for name, tensor in state.items()}
@@ -75,6 +78,8 @@ def save(small: nn.Module, plan: Plan, path: StrPath) -> None:
     texts = {PLAN_KEY: plan.to_json(), TRAITS_KEYS[0]: traits_text(traits_of(small))}
     if records:
         texts[SPARSE_KEY] = records_text(records)
+    if earlier:
+        texts[EARLIER_PLANS_KEY] = json.dumps([one.to_json() for one in earlier])
     try:
         with replacing(path) as written:
             save_file({name: _own_storage(tensor) for name, tensor in state.items()}, written, texts)
@@ -103,7 +108,7 @@ def load(
     Args:
         path: a file that `save` wrote.
         make_model: makes a model like the planned one, with any weights, as the function or the class did
-            that made it: `lambda: Net(config)`.
+            that made it: `lambda: Net(config)`. Of a file with several plans, like that of the first.
         device: where the tensors go.
 
     Raises:
@@ -124,7 +129,8 @@ def load(
         fault = _mismatch(plain_shapes(shapes, records), _planned(plan)) or traits.fault(shapes)
         if fault is not None:
             raise SavedModelError(f"{os.fspath(path)!r} does not hold what its plan makes: {fault}")
-        source = _Source(file, plan, traits, records, torch.device(device))
+        earlier = _read_earlier(file, path)
+        source = _Source(file, plan, earlier, traits, records, torch.device(device))
         small = _without_weights(source, make_model)
         if small is None:
             with torch.device(device):
@@ -150,18 +156,21 @@ class _Source:
         self,
         file: Any,
         plan: Plan,
+        earlier: Sequence[Plan],
         traits: Traits,
         records: tuple[SparseRecord, ...],
         device: torch.device,
     ) -> None:
         self.file, self.plan, self.traits, self.records, self.device = file, plan, traits, records, device
+        self.earlier = earlier
         self.sparse = {record.name("weight"): record for record in records}
 
     def assemble(self, model: nn.Module) -> nn.Module:
         if not isinstance(model, nn.Module):
             raise ModelError(f"make_model returned {type(model).__name__}; it must make a torch.nn.Module")
-        model = plain_model(self.plan, model).model
-        require_architecture(self.plan, model, fingerprints_of(model), dtypes=False)
+        for plan in self.earlier:
+            model = hollow_copy(_like_planned(plan, model), plan.edits)
+        model = _like_planned(self.plan, model)
         with torch.device(self.device):
             replacements = {id(tensor): self._read(name) for name, tensor in _state_of(model).items()}
             small = copy_module(model, replacements)
@@ -188,6 +197,13 @@ class _Source:
             # What was read may be a part of the file's own memory.
             return tensor.clone()
         return torch.empty_strided(tensor.shape, strides, dtype=tensor.dtype).copy_(tensor)
+
+
+def _like_planned(plan: Plan, model: nn.Module) -> nn.Module:
+    """`model` with constant weights as plain parameters, which is what the plan is about."""
+    plain = plain_model(plan, model).model
+    require_architecture(plan, plain, fingerprints_of(plain), dtypes=False)
+    return plain
 
 
 def _without_weights(source: _Source, make_model: Callable[[], nn.Module]) -> nn.Module | None:
@@ -264,6 +280,14 @@ def _read_plan(file: Any, path: StrPath) -> Plan:
         return Plan.from_json(text)
     except PlanFormatError as error:
         raise PlanFormatError(f"{os.fspath(path)!r}: {error}") from error
+
+
+def _read_earlier(file: Any, path: StrPath) -> tuple[Plan, ...]:
+    try:
+        texts = json.loads((file.metadata() or {}).get(EARLIER_PLANS_KEY, "[]"))
+        return tuple(Plan.from_json(text) for text in texts)
+    except (TypeError, ValueError) as error:
+        raise PlanFormatError(f"{os.fspath(path)!r}: of the plans before its own, {error}") from error
 
 
 def _read_traits(file: Any, path: StrPath) -> Traits:

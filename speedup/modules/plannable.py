@@ -37,11 +37,23 @@ def require_plannable(model: Any) -> None:
         reason = getattr(type(module), UNPLANNABLE, None)
         if isinstance(reason, str):
             raise ModelError(f"module {path!r} ({type(module).__name__}) {reason}")
+    packed = next((path for path, module in model.named_modules() if _is_packed(module)), None)
+    if packed is not None and not any(p.is_floating_point() for p in model.parameters()):
+        raise ModelError(
+            f"the weights of the model are quantised: module {packed!r} has packed them, so that they cannot "
+            "be masked or cut. Make the model small first, from its weights in floating point, and quantise "
+            "the small model."
+        )
     require_weights(model)
 
 
 UNPLANNABLE = "unplannable"
 """By this name a class of modules says why those cannot be planned, and what to do."""
+
+
+def _is_packed(module: nn.Module) -> bool:
+    """Whether torch.ao has put the weights of a module into an object of its own."""
+    return any(isinstance(value, torch.ScriptObject) for value in vars(module).values())
 
 
 def _instead_of(given: Any) -> str:

@@ -25,6 +25,12 @@ class Kind:
     help: str = ""
 
 
+_UNTRACED = Kind(
+    r"^code that could not be traced",
+    "code that could not be traced and reads them",
+    "plan.report.outside says which; control flow that depends on data is the usual cause",
+)
+
 # The first that fits counts. Words that a need has are read with the operator in front: `add needs them`.
 KINDS: tuple[Kind, ...] = (
     Kind(r"^keep=", "modules that keep= names", "leave them out of keep="),
@@ -38,11 +44,7 @@ KINDS: tuple[Kind, ...] = (
         "inputs of the model, whose shapes stay",
         "mask other layers; what the model is given is never cut",
     ),
-    Kind(
-        r"^code that could not be traced",
-        "code that could not be traced and reads them",
-        "plan.report.outside says which; control flow that depends on data is the usual cause",
-    ),
+    _UNTRACED,
     Kind(
         r"cannot become empty",
         "layers that are masked whole, of which one channel stays",
@@ -131,6 +133,13 @@ KINDS: tuple[Kind, ...] = (
     ),
 )
 
+# In the place of code that could not be traced, where that is what the reason of a module is.
+_QUANTISED = Kind(
+    "quantized",
+    "quantised modules, which cannot be traced, and what is around them",
+    "make the model small first, from weights in floating point, and quantise the small model",
+)
+
 
 @frozen
 class Cause:
@@ -153,9 +162,11 @@ def causes_of(report: Report) -> tuple[Cause, ...]:
     has its part; here each has the share of the total that it has of their sum.
     """
     held: dict[Kind, list[Blocker]] = {}
+    quantised = any(re.search(_QUANTISED.pattern, one.reason) for one in report.outside)
     for blocker in report.blockers:
         if blocker.macs or blocker.parameters:
-            held.setdefault(kind_of(blocker.reason, blocker.operator), []).append(blocker)
+            kind = kind_of(blocker.reason, blocker.operator)
+            held.setdefault(_QUANTISED if kind == _UNTRACED and quantised else kind, []).append(blocker)
     asked = report.asked
     factors = [
         1.0 if total is None or not counted else total / counted

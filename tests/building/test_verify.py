@@ -13,6 +13,7 @@ from speedup import (
     OutputError,
     Plan,
     Rule,
+    StaleModelError,
     StructureError,
     Verification,
     materialize,
@@ -237,6 +238,36 @@ def test_wrong_rule_of_softmax_gives_an_error_in_place_of_a_model() -> None:
     assert materialize(wrong, verify="none").get_submodule("before").out_features == 4
     with pytest.raises(OutputError, match="was not handed out"):
         materialize(wrong)
+
+
+def trained(small: nn.Module) -> nn.Module:
+    optimizer = torch.optim.SGD(small.parameters(), 0.1)
+    small(vectors(4)).square().sum().backward()
+    optimizer.step()
+    return small
+
+
+def test_a_trained_small_model_is_told_from_a_wrong_one() -> None:
+    model = Attention()
+    plan = plan_speedup(model, vectors(2), {"before": {"weight": torch.arange(6)[:, None] < 5}})
+    small = trained(materialize(plan))
+    with pytest.raises(
+        OutputError, match=r"other numbers than the plan .*'before.weight'.* once it was trained"
+    ):
+        verify(plan, small)
+    assert verify(plan, small, level="structure").structure
+    with torch.no_grad():
+        small.load_state_dict(materialize(plan).state_dict())
+    assert verify(plan, small).error is not None
+
+
+def test_a_model_that_changed_since_is_told_from_a_wrong_small_one() -> None:
+    model = Attention()
+    plan = plan_speedup(model, vectors(2), {"before": {"weight": torch.arange(6)[:, None] < 5}})
+    small = materialize(plan)
+    trained(model)
+    with pytest.raises(StaleModelError, match="changed since it was planned"):
+        verify(plan, small)
 
 
 def known_to_be_zero(op: Op, facts: Facts) -> tuple[Fact, ...]:

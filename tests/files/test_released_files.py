@@ -15,6 +15,7 @@ import jsonschema
 import pytest
 import torch
 from attrs import evolve, fields
+from safetensors import safe_open
 from torch import Tensor, nn
 
 import speedup
@@ -49,6 +50,19 @@ def file_of(version: int) -> Path:
 
 def loaded(version: int) -> nn.Module:
     return load(file_of(version), lambda: model_of(version)).eval()
+
+
+def test_a_model_of_two_rounds_is_read() -> None:
+    path = DATA / "version_6" / "two_rounds.safetensors"
+    small = load(path, lambda: model_of(1)).eval()
+    with safe_open(path, framework="pt") as file:
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    assert {name: tuple(t.shape) for name, t in tensors.items()} == {
+        name: tuple(t.shape) for name, t in small.state_dict().items()
+    }
+    assert all(torch.equal(tensor, tensors[name]) for name, tensor in small.state_dict().items())
+    assert tuple(small.get_parameter("0.weight").shape) == (4, 3, 3, 3)
+    assert small(images()).shape == (3, 5)
 
 
 def images(*shape: int) -> Tensor:

@@ -153,6 +153,56 @@ def test_a_small_model_is_made_smaller_again_and_saved(tmp_path: Path) -> None:
         load(tmp_path / "second", Rewritten)
 
 
+def two_rounds() -> tuple[list[Plan], Any]:
+    plan, small = planned("rewritten")
+    mask = torch.ones(7, 1)
+    mask[2] = 0
+    second = plan_speedup(small, torch.randn(2, 6), {"first.weight": mask, "first.bias": mask.reshape(-1)})
+    return [plan, second], materialize(second)
+
+
+def test_a_file_may_hold_several_rounds(tmp_path: Path) -> None:
+    plans, smaller = two_rounds()
+    save(smaller, plans, tmp_path / "both")
+    made: list[torch.device] = []
+
+    def make() -> nn.Module:
+        model = Rewritten()
+        made.append(next(model.parameters()).device)
+        return model
+
+    loaded = load(tmp_path / "both", make)
+    x = torch.randn(5, 6)
+    assert torch.equal(outputs(loaded, x), outputs(smaller, x))
+    assert made == [torch.device("meta")]
+    assert not any(tensor.is_meta for tensor in loaded.state_dict().values())
+    assert traits(loaded) == traits(smaller)
+    assert load_plan(tmp_path / "both") == plans[1]
+    third = plan_speedup(loaded, x)
+    save(materialize(third), [*plans, third], tmp_path / "three")
+    assert torch.equal(outputs(load(tmp_path / "three", Rewritten), x), outputs(smaller, x))
+
+
+def test_rounds_are_told_in_their_order(tmp_path: Path) -> None:
+    plans, smaller = two_rounds()
+    with pytest.raises(SavedModelError, match="is not what this plan makes"):
+        save(smaller, plans[::-1], tmp_path / "both")
+    save(smaller, [plans[1], plans[1]], tmp_path / "both")
+    with pytest.raises(ArchitectureError, match="has shape"):
+        load(tmp_path / "both", Rewritten)
+
+
+@pytest.mark.parametrize("text", ["[", "7", "[7]", '["{}"]'])
+def test_damaged_plans_of_earlier_rounds_are_refused(text: str, tmp_path: Path) -> None:
+    plans, smaller = two_rounds()
+    save(smaller, plans, tmp_path / "both")
+    with safe_open(tmp_path / "both", framework="pt") as file:
+        texts = file.metadata()
+    save_file(load_file(tmp_path / "both"), tmp_path / "bad", texts | {"speedup.earlier_plans": text})
+    with pytest.raises(PlanFormatError, match="of the plans before its own"):
+        load(tmp_path / "bad", Rewritten)
+
+
 def test_the_plan_in_a_file_verifies_the_loaded_model(saved: tuple[Path, Plan, nn.Module]) -> None:
     path, _, _ = saved
     model = CASES["residual"].model()

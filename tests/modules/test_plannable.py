@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import warnings
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 import torch
 from torch import nn
+from torch.ao.quantization import quantize_dynamic
 
 from speedup import ModelError, apply_masks, make_masks, masks_from_zeros, materialize, plan_speedup
 from speedup.pruners import Norm
@@ -65,6 +67,27 @@ def test_quantised_weights_are_refused(entry: str) -> None:
         ModelError, match=r"tensor '2.weight' is a .*Quantised, which keeps its numbers elsewhere"
     ):
         ENTRIES[entry](quantised())
+
+
+def packed(what: object) -> nn.Module:
+    """A network with zeros, some of whose layers torch.ao has packed."""
+    model = nn.Sequential(nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 16), nn.ReLU(), nn.Linear(16, 4)).eval()
+    with torch.no_grad():
+        for name in ("0.weight", "0.bias"):
+            model.get_parameter(name)[:8] = 0
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        found: nn.Module = quantize_dynamic(model, {what}, dtype=torch.qint8)
+    return found
+
+
+def test_models_that_are_packed_whole_are_refused() -> None:
+    with pytest.raises(ModelError, match=r"module '0.*' has packed .* small first, .* quantise the small"):
+        plan_speedup(packed(nn.Linear), torch.randn(2, 8))
+
+
+def test_models_that_are_packed_in_parts_say_what_holds_back() -> None:
+    assert "quantise the small model" in str(plan_speedup(packed("4"), torch.randn(2, 8)))
 
 
 def test_buffers_are_looked_at_too() -> None:
