@@ -93,6 +93,13 @@ REPARAMETRIZED = "tests/rules/test_reparametrized.py"
 LAYOUTS_IN_MEMORY = "tests/modules/test_layouts.py"
 MASK_FORMS = "tests/masks/test_mask_forms.py"
 BAKING = "tests/planning/test_baking.py"
+# What people see and give.
+OVERVIEW = "tests/rendering/test_overview.py"
+CAUSES = "tests/rendering/test_causes.py"
+GOALS = "tests/pruners/test_goals.py"
+ESTIMATES = "tests/measuring/test_estimating.py"
+SAVING = "tests/files/test_saving.py"
+VERIFYING = "tests/building/test_verify.py"
 SANDWICHES = "tests/rules/test_sandwiches.py"
 _EXACT_AROUND = f"{SANDWICHES}::test_a_network_around_the_operator_stays_exact"
 

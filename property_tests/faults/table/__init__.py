@@ -14,6 +14,7 @@ from property_tests.faults.table import (
     computed,
     contraction,
     engine,
+    faces,
     fills,
     forwards,
     gates,
@@ -60,6 +61,7 @@ FAULTS: tuple[Fault, ...] = (
     *checkpoints.FAULTS,
     *computed.FAULTS,
     *sparse.FAULTS,
+    *faces.FAULTS,
 )
 
 # A fault that is none: the tests have to pass, or they would kill anything.
