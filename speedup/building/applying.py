@@ -28,14 +28,21 @@ def change_modules(small: nn.Module, edits: Iterable[Edit]) -> None:
     _change_classes(small, edits)
 
 
-def hollow_copy(model: nn.Module, edits: Iterable[Edit]) -> nn.Module:
-    """The small model without its weights: every tensor is one zero, expanded to its new shape."""
+def hollow_copy(
+    model: nn.Module, edits: Iterable[Edit], device: torch.device | str | None = None
+) -> nn.Module:
+    """The small model without its weights: every tensor is one zero, expanded to its new shape.
+
+    All are on `device`; None: each where that of the model is.
+    """
     edits = tuple(edits)
     held = {**dict(model.named_parameters()), **dict(model.named_buffers())}
     shapes = planned_shapes({name: tuple(tensor.shape) for name, tensor in held.items()}, edits)
     with torch.no_grad():
         hollow = {
-            id(tensor): torch.zeros((), dtype=tensor.dtype, device=tensor.device).expand(shapes[name])
+            id(tensor): torch.zeros((), dtype=tensor.dtype, device=device or tensor.device).expand(
+                shapes[name]
+            )
             for name, tensor in held.items()
         }
         small = copy_module(model, hollow)

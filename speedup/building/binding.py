@@ -25,6 +25,7 @@ from speedup.modules.fingerprints import (
 )
 from speedup.modules.plannable import require_weights
 from speedup.modules.reparametrized import Plain, as_planned
+from speedup.parts import Subject
 from speedup.plan import Plan
 from speedup.tracing.islands import Island, Islands
 
@@ -80,15 +81,10 @@ def bind_plan(plan: Plan, model: nn.Module) -> Plan:
             "the weights that were planned, or plan this model again."
         )
     device = next((t.device for t in (*model.parameters(), *model.buffers())), torch.device("cpu"))
-    islands = plan.subject.islands
     subject = attrs.evolve(
-        plan.subject,
+        calls_on(plan.subject, device),
         model=model,
         masks=_place_masks(plan.subject.masks, plain.model),
-        example=plan.subject.example.to(device),
-        others=tuple(call.to(device) for call in plan.subject.others),
-        found=tuple(call.to(device) for call in plan.subject.found),
-        islands=None if islands is None else _islands_on(islands, device),
         fingerprints=fingerprints,
         is_rehearsed=False,
     )
@@ -144,6 +140,18 @@ def _place_masks(masks: Masks, model: nn.Module) -> Masks:
 
 def _home(parameter: Tensor) -> torch.device:
     return torch.device("cpu") if parameter.is_meta else parameter.device
+
+
+def calls_on(subject: Subject, device: torch.device) -> Subject:
+    """The same with all calls on `device`."""
+    islands = subject.islands
+    return attrs.evolve(
+        subject,
+        example=subject.example.to(device),
+        others=tuple(call.to(device) for call in subject.others),
+        found=tuple(call.to(device) for call in subject.found),
+        islands=None if islands is None else _islands_on(islands, device),
+    )
 
 
 def _islands_on(islands: Islands, device: torch.device) -> Islands:

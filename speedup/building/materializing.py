@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from speedup.building.applying import change_modules
 from speedup.building.binding import current_plan, plain_model
+from speedup.building.streaming import build_from_checkpoint
 from speedup.building.verifying import verify as check
 from speedup.cutting.tensors import apply_edits
 from speedup.errors import InputError
@@ -16,6 +17,7 @@ from speedup.modules.copying import copy_module
 from speedup.plan import Plan
 from speedup.sparse.applying import with_kernels
 from speedup.sparse.choices import Choices
+from speedup.writing import StrPath
 
 Level = Literal["full", "structure", "none"]
 
@@ -24,6 +26,8 @@ def materialize(
     plan: Plan,
     model: nn.Module | None = None,
     *,
+    checkpoint: StrPath | None = None,
+    device: torch.device | str | None = None,
     verify: Level = "full",
     choices: Choices | None = None,
 ) -> nn.Module:
@@ -40,19 +44,27 @@ def materialize(
             where the plan follows from the masks alone (no constants were computed from weights, and all
             that goes is masked). Source that the plan holds is only run where it is `model`'s own with other
             numbers in it.
+        checkpoint: a folder in the form of Hugging Face (`model.safetensors`, or shards and an index), or one
+            safetensors file, that the small model's tensors are read from: only rows that stay, a few at a
+            time, so that nothing larger than the small model is ever in memory. The model then gives its
+            structure, and the buffers that state dicts leave out; it may be hollow (its parameters on the
+            meta device), and another one of any weights does. The types are the checkpoint's.
+        device: with `checkpoint`, where the tensors go; the CPU by default.
         verify: "full" re-exports the small model, compares it with the plan, and runs it
             against the masked model on inputs like the example at two batch sizes, as far as the
             masked model takes them, see `verify`; "structure" only compares the traces; "none" checks
-            nothing.
+            nothing. Of a checkpoint, "full" compares the traces alone, as there is no masked model to run.
         choices: what `tune` measured: the layers that gain by it get sparse kernels in place of dense
             weights, see `speedup.sparse`. These are verified by their outputs, the trace is that of the same
             model with dense weights. None: all stay dense.
 
     Raises:
-        InputError: `verify` is none of these, the masked model does not run on its example, or `choices` are
-            none.
+        InputError: `verify` is none of these, the masked model does not run on its example, `choices` are
+            none, or `device` is given without `checkpoint`.
         ForeignChoicesError: the choices were measured on another machine or for another model.
-        ModelError: the weights of `model` are not in it, see `plan_speedup`.
+        ModelError: the weights of `model` are not in it, see `plan_speedup`; or a buffer's numbers are
+            neither in the checkpoint nor in it.
+        CheckpointError: the checkpoint lacks something, is damaged, packed or another model's.
         UnboundPlanError: the plan was read back, and `model` is missing.
         StaleModelError: the model changed since planning. Its kinds are for another `model`:
             `ArchitectureError` says where it is unlike the planned one, `OtherWeightsError` that the plan
@@ -66,7 +78,14 @@ def materialize(
         raise InputError(
             f"choices is a {type(choices).__name__}; pass what tune(plan, x) or Choices.load returned"
         )
+    if device is not None and checkpoint is None:
+        raise InputError(
+            "device= is for checkpoint=; a model that is in memory stays where it is: small.to()"
+        )
     with torch.inference_mode(mode=False):
+        if checkpoint is not None:
+            small = build_from_checkpoint(plan, model, checkpoint, device, checked=verify != "none")
+            return small if choices is None else with_kernels(small, choices)
         plan = current_plan(plan, model)
         small = _built(plan)
         if choices is not None:

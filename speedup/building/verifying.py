@@ -118,13 +118,18 @@ def _is_equal(tensor: Tensor, planned: Tensor) -> bool:
 def _verified(plan: Plan, small: nn.Module, level: Level) -> Verification:
     subject = plan.subject
     if level == "structure" or not subject.is_rehearsed:
-        _check_structure(plan, dense_model(small))
+        check_structure(plan, dense_model(small))
     if level == "structure" or any(t.is_meta for call in subject.calls for t in call.tensors):
         return Verification(True, None, ())
     return _compared(plan, small, tolerance(subject.computed))
 
 
-def _check_structure(plan: Plan, small: nn.Module) -> None:
+def check_structure(plan: Plan, small: nn.Module) -> None:
+    """Raise unless `small`, which need have no weights, traces to the operations that `plan` expects.
+
+    Raises:
+        StructureError: names the first operation that is another one.
+    """
     try:
         graph = retrace(small, plan.subject.calls, plan.subject.islands).graph
         difference = first_difference(plan.expected, actual_trace(graph, plan.expected.opaque))

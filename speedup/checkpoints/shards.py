@@ -14,10 +14,10 @@ import torch
 from attrs import frozen
 from torch import Tensor
 
-from speedup.checkpoints.stored import INDEX, SINGLE, TYPES
 from speedup.errors import InputError
 from speedup.ir.graph import Shape
 from speedup.ir.tensor_text import bytes_of
+from speedup.stored.reading import INDEX, SINGLE, TYPES
 
 _NAMES: Final = MappingProxyType({dtype: name for name, dtype in TYPES.items()})
 _UNITS: Final = MappingProxyType(

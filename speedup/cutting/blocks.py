@@ -50,6 +50,18 @@ def changed_blocks(change: TensorChange, source: RowSource, most: int) -> Iterat
         first += len(rows)
 
 
+def changed_tensor(
+    change: TensorChange, source: RowSource, most: int, device: torch.device | str | None = None
+) -> Tensor:
+    """The new tensor, of which nothing but a few blocks is in memory besides; the CPU's by default."""
+    result = torch.empty(change.shape(source.shape), dtype=source.dtype, device=device)
+    row = 0
+    for block in changed_blocks(change, source, most):
+        (result[row : row + len(block)] if result.ndim else result).copy_(block)
+        row += len(block) if result.ndim else 1
+    return result
+
+
 def _pieces(kept: Tensor, most: int, gap: int) -> Iterator[Tensor]:
     """Rows that ascend within `most` of the first one, without a gap longer than `gap`, in order."""
     steps = kept[1:] - kept[:-1]

@@ -9,7 +9,7 @@ from typing import Any, Protocol, runtime_checkable
 import torch
 from torch import Tensor
 
-from speedup.cutting.blocks import changed_blocks
+from speedup.cutting.blocks import changed_tensor
 from speedup.cutting.planned import PlannedTensors
 from speedup.cutting.tensors import TensorChange
 from speedup.errors import InputError, OtherWeightsError
@@ -112,9 +112,4 @@ class _InFile:
         return self.source[start:stop] if self.shape else self.source[...]
 
     def changed(self, change: TensorChange) -> Tensor:
-        result = torch.empty(change.shape(self.shape), dtype=self.dtype)
-        row = 0
-        for block in changed_blocks(change, self, _BLOCK):
-            (result[row : row + len(block)] if self.shape else result).copy_(block)
-            row += len(block) if self.shape else 1
-        return result
+        return changed_tensor(change, self, _BLOCK)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from property_tests.faults.fault import Fault
-from property_tests.faults.killers import CHECKPOINTS, CUTTING, DEVICES, OPTIMIZERS, STATES, TEXTS
+from property_tests.faults.killers import CHECKPOINTS, CUTTING, DEVICES, OPTIMIZERS, STATES, STREAMING, TEXTS
 
 FAULTS = (
     Fault(
@@ -92,14 +92,14 @@ FAULTS = (
     ),
     Fault(
         "checkpoints: an index may list less than a shard holds",
-        "checkpoints.stored",
+        "stored.reading",
         'for names, words in ((listed - held, "does not hold"), (held - listed, "holds besides")):',
         'for names, words in ((listed - held, "does not hold"),):',
         (f"{CHECKPOINTS}::test_a_source_that_is_not_right_is_refused_and_nothing_written",),
     ),
     Fault(
         "checkpoints: a part of a model passes for the model",
-        "checkpoints.compacting",
+        "stored.changes",
         "if missing is not None:",
         "if missing is None and met is None:",
         (f"{CHECKPOINTS}::test_a_part_of_a_model_is_not_the_model",),
@@ -131,6 +131,27 @@ FAULTS = (
         "return tuple(flags.reshape(-1).nonzero().reshape(-1).tolist())",
         "return tuple((flags.reshape(-1).nonzero().reshape(-1) + 1).tolist())",
         (f"{TEXTS}::test_sets_of_indices_are_given_back_in_their_order",),
+    ),
+    Fault(
+        "streaming: buffers that no checkpoint has stay as large as they were",
+        "building.streaming",
+        "yield name, planned.change(name, tensor.shape, tensor.dtype).whole(tensor).to(device)",
+        "yield name, tensor.to(device)",
+        (f"{STREAMING}::test_buffers_that_state_dicts_leave_out_are_cut",),
+    ),
+    Fault(
+        "streaming: a plan that was read back is not compared with what it makes",
+        "building.streaming",
+        "if checked and not plan.subject.is_rehearsed:",
+        "if not checked and not plan.subject.is_rehearsed:",
+        (f"{STREAMING}::test_a_model_that_computes_something_else_is_refused",),
+    ),
+    Fault(
+        "streaming: what is not a parameter or buffer may be without numbers",
+        "building.streaming",
+        "    _require_numbers(plain, held)\n",
+        "",
+        (f"{STREAMING}::test_a_tensor_that_is_no_buffer_needs_a_model_with_numbers",),
     ),
     Fault(
         "building: a trace tells where its tensors were made",

@@ -14,9 +14,9 @@ from attrs import frozen
 from safetensors import safe_open
 from torch import Tensor
 
-from speedup.checkpoints.packed import require_unpacked
 from speedup.errors import CheckpointError
 from speedup.ir.graph import Shape
+from speedup.stored.packed import require_unpacked
 from speedup.writing import StrPath
 
 SINGLE: Final = "model.safetensors"
@@ -96,27 +96,37 @@ class StoredTensor:
 
 @frozen
 class StoredCheckpoint:
-    """The tensors of a folder, in the order of its files, and what else lies there, weights apart."""
+    """The tensors of a folder, in the order of its files, and what else lies there, weights apart.
 
-    folder: Path
+    `path` is the folder, or the one file that was named.
+    """
+
+    path: Path
     tensors: Mapping[str, StoredTensor]
     others: tuple[Path, ...]
 
 
-def read_checkpoint(folder: StrPath) -> StoredCheckpoint:
-    """What a folder in the form of Hugging Face holds; no tensor is read yet.
+def read_checkpoint(source: StrPath) -> StoredCheckpoint:
+    """What a folder in the form of Hugging Face holds, or a safetensors file; no tensor is read yet.
 
-    That is `model.safetensors`, or shards and `model.safetensors.index.json`.
+    A folder holds `model.safetensors`, or shards and `model.safetensors.index.json`.
 
     Raises:
         CheckpointError: there is no such folder, file or shard; one is truncated or damaged; the index says
             something else than the shards; or the weights are packed.
     """
-    path = Path(folder)
+    path = Path(source)
+    if path.is_file():
+        tensors = _tensors_of(path)
+        require_unpacked(path.parent, tensors)
+        return StoredCheckpoint(path, MappingProxyType(tensors), ())
     if not path.is_dir():
-        raise CheckpointError(f"there is no folder {str(path)!r}. Name one that holds {SINGLE} or {INDEX}.")
+        raise CheckpointError(
+            f"there is no folder {str(path)!r}, nor such a file. Name a folder that holds {SINGLE} or "
+            f"{INDEX}, or a safetensors file."
+        )
     index = path / INDEX
-    tensors: dict[str, StoredTensor] = {}
+    tensors = {}
     if index.is_file():
         for shard, names in _by_shard(index).items():
             found = _tensors_of(path / shard)
