@@ -1,8 +1,9 @@
 """Everything that is measured, by one command.
 
-`python -m benchmarks` runs all sections but the peers; `python -m benchmarks peers` those, making an
-environment for each on first use; `python -m benchmarks run limit growth` chosen sections; `figures` and
-`readme` make the figures and the README's tables anew from what is stored. Results are written row by row.
+`python -m benchmarks` runs all sections but the peers and `scale`; `python -m benchmarks peers` those, making
+an environment for each on first use; `python -m benchmarks scale` measures large checkpoints on disk;
+`python -m benchmarks run limit growth` chosen sections; `figures` and `readme` make the figures and the
+README's tables anew from what is stored. Results are written row by row.
 """
 
 from __future__ import annotations
@@ -16,7 +17,9 @@ from typing import Annotated
 import typer
 
 from benchmarks import consecutive, digits, growth, latency, limit, phases, readme, sparse, sparse_cuda
+from benchmarks import scale as large
 from benchmarks.figures import draw_all
+from benchmarks.scale_point import SHAPES
 from benchmarks.settings import Settings
 from benchmarks.store import RESULTS, Store
 
@@ -87,6 +90,17 @@ def peers(
     settings = Settings(Store(folder), smoke, threads, tuple(only or ()))
     run_peers(settings, tuple(tool or TOOLS))
     draw_all(settings.store)
+
+
+@app.command()
+def scale(
+    folder: Folder = RESULTS,
+    smoke: Smoke = False,
+    size: Annotated[list[str] | None, typer.Option(help=f"Any of {', '.join(SHAPES)}.")] = None,
+    scratch: Annotated[Path | None, typer.Option(help="Where checkpoints are written, and removed.")] = None,
+) -> None:
+    """Compact large checkpoints by the command line, and plan 70B shapes without weights."""
+    large.run(Settings(Store(folder), smoke, 1), tuple(size or large.SIZES), scratch)
 
 
 @app.command()

@@ -280,6 +280,27 @@ def _milliseconds(latency: Mapping[str, Any], kind: str) -> str:
 
 
 # Name in the README -> the section it is from, and what makes it.
+def scale_table(store: Store) -> str:
+    """Checkpoints made smaller on disk, and plans without weights."""
+    rows = _good(store, "scale")
+    if not rows:
+        return ""
+    headings = ["size", "parameters", "plan CPU s", "plan peak GB", "plan file MB"]
+    headings += ["read GB", "written GB", "s", "CPU s", "copy s", "peak beyond start MB", "bit for bit"]
+    return table(headings, (_scale_cells(size, row) for size, row in rows.items()))
+
+
+def _scale_cells(size: str, row: Row) -> list[str]:
+    before, after = row["parameters"]
+    cells = [size, f"{before / 1e6:,.0f}M -> {after / 1e6:,.0f}M", f"{row['plan_cpu_seconds']:.1f}"]
+    cells += [f"{row['plan_peak_bytes'] / 1e9:.2f}", f"{row['plan_file_bytes'] / 1e6:.2f}"]
+    if "seconds" not in row:
+        return [*cells, *["-"] * 7]
+    cells += [f"{row[name] / 1e9:.2f}" for name in ("source_bytes", "written_bytes")]
+    cells += [f"{row[name]:.1f}" for name in ("seconds", "cpu_seconds", "copy_seconds")]
+    return [*cells, f"{row['extra_bytes'] / 1e6:.0f}", "yes" if row["is_equal"] else "no"]
+
+
 TABLES: Mapping[str, tuple[str, Callable[[Store], str]]] = {
     "limit": ("limit", limit_table),
     "growth": ("growth", growth_table),
@@ -292,4 +313,5 @@ TABLES: Mapping[str, tuple[str, Callable[[Store], str]]] = {
     "peers": ("peers", peers_table),
     "costs": ("peers", costs_table),
     "deviations": ("peers", deviations_table),
+    "scale": ("scale", scale_table),
 }

@@ -72,6 +72,7 @@ if TYPE_CHECKING:
     from speedup.rules.rule import Rule
     from speedup.sparse.choices import Choices
     from speedup.text.plan_diff import PlanDiff
+    from speedup.uniform import plan_uniform
 
 __all__ = [
     "STANDARD",
@@ -136,6 +137,7 @@ __all__ = [
     "materialize",
     "plan_figure",
     "plan_speedup",
+    "plan_uniform",
     "save",
     "tune",
     "verify",
@@ -168,6 +170,7 @@ _HOMES = MappingProxyType(
         "speedup.rules.rule": ("Rule",),
         "speedup.sparse.choices": ("Choices",),
         "speedup.text.plan_diff": ("PlanDiff",),
+        "speedup.uniform": ("plan_uniform",),
     }
 )
 _HOME_OF = MappingProxyType({name: home for home, names in _HOMES.items() for name in names})

@@ -146,6 +146,9 @@ OPTIMIZERS = "tests/cutting/test_optimizers.py"
 CHECKPOINTS = "tests/checkpoints/test_compacting.py"
 DEVICES = "tests/building/test_devices.py"
 STREAMING = "tests/building/test_streaming.py"
+STOCK = "tests/checkpoints/test_stock.py"
+UNIFORM = "tests/test_uniform.py"
+LOADING = "tests/hf/test_loading.py"
 TEXTS = "tests/text/test_plan_json.py"
 COUPLING = "tests/planning/test_coupling.py"
 CUSTOM_RULES = "tests/rules/test_custom_rule.py"
@@ -187,5 +190,5 @@ EVERY = (
     *(ATTRIBUTES, CONSTRAINTS, COPYING, COUPLING, CUSTOM_RULES, FITTING, FUNCTIONAL, ISLANDS, KEEPSETS),
     *(LAYOUT_BLOCKS, MATERIALIZE, MERGING, NATIVE, PLANNER, PHRASING, REHEARSAL, REWRITING),
     *(REWRITTEN, SOLVING, TRACE, SIZED_SEQUENCES, SIZED_PAIRS, EVERY_SIZE, SEVERAL, NUMBERS, DRAWS),
-    *(CUTTING, STATES, OPTIMIZERS, CHECKPOINTS, DEVICES, STREAMING, TEXTS),
+    *(CUTTING, STATES, OPTIMIZERS, CHECKPOINTS, DEVICES, STREAMING, TEXTS, STOCK, UNIFORM, LOADING),
 )

@@ -87,7 +87,7 @@ def materialize(
             small = build_from_checkpoint(plan, model, checkpoint, device, checked=verify != "none")
             return small if choices is None else with_kernels(small, choices)
         plan = current_plan(plan, model)
-        small = _built(plan)
+        small = cut_model(plan, plain_model(plan).model)
         if choices is not None:
             small = with_kernels(small, choices)
         if verify != "none":
@@ -95,8 +95,8 @@ def materialize(
     return small
 
 
-def _built(plan: Plan) -> nn.Module:
-    model = plain_model(plan).model
+def cut_model(plan: Plan, model: nn.Module) -> nn.Module:
+    """The small model of `model`, which the plan holds for; nothing is checked."""
     with torch.no_grad():
         small = copy_module(model, _replacements(plan, model))
     change_modules(small, plan.edits)

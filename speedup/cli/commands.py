@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from attrs import evolve
@@ -24,6 +24,7 @@ from speedup.cli.options import (
     MaskFile,
     Model,
     TypeName,
+    Uniform,
     Weights,
 )
 from speedup.cli.placing import device_of, dtype_of, placed_model
@@ -37,6 +38,9 @@ from speedup.rendering.latency import LatencyEstimate
 from speedup.rendering.verdict import verdict
 from speedup.sparse.choices import Choices
 from speedup.writing import write_text
+
+if TYPE_CHECKING:
+    from speedup.checkpoints.stock import OwnForm, StockForm
 
 
 def _estimate(made: Plan, step: Steps) -> LatencyEstimate:
@@ -54,6 +58,7 @@ def plan(
     masks: MaskFile = None,
     keep: Keep = None,
     align: Align = None,
+    uniform: Uniform = None,
     lowerings: LoweringNames = "auto",
     device: DeviceName = None,
     dtype: TypeName = None,
@@ -80,7 +85,8 @@ def plan(
     with Steps(3 if latency else 2).shown() as step:
         with step("reading the model"):
             subject = read_plan_arguments(
-                model, inputs, calls, weights, masks, keep, align, lowerings, device, dtype
+                *(model, inputs, calls, weights, masks, keep, align, lowerings, device, dtype),
+                uniform=uniform,
             )
         with step("planning"):
             made = subject.plan()
@@ -185,6 +191,7 @@ def compact_command(
     masks: MaskFile = None,
     keep: Keep = None,
     align: Align = None,
+    uniform: Uniform = None,
     lowerings: LoweringNames = "auto",
     device: DeviceName = None,
     dtype: TypeName = None,
@@ -239,10 +246,13 @@ def compact_command(
             raise InputError("--device is for a model in memory; of a checkpoint none is made. Leave it out.")
         with Steps(2).shown() as step:
             with step("planning"):
-                made = _plan_of(plan_file, model, inputs, calls, masks, keep, align, lowerings, dtype)
+                made = _plan_of(
+                    plan_file, model, inputs, calls, masks, keep, align, uniform, lowerings, dtype
+                )
             with step("writing"):
-                _compact_folder(made, checkpoint, out, max_shard_size, step)
-        _tell_written(made, out, (), as_json, verification="what the plan makes of the weights, not run")
+                form = _compact_folder(made, checkpoint, out, max_shard_size, step)
+        verified = "what the plan makes of the weights, not run"
+        _tell_written(made, out, (), as_json, verification=verified, loading=form.loading)
         return
     if plan_file is not None:
         raise InputError("--plan is for --checkpoint; name the model, and its masks, to build it in memory")
@@ -261,6 +271,7 @@ def compact_command(
             subject = read_plan_arguments(
                 *(model, inputs, calls, weights, masks, keep, align, lowerings, device, dtype),
                 asks_for_weights=True,
+                uniform=uniform,
             )
         with step("planning"):
             made = subject.plan()
@@ -299,6 +310,7 @@ def _plan_of(
     masks: str | None,
     keep: list[str] | None,
     align: int | None,
+    uniform: int | None,
     lowerings: str,
     dtype: str | None,
 ) -> Plan:
@@ -306,7 +318,7 @@ def _plan_of(
     if plan_file is None:
         given = _required(model, inputs)
         arguments = (*given, calls, None, masks, keep, align, lowerings, None, dtype)
-        return read_plan_arguments(*arguments, hollow=True).plan()
+        return read_plan_arguments(*arguments, hollow=True, uniform=uniform).plan()
     if model is not None or masks is not None:
         raise InputError("--plan stands for a model and its masks; name these, or the plan, and not both")
     try:
@@ -315,7 +327,9 @@ def _plan_of(
         raise InputError(f"--plan {str(plan_file)!r} cannot be read: {error.strerror}") from error
 
 
-def _compact_folder(made: Plan, checkpoint: Path, out: Path, max_shard_size: str, step: Steps) -> None:
+def _compact_folder(
+    made: Plan, checkpoint: Path, out: Path, max_shard_size: str, step: Steps
+) -> StockForm | OwnForm:
     from speedup.checkpoints.compacting import Progress, compact_checkpoint
 
     def tell(now: Progress) -> None:
@@ -324,7 +338,7 @@ def _compact_folder(made: Plan, checkpoint: Path, out: Path, max_shard_size: str
             f"{now.seconds_left:.0f} s left"
         )
 
-    compact_checkpoint(made, checkpoint, out, max_shard_size=max_shard_size, progress=tell)
+    return compact_checkpoint(made, checkpoint, out, max_shard_size=max_shard_size, progress=tell)
 
 
 def verify_command(

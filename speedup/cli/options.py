@@ -29,6 +29,12 @@ Weights = Annotated[Path | None, typer.Option("--weights", help="State dict to l
 MaskFile = Annotated[str | None, typer.Option("--masks", help="Mask file; else zeros in the weights count.")]
 Keep = Annotated[list[str] | None, typer.Option("--keep", help="Module that must not change; repeatable.")]
 Align = Annotated[int | None, typer.Option("--align", min=1, help="Let widths be multiples of this.")]
+Uniform = Annotated[
+    int | None,
+    typer.Option(
+        "--uniform", min=1, help="Let repeated blocks be equally wide, in multiples of this, as configs ask."
+    ),
+]
 LoweringNames = Annotated[
     str,
     typer.Option(

@@ -13,9 +13,11 @@ from torch import Tensor, nn
 from speedup.cli.examples import call_of, example_of
 from speedup.cli.placing import device_of, dtype_of, placed_call, placed_model
 from speedup.cli.references import factory_of, fill_model, hollow_model, makes_other_weights
+from speedup.errors import InputError
 from speedup.plan import Plan
 from speedup.planning.choosing import Lowerings, resolve_lowerings
 from speedup.planning.planner import plan_speedup
+from speedup.uniform import plan_uniform
 
 _FRESH = "the weights are freshly initialised, as {} makes others each time; pass --weights for trained ones"
 
@@ -32,18 +34,15 @@ class PlanArguments:
     align: int | None
     lowerings: Lowerings
     warnings: tuple[str, ...] = ()
+    uniform: int | None = None
 
     def plan(self) -> Plan:
         """The plan; raises what `plan_speedup` raises."""
-        return plan_speedup(
-            self.model,
-            self.example,
-            self.masks,
-            others=self.others,
-            keep=self.keep,
-            align=self.align,
-            lowerings=self.lowerings,
-        )
+        arguments = self.model, self.example, self.masks
+        options: dict[str, Any] = {"others": self.others, "keep": self.keep, "lowerings": self.lowerings}
+        if self.uniform is not None:
+            return plan_uniform(*arguments, multiple=self.uniform, **options)
+        return plan_speedup(*arguments, align=self.align, **options)
 
 
 def read_plan_arguments(
@@ -60,12 +59,16 @@ def read_plan_arguments(
     *,
     asks_for_weights: bool = False,
     hollow: bool = False,
+    uniform: int | None = None,
 ) -> PlanArguments:
     """The subject that a command line names; inputs first, as reading them is quick.
 
     With `asks_for_weights` there is a warning where the weights are nobody's. A `hollow` model is made
-    without memory for its weights: what goes then follows from masks alone.
+    without memory for its weights: what goes then follows from masks alone. `uniform` is the multiple that
+    widths of repeated blocks, which then agree, are.
     """
+    if align is not None and uniform is not None:
+        raise InputError("--uniform aligns widths too: leave --align out")
     place = torch.device("meta") if hollow else device_of(device), dtype_of(dtype)
     example, *others = (
         placed_call(call, *place) for call in (example_of(inputs), *map(call_of, calls or ()))
@@ -83,4 +86,5 @@ def read_plan_arguments(
         align,
         wanted,
         (_FRESH.format(model),) if fresh else (),
+        uniform,
     )

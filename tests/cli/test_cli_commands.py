@@ -159,10 +159,19 @@ def test_compact_makes_a_checkpoint_smaller(how: str, folder: Path) -> None:
     assert set(found) == set(wanted) and all(torch.equal(found[name], wanted[name]) for name in wanted)
 
 
+def test_compact_says_how_the_folder_is_loaded(folder: Path) -> None:
+    run(f"plan {PLANNED} --uniform 2 --out {{folder}}/plan.json", folder)
+    plan = Plan.from_json((folder / "plan.json").read_bytes())
+    assert plan.report.alignment is not None and plan.report.alignment.to == "uniform(2)"
+    line = f"compact --checkpoint {large(folder)} --out {{folder}}/small --plan {{folder}}/plan.json"
+    assert "no config has its sizes (config.json names no class of transformers)" in run(line, folder)
+
+
 @pytest.mark.parametrize(
     ("line", "words"),
     [
         ("compact --out {folder}/small", "name the model and its --input"),
+        (f"plan {PLANNED} --uniform 4 --align 4", "--uniform aligns widths too"),
         ("compact --checkpoint {folder}/large --out {folder}/small", "name the model and its --input"),
         (f"compact {NET} --checkpoint {{folder}}/large --out {{folder}}/small", "--weights is for a model"),
         (f"compact {PLANNED} --plan x.json --out {{folder}}/small", "--plan is for --checkpoint"),

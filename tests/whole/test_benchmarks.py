@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import nn
 
-from benchmarks import consecutive, latency, limit, phases, readme, sparse, sparse_cuda
+from benchmarks import consecutive, latency, limit, phases, readme, scale, sparse, sparse_cuda
 from benchmarks.figures import FIGURES, draw_all
 from benchmarks.growth import exponent
 from benchmarks.growth_point import Point, attention, residual
@@ -111,6 +111,17 @@ def test_pages_show_what_the_stored_results_give() -> None:
     texts = [page.read_text() for page in readme.PAGES]
     assert [readme.rewritten(text, Store()) for text in texts] == texts
     assert all(any(f"<!-- benchmark: {name} -->" in text for text in texts) for name in TABLES)
+
+
+def test_a_tiny_checkpoint_is_compacted_as_the_large_ones_are(tmp_path: Path) -> None:
+    pytest.importorskip("transformers")
+    made = Store(tmp_path / "results")
+    scale.run(Settings(made, smoke=True, threads=1), scratch=tmp_path)
+    row = made.rows("scale")["tiny"]
+    assert row.get("failure") is None and row["is_equal"]
+    assert row["parameters"][1] < row["parameters"][0] and row["extra_bytes"] > 0
+    assert "| tiny |" in readme.rewritten("<!-- benchmark: scale -->\n<!-- end -->\n", made)
+    assert [path.name for path in tmp_path.iterdir()] == ["results"]
 
 
 def test_stored_results_name_no_host() -> None:

@@ -3,7 +3,18 @@
 from __future__ import annotations
 
 from property_tests.faults.fault import Fault
-from property_tests.faults.killers import CHECKPOINTS, CUTTING, DEVICES, OPTIMIZERS, STATES, STREAMING, TEXTS
+from property_tests.faults.killers import (
+    CHECKPOINTS,
+    CUTTING,
+    DEVICES,
+    LOADING,
+    OPTIMIZERS,
+    STATES,
+    STOCK,
+    STREAMING,
+    TEXTS,
+    UNIFORM,
+)
 
 FAULTS = (
     Fault(
@@ -152,6 +163,48 @@ FAULTS = (
         "    _require_numbers(plain, held)\n",
         "",
         (f"{STREAMING}::test_a_tensor_that_is_no_buffer_needs_a_model_with_numbers",),
+    ),
+    Fault(
+        "stock: a norm over fewer channels keeps its weight",
+        "checkpoints.stock",
+        'factors = {} if ratio is None else {f"{path}.weight": math.sqrt(ratio) for path in paths}',
+        'factors = {} if ratio is None else {f"{path}.weight": 1.0 for path in paths}',
+        (f"{STOCK}::test_the_stock_class_loads_it_and_computes_what_the_masked_model_does",),
+    ),
+    Fault(
+        "stock: what is smaller is taken for fewer channels of each head",
+        "checkpoints.stock",
+        "order = sorted(values, key=lambda name: -many[name])",
+        "order = sorted(values, key=lambda name: many[name])",
+        (f"{STOCK}::test_sizes_that_stand_in_most_places_stay_first",),
+    ),
+    Fault(
+        "stock: sizes that are left to their default are not found",
+        "checkpoints.stock",
+        "        elif value is None:\n",
+        "        elif value is maker:\n",
+        (f"{STOCK}::test_layers_of_other_widths_have_no_sizes",),
+    ),
+    Fault(
+        "uniform: a block that stays whole does not count",
+        "uniform",
+        "max(total if width is None else width.kept for width in alike)",
+        "max(0 if width is None else width.kept for width in alike)",
+        (f"{UNIFORM}::test_blocks_are_as_wide_as_the_widest_has_to_be",),
+    ),
+    Fault(
+        "uniform: layers of one block count as repeated",
+        "uniform",
+        "groups.setdefault((layer.before, *opened), [])",
+        "groups.setdefault((*opened,), [])",
+        (f"{UNIFORM}::test_layers_in_a_row_are_no_blocks",),
+    ),
+    Fault(
+        "hf: a small model is saved with the sizes of the large one",
+        "hf.saving",
+        '            (written / CONFIG).write_text(json.dumps(said, indent=2) + "\\n", encoding="utf-8")\n',
+        "",
+        (f"{LOADING}::test_it_is_saved_as_what_it_is",),
     ),
     Fault(
         "building: a trace tells where its tensors were made",
