@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import shlex
 import shutil
 import signal
 import subprocess
@@ -382,6 +383,52 @@ def test_a_process_that_ends_in_between_leaves_no_folder_that_looks_whole(
     compact_checkpoint(plan, source, tmp_path / "small")
     require_small(tmp_path / "small", plan)
     assert not (tmp_path / ".small.unfinished").exists()
+
+
+_ON_A_SMALL_DISK = """
+import os, sys
+from pathlib import Path
+from speedup import FileWriteError, Plan, compact_checkpoint
+folder, disk = Path(sys.argv[1]), Path(sys.argv[2])
+plan = Plan.from_json((folder / "plan.json").read_bytes())
+try:
+    compact_checkpoint(plan, folder / "large", disk / "small", max_shard_size=250)
+except FileWriteError as error:
+    print("refused:", error)
+print("left:", os.listdir(disk))
+"""
+
+
+def test_a_full_disk_is_told_of_and_nothing_stays_on_it(source: Path, tmp_path: Path) -> None:
+    plan, before, disk = planned_once("sliced")[1], content(source), tmp_path / "disk"
+    disk.mkdir()
+    (tmp_path / "plan.json").write_text(plan.to_json())
+    mount = f"mount -t tmpfs -o size=8k none {shlex.quote(str(disk))}"
+    if (
+        shutil.which("unshare") is None
+        or subprocess.run(["unshare", "-m", "sh", "-c", mount], capture_output=True, check=False).returncode
+    ):
+        pytest.skip("no file system of its own may be mounted here")
+    child = shlex.join([sys.executable, "-c", _ON_A_SMALL_DISK, str(tmp_path), str(disk)])
+    ran = subprocess.run(
+        ["unshare", "-m", "sh", "-c", f"{mount} && exec {child}"],
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+        check=False,
+    )
+    assert "cannot be written: No space left on device. Name a folder on a disk" in ran.stdout, ran.stderr
+    assert "left: []" in ran.stdout and content(source) == before
+
+
+def test_a_source_that_becomes_shorter_while_it_is_read_is_told_of(source: Path, tmp_path: Path) -> None:
+    def shorten_all(now: Progress) -> None:
+        for file in source.glob("*.safetensors"):
+            os.truncate(file, 8)
+
+    with pytest.raises(CheckpointError, match="has become shorter while it was read"):
+        compact_checkpoint(planned_once("sliced")[1], source, tmp_path / "small", progress=shorten_all)
+    assert os.listdir(tmp_path) == ["large"]
 
 
 def test_a_plan_that_counts_zeros_holds_for_the_planned_numbers(tmp_path: Path) -> None:

@@ -145,7 +145,7 @@ def damaged_config(folder: Path, **entries: Any) -> None:
             "does not say where the plan is",
         ),
         (lambda f: os.remove(f / "speedup_plan.json"), CheckpointError, "belongs to the weights"),
-        (lambda f: (f / "speedup_plan.json").write_text("{"), PlanFormatError, ""),
+        (lambda f: (f / "speedup_plan.json").write_text("{"), PlanFormatError, "."),
         (
             lambda f: (f / "speedup_plan.json").write_text(uneven_plan("llama").to_json()),
             ArchitectureError,
