@@ -16,7 +16,7 @@ from typing import Annotated
 
 import typer
 
-from benchmarks import consecutive, digits, growth, latency, limit, phases, readme, sparse, sparse_cuda
+from benchmarks import consecutive, digits, growth, latency, limit, paths, phases, readme, sparse, sparse_cuda
 from benchmarks import scale as large
 from benchmarks.figures import draw_all
 from benchmarks.scale_point import SHAPES
@@ -32,6 +32,7 @@ SECTIONS: Mapping[str, Callable[[Settings], None]] = {
     "latency": latency.run,
     "sparse": sparse.run,
     "sparse_cuda": sparse_cuda.run,
+    "recipes": paths.run,
 }
 
 app = typer.Typer(help=__doc__, add_completion=False, pretty_exceptions_enable=False)

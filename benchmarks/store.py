@@ -76,7 +76,7 @@ def versions() -> dict[str, str]:
     found = {"python": platform.python_version()}
     for name in _VERSIONS:
         try:
-            found[name] = version(name)
+            found[name] = version("torch-speedup" if name == "speedup" else name)
         except PackageNotFoundError:
             found[name] = "from a checkout" if name == "speedup" else "absent"
     return found

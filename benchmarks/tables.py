@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
+from benchmarks.bars import bars
 from benchmarks.growth import exponent, series
 from benchmarks.markdown import table
 from benchmarks.peers.tables import costs_table, deviations_table, peers_table
@@ -279,6 +280,25 @@ def _milliseconds(latency: Mapping[str, Any], kind: str) -> str:
     return f"{1e3 * found['median']:.1f} ± {0.5e3 * (found['high'] - found['low']):.1f}"
 
 
+def recipes_table(store: Store) -> str:
+    """Each recipe: what is kept, sizes, seconds and the error of what it ends with."""
+    rows = _good(store, "recipes")
+    if not rows:
+        return ""
+    headings = ["recipe", "parameters kept", "MACs kept", "MB before", "after", "seconds", "error"]
+    return table(headings, (_recipe_row(name, row) for name, row in rows.items()))
+
+
+def _recipe_row(name: str, row: Row) -> Sequence[str]:
+    return (
+        f"`{name}`",
+        *(f"{row[kind][1] / row[kind][0]:.0%}" for kind in ("parameters", "macs")),
+        *(f"{size:.1f}" for size in row["megabytes"]),
+        f"{row['seconds']:.1f}",
+        f"{row['error']:.0e}",
+    )
+
+
 # Name in the README -> the section it is from, and what makes it.
 def scale_table(store: Store) -> str:
     """Checkpoints made smaller on disk, and plans without weights."""
@@ -302,6 +322,8 @@ def _scale_cells(size: str, row: Row) -> list[str]:
 
 
 TABLES: Mapping[str, tuple[str, Callable[[Store], str]]] = {
+    "bars": ("limit", bars),
+    "recipes": ("recipes", recipes_table),
     "limit": ("limit", limit_table),
     "growth": ("growth", growth_table),
     "phases": ("phases", phases_table),

@@ -66,6 +66,9 @@ __all__ = [  # noqa: RUF022  by what they are for
     "QKV_SAME_EMBED_DIM",  # without this flag of its attention a transformer layer takes no fused path
     "make_subclass",  # a parameter of any class without its constructor, and no view
     "version_of",  # how often a tensor was written to
+    # Where small models go; only recipes use these.
+    "compile_package",  # AOTInductor: an exported program compiled into a file
+    "load_package",  # such a file, to be called
 ]
 
 Overload = torch._ops.OpOverload
@@ -94,3 +97,17 @@ WRAPPED_CALL_IMPL: Final = nn.Module._wrapped_call_impl.__code__
 QKV_SAME_EMBED_DIM: Final = "_qkv_same_embed_dim"
 make_subclass = torch.Tensor._make_subclass
 version_of: Callable[[torch.Tensor], int] = attrgetter("_version")
+
+
+def compile_package(exported: torch.export.ExportedProgram, package_path: str) -> str:
+    """`torch._inductor.aoti_compile_and_package`, which imports the compiler; the path of the package."""
+    from torch._inductor import aoti_compile_and_package
+
+    return aoti_compile_and_package(exported, package_path=package_path)
+
+
+def load_package(path: str) -> Callable[..., Any]:
+    """`torch._inductor.aoti_load_package`: what the package computes, called like the model."""
+    from torch._inductor import aoti_load_package
+
+    return aoti_load_package(path)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 import sys
 from collections.abc import Callable, Mapping
@@ -320,6 +321,14 @@ def version() -> None:
     assert version_of(tensor) == before + 1
 
 
+def packages() -> None:
+    """That they compile and load is what the recipe ahead_of_time shows."""
+    from torch import _inductor
+
+    assert "package_path" in inspect.signature(_inductor.aoti_compile_and_package).parameters
+    assert "path" in inspect.signature(_inductor.aoti_load_package).parameters
+
+
 PROBES: Mapping[str, Callable[..., None]] = {
     "Overload": overload,
     "Packet": packet,
@@ -353,6 +362,8 @@ PROBES: Mapping[str, Callable[..., None]] = {
     "QKV_SAME_EMBED_DIM": same_embed_dim,
     "make_subclass": subclass,
     "version_of": version,
+    "compile_package": packages,
+    "load_package": packages,
 }
 
 

@@ -7,6 +7,7 @@ layers of the original. Twins of such functions refer to the copy instead.
 from __future__ import annotations
 
 import copy
+import sys
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from types import CellType, FunctionType
@@ -99,8 +100,20 @@ def _hollow(function: FunctionType, reaches: Callable[[object], bool]) -> Functi
     )
     twin = FunctionType(function.__code__, function.__globals__, function.__name__, None, cells or None)
     twin.__qualname__, twin.__module__ = function.__qualname__, function.__module__
-    twin.__annotations__, twin.__doc__ = function.__annotations__, function.__doc__
+    twin.__doc__ = function.__doc__
+    _copy_annotations(function, twin)
     return twin
+
+
+def _copy_annotations(function: FunctionType, twin: FunctionType) -> None:
+    """Give `twin` the annotations of `function`, which since Python 3.14 are evaluated by whoever asks for
+    them, and may name what does not exist while a program runs.
+    """
+    lazily = getattr(function, "__annotate__", None) if sys.version_info >= (3, 14) else None
+    if lazily is None:
+        twin.__annotations__ = function.__annotations__
+    else:
+        setattr(twin, "__annotate__", lazily)  # noqa: B010  no attribute of functions that types know here
 
 
 def renew_weak_references(model: nn.Module, memo: Mapping[int, Any]) -> None:

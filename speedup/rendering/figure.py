@@ -44,7 +44,7 @@ def report_figure(report: Report, title: str, latency: LatencyEstimate | None = 
         from matplotlib.patches import Patch
     except ImportError as error:
         raise MissingPackageError(
-            "figures need matplotlib; install the extra `figures`: pip install 'speedup[figures]'"
+            "figures need matplotlib; install the extra `figures`: pip install 'torch-speedup[figures]'"
         ) from error
     rows = bar_rows(report.layers, _MOST_BARS)
     figure = Figure(figsize=(_WIDTH, _MARGIN + _PER_BAR * max(4, len(rows))), layout="constrained")

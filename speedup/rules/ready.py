@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -17,18 +18,27 @@ from speedup.rules.rule import Facts, Lives, Rule, equal, nothing_known, pinned,
 from speedup.rules.site import Site
 
 
-def channelwise(dims: Mapping[str, int], result: int, *, keeps_zero: bool = False) -> Rule:
+def channelwise(
+    dims: Mapping[str, int],
+    result: int,
+    *,
+    others: Mapping[int, int] = MappingProxyType({}),
+    keeps_zero: bool = False,
+) -> Rule:
     """The rule of an operator whose result's channel c depends on the operands' channel c only.
 
     Args:
         dims: operand, by its name in the operator's schema -> its dimension of channels. What is
             not named is read by every channel, and keeps its size.
-        result: the first result's dimension of channels. Other results keep their size.
+        result: the first result's dimension of channels.
+        others: further results that have such a channel too, by number -> their dimension of channels. What
+            is not named keeps its size.
         keeps_zero: where a channel of the first operand named is 0 throughout, so is the result's.
     """
 
     def couple(site: Site) -> Iterable[Constraint]:
-        return _couple(site, _channels(site.op, dims), result % site.op.results[0].ndim)
+        axes = {n: axis % site.op.results[n].ndim for n, axis in {0: result, **others}.items()}
+        return _couple(site, _channels(site.op, dims), axes)
 
     def known(op: Op, facts: Facts) -> tuple[Fact, ...]:
         channels = _channels(op, dims)
@@ -55,16 +65,16 @@ def _channels(op: Op, dims: Mapping[str, int]) -> dict[int, int]:
     return {n: dim % op.operands[n].ndim for n, dim in found.items() if n is not None}
 
 
-def _couple(site: Site, channels: Mapping[int, int], axis: int) -> Iterable[Constraint]:
+def _couple(site: Site, channels: Mapping[int, int], axes: Mapping[int, int]) -> Iterable[Constraint]:
     op = site.op
     reason = site.because(reason_for(op, "works channel by channel"))
     whole = site.because(reason_for(op, "reads the whole dimension"))
-    yield from equal(reason, (op.results[0], axis), *((op.operands[n], d) for n, d in channels.items()))
+    results = ((op.results[n], axis) for n, axis in axes.items())
+    yield from equal(reason, *results, *((op.operands[n], d) for n, d in channels.items()))
     for number, value in enumerate(op.operands):
         yield from pinned(value, (d for d in range(value.ndim) if d != channels.get(number)), whole)
-    yield from pinned(op.results[0], (d for d in range(op.results[0].ndim) if d != axis), whole)
-    for value in op.results[1:]:
-        yield from pinned(value, range(value.ndim), whole)
+    for number, value in enumerate(op.results):
+        yield from pinned(value, (d for d in range(value.ndim) if d != axes.get(number)), whole)
 
 
 def _zeros(op: Op, facts: Facts, channels: Mapping[int, int], result: int) -> tuple[Fact, ...]:

@@ -46,7 +46,9 @@ RULES: dict[str, Rule] = {
         keeping("computes coordinates from the size of its result"), needs=grid_needs
     ),
     **dict.fromkeys(("grid_sampler", "grid_sampler_2d", "grid_sampler_3d"), _SAMPLED),
-    **dict.fromkeys(("torchvision::roi_align", "torchvision::roi_pool"), _SAMPLED),
+    "torchvision::roi_align": _SAMPLED,
+    # The second result tells where in its channel each maximum was.
+    "torchvision::roi_pool": channelwise({"input": 1}, 1, others={1: 1}, keeps_zero=True),
     "max_unpool2d": _unpooled(2),
     "max_unpool3d": _unpooled(3),
     **dict.fromkeys(("embedding_bag", "_embedding_bag"), evolve(_COLUMNS, couple=bag_couple)),

@@ -1,23 +1,32 @@
 """Property tests of your own models: masks and inputs to draw, networks to draw, and one assertion.
 
-Needs Hypothesis, which the extra `test` brings: `pip install speedup[test]`.
+What draws needs Hypothesis, which the extra `testing` brings: `pip install 'torch-speedup[testing]'`. The
+assertion and the masks that it takes do without.
 """
 
 from importlib.util import find_spec
-
-if find_spec("hypothesis") is None:
-    raise ImportError(
-        "speedup.testing needs Hypothesis; install the extra `test`: pip install 'speedup[test]'"
-    )
+from typing import TYPE_CHECKING
 
 from speedup.testing.assertion import assert_equivalent
-from speedup.testing.habits import masks_for
-from speedup.testing.inputs import inputs_like
 from speedup.testing.masks import MaskSpec, Scattered, Slices, Whole, mask_argument
-from speedup.testing.networks import Input, Network, lively, networks, sample_call, sample_inputs
 from speedup.testing.source import expression
 from speedup.testing.spec import Spec
-from speedup.testing.strategies import Case, cases, source_of
+
+if TYPE_CHECKING or find_spec("hypothesis") is not None:
+    from speedup.testing.habits import masks_for
+    from speedup.testing.inputs import inputs_like
+    from speedup.testing.networks import Input, Network, lively, networks, sample_call, sample_inputs
+    from speedup.testing.strategies import Case, cases, source_of
+else:
+
+    def __getattr__(name: str) -> object:
+        if name in __all__:
+            raise ImportError(
+                f"speedup.testing.{name} needs Hypothesis; install the extra `testing`: "
+                "pip install 'torch-speedup[testing]'"
+            )
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
 
 __all__ = [
     "Case",

@@ -10,35 +10,18 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Literal
 
-import attrs
 from hypothesis import strategies as st
 from torch import nn
 
 from speedup.testing.grammar.site import pick
-from speedup.testing.masks import Cut, MaskSpec, Scattered, Sizes, Slices, Whole
+from speedup.testing.masks import Cut, MaskSpec, Scattered, Slices, Whole
 from speedup.testing.networks import Network, skeleton
-
-_HEAD_COUNTS = ("heads", "num_heads", "n_head", "n_heads", "num_attention_heads", "num_key_value_heads")
+from speedup.testing.owners import MaskedModule, Parameters, first_dim, owners_of
 
 # Of more rows than this a regular part is masked: a counter-example has to stay readable.
 _MOST_LISTED = 24
 
-Parameters = tuple[tuple[str, Sizes], ...]
 Style = Literal["by name", "by module", "baked"]
-
-
-@attrs.frozen
-class MaskedModule:
-    """A module's own parameters by name and shape, and how many heads its surroundings say it makes."""
-
-    parameters: Parameters
-    heads: int | None = None
-
-    @property
-    def rows(self) -> int:
-        """How many rows the first parameter has."""
-        sizes = self.parameters[0][1]
-        return sizes[_first_dim(sizes)]
 
 
 Indices = tuple[int, ...] | range
@@ -64,31 +47,6 @@ def masks_for(model: nn.Module) -> st.SearchStrategy[MaskSpec]:
 def masks(network: Network) -> st.SearchStrategy[MaskSpec]:
     """Masks for the parameters of a drawn network."""
     return masks_for(skeleton(network))
-
-
-def owners_of(model: nn.Module) -> tuple[MaskedModule, ...]:
-    """The modules that own parameters, in order, a tied parameter under its first name.
-
-    Without the directions of weight_norm: where one is all zero, the masked model gives NaN.
-    """
-    found: dict[str, list[tuple[str, Sizes]]] = {}
-    for name, parameter in model.named_parameters():
-        if not name.endswith((".original1", ".weight_v")) and parameter.numel():
-            found.setdefault(name.rpartition(".")[0], []).append((name, tuple(parameter.shape)))
-    modules = dict(model.named_modules(remove_duplicate=False))
-    return tuple(MaskedModule(tuple(own), _heads_around(path, modules)) for path, own in found.items())
-
-
-def _heads_around(path: str, modules: dict[str, nn.Module]) -> int | None:
-    """How many heads the module, or the nearest that holds it, says there are."""
-    while True:
-        for name in _HEAD_COUNTS:
-            count = getattr(modules[path], name, None)
-            if type(count) is int and count > 1:
-                return count
-        if not path:
-            return None
-        path = path.rpartition(".")[0]
 
 
 @st.composite
@@ -209,7 +167,7 @@ def _everywhere(parameters: Parameters, size: int, indices: Indices) -> list[Cut
     """The cut of every parameter that has `size` rows."""
     cuts: list[Cut] = []
     for name, sizes in parameters:
-        dim = _first_dim(sizes)
+        dim = first_dim(sizes)
         if sizes[dim] == size:
             cuts += _slices(name, dim, indices)
     return cuts
@@ -217,11 +175,6 @@ def _everywhere(parameters: Parameters, size: int, indices: Indices) -> list[Cut
 
 def _slices(name: str, dim: int, indices: Indices) -> list[Cut]:
     return [Slices(name, dim, indices)] if indices else []
-
-
-def _first_dim(sizes: Sizes) -> int:
-    """The first dimension that has more than one slice."""
-    return next((dim for dim, size in enumerate(sizes) if size > 1), 0)
 
 
 _EAGER: tuple[Habit, ...] = (

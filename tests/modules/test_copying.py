@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import functools
+import sys
 import threading
 import warnings
 from collections import OrderedDict, deque
@@ -554,3 +555,20 @@ def test_a_function_with_a_name_that_has_no_value_yet_is_copied() -> None:
     model: Any = nn.Linear(2, 3)
     model.inner = with_an_empty_cell(False)
     assert copy_module(model, {}).inner is not model.inner
+
+
+def test_annotations_of_closures_are_copied_unread() -> None:
+    """Since Python 3.14 they are evaluated when somebody asks, and what they name need not be there."""
+    source = "def make(layer):\n    def call(x: Absent = 1) -> Absent: return layer(x)\n    return call\n"
+    lazy = sys.version_info >= (3, 14)
+    names: dict[str, Any] = {} if lazy else {"Absent": "told"}
+    exec(compile(source, "made.py", "exec", dont_inherit=True), names)
+    model = nn.Module()
+    model.layer = nn.Linear(2, 2)
+    model.call = names["make"](model.layer)
+
+    copied: Any = copy_module(model, {})
+
+    assert copied.call is not model.call
+    names["Absent"] = "told"
+    assert copied.call.__annotations__ == {"x": "told", "return": "told"}

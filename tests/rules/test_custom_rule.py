@@ -298,3 +298,86 @@ def test_a_kept_operator_shows_its_reason() -> None:
     model = Between(function)
     plan = plan_speedup(model, images(2), {"before": filters(model.before, 0)}, rules=extended({key: rule}))
     assert "scaled_tanh is tuned for its width" in plan.explain("before")
+
+
+@torch.library.custom_op("speedup_tests::row_maxima", mutates_args=())
+def row_maxima(x: Tensor, scale: Tensor) -> tuple[Tensor, Tensor]:
+    """The maximum of each row of each channel, by the channel's scale, and where it is."""
+    values, places = x.max(3)
+    return values * scale[:, None], places
+
+
+@row_maxima.register_fake
+def _(x: Tensor, scale: Tensor) -> tuple[Tensor, Tensor]:
+    return x.new_empty(x.shape[:3]), x.new_empty(x.shape[:3], dtype=torch.int64)
+
+
+class Maxima(nn.Module):
+    """Two layers with an operator between them that returns two tensors with the channels of the first."""
+
+    def __init__(self, reads_places: bool) -> None:
+        super().__init__()
+        self.before, self.after = nn.Conv2d(3, 6, 3), nn.Linear(6, 4)
+        self.scale = nn.Parameter(torch.randn(6))
+        self.reads_places = reads_places
+        self.double()
+
+    def forward(self, x: Tensor) -> Tensor:
+        values, places = torch.ops.speedup_tests.row_maxima(self.before(x), self.scale)
+        found = self.after(values.mean(2))
+        return found + self.after(places.double().mean(2)) if self.reads_places else found
+
+
+@pytest.mark.parametrize(("reads_places", "width"), [(False, 4), (True, 6)])
+def test_two_results_may_have_the_channels(reads_places: bool, width: int) -> None:
+    """As those of torchvision's `roi_pool`; the second was once left whole. Who reads where in a channel
+    of zeros the first stands needs that channel.
+    """
+    model = Maxima(reads_places)
+    keep = torch.arange(6) % 3 > 0
+    masks = {
+        "before": {"weight": keep[:, None, None, None], "bias": keep},
+    }
+    rule = channelwise({"x": 1, "scale": 0}, 1, others={1: 1}, keeps_zero=True)
+    rules = extended({torch.ops.speedup_tests.row_maxima: rule})
+
+    plan = plan_speedup(model, images(2), masks, rules=rules)
+    small = materialize(plan)
+
+    require_exact(apply_masks(model, masks), small, images)
+    assert small.get_submodule("before").out_channels == width
+
+
+def test_the_rule_of_roi_pool_couples_both_results() -> None:
+    rule = STANDARD["torchvision::roi_pool"]
+    boxes = torch.tensor([[0.0, 0, 0, 4, 4]], dtype=torch.float64)
+
+    @torch.library.custom_op("speedup_tests::roi_pool", mutates_args=())
+    def roi_pool(input: Tensor, rois: Tensor) -> tuple[Tensor, Tensor]:
+        left, top, right, bottom = (int(edge) for edge in rois[0, 1:])
+        values, places = input[:1, :, top:bottom, left:right].flatten(2).max(2)
+        return values[..., None, None], places[..., None, None]
+
+    @roi_pool.register_fake
+    def _(input: Tensor, rois: Tensor) -> tuple[Tensor, Tensor]:
+        sizes = (rois.shape[0], input.shape[1], 1, 1)
+        return input.new_empty(sizes), input.new_empty(sizes, dtype=torch.int64)
+
+    class Regions(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.before, self.after = nn.Conv2d(3, 6, 3, bias=False), nn.Linear(6, 4)
+            self.register_buffer("boxes", boxes)
+            self.double()
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.after(torch.ops.speedup_tests.roi_pool(self.before(x), self.boxes)[0].flatten(1))
+
+    model = Regions()
+    masks = {"before.weight": (torch.arange(6) % 2 > 0)[:, None, None, None]}
+    small = materialize(
+        plan_speedup(model, images(1), masks, rules=extended({torch.ops.speedup_tests.roi_pool: rule}))
+    )
+
+    require_exact(apply_masks(model, masks), small, images)
+    assert small.get_submodule("before").out_channels == 3

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from tests.support.operands import BOUNDS, DATA, IMAGE, Calls, at, w, x
-from tests.support.samplers import within
+from tests.support.samplers import regions, within
 from tests.support.soundness import Shape, Tensors, below
 
 
@@ -92,6 +92,12 @@ _PLACED: dict[str, Calls] = {
     "grid_sampler_3d": (
         {"input": x(2, 3, 3, 4, 4), "grid": Tensors((2, 2, 3, 2, 3), within), "align_corners": False},
     ),
+    **{
+        f"torchvision::{name}": (
+            {"input": IMAGE, "rois": Tensors((3, 5), regions), "pooled_height": 2, "pooled_width": 2},
+        )
+        for name in ("roi_align", "roi_pool")
+    },
     **{
         name: tuple(
             {"weight": w(6, 4), "indices": at(6, 5), "offsets": Tensors((2,), _starts), "mode": mode, **more}

@@ -61,3 +61,10 @@ def within(shape: Shape, generator: torch.Generator) -> Tensor:
 def signs(shape: Shape, generator: torch.Generator) -> Tensor:
     """1 or -1."""
     return torch.randint(2, shape, generator=generator).double() * 2 - 1
+
+
+def regions(shape: Shape, generator: torch.Generator) -> Tensor:
+    """Boxes (n, 5) in pictures of 4 x 4 or more: which of two pictures, then left, top, right, bottom."""
+    drawn = torch.randint(5, shape, generator=generator).double()
+    drawn[..., 0] %= 2
+    return drawn

@@ -46,6 +46,7 @@ from speedup.testing.modules import (
     Rounds,
     TwoInputNet,
 )
+from speedup.testing.seeded import search_seeded, seeded_masks
 from speedup.tracing.exploring import Exploration
 from tests.support.repository import ROOT, example_run_by
 
@@ -389,18 +390,56 @@ def test_inputs_have_the_structure_of_the_example(data: st.DataObject) -> None:
     assert data.draw(inputs_like({"x": image}))["x"].dtype == image.dtype
 
 
-def test_without_hypothesis_the_extra_is_named() -> None:
-    code = (
+def run_without_hypothesis(code: str) -> str:
+    """What `code` prints in a process in which Hypothesis is not to be had."""
+    hidden = (
         "import importlib.util, sys\n"
         "real = importlib.util.find_spec\n"
         "importlib.util.find_spec = lambda name, *rest: None if name == 'hypothesis' else real(name, *rest)\n"
-        "import speedup\n"
-        "assert 'hypothesis' not in sys.modules\n"
-        "try:\n    import speedup.testing\nexcept ImportError as error:\n    print(error)\n"
+        "sys.modules['hypothesis'] = None\n"
     )
-    ran = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
-    assert "speedup.testing needs Hypothesis" in ran.stdout
-    assert "pip install 'speedup[test]'" in ran.stdout
+    command = [sys.executable, "-c", hidden + code]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+
+
+def test_without_hypothesis_the_extra_is_named() -> None:
+    said = run_without_hypothesis(
+        "import speedup.testing\n"
+        "try:\n    from speedup.testing import masks_for\nexcept ImportError as error:\n    print(error)\n"
+    )
+    assert "speedup.testing.masks_for needs Hypothesis" in said
+    assert "pip install 'torch-speedup[testing]'" in said
+
+
+def test_the_assertion_works_without_hypothesis() -> None:
+    said = run_without_hypothesis(
+        "import torch\nfrom torch import nn\n"
+        "from speedup.testing import MaskSpec, Slices, assert_equivalent\n"
+        "net = nn.Sequential(nn.Linear(4, 6), nn.Linear(6, 2))\n"
+        "masks = MaskSpec((Slices('0.weight', 0, (1, 2)),))\n"
+        "plan = assert_equivalent(net, torch.randn(2, 4), masks)\n"
+        "print(plan.parameters_after < plan.parameters_before)\n"
+    )
+    assert said == "True\n"
+
+
+def test_masks_from_seeds_are_of_all_kinds_and_the_same_each_time() -> None:
+    model = two_layers()
+    drawn = [seeded_masks(model, seed) for seed in range(100)]
+    assert drawn == [seeded_masks(model, seed) for seed in range(100)]
+    assert {type(cut) for masks in drawn for cut in masks.cuts} == {Slices, Scattered, Whole}
+    assert {0, 1} <= {cut.dim for masks in drawn for cut in masks.cuts if isinstance(cut, Slices)}
+    search_seeded(model, images(), examples=4)
+
+
+def test_a_search_from_seeds_ends_at_the_smallest_masks(monkeypatch: pytest.MonkeyPatch) -> None:
+    def is_wrong_below_row_1(model: nn.Module, x: Any, masks: MaskSpec) -> None:
+        cuts = [cut for cut in masks.cuts if isinstance(cut, Slices) and cut.parameter == "0.weight"]
+        assert not any(cut.dim == 0 and 1 in cut.indices for cut in cuts), masks
+
+    monkeypatch.setattr("speedup.testing.seeded.assert_equivalent", is_wrong_below_row_1)
+    with pytest.raises(AssertionError, match=r"MaskSpec\(\(Slices\('0.weight', 0, \(1,\)\),\)"):
+        search_seeded(two_layers(), images())
 
 
 def test_example_of_the_readme_runs_as_it_stands() -> None:

@@ -34,7 +34,7 @@ LAYERS = (
     ("testing",),
     ("__init__", "_pytest_plugin"),
     ("demo",),
-    ("cli",),
+    ("cli", "recipes"),
     ("__main__",),
 )
 HEIGHTS = {part: height for height, parts in enumerate(LAYERS) for part in parts}

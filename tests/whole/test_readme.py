@@ -37,10 +37,37 @@ def test_readme_holds_two_commands_that_set_themselves_up() -> None:
     assert "-m pytest" in commands[1]
 
 
-def test_commands_stand_on_the_first_screen() -> None:
-    last_command = README.index(_commands()(README)[1])
+def test_first_screen_is_a_sentence_an_install_line_an_example_a_figure_and_numbers() -> None:
+    screen = README.split("\nFrom a checkout", 1)[0]
+    blocks = re.findall(r"^```(\w+)\n", screen, re.MULTILINE)
 
-    assert README[:last_command].count("\n") < 30
+    assert blocks == ["sh", "python", "text"]
+    assert "pip install torch-speedup\n" in screen
+    assert screen.count("\n") < 55
+    assert len(re.findall(r"\*\*[\d.e%-]+\*\*", screen)) == 3
+    last_command = README.index(_commands()(README)[1])
+    assert README[:last_command].count("\n") < 70
+
+
+def test_links_work_where_only_the_page_is() -> None:
+    """The index shows the README alone: nothing relative can be followed or drawn there."""
+    targets = re.findall(r"\]\(([^)]+)\)", README)
+    headings = {
+        re.sub(r"[^\w -]", "", line.lstrip("# ").lower()).replace(" ", "-")
+        for line in README.splitlines()
+        if line.startswith("#")
+    }
+
+    assert [target for target in targets if not target.startswith(("https://", "#"))] == []
+    assert {target[1:] for target in targets if target.startswith("#")} <= headings
+
+
+def test_every_python_block_is_run_or_has_said_why_not() -> None:
+    """A block without a mark is a few lines that others complete; each is at least Python."""
+    for mark, code in re.findall(r"^(.*)\n```python\n(.*?)^```$", README, re.MULTILINE | re.DOTALL):
+        compile(code, "README.md", "exec")
+        ran = re.search(r"run by (\S+)", mark)
+        assert ran is None or (ROOT / ran[1]).is_file()
 
 
 @pytest.mark.parametrize(
@@ -62,17 +89,17 @@ def test_anything_but_two_one_line_commands_is_refused(text: str) -> None:
 
 
 def test_first_example_runs_as_it_stands(capsys: pytest.CaptureFixture[str]) -> None:
+    """Pasted into a new process it needs nothing but the package."""
     example = re.search(r"^```python\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)
     assert example is not None
-    case = lenet()
-    names: dict[str, object] = {"model": case.model, "x": case.inputs(1, seed=0), "masks": case.masks}
+    names: dict[str, object] = {}
 
     exec(example[1], names)
 
     small = names["small"]
-    assert isinstance(small, nn.Module)
-    assert small.get_submodule("conv1").out_channels == 3
-    assert "conv1" in capsys.readouterr().out
+    assert isinstance(small, nn.Sequential)
+    assert [small[0].out_channels, small[3].out_channels] == [32, 64]
+    assert "of the parameters" in capsys.readouterr().out
 
 
 def test_what_is_said_of_saving_runs_as_it_stands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -105,7 +132,7 @@ def test_sources_of_masks_run_as_they_stand(tmp_path: Path, monkeypatch: pytest.
         "vit": nn.ModuleDict({"encoder": nn.TransformerEncoder(layer, 1, enable_nested_tensor=False)}),
     }
 
-    exec(example_run_by(__file__), names)
+    exec(example_run_by(__file__, "masks_from_zeros"), names)
 
     masks = names["masks"]
     assert isinstance(masks, dict)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from property_tests.faults.fault import Fault
-from property_tests.faults.killers import POSITIONS, dead, known, sliced, unchanging, unread
+from property_tests.faults.killers import CUSTOM_RULES, POSITIONS, dead, known, sliced, unchanging, unread
 
 FAULTS = (
     Fault(
@@ -47,5 +47,12 @@ FAULTS = (
         "    yield from pinned(result, [data.ndim], reason)",
         "    yield from ()",
         sliced("one_hot"),
+    ),
+    Fault(
+        "positions: the places of a region's maxima keep all channels",
+        "rules.sampling",
+        "others={1: 1}, ",
+        "",
+        (f"{CUSTOM_RULES}::test_the_rule_of_roi_pool_couples_both_results",),
     ),
 )
