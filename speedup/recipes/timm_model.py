@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from speedup import apply_masks, make_masks, materialize, plan_speedup
-from speedup.pruners import Norm, Normalized
+from speedup.pruners import Norm
 from speedup.recipes.made import Made
 
 
@@ -14,7 +14,7 @@ def shrink_timm() -> Made:
     import timm
 
     model, x = timm.create_model("mobilenetv3_large_100").eval(), torch.randn(1, 3, 224, 224)
-    masks = make_masks(model, x, Normalized(Norm()), 0.3, scope="global", round_to=8)
+    masks = make_masks(model, x, Norm(), 0.3, round_to=8)
     plan = plan_speedup(model, x, masks)
     small = materialize(plan)
 

@@ -1,4 +1,4 @@
-"""ultralytics YOLOv8n: half of the filters of each convolution, masked by norm."""
+"""ultralytics YOLOv8n: half of the channels of every BatchNorm."""
 
 from __future__ import annotations
 
@@ -13,7 +13,8 @@ def shrink_yolo() -> Made:
     """A YOLOv8n from its YAML -> the small detector, of the same class."""
     from ultralytics.nn.tasks import DetectionModel
 
-    model, x = DetectionModel("yolov8n.yaml", verbose=False).eval(), torch.rand(1, 3, 640, 640)
+    model, x = DetectionModel("yolov8n.yaml", verbose=False), torch.rand(1, 3, 640, 640)
+    _settle(model)  # yours is trained: YOLO("yolov8n.pt").model
     masks = {}
     for path, module in model.named_modules():
         if isinstance(module, nn.BatchNorm2d):  # each scale with its shift: the channel is zero
@@ -25,3 +26,13 @@ def shrink_yolo() -> Made:
 
     with torch.no_grad():
         return Made(plan, apply_masks(model, masks)(x)[0], small(x)[0])
+
+
+def _settle(model: nn.Module) -> None:
+    """Give a fresh model statistics under which a signal comes through, and leave it in eval mode."""
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.momentum = None
+    with torch.no_grad():
+        model.train()(torch.rand(2, 3, 320, 320))
+    model.eval()

@@ -52,9 +52,16 @@ def test_no_operator_is_both_ruled_and_kept() -> None:
     assert sorted(n for n in set(names) if names.count(n) > 1) == []
 
 
+# Operators that torch no longer has, from which release on; the table leaves out what is not there.
+GONE = {"cholesky": (2, 14)}
+
+
 @pytest.mark.parametrize("name", [n for n in KEPT if "::" not in n])
 def test_every_kept_operator_exists(name: str) -> None:
     packet, _, overload = name.partition(".")
+    if name in GONE and tuple(int(part) for part in torch.__version__.split(".")[:2]) >= GONE[name]:
+        assert not hasattr(torch.ops.aten, packet)
+        return
     assert hasattr(torch.ops.aten, packet)
     assert not overload or hasattr(getattr(torch.ops.aten, packet), overload)
 
