@@ -285,7 +285,7 @@ def recipes_table(store: Store) -> str:
     rows = _good(store, "recipes")
     if not rows:
         return ""
-    headings = ["recipe", "parameters kept", "MACs kept", "MB before", "after", "seconds", "error"]
+    headings = ["recipe", "parameters kept", "MACs kept", "MB before", "after", "processor s", "error"]
     return table(headings, (_recipe_row(name, row) for name, row in rows.items()))
 
 
@@ -294,7 +294,7 @@ def _recipe_row(name: str, row: Row) -> Sequence[str]:
         f"`{name}`",
         *(f"{row[kind][1] / row[kind][0]:.0%}" for kind in ("parameters", "macs")),
         *(f"{size:.1f}" for size in row["megabytes"]),
-        f"{row['seconds']:.1f}",
+        f"{row['processor_seconds']:.1f}",
         f"{row['error']:.0e}",
     )
 

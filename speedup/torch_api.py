@@ -1,7 +1,7 @@
 """The names of torch that are not public, each with what it is for: the library has them from here alone.
 
-All were seen in torch 2.13.0 and in no other release. Where a name has gone, or does something else, in
-another one, `tests/test_torch_api.py` fails by that name; this module is then the one to change.
+All were seen in torch 2.13.0 and 2.14.1. Where a name has gone, or does something else, in another release,
+`tests/test_torch_api.py` fails by that name; this module is then the one to change.
 """
 
 from __future__ import annotations

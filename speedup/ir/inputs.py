@@ -121,7 +121,8 @@ def sketch_of(tensor: Tensor) -> Sketch:
         return Sketch(tuple(tensor.shape), tensor.dtype, 0.0, 0.0)
     mean, spread = 0.0, 1.0
     if tensor.numel() > 1 and not tensor.is_complex() and not tensor.is_meta:
-        mean, spread = float(tensor.double().mean()), float(tensor.double().std())
+        numbers = tensor.detach().double()
+        mean, spread = float(numbers.mean()), float(numbers.std())
     return Sketch(tuple(tensor.shape), tensor.dtype, mean, spread or 1.0)
 
 

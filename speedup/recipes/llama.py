@@ -19,17 +19,17 @@ def shrink_llama() -> Made:
         vocab_size=1000,
         hidden_size=256,
         intermediate_size=688,
-        num_hidden_layers=4,
+        num_hidden_layers=2,
         num_attention_heads=8,
         num_key_value_heads=4,
     )
     model: Any = LlamaForCausalLM(config).eval()
     prompt = torch.randint(1000, (1, 7))
-    past = DynamicCache([(torch.randn(1, 4, 5, 32), torch.randn(1, 4, 5, 32)) for _ in range(4)])
+    past = DynamicCache([(torch.randn(1, 4, 5, 32), torch.randn(1, 4, 5, 32)) for _ in range(2)])
     x = {"input_ids": prompt, "use_cache": True}
     step = {"input_ids": prompt[:, :1], "past_key_values": past, "use_cache": True}
 
-    heads = masks_from_heads(model, {f"model.layers.{n}.self_attn": [0, 1, 4, 5] for n in range(4)})
+    heads = masks_from_heads(model, {f"model.layers.{n}.self_attn": [0, 1, 4, 5] for n in range(2)})
     hidden = make_masks(model, {"input_ids": prompt, "use_cache": False}, Norm(), {"model.layers": 0.5})
     masks = {**hidden, **heads}
     plan = plan_speedup(model, x, masks, others=[step])  # one plan for prompts and for steps

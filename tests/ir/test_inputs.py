@@ -17,6 +17,7 @@ from speedup.ir.inputs import (
     example_from,
     fresh_inputs,
     leaves_of,
+    sketch_of,
     tensors_of,
 )
 
@@ -229,3 +230,20 @@ def test_fresh_inputs_leave_the_example_as_it_was() -> None:
     kept = A.clone()
     fresh_inputs(example_from(A), None, generator())[0].add_(1)
     assert torch.equal(A, kept)
+
+
+def test_an_example_that_requires_grad_is_sketched_without_its_history() -> None:
+    """Since torch 2.14 a number made of such a tensor brings a warning."""
+    asked: list[bool] = []
+
+    class Watched(Tensor):
+        def __float__(self) -> float:
+            asked.append(self.requires_grad)
+            return float(self.as_subclass(Tensor).detach())
+
+    tensor = torch.randn(4, 3).as_subclass(Watched).requires_grad_()
+
+    sketch = sketch_of(tensor)
+
+    assert asked == [False, False]
+    assert sketch.mean == pytest.approx(float(tensor.detach().mean()))
