@@ -132,7 +132,7 @@ class SparseConv2d(SparseModule, nn.Conv2d):
             return found.view(count, height, width, self.out_channels).permute(0, 3, 1, 2)
         made = images.new_empty(count, self.out_channels, height * width)
         for image, place in zip(images, made, strict=True):
-            place.copy_(self._product_of_columns(image.reshape(channels, -1)))
+            self._fill_product(image.reshape(channels, -1), place)
         if self.bias is not None:
             made += self.bias[:, None]
         return made.view(count, self.out_channels, height, width)

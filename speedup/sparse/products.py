@@ -41,16 +41,15 @@ def product(matrix: Tensor, column_order: Tensor | None, row_places: Tensor | No
     return found
 
 
-def product_of_columns(
-    matrix: Tensor, column_order: Tensor | None, row_places: Tensor | None, x: Tensor
-) -> Tensor:
-    """(columns, n) -> (rows, n), contiguous."""
+def fill_product(
+    matrix: Tensor, column_order: Tensor | None, row_places: Tensor | None, x: Tensor, out: Tensor
+) -> None:
+    """Write into `out` (rows, n) the product with `x` (columns, n)."""
     if matrix.layout is torch.strided:
-        return F.linear(x.t(), matrix).t().contiguous()
-    found = x.new_empty(matrix.shape[0], x.shape[1])
-    for some, place in zip(_tiles(x, 1), _tiles(found, 1), strict=True):
+        out.copy_(F.linear(x.t(), matrix).t())
+        return
+    for some, place in zip(_tiles(x, 1), _tiles(out, 1), strict=True):
         place.copy_(_of_tile(matrix, column_order, row_places, some))
-    return found
 
 
 def _tiles(x: Tensor, dim: int) -> tuple[Tensor, ...]:

@@ -13,7 +13,7 @@ from speedup.errors import SparseTrainingError
 from speedup.sparse.compressed import Compressed, compress, decompress
 from speedup.sparse.kernels import KERNELS
 from speedup.sparse.ordering import Order, block_order
-from speedup.sparse.products import UNTRAINABLE, product, product_of_columns, traced_product
+from speedup.sparse.products import UNTRAINABLE, fill_product, product, traced_product
 
 VALUES, COLUMNS, POINTERS = "weight_values", "weight_columns", "weight_pointers"
 ROW_ORDER, COLUMN_ORDER = "weight_row_order", "weight_column_order"
@@ -141,10 +141,10 @@ class SparseModule(nn.Module):
         made = self._made()
         return product(made.matrix, self.weight_column_order, made.row_places, x)
 
-    def _product_of_columns(self, x: Tensor) -> Tensor:
-        """(columns, n) -> (rows, n), without the bias."""
+    def _fill_product(self, x: Tensor, out: Tensor) -> None:
+        """Write into `out` (rows, n) the product with `x` (columns, n), without the bias."""
         made = self._made()
-        return product_of_columns(made.matrix, self.weight_column_order, made.row_places, x)
+        fill_product(made.matrix, self.weight_column_order, made.row_places, x, out)
 
     def _traced_product(self, x: Tensor) -> Tensor:
         """(n, columns) -> (n, rows), contiguous, without the bias, as one op of a compiled graph."""
