@@ -85,13 +85,18 @@ def find_form(plan: Plan, config: Mapping[str, Any]) -> StockForm | OwnForm:
     """
     with isolated(), quiet(), torch.no_grad():
         try:
-            maker = _maker(config)
+            kind = _stock_class(config)
         except Exception as error:  # what is installed may fail in any way when it is imported
             return OwnForm(f"transformers cannot be imported ({type(error).__name__}: {error})")
-        if maker is None:
+        if kind is None:
             return OwnForm(f"{_architecture(config) or 'what config.json names'} is no class of transformers")
         try:
-            return _found(plan, config, maker)
+            maker = _Maker(kind, kind.config_class.from_dict(dict(config)).to_dict())
+            base = maker.model()
+        except Exception as error:  # as a class does where its config is not right
+            return OwnForm(f"its class refuses config.json: {error}")
+        try:
+            return _found(plan, config, maker, base)
         except SpeedupError as error:
             return OwnForm(str(error))
 
@@ -106,9 +111,8 @@ class _Maker:
 
     def model(self, **sizes: Any) -> nn.Module:
         """Raises what the class does."""
-        config = self.kind.config_class.from_dict({**self.full, **sizes})
-        if self.attention is not None:
-            config._attn_implementation = self.attention
+        options = {} if self.attention is None else {"attn_implementation": self.attention}
+        config = self.kind.config_class.from_dict({**self.full, **sizes}, **options)
         with torch.device("meta"):
             made: nn.Module = self.kind(config)
         return made.eval()
@@ -126,14 +130,13 @@ def _architecture(config: Mapping[str, Any]) -> str:
     return str(named[0]) if isinstance(named, list) and len(named) == 1 else ""
 
 
-def _maker(config: Mapping[str, Any]) -> _Maker | None:
+def _stock_class(config: Mapping[str, Any]) -> Any:
+    """The class that a config names; None if transformers has none of that name."""
     import transformers
 
     found: Any = getattr(transformers, _architecture(config), None)
-    if not isinstance(found, type) or not issubclass(found, transformers.PreTrainedModel):
-        return None
-    kind: Any = found
-    return _Maker(kind, kind.config_class.from_dict(dict(config)).to_dict())
+    is_model = isinstance(found, type) and issubclass(found, transformers.PreTrainedModel)
+    return found if is_model else None
 
 
 def _shapes_of(model: nn.Module) -> _Shapes:
@@ -141,8 +144,7 @@ def _shapes_of(model: nn.Module) -> _Shapes:
     return {name: tuple(tensor.shape) for name, tensor in held}
 
 
-def _found(plan: Plan, config: Mapping[str, Any], maker: _Maker) -> StockForm | OwnForm:
-    base = maker.model()
+def _found(plan: Plan, config: Mapping[str, Any], maker: _Maker, base: nn.Module) -> StockForm | OwnForm:
     require_architecture(plan, base, fingerprints_of(base), dtypes=False)
     other = next((e for e in plan.edits if isinstance(e, NewBias | AdoptAttention)), None)
     if other is not None:

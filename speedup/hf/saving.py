@@ -17,6 +17,7 @@ from speedup.cutting.tensors import planned_shapes
 from speedup.errors import FileWriteError, InputError, ModelError, SavedModelError
 from speedup.ir.edits import SetAttribute
 from speedup.modules.fingerprints import TensorFingerprint
+from speedup.modules.rewritten import rewritten_functions_of
 from speedup.plan import Plan
 from speedup.stored.packed import CONFIG
 from speedup.writing import StrPath
@@ -55,7 +56,7 @@ def save_pretrained(small: nn.Module, plan: Plan, folder: StrPath, **options: An
             f"the model is not what this plan makes: tensor {other!r} is of shape {held.get(other)}, planned "
             f"is {shapes.get(other)}. Pass the plan's own small model."
         )
-    kind = next(k for k in type(small).__mro__ if "_speedup_rewritten" not in vars(k))
+    kind = next(k for k in type(small).__mro__ if not rewritten_functions_of(k))
     config = {**json.loads(config.to_json_string()), "architectures": [kind.__name__], **_sizes_before(plan)}
     form = find_form(plan, config)
     said = new_config(config, form if not isinstance(form, StockForm) or not form.factors else form.unscaled)

@@ -98,6 +98,8 @@ def test_what_is_no_class_of_transformers_has_no_sizes() -> None:
     plan = uneven_plan("gpt2")
     assert find_form(plan, {"architectures": ["Net"]}) == OwnForm("Net is no class of transformers")
     assert find_form(plan, {}) == OwnForm("what config.json names is no class of transformers")
+    refused = find_form(plan, {**config_of(CASES["gpt2"]().model), "n_head": 5})
+    assert isinstance(refused, OwnForm) and "its class refuses config.json: " in refused.reason
     other = find_form(plan, config_of(CASES["llama"]().model))
     assert isinstance(other, OwnForm) and "not of the planned architecture" in other.reason
 
