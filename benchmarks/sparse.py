@@ -147,7 +147,7 @@ def _with_csr(masked: nn.Module) -> nn.Module:
 
 
 def _in_onnxruntime(masked: nn.Module, x: Any, threads: int) -> Callable[[], object]:
-    import onnxruntime  # type: ignore[import-untyped]
+    import onnxruntime
 
     args, kwargs = ((), x) if isinstance(x, dict) else ((x,), {})
     with tempfile.TemporaryDirectory() as folder:

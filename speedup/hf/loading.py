@@ -75,7 +75,7 @@ def _class_of(folder: Path, said: Mapping[str, Any]) -> Any:
         import transformers
     except ImportError as error:
         raise MissingPackageError(
-            "speedup.hf needs transformers, which is not installed: pip install 'speedup[hf]'"
+            "speedup.hf needs transformers, which is not installed: pip install 'torch-speedup[hf]'"
         ) from error
     named = said.get("architectures")
     name = named[0] if isinstance(named, list) and len(named) == 1 else None
