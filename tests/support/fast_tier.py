@@ -39,6 +39,7 @@ QUICK = (
     "tests/tracing/test_provenance.py",
     "tests/whole/test_architecture.py",
     "tests/whole/test_fast_tier.py",
+    "tests/whole/test_packaging.py",
     "tests/whole/test_readme.py",
 )
 """Folders and files, all of whose tests together take half a minute."""
