@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
+import ast
+from typing import Any
+
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, chunk, mean, nn
 
+from speedup.ir.inputs import example_from
+from speedup.lowerings.arguments import Arguments
+from speedup.lowerings.lowering import Written
+from speedup.lowerings.syntax import read_call
+from speedup.tracing.trace import Trace, trace
 from tests.support.contract import shrunk
 from tests.support.drawn import doubles
 
@@ -296,3 +304,23 @@ def test_a_restated_call_is_exact(kind: type[Base]) -> None:
 @pytest.mark.parametrize("kind", KINDS, ids=lambda k: k.__name__)
 def test_a_restated_call_is_exact_where_a_whole_part_goes(kind: type[Base]) -> None:
     assert shrunk_to(kind, (4, 5, 6, 7)) <= 12
+
+
+def _narrowed(source: str) -> tuple[Any, ...] | None:
+    """The changes that make a call of `narrow` in `source` tell another length."""
+    op = next(op for op in traced(Narrow()).graph.ops if op.name == "narrow")
+    call = ast.parse(source, mode="eval").body
+    assert isinstance(call, ast.Call)
+    written = Written(op, call, read_call(call, {}), None, op.arguments, lambda name, place: True)
+    return Arguments({"length": 4}).rewrite(written)
+
+
+@pytest.mark.parametrize("spread", ["x.narrow(*nothing, 1, 2, 6)", "x.narrow(*two, 6, 9)"])
+def test_behind_what_is_spread_no_number_is_told_by_its_place(spread: str) -> None:
+    assert _narrowed(spread) is None
+    assert _narrowed("x.narrow(1, 2, 6)") is not None
+    assert _narrowed("x.narrow(*two, length=6)") is not None
+
+
+def traced(model: nn.Module) -> Trace:
+    return trace(model.eval(), example_from(torch.randn(2, 4)))
