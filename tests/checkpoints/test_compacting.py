@@ -100,6 +100,13 @@ def test_tensors_of_several_types_lie_where_they_can_be_mapped(tmp_path: Path) -
     found = tensors_in(tmp_path / "small")
     assert [found[f"{n}.bias"].dtype for n in (0, 2, 4)] == [torch.bfloat16, torch.float64, torch.float32]
     assert all(torch.equal(tensor, found[name]) for name, tensor in plan.apply(state).items())
+    (file,) = (tmp_path / "small").glob("*.safetensors")
+    content = file.read_bytes()
+    length = int.from_bytes(content[:8], "little")
+    header = json.loads(content[8 : 8 + length])
+    assert sum(t.nbytes for t in found.values() if t.itemsize < 8) % 8, "else any order would do"
+    for name, tensor in found.items():
+        assert (8 + length + header[name]["data_offsets"][0]) % tensor.itemsize == 0, name
 
 
 def test_no_more_than_a_block_is_read_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

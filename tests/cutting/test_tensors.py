@@ -105,6 +105,14 @@ def test_pieces_are_the_whole(name: str, dtype: torch.dtype, most: int) -> None:
     assert whole.data_ptr() != tensor.data_ptr() or not whole.numel()
 
 
+def test_multiples_of_columns_are_added_to_the_rows_of_one_group_alone() -> None:
+    tensor, factors = drawn(6, 4), ConstantTensor(torch.tensor([[2.0]]))
+    found = TensorChange(None, (CombineColumns("", 1, (0,), (2,), factors, (2, 5), ""),)).whole(tensor)
+    wanted = tensor.clone()
+    wanted[2:5, 0] += 2 * tensor[2:5, 2]
+    assert torch.equal(found, wanted)
+
+
 @each_change
 def test_no_more_is_read_at_once_than_asked_for(name: str) -> None:
     shape, change = CHANGES[name]

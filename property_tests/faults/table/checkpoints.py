@@ -29,7 +29,7 @@ FAULTS = (
         "cutting.tensors",
         "return ((rows >= limits[0]) & (rows < limits[1])).nonzero().reshape(-1)",
         "return torch.arange(len(rows))",
-        (f"{CUTTING}::test_pieces_are_the_whole",),
+        (f"{CUTTING}::test_multiples_of_columns_are_added_to_the_rows_of_one_group_alone",),
     ),
     Fault(
         "cutting: each piece of a grouped weight begins with the first group",
