@@ -29,7 +29,7 @@ def test_every_extra_that_is_told_of_exists() -> None:
         for where, text in _texts()
         for name, extra in re.findall(r"pip install '?([\w-]+)\[([\w,]+)\]", text)
     ]
-    assert {extra for _, _, extra in told} == {"testing", "figures"}
+    assert {extra for _, _, extra in told} == {"testing", "figures", "hf"}
     for where, name, extra in told:
         assert name == METADATA["name"], where
         assert extra in METADATA["optional-dependencies"], where
