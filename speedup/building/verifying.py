@@ -102,9 +102,10 @@ def _require_planned_numbers(plan: Plan, small: nn.Module, error: OutputError) -
     other = [name for name, tensor in own if name in planned and not _is_equal(tensor, planned[name])]
     if other:
         raise OutputError(
-            f"the small model holds other numbers than the plan gives it ({first_words(map(repr, other))}), "
-            "as it does once it was trained: its outputs are not the masked model's any more, and need not "
-            "be. Compare outputs before training; level='structure' checks what holds after it, too."
+            f"{error} Besides, the small model holds other numbers than the plan gives it "
+            f"({first_words(map(repr, other))}), as it does once it was trained: its outputs are not the "
+            "masked model's any more, and need not be. Compare outputs before training; level='structure' "
+            "checks what holds after it, too."
         ) from error
 
 

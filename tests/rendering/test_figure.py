@@ -161,7 +161,7 @@ def test_without_matplotlib_the_error_says_what_to_install(
     plan: Plan, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
-    with pytest.raises(MissingPackageError, match=r"pip install 'speedup\[figures\]'"):
+    with pytest.raises(MissingPackageError, match=r"pip install 'torch-speedup\[figures\]'"):
         plan.write_report(tmp_path / "plan.png")
     assert list(tmp_path.iterdir()) == []
 

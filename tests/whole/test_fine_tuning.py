@@ -93,6 +93,7 @@ def test_averaged_weights_follow_a_plan_of_masks_alone() -> None:
 def test_the_trainer_of_hugging_face_trains_saves_and_resumes(
     planned: tuple[nn.Module, Plan], tmp_path: Path
 ) -> None:
+    pytest.importorskip("accelerate")
     if not transformers_models.available():
         pytest.skip("transformers is not installed")
     transformers: Any = importlib.import_module("transformers")
