@@ -299,7 +299,6 @@ def _recipe_row(name: str, row: Row) -> Sequence[str]:
     )
 
 
-# Name in the README -> the section it is from, and what makes it.
 def scale_table(store: Store) -> str:
     """Checkpoints made smaller on disk, and plans without weights."""
     rows = _good(store, "scale")
@@ -321,6 +320,7 @@ def _scale_cells(size: str, row: Row) -> list[str]:
     return [*cells, f"{row['extra_bytes'] / 1e6:.0f}", "yes" if row["is_equal"] else "no"]
 
 
+# Name in the README -> the section it is from, and what makes it.
 TABLES: Mapping[str, tuple[str, Callable[[Store], str]]] = {
     "bars": ("limit", bars),
     "recipes": ("recipes", recipes_table),

@@ -40,8 +40,9 @@ def growing_dims(analysis: Analysis) -> frozenset[Dim]:
     operator that couples none of its dimensions may put it anywhere.
     """
     graph = analysis.graph
-    groups = [c.dims for c in analysis.constraints if _couples(c)]
-    coupling = {c.reason.op for c in analysis.constraints if _couples(c)}
+    constraints = [constraint for constraint in analysis.constraints if _couples(constraint)]
+    groups = [constraint.dims for constraint in constraints]
+    coupling = {constraint.reason.op for constraint in constraints}
     spread = [(_dims_of(op.operands), _dims_of(op.results)) for op in graph.ops if op.index not in coupling]
     # Which sets of dimensions grow together, and which grow as soon as one of others does.
     reached_from: dict[Dim, list[tuple[Dim, ...]]] = {}

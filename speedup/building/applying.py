@@ -14,7 +14,7 @@ from speedup.cutting.tensors import planned_shapes
 from speedup.ir.edits import AdoptAttention, Edit, NewBias, RewriteForward, SetAttribute
 from speedup.modules.attention import MultiheadAttention
 from speedup.modules.attributes import set_attribute
-from speedup.modules.copying import copy_module
+from speedup.modules.copying import copy_module, held_tensors
 from speedup.modules.rewritten import rewrite_module
 from speedup.torch_api import pre_hooks_of
 
@@ -36,7 +36,7 @@ def hollow_copy(
     All are on `device`; None: each where that of the model is.
     """
     edits = tuple(edits)
-    held = {**dict(model.named_parameters()), **dict(model.named_buffers())}
+    held = held_tensors(model)
     shapes = planned_shapes({name: tuple(tensor.shape) for name, tensor in held.items()}, edits)
     with torch.no_grad():
         hollow = {

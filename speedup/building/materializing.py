@@ -13,7 +13,7 @@ from speedup.building.streaming import build_from_checkpoint
 from speedup.building.verifying import verify as check
 from speedup.cutting.tensors import apply_edits
 from speedup.errors import InputError
-from speedup.modules.copying import copy_module
+from speedup.modules.copying import copy_module, held_tensors
 from speedup.plan import Plan
 from speedup.sparse.applying import with_kernels
 from speedup.sparse.choices import Choices
@@ -104,6 +104,6 @@ def cut_model(plan: Plan, model: nn.Module) -> nn.Module:
 
 
 def _replacements(plan: Plan, model: nn.Module) -> dict[int, Tensor]:
-    held = {**dict(model.named_parameters()), **dict(model.named_buffers())}
+    held = held_tensors(model)
     changed = apply_edits(held, plan.subject.masks, plan.edits)
     return {id(held[name]): tensor for name, tensor in changed.items()}

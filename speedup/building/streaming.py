@@ -14,7 +14,7 @@ from speedup.building.verifying import check_structure
 from speedup.cutting.blocks import changed_tensor
 from speedup.cutting.planned import PlannedTensors
 from speedup.errors import ModelError
-from speedup.modules.copying import copy_module, every_tensor
+from speedup.modules.copying import copy_module, every_tensor, held_tensors
 from speedup.modules.fingerprints import fingerprints_of
 from speedup.modules.plannable import require_weights
 from speedup.plan import Plan
@@ -45,7 +45,7 @@ def build_from_checkpoint(
     require_weights(given)
     plain = plain_model(plan, given).model
     require_architecture(plan, plain, fingerprints_of(plain), dtypes=False)
-    held = {**dict(plain.named_parameters()), **dict(plain.named_buffers())}
+    held = held_tensors(plain)
     _require_numbers(plain, held)
     if checked and not plan.subject.is_rehearsed:
         # The model's parameters may be on the meta device and its buffers on another one.

@@ -18,6 +18,7 @@ from speedup.cutting.tensors import apply_edits
 from speedup.errors import ExportError, InputError, OutputError, StructureError
 from speedup.ir.inputs import batch_size
 from speedup.masks import apply_masks
+from speedup.modules.copying import held_tensors
 from speedup.modules.isolation import isolated
 from speedup.modules.surroundings import is_tensor, surroundings_kept
 from speedup.plan import Plan
@@ -96,9 +97,9 @@ def _require_planned_numbers(plan: Plan, small: nn.Module, error: OutputError) -
     """Raise where other outputs are no fault of the plan, as one of the models has other weights by now."""
     plan = current_plan(plan, None)
     model = plain_model(plan).model
-    held = {**dict(model.named_parameters()), **dict(model.named_buffers())}
+    held = held_tensors(model)
     planned = {**held, **apply_edits(held, plan.subject.masks, plan.edits)}
-    own = (*small.named_parameters(), *small.named_buffers())
+    own = held_tensors(small).items()
     other = [name for name, tensor in own if name in planned and not _is_equal(tensor, planned[name])]
     if other:
         raise OutputError(

@@ -25,7 +25,7 @@ from speedup.cutting.tensors import planned_shapes
 from speedup.errors import SpeedupError
 from speedup.ir.edits import AdoptAttention, NewBias, RewriteForward
 from speedup.ir.graph import Shape
-from speedup.modules.copying import copy_module
+from speedup.modules.copying import copy_module, held_tensors
 from speedup.modules.fingerprints import fingerprints_of
 from speedup.modules.isolation import isolated, quiet
 from speedup.plan import Plan
@@ -85,11 +85,13 @@ def find_form(plan: Plan, config: Mapping[str, Any]) -> StockForm | OwnForm:
     """
     with isolated(), quiet(), torch.no_grad():
         try:
-            kind = _stock_class(config)
+            kind = stock_class(config)
         except Exception as error:  # what is installed may fail in any way when it is imported
             return OwnForm(f"transformers cannot be imported ({type(error).__name__}: {error})")
         if kind is None:
-            return OwnForm(f"{_architecture(config) or 'what config.json names'} is no class of transformers")
+            return OwnForm(
+                f"{architecture_of(config) or 'what config.json names'} is no class of transformers"
+            )
         try:
             maker = _Maker(kind, kind.config_class.from_dict(dict(config)).to_dict())
             base = maker.model()
@@ -125,23 +127,25 @@ class _Maker:
             return None
 
 
-def _architecture(config: Mapping[str, Any]) -> str:
+def architecture_of(config: Mapping[str, Any]) -> str:
     named = config.get("architectures")
     return str(named[0]) if isinstance(named, list) and len(named) == 1 else ""
 
 
-def _stock_class(config: Mapping[str, Any]) -> Any:
-    """The class that a config names; None if transformers has none of that name."""
+def stock_class(config: Mapping[str, Any]) -> Any:
+    """The class of transformers that a config names; None if there is none of that name.
+
+    Raises what importing transformers does.
+    """
     import transformers
 
-    found: Any = getattr(transformers, _architecture(config), None)
+    found: Any = getattr(transformers, architecture_of(config), None)
     is_model = isinstance(found, type) and issubclass(found, transformers.PreTrainedModel)
     return found if is_model else None
 
 
 def _shapes_of(model: nn.Module) -> _Shapes:
-    held = (*model.named_parameters(), *model.named_buffers())
-    return {name: tuple(tensor.shape) for name, tensor in held}
+    return {name: tuple(tensor.shape) for name, tensor in held_tensors(model).items()}
 
 
 def _found(plan: Plan, config: Mapping[str, Any], maker: _Maker, base: nn.Module) -> StockForm | OwnForm:

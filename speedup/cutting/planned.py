@@ -9,9 +9,10 @@ from functools import cached_property
 import torch
 from attrs import frozen
 
-from speedup.cutting.tensors import NO_CHANGE, TensorChange, changes_of
+from speedup.cutting.tensors import NO_CHANGE, TensorChange, changes_of, planned_shapes
 from speedup.errors import ArchitectureError
 from speedup.ir.edits import NewBias
+from speedup.ir.graph import Shape
 from speedup.modules.fingerprints import ModuleFingerprint, TensorFingerprint
 from speedup.parts import PlanParts
 
@@ -128,3 +129,16 @@ class PlannedTensors:
         inside = [name for name in parameters if name.startswith(prefix)]
         own = [name for name in inside if "." not in name.removeprefix(prefix)]
         return self.canonical([*own, *inside, *parameters][0])
+
+
+def shapes_fault(found: Mapping[str, Shape], plan: PlanParts) -> str | None:
+    """The first way in which tensors, by first names, are not those of the plan's small model, in words."""
+    known = PlannedTensors(plan).fingerprints.values()
+    planned = planned_shapes({f.name: f.shape for f in known if f.same_as is None}, plan.edits)
+    for name, shape in planned.items():
+        if name not in found:
+            return f"tensor {name!r} is missing"
+        if found[name] != shape:
+            return f"tensor {name!r} is of shape {found[name]}, planned is {shape}"
+    extra = next((name for name in found if name not in planned), None)
+    return None if extra is None else f"tensor {extra!r} was not planned"

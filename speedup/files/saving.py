@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 from warnings import catch_warnings, simplefilter
@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from speedup._stable import EARLIER_PLANS_KEY, PLAN_KEY, SPARSE_KEY, TRAITS_KEYS
 from speedup.building.applying import change_modules, hollow_copy
 from speedup.building.binding import plain_model, require_architecture
-from speedup.cutting.tensors import planned_shapes
+from speedup.cutting.planned import shapes_fault
 from speedup.errors import FileWriteError, ModelError, PlanFormatError, SavedModelError
 from speedup.files.sparse_records import (
     SparseRecord,
@@ -33,9 +33,8 @@ from speedup.files.sparse_records import (
 )
 from speedup.files.traits import Traits, traits_from_text, traits_of, traits_text
 from speedup.ir.edits import NewBias
-from speedup.ir.graph import Shape
 from speedup.modules.copying import copy_module, every_tensor
-from speedup.modules.fingerprints import TensorFingerprint, fingerprints_of
+from speedup.modules.fingerprints import fingerprints_of
 from speedup.modules.isolation import isolated
 from speedup.plan import Plan
 from speedup.sparse.weight import VALUES
@@ -67,7 +66,7 @@ def save(small: nn.Module, plan: Plan | Sequence[Plan], path: StrPath) -> None:
     state = _state_of(small)
     records = sparse_records(small)
     shapes = {name: tuple(tensor.shape) for name, tensor in state.items()}
-    fault = _mismatch(plain_shapes(shapes, records), _planned(plan))
+    fault = shapes_fault(plain_shapes(shapes, records), plan)
     if fault is not None:
         raise SavedModelError(
             f"the model is not what this plan makes: {fault}. Pass the plan's own small model."
@@ -126,7 +125,7 @@ def load(
     with torch.inference_mode(mode=False), torch.no_grad(), isolated(), _open(path, device) as file:
         plan, traits, records = _read_plan(file, path), _read_traits(file, path), _read_records(file, path)
         shapes = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
-        fault = _mismatch(plain_shapes(shapes, records), _planned(plan)) or traits.fault(shapes)
+        fault = shapes_fault(plain_shapes(shapes, records), plan) or traits.fault(shapes)
         if fault is not None:
             raise SavedModelError(f"{os.fspath(path)!r} does not hold what its plan makes: {fault}")
         earlier = _read_earlier(file, path)
@@ -229,23 +228,6 @@ def _state_of(model: nn.Module) -> dict[str, Tensor]:
             seen.add(id(tensor))
             state[name] = tensor
     return state
-
-
-def _planned(plan: Plan) -> Mapping[str, Shape]:
-    fingerprints = plan.subject.fingerprints
-    shapes = {s.name: s.shape for s in fingerprints if isinstance(s, TensorFingerprint) and s.same_as is None}
-    return planned_shapes(shapes, plan.edits)
-
-
-def _mismatch(found: Mapping[str, Shape], planned: Mapping[str, Shape]) -> str | None:
-    """The first way in which tensors are not as planned, in words."""
-    for name, shape in planned.items():
-        if name not in found:
-            return f"tensor {name!r} is missing"
-        if found[name] != shape:
-            return f"tensor {name!r} is of shape {found[name]}, planned is {shape}"
-    extra = next((name for name in found if name not in planned), None)
-    return None if extra is None else f"tensor {extra!r} was not planned"
 
 
 def _own_storage(tensor: Tensor) -> Tensor:

@@ -13,6 +13,7 @@ from torch import nn
 from speedup.building.binding import plain_model, require_architecture
 from speedup.building.materializing import cut_model
 from speedup.checkpoints.compacting import SPEEDUP_KEY
+from speedup.checkpoints.stock import architecture_of, stock_class
 from speedup.errors import CheckpointError, InputError, MissingPackageError
 from speedup.hf.saving import save_small
 from speedup.modules.fingerprints import TensorFingerprint, fingerprints_of
@@ -72,17 +73,15 @@ def _read(folder: Path) -> Mapping[str, Any]:
 
 def _class_of(folder: Path, said: Mapping[str, Any]) -> Any:
     try:
-        import transformers
+        kind = stock_class(said)
     except ImportError as error:
         raise MissingPackageError(
             "speedup.hf needs transformers, which is not installed: pip install 'torch-speedup[hf]'"
         ) from error
-    named = said.get("architectures")
-    name = named[0] if isinstance(named, list) and len(named) == 1 else None
-    kind = getattr(transformers, name, None) if isinstance(name, str) else None
-    if not isinstance(kind, type) or not issubclass(kind, transformers.PreTrainedModel):
+    if kind is None:
         raise CheckpointError(
-            f"{str(folder / CONFIG)!r} names {name!r}, which is no model of the installed transformers"
+            f"{str(folder / CONFIG)!r} names {architecture_of(said)!r}, which is no model of the installed "
+            "transformers"
         )
     return kind
 

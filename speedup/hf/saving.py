@@ -13,10 +13,10 @@ from torch import nn
 
 from speedup.checkpoints.compacting import PLAN_FILE, new_config
 from speedup.checkpoints.stock import StockForm, find_form
-from speedup.cutting.tensors import planned_shapes
+from speedup.cutting.planned import shapes_fault
 from speedup.errors import FileWriteError, InputError, ModelError, SavedModelError
 from speedup.ir.edits import SetAttribute
-from speedup.modules.fingerprints import TensorFingerprint
+from speedup.modules.copying import held_tensors
 from speedup.modules.rewritten import rewritten_functions_of
 from speedup.plan import Plan
 from speedup.stored.packed import CONFIG
@@ -47,14 +47,10 @@ def save_pretrained(small: nn.Module, plan: Plan, folder: StrPath, **options: An
     config: Any = getattr(small, "config", None)
     if not hasattr(small, "save_pretrained") or config is None:
         raise ModelError(f"{type(small).__name__} is no model of transformers; write it with speedup.save")
-    known = (f for f in plan.subject.fingerprints if isinstance(f, TensorFingerprint))
-    shapes = planned_shapes({f.name: f.shape for f in known if f.same_as is None}, plan.edits)
-    held = {name: tuple(tensor.shape) for name, tensor in (*small.named_parameters(), *small.named_buffers())}
-    other = next((name for name in {**held, **shapes} if held.get(name) != shapes.get(name)), None)
-    if other is not None:
+    fault = shapes_fault({name: tuple(tensor.shape) for name, tensor in held_tensors(small).items()}, plan)
+    if fault is not None:
         raise SavedModelError(
-            f"the model is not what this plan makes: tensor {other!r} is of shape {held.get(other)}, planned "
-            f"is {shapes.get(other)}. Pass the plan's own small model."
+            f"the model is not what this plan makes: {fault}. Pass the plan's own small model."
         )
     kind = next(k for k in type(small).__mro__ if not rewritten_functions_of(k))
     config = {**json.loads(config.to_json_string()), "architectures": [kind.__name__], **_sizes_before(plan)}

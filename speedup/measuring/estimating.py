@@ -3,27 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from functools import partial
 from typing import Any
 
 import torch
-from attrs import evolve
 
 from speedup.analyses.analysis import Analysis
 from speedup.ir.graph import Op
-from speedup.ir.inputs import example_from
 from speedup.measuring.conditions import (
     conditions_of,
-    first_real,
-    layout_of,
-    moved_call,
-    require_device,
 )
-from speedup.measuring.layer_calls import Blank, LayerCall, call_after, call_before, random_like
+from speedup.measuring.layer_calls import Blank, LayerCall, call_after, call_before
+from speedup.measuring.subject import analysed_call
 from speedup.measuring.timing import take_turns
 from speedup.modules.isolation import isolated
 from speedup.plan import Plan
-from speedup.planning.planner import find_solution, request_of
 from speedup.rendering.latency import LatencyEstimate, LayerTime
 
 # What an operator raises that cannot do with random numbers, or with indices that are all zero.
@@ -59,23 +52,14 @@ def estimate_latency(
         InputError: `x` is no input, or `device` is not there.
         UnboundPlanError: the plan was read back, and so does not say how it was made.
     """
-    require_device(device)
-    request = request_of(plan)
-    example = request.calls[0] if x is None else example_from(x)
-    if x is not None:
-        first = first_real(request.calls[0])
-        request = evolve(request, calls=(moved_call(example, first.device, first.dtype), *request.calls))
-    with torch.inference_mode(mode=False), torch.no_grad():
-        analysis = find_solution(request).analysis
-    example = moved_call(example, device, dtype)
-    fill = partial(random_like, device=first_real(example).device, dtype=dtype, layout=layout_of(example))
+    call = analysed_call(plan, x, device, dtype)
     known: dict[tuple[LayerCall, LayerCall], tuple[float, float] | None] = {}
     layers: dict[str, LayerTime] = {}
     left_out: dict[str, None] = {}
     with isolated():
-        for op, pair in _calls(analysis):
+        for op, pair in _calls(call.analysis):
             if pair not in known:
-                known[pair] = _measure(pair, fill, rounds, threads, seconds)
+                known[pair] = _measure(pair, call.fill, rounds, threads, seconds)
             found = known[pair]
             if found is None:
                 left_out[str(op.target)] = None
@@ -83,7 +67,7 @@ def estimate_latency(
             path = op.owner.path
             so_far = layers.get(path, LayerTime(path, 0.0, 0.0))
             layers[path] = LayerTime(path, so_far.before + found[0], so_far.after + found[1])
-    conditions = conditions_of(example, threads, rounds)
+    conditions = conditions_of(call.example, threads, rounds)
     return LatencyEstimate(tuple(layers.values()), str(conditions), tuple(left_out))
 
 

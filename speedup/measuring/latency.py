@@ -8,12 +8,11 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable, Iterable, Sequence
-from functools import partial
 from math import inf
 from typing import Any
 
 import torch
-from attrs import evolve, frozen
+from attrs import frozen
 from rich.console import Console
 from rich.table import Table
 from torch import nn
@@ -26,16 +25,15 @@ from speedup.masks import apply_masks
 from speedup.measuring.conditions import (
     Conditions,
     conditions_of,
-    first_real,
-    layout_of,
     moved_call,
     require_device,
 )
-from speedup.measuring.layer_calls import LayerCall, call_at, measurable, random_like
+from speedup.measuring.layer_calls import LayerCall, call_at, measurable
+from speedup.measuring.subject import analysed_call
 from speedup.measuring.timing import Timing, take_turns
 from speedup.modules.isolation import isolated
 from speedup.plan import Plan
-from speedup.planning.planner import find_solution, realign, request_of
+from speedup.planning.planner import realign
 
 # Quartiles that are further apart, as a share of the median, are no property of the model.
 _NOISY = 0.15
@@ -212,30 +210,20 @@ def measure_widths(
         InputError: `x` is no input, or `device` is not there.
         UnboundPlanError: the plan was read back, and so does not say how it was made.
     """
-    require_device(device)
-    request = request_of(plan)
-    example = request.calls[0] if x is None else example_from(x)
-    if x is not None:
-        # It is planned beside the planned calls, where and in the type that the model is.
-        first = first_real(request.calls[0])
-        request = evolve(request, calls=(moved_call(example, first.device, first.dtype), *request.calls))
-    with torch.inference_mode(mode=False), torch.no_grad():
-        analysis = find_solution(request).analysis
-    example = moved_call(example, device, dtype)
-    fill = partial(random_like, device=first_real(example).device, dtype=dtype, layout=layout_of(example))
+    call = analysed_call(plan, x, device, dtype)
     known: dict[tuple[LayerCall, ...], tuple[tuple[int, Timing], ...]] = {}
     layers: list[LayerLatency] = []
     with isolated():
-        for op, dim in measurable(analysis):
-            least, most = analysis.kept.count(dim.dim), analysis.kept[dim.dim].numel()
+        for op, dim in measurable(call.analysis):
+            least, most = call.analysis.kept.count(dim.dim), call.analysis.kept[dim.dim].numel()
             widths = range(least, min(least + reach, most) + 1)
-            calls = tuple(call_at(width, op, dim, analysis) for width in widths)
+            calls = tuple(call_at(width, op, dim, call.analysis) for width in widths)
             if calls not in known:
-                runs = [call.runnable(fill) for call in calls]
+                runs = [one.runnable(call.fill) for one in calls]
                 timings = take_turns(runs, rounds=rounds, threads=threads, seconds=seconds)
                 known[calls] = tuple(zip(widths, timings, strict=True))
             layers.append(LayerLatency(op.owner.path, known[calls], dim.weight))
-    return WidthTable(tuple(layers), conditions_of(example, threads, rounds))
+    return WidthTable(tuple(layers), conditions_of(call.example, threads, rounds))
 
 
 def _small(plan: Plan, device: torch.device | str | None, dtype: torch.dtype | None) -> nn.Module:

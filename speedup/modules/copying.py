@@ -95,6 +95,11 @@ def _reachable_tensors(model: nn.Module) -> dict[int, torch.Tensor]:
     return {key: value for key, value in seen.items() if isinstance(value, torch.Tensor)}
 
 
+def held_tensors(model: nn.Module) -> dict[str, torch.Tensor]:
+    """Parameters and buffers, each parameter and each buffer under its first name."""
+    return dict([*model.named_parameters(), *model.named_buffers()])
+
+
 def every_tensor(model: nn.Module) -> Iterator[torch.Tensor]:
     """Every tensor that `model` holds: in attributes, containers, hooks, closures, and as its parameters."""
     slots: dict[type, tuple[MemberDescriptorType, ...]] = {}

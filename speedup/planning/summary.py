@@ -29,6 +29,7 @@ from speedup.ir.edits import (
 )
 from speedup.ir.graph import Graph, Op, Origin, Shape, Value
 from speedup.ir.report import Alignment, Layer, Member, Misaligned, Report
+from speedup.modules.copying import held_tensors
 from speedup.planning.editing import compensations_of
 from speedup.rules import Rules, rule_of
 from speedup.rules.rule import UNKNOWN_OPERATOR, Sizes
@@ -131,7 +132,7 @@ def _parameter_change(analysis: Analysis, edits: Sequence[Edit]) -> int:
 
 def _size(model: nn.Module, analysis: Analysis, edits: Sequence[Edit]) -> tuple[int, int]:
     """The bytes of all parameters and buffers, before and after."""
-    tensors = dict([*model.named_parameters(), *model.named_buffers()])
+    tensors = held_tensors(model)
     before = sum(t.numel() * t.element_size() for t in tensors.values())
     change = sum(
         edit.value.tensor.numel() * beside(model, edit).element_size()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Callable, Hashable, Mapping
 
 from attrs import field, frozen
@@ -110,10 +111,7 @@ class Ladder:
 
 def _first(fits: Callable[[int], bool], low: int, high: int) -> int:
     """The first number from `low` on that `fits`, as all above it do; `high` if none below it does."""
-    while low < high:
-        middle = (low + high) // 2
-        low, high = (low, middle) if fits(middle) else (middle + 1, high)
-    return low
+    return low + bisect_left(range(low, high), True, key=fits)
 
 
 def masks_that_meet(goal: Goal, ladder: Ladder) -> dict[str, Tensor]:

@@ -29,7 +29,7 @@ def users_frame(frame: FrameType | None) -> FrameType | None:
     None where there is none within the forward that is traced.
     """
     while frame is not None and not _is_users(frame):
-        frame = None if frame.f_code.co_filename == _TRACER else frame.f_back
+        frame = None if is_outside(frame) else frame.f_back
     return frame
 
 
@@ -68,7 +68,7 @@ def place(frame: FrameType | None, paths: Mapping[int, str]) -> tuple[str, Any]:
     where = f"{frame.f_code.co_filename.rsplit('/', 1)[-1]}:{frame.f_lineno}"
     key: list[Any] = []
     outer: FrameType | None = frame
-    while outer is not None and outer.f_code.co_filename != _TRACER:
+    while outer is not None and not is_outside(outer):
         if outer.f_code is WRAPPED_CALL_IMPL:
             key.append(paths.get(id(vars(outer.f_locals["self"])), ""))
         elif _is_users(outer):

@@ -119,10 +119,12 @@ class Tracking(TorchFunctionMode):
     def _note_attempt(self, arguments: Any, result: Any) -> None:
         """Note a call that fails at some sizes only, maybe, where the forward goes on if it does."""
         outer = sys._getframe(2)
+        if not is_tried(outer):
+            return
         given = [leaf for leaf in tree_leaves(arguments) if isinstance(leaf, torch.Tensor)]
         numbers = [n for n in map(plain_number, _flat_numbers(arguments)) if isinstance(n, int)]
         # What takes one tensor and no number takes any sizes.
-        if not is_tried(outer) or (len(given) < 2 and not numbers):
+        if len(given) < 2 and not numbers:
             return
         made = [leaf for leaf in tree_leaves(result) if isinstance(leaf, torch.Tensor)][:1]
         rooted = [(t, self._root(t)) for t in (given if result is None else made)]
