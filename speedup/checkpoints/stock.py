@@ -89,9 +89,8 @@ def find_form(plan: Plan, config: Mapping[str, Any]) -> StockForm | OwnForm:
         except Exception as error:  # what is installed may fail in any way when it is imported
             return OwnForm(f"transformers cannot be imported ({type(error).__name__}: {error})")
         if kind is None:
-            return OwnForm(
-                f"{architecture_of(config) or 'what config.json names'} is no class of transformers"
-            )
+            named = architecture_of(config) or "what config.json names"
+            return OwnForm(f"{named} is no class of transformers")
         try:
             maker = _Maker(kind, kind.config_class.from_dict(dict(config)).to_dict())
             base = maker.model()
@@ -128,6 +127,7 @@ class _Maker:
 
 
 def architecture_of(config: Mapping[str, Any]) -> str:
+    """The name of the one class that a config names; empty where it does not name one."""
     named = config.get("architectures")
     return str(named[0]) if isinstance(named, list) and len(named) == 1 else ""
 

@@ -1,4 +1,4 @@
-"""What is measured of a plan: its analysis with an input among the calls, and how numbers for calls are made."""
+"""What is measured of a plan: its analysis with an input among the calls, and numbers for its ops."""
 
 from __future__ import annotations
 

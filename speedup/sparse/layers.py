@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from speedup._stable import stable
-from speedup.sparse.weight import SparseModule, plain_layer, without_gradient
+from speedup.sparse.weight import SparseModule, plain_layer
 
 
 class SparseLinear(SparseModule, nn.Linear):
     """`nn.Linear` with a sparse weight (out_features, in_features); see `SparseModule`. Made by `made_from`.
 
-    `weight` is the strided weight, put together anew each time.
+    Maps (..., in_features) to (..., out_features). `weight` is the strided weight, put together anew each
+    time.
     """
 
     # torch.fx takes it for a layer of torch's own, which it does not look into.
@@ -33,30 +34,20 @@ class SparseLinear(SparseModule, nn.Linear):
     def dense(self) -> nn.Linear:
         return cast(nn.Linear, plain_layer(self, nn.Linear))
 
-    def forward(self, input: Tensor) -> Tensor:
-        """(..., in_features) -> (..., out_features).
-
-        Raises:
-            SparseTrainingError: the module is in training mode, and gradients are recorded.
-        """
-        self._refuse_training()
-        way = self._way(input)
-        if way == "dense":
-            return F.linear(input, self.weight, self.bias)
-        if way == "traced":
-            found = self._traced_product(input.reshape(-1, self.in_features))
-            found = found if self.bias is None else found + self.bias
-            return found.view(*input.shape[:-1], self.out_features)
-        if self._needs_gradient(input):
-            return without_gradient(self, input)
-        return self.multiplied(input)
-
     def multiplied(self, x: Tensor) -> Tensor:
         """The forward by the kernel."""
         found = self._product(x.reshape(-1, self.in_features))
         if self.bias is not None:
             found += self.bias
         return found.view(*x.shape[:-1], self.out_features)
+
+    def _by_traced(self, x: Tensor) -> Tensor:
+        found = self._traced_product(x.reshape(-1, self.in_features))
+        found = found if self.bias is None else found + self.bias
+        return found.view(*x.shape[:-1], self.out_features)
+
+    def _by_dense(self, x: Tensor) -> Tensor:
+        return F.linear(x, self.weight, self.bias)
 
     def __reduce_ex__(self, protocol: Any) -> tuple[Any, ...]:
         """By a function, whose address never changes."""
@@ -66,6 +57,7 @@ class SparseLinear(SparseModule, nn.Linear):
 class SparseConv2d(SparseModule, nn.Conv2d):
     """A 1 x 1 `nn.Conv2d` without groups or padding, with a sparse weight; see `SparseModule`.
 
+    Maps (..., in_channels, height, width) to (..., out_channels, height, width), smaller by the strides.
     `weight` is the strided weight (out_channels, in_channels, 1, 1), put together anew each time.
     """
 
@@ -90,22 +82,6 @@ class SparseConv2d(SparseModule, nn.Conv2d):
     def dense(self) -> nn.Conv2d:
         return cast(nn.Conv2d, plain_layer(self, nn.Conv2d))
 
-    def forward(self, input: Tensor) -> Tensor:
-        """(..., in_channels, height, width) -> (..., out_channels, height, width).
-
-        Raises:
-            SparseTrainingError: the module is in training mode, and gradients are recorded.
-        """
-        self._refuse_training()
-        way = self._way(input)
-        if way == "dense" or input.ndim not in (3, 4):
-            return F.conv2d(input, self.weight, self.bias, self.stride, self.padding, self.dilation)
-        if way == "traced":
-            return self._of_traced(input)
-        if self._needs_gradient(input):
-            return without_gradient(self, input)
-        return self.multiplied(input)
-
     def multiplied(self, x: Tensor) -> Tensor:
         """The forward by the kernel."""
         images = self._taken(x)
@@ -116,11 +92,18 @@ class SparseConv2d(SparseModule, nn.Conv2d):
         down, across = self.stride
         return x[..., ::down, ::across] if (down, across) != (1, 1) else x
 
-    def _of_traced(self, x: Tensor) -> Tensor:
+    def _by_traced(self, x: Tensor) -> Tensor:
         taken = self._taken(x).movedim(-3, -1)
         found = self._traced_product(taken.reshape(-1, self.in_channels))
         found = found if self.bias is None else found + self.bias
         return found.view(*taken.shape[:-1], self.out_channels).movedim(-1, -3).contiguous()
+
+    def _by_dense(self, x: Tensor) -> Tensor:
+        return F.conv2d(x, self.weight, self.bias, self.stride, self.padding, self.dilation)
+
+    def _way(self, x: Tensor) -> Literal["kernel", "traced", "dense"]:
+        way = super()._way(x)
+        return way if x.ndim in (3, 4) else "dense"
 
     def _of_images(self, images: Tensor) -> Tensor:
         count, channels, height, width = images.shape

@@ -112,6 +112,34 @@ class SparseModule(nn.Module):
         blocks = f" in blocks of {side} x {side}" if side > 1 else ""
         return f"{super().extra_repr()}, kernel={self.kernel}{blocks}, zeros={self.zeros:.1%}"
 
+    def forward(self, input: Tensor) -> Tensor:
+        """As of the layer of torch.
+
+        Raises:
+            SparseTrainingError: the module is in training mode, and gradients are recorded.
+        """
+        self._refuse_training()
+        way = self._way(input)
+        if way == "dense":
+            return self._by_dense(input)
+        if way == "traced":
+            return self._by_traced(input)
+        if self._needs_gradient(input):
+            return without_gradient(self, input)
+        return self.multiplied(input)
+
+    def multiplied(self, x: Tensor) -> Tensor:
+        """The forward by the kernel."""
+        raise NotImplementedError
+
+    def _by_traced(self, x: Tensor) -> Tensor:
+        """The forward as one op of a compiled graph."""
+        raise NotImplementedError
+
+    def _by_dense(self, x: Tensor) -> Tensor:
+        """The forward by the strided weight."""
+        raise NotImplementedError
+
     def _way(self, x: Tensor) -> Literal["kernel", "traced", "dense"]:
         """How an input is multiplied: by the kernel, by an op of a compiled graph, or by a dense weight."""
         values = self.weight_values
