@@ -7,7 +7,7 @@ nothing is assumed here: measure on the device, and at the batch size, that the 
 from __future__ import annotations
 
 import io
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from math import inf
 from typing import Any
 
@@ -15,12 +15,10 @@ import torch
 from attrs import frozen
 from rich.console import Console
 from rich.table import Table
-from torch import nn
 
 from speedup.analyses.alignment import Width
-from speedup.building.materializing import materialize
 from speedup.errors import InputError
-from speedup.ir.inputs import Example, example_from
+from speedup.ir.inputs import example_from
 from speedup.masks import apply_masks
 from speedup.measuring.conditions import (
     Conditions,
@@ -28,6 +26,7 @@ from speedup.measuring.conditions import (
     moved_call,
     require_device,
 )
+from speedup.measuring.forwards import forward_of, small_on
 from speedup.measuring.layer_calls import LayerCall, call_at, measurable
 from speedup.measuring.subject import analysed_call
 from speedup.measuring.timing import Timing, take_turns
@@ -171,8 +170,8 @@ def latency_table(
     plans = [realign(plan, align) for align in aligns]
     example = moved_call(plan.subject.example if x is None else example_from(x), device, dtype)
     masked = apply_masks(plan.subject.planned_model(), plan.subject.masks).eval()
-    models = [masked.to(device=device, dtype=dtype), *(_small(one, device, dtype) for one in plans)]
-    runs = [_forward(model, example) for model in models]
+    models = [masked.to(device=device, dtype=dtype), *(small_on(one, device, dtype) for one in plans)]
+    runs = [forward_of(model, example) for model in models]
     with isolated():
         before, *timings = take_turns(runs, rounds=rounds, threads=threads, seconds=seconds)
     rows = (
@@ -224,15 +223,6 @@ def measure_widths(
                 known[calls] = tuple(zip(widths, timings, strict=True))
             layers.append(LayerLatency(op.owner.path, known[calls], dim.weight))
     return WidthTable(tuple(layers), conditions_of(call.example, threads, rounds))
-
-
-def _small(plan: Plan, device: torch.device | str | None, dtype: torch.dtype | None) -> nn.Module:
-    return materialize(plan, verify="none").eval().to(device=device, dtype=dtype)
-
-
-def _forward(model: nn.Module, example: Example) -> Callable[[], object]:
-    args, kwargs = example.call(example.tensors)
-    return lambda: model(*args, **kwargs)
 
 
 def _printed(headings: Sequence[str], rows: Iterable[Sequence[str]], conditions: Conditions) -> str:

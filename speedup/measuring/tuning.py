@@ -16,19 +16,19 @@ from attrs import evolve, frozen
 from torch import Tensor, nn
 
 from speedup.building.binding import current_plan
-from speedup.building.materializing import materialize
 from speedup.errors import InputError
 from speedup.ir.inputs import Example, example_from, leaves_of
+from speedup.measuring.conditions import moved_call
+from speedup.measuring.forwards import forward_of, small_on
 from speedup.measuring.timing import take_turns
 from speedup.modules.copying import copy_module, share_module
 from speedup.modules.isolation import isolated
 from speedup.plan import Plan
 from speedup.sparse.applying import (
     pattern_of,
-    replaced_layer,
+    put_kernels,
     sparse_capable,
     sparse_layer_of,
-    unfused_layers,
     weight_of,
 )
 from speedup.sparse.choices import Choices
@@ -113,8 +113,9 @@ def tune(
         )
     with torch.inference_mode(mode=False):
         plan = current_plan(plan, model)
-        small = materialize(plan, verify="none").eval().to(device=device, dtype=dtype)
-    example = _placed(plan.subject.example if x is None else example_from(x), small, dtype)
+        small = small_on(plan, device, dtype)
+    given = plan.subject.example if x is None else example_from(x)
+    example = moved_call(given, _device(small, given), dtype)
     measure = _Measure(rounds, threads, seconds)
     with isolated(), torch.inference_mode():
         calls = _calls(small, example)
@@ -210,8 +211,8 @@ def _as_a_whole(
     measure: _Measure,
 ) -> Choices:
     """The choices with times of the model, or without any kernel where the model does not gain."""
-    chosen = _with(choices, small)
-    forwards = [_forward(small, example), _forward(chosen, example)]
+    chosen = put_kernels(share_module(small), choices)
+    forwards = [forward_of(small, example), forward_of(chosen, example)]
     dense, sparse = measure(forwards, more=_MORE)
     errors = _errors(small, example, *(forward() for forward in forwards))
     if sparse.median < dense.median:
@@ -223,23 +224,12 @@ def _as_a_whole(
     return evolve(choices, layers=layers, whole=(dense, dense))
 
 
-def _with(choices: Choices, small: nn.Module) -> nn.Module:
-    """A copy that shares its tensors with `small`, with what was chosen."""
-    chosen = share_module(small)
-    layers = dict(chosen.named_modules())
-    for choice in choices.chosen:
-        assert choice.chosen is not None
-        layer = layers[choice.path]
-        chosen = replaced_layer(chosen, layer, sparse_layer_of(layer, choice.chosen))
-    return unfused_layers(chosen)
-
-
 def _errors(small: nn.Module, example: Example, dense: object, chosen: object) -> Errors | None:
     """Of both against the small model in float64; None where that one does not run."""
     try:
         wide = copy_module(small, {}).double()
         tensors = [t.double() if t.is_floating_point() else t for t in example.tensors]
-        wanted = _forward(wide, example.with_tensors(tensors))()
+        wanted = forward_of(wide, example.with_tensors(tensors))()
     except Exception:  # a forward may name its type
         return None
     return Errors(_error(chosen, wanted), _error(dense, wanted))
@@ -277,7 +267,7 @@ def _calls(small: nn.Module, example: Example) -> dict[str, _Call]:
         for path, layer in sparse_capable(small)
     ]
     try:
-        _forward(small, example)()
+        forward_of(small, example)()
     except Exception as error:
         raise InputError(
             f"the small model does not run on this input: {type(error).__name__}: {error}. Pass an x that "
@@ -301,17 +291,6 @@ class _Measure:
         """Times of each; `more` is how many times as many rounds there are."""
         found = take_turns(runs, rounds=self.rounds * more, threads=self.threads, seconds=self.seconds)
         return [Measured(one.median, one.low, one.high) for one in found]
-
-
-def _placed(example: Example, small: nn.Module, dtype: torch.dtype | None) -> Example:
-    device = _device(small, example)
-    tensors = (t.to(device=device, dtype=dtype if t.is_floating_point() else None) for t in example.tensors)
-    return example.with_tensors(tuple(tensors))
-
-
-def _forward(model: nn.Module, example: Example) -> Callable[[], object]:
-    args, kwargs = example.call(example.tensors)
-    return lambda: model(*args, **kwargs)
 
 
 def _device(small: nn.Module, example: Example) -> torch.device:

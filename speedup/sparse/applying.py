@@ -52,6 +52,12 @@ def with_kernels(model: nn.Module, choices: Choices) -> nn.Module:
             f"these choices are not for this: {fault}. Measure again with tune(plan, x), or pass "
             "choices.unchecked() to take them all the same."
         )
+    return put_kernels(model, choices)
+
+
+def put_kernels(model: nn.Module, choices: Choices) -> nn.Module:
+    """The same for choices that were measured on this very model: nothing is checked."""
+    layers = dict(model.named_modules())
     for choice in choices.chosen:
         assert choice.chosen is not None
         layer = layers[choice.path]

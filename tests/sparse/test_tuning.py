@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -24,6 +26,8 @@ from speedup import (
     tune,
     verify,
 )
+from speedup.measuring import tuning
+from speedup.measuring.timing import Timing
 from speedup.measuring.tuning import Tuning, candidates_for, is_close, is_faster
 from speedup.sparse.applying import dense_model, sparse_capable
 from speedup.sparse.layers import SparseConv2d, SparseLinear
@@ -79,6 +83,27 @@ def test_chosen_layers_are_sparse_and_the_model_is_exact_at_other_batches(plan: 
         x = torch.randn(batch, 3, 7, 5, dtype=torch.float64)
         torch.testing.assert_close(small(x), masked(x), rtol=1e-11, atol=1e-11)
     assert verify(plan, small).error is not None
+
+
+@pytest.mark.parametrize("gains", [True, False], ids=["gains", "does not"])
+def test_what_layers_gain_is_taken_where_the_model_gains(
+    plan: Plan, monkeypatch: pytest.MonkeyPatch, gains: bool
+) -> None:
+    """The clock is made up: layers take 3 s, kernels 1 s; the model 3 s, with kernels 2 s or 4 s."""
+
+    def timed(runs: Sequence[Callable[[], object]], *, rounds: int, **_: Any) -> tuple[Timing, ...]:
+        dense, *others = (run() for run in runs)
+        for other in others:
+            torch.testing.assert_close(other, dense, rtol=1e-11, atol=1e-11)
+        is_whole = rounds > 2
+        fast = (2.0 if gains else 4.0) if is_whole else 1.0
+        return Timing(3.0, 3.0, 3.0), *(Timing(fast, fast, fast) for _ in others)
+
+    monkeypatch.setattr(tuning, "take_turns", timed)
+    choices = tune(plan, rounds=2)
+    assert [layer.path for layer in choices.chosen] == (["narrow", "up", "down"] if gains else [])
+    assert (choices.errors is not None) is gains
+    assert all("as a whole" in layer.why for layer in choices.layers if layer.chosen is None)
 
 
 def test_without_choices_all_is_as_before(plan: Plan) -> None:
