@@ -21,6 +21,8 @@ from speedup.modules.closures import objects_held_by
 from speedup.modules.functions import is_filled
 
 _FOREIGN = frozenset({*sys.stdlib_module_names, "torch", "numpy", "speedup"})
+# Tables that every module has: those of the traced clone are its own.
+_OF_MODULES = frozenset(vars(nn.Module()))
 _CONTAINERS = (dict, OrderedDict, defaultdict, list, set)
 # Steps from the classes of the modules to what their code keeps something in; depth of containers.
 _STEPS, _DEPTH = 4, 3
@@ -74,7 +76,7 @@ class _Place:
                 held.cell_contents = before
         elif isinstance(held, type | MutableMapping):
             self._restore_names(before, is_left)
-        elif any(map(is_left, held)):
+        elif sorted(map(id, held)) != sorted(map(id, before)) and any(map(is_left, held)):
             held.clear()
             (held.extend if isinstance(held, list) else held.update)(before)
 
@@ -127,7 +129,7 @@ def _places_around(model: nn.Module) -> Iterator[_Place]:
     """Where code that the forward of `model` may run keeps something: what it reaches in a few steps."""
     seen: set[int] = set()
     now: list[object] = list(dict.fromkeys(type(module) for module in model.modules()))
-    now += [value for module in model.modules() for value in vars(module).values()]
+    now += [v for module in model.modules() for name, v in vars(module).items() if name not in _OF_MODULES]
     for _ in range(_STEPS):
         following: list[object] = []
         for one in map(_unbound, now):
