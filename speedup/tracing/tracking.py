@@ -8,18 +8,18 @@ from typing import Any, cast
 
 import torch
 from torch import nn
-from torch.fx import Node
 from torch.overrides import TorchFunctionMode
 
 from speedup.ir.callsites import running_frames
 from speedup.ir.expressions import Arithmetic, Expression, SizeOf, evaluate_expression
 from speedup.modules.attributes import replace_integers
-from speedup.torch_api import CUSTOM, get_proxy_mode, get_proxy_slot, tree_leaves
+from speedup.torch_api import CUSTOM, get_proxy_mode, tree_leaves
 from speedup.tracing.adapting import ADAPTING
 from speedup.tracing.attempts import is_tried
 from speedup.tracing.frames import users_frame
 from speedup.tracing.provenance import META_KEY, Tracked, plain_number, track
 from speedup.tracing.record import Record
+from speedup.tracing.tape import node_of
 
 
 def _flat_numbers(arguments: Any) -> Iterator[Any]:
@@ -29,14 +29,6 @@ def _flat_numbers(arguments: Any) -> Iterator[Any]:
             yield from (b for b in (leaf.start, leaf.stop, leaf.step) if isinstance(b, int))
         elif isinstance(leaf, int | float) and not isinstance(leaf, bool):
             yield leaf
-
-
-def _node_of(tensor: Any) -> Node | None:
-    mode = get_proxy_mode()
-    if mode is None or not isinstance(tensor, torch.Tensor):
-        return None
-    slot = get_proxy_slot(tensor, mode.tracer, None)
-    return None if slot is None else slot.proxy.node
 
 
 # Python code of torch's own that checks sizes against each other out of the trace's sight.
@@ -153,7 +145,7 @@ class Tracking(TorchFunctionMode):
         return number.expression if is_own else None
 
     def _root(self, tensor: Any) -> int | None:
-        node = _node_of(tensor)
+        node = node_of(tensor)
         if node is None:
             return None
         notes = node.meta.setdefault(CUSTOM, {}).setdefault(META_KEY, {})
