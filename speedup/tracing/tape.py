@@ -208,9 +208,9 @@ class Recorder(ProxyTorchDispatchMode):  # type: ignore[no-untyped-call]
         try:
             given, named = self._nodes_in(args), {name: self._nodes_in(one) for name, one in kwargs.items()}
             result = func(*args, **kwargs)
-        except (GaveUpError, *DependsOnDataError):
+        except (GaveUpError, *DependsOnDataError) as error:
             self.gave_up = True
-            raise
+            raise GaveUpError from error
         # What is read from a constant is a plain number.
         if not isinstance(result, bool | int | float):
             self.tape.call(func, given, named, result)
