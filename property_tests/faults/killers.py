@@ -35,6 +35,7 @@ CARRIERS = "tests/planning/test_carriers.py"
 SPARSE = "property_tests/test_sparse.py"
 SPARSE_FILES = "tests/sparse/test_files.py"
 SPARSE_LAYERS = "tests/sparse/test_layers.py"
+TRACES = "tests/tracing/test_captured.py"
 TUNING = "tests/sparse/test_tuning.py"
 KEEPSETS = "tests/engine/test_keepsets.py"
 

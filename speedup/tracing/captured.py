@@ -14,8 +14,7 @@ from torch.func import functional_call
 from speedup.torch_api import enable_python_dispatcher, exporting_state
 from speedup.tracing.aliasing import written_back
 from speedup.tracing.flat import Flat
-from speedup.tracing.freeze import has_calls_to_lower
-from speedup.tracing.program import Program
+from speedup.tracing.program import Program, has_calls_to_lower
 from speedup.tracing.tape import GaveUpError, Recorder, Tape, is_plain
 
 

@@ -12,8 +12,7 @@ from torch.export.graph_signature import InputKind
 
 from speedup.ir.graph import Origin
 from speedup.tracing.aliasing import written_back
-from speedup.tracing.freeze import has_calls_to_lower
-from speedup.tracing.program import Program
+from speedup.tracing.program import Program, has_calls_to_lower
 
 _KINDS = {
     InputKind.PARAMETER: Origin.PARAMETER,

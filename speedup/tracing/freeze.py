@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 from operator import getitem
 from pathlib import Path
-from types import FunctionType, MappingProxyType
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -41,22 +41,6 @@ _MODE_REGIONS = (
     torch.ops.higher_order.wrap_with_set_grad_enabled,
     torch.ops.higher_order.wrap_with_autocast,
 )
-
-
-def has_calls_to_lower(graph: FxGraph) -> bool:
-    """Whether the trace holds calls that only its decomposition turns into plain operators.
-
-    These are the brackets that `torch.func.vmap` leaves, and operators that write to an `out=`.
-    """
-    return any(node.op == "call_function" and _needs_lowering(node) for node in graph.nodes)
-
-
-def _needs_lowering(node: Node) -> bool:
-    target = operator_of(node)
-    if target is None:
-        return isinstance(node.target, FunctionType) and not is_arithmetic(node)
-    keywords = (p.alias_info for p in schema_of(target).arguments if p.kwarg_only)
-    return any(alias is not None and alias.is_write for alias in keywords)
 
 
 @frozen

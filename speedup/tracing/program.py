@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from types import FunctionType
 
 import torch
 from attrs import frozen
@@ -10,6 +11,9 @@ from torch import Tensor
 from torch.fx import Graph, Node
 
 from speedup.ir.graph import Origin
+from speedup.ir.operators import operator_of
+from speedup.torch_api import schema_of
+from speedup.tracing.numbers import is_arithmetic
 
 
 @frozen
@@ -36,3 +40,19 @@ class Program:
     constants: Mapping[str, Tensor]
     written: frozenset[str]
     writes: Mapping[Node, tuple[Node, ...]]
+
+
+def has_calls_to_lower(graph: Graph) -> bool:
+    """Whether the trace holds calls that only its decomposition turns into plain operators.
+
+    These are the brackets that `torch.func.vmap` leaves, and operators that write to an `out=`.
+    """
+    return any(node.op == "call_function" and _needs_lowering(node) for node in graph.nodes)
+
+
+def _needs_lowering(node: Node) -> bool:
+    target = operator_of(node)
+    if target is None:
+        return isinstance(node.target, FunctionType) and not is_arithmetic(node)
+    keywords = (p.alias_info for p in schema_of(target).arguments if p.kwarg_only)
+    return any(alias is not None and alias.is_write for alias in keywords)

@@ -14,12 +14,14 @@ from torch.fx import Graph, Node
 from speedup.ir.graph import Origin
 from speedup.torch_api import (
     DEVICE_OF,
+    PROFILING,
     TYPE_CHECK,
     DependsOnDataError,
     FakeTensorMode,
     Overload,
     ProxyTorchDispatchMode,
     WeakTensorKeyDictionary,
+    fake_like,
     get_proxy_mode,
     get_proxy_slot,
     is_fake,
@@ -28,14 +30,7 @@ from speedup.tracing.program import Shaped
 
 _ATEN = torch.ops.aten
 # Copies of what is written down for nobody, and what a profiler is told.
-_IDLE = frozenset(
-    {
-        _ATEN.detach.default,
-        torch.ops.profiler._record_function_enter.default,
-        torch.ops.profiler._record_function_enter_new.default,
-        torch.ops.profiler._record_function_exit._RecordFunction,
-    }
-)
+_IDLE = frozenset({_ATEN.detach.default, *PROFILING})
 _PLAIN = (Tensor, nn.Parameter, nn.Buffer)
 _LIFTS = (_ATEN.lift_fresh.default, _ATEN.lift_fresh_copy.default)
 _DETACHES = (_ATEN.detach.default, _ATEN.detach_.default)
@@ -100,7 +95,7 @@ class Tape:
         return fake
 
     def _placeholder(self, name: str, tensor: Tensor) -> tuple[Tensor, Node]:
-        fake = cast(Tensor, self.fakes.from_tensor(tensor, static_shapes=True))
+        fake = fake_like(tensor, self.fakes)
         node = self.graph.placeholder(name.replace(".", "_"))
         self._bind(fake, node)
         return fake, node

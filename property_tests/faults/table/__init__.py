@@ -32,6 +32,7 @@ from property_tests.faults.table import (
     sources,
     sparse,
     statistics,
+    traces,
 )
 
 FAULTS: tuple[Fault, ...] = (
@@ -56,6 +57,7 @@ FAULTS: tuple[Fault, ...] = (
     *forwards.FAULTS,
     *sources.FAULTS,
     *sizes.FAULTS,
+    *traces.FAULTS,
     *parts.FAULTS,
     *building.FAULTS,
     *checkpoints.FAULTS,
