@@ -81,7 +81,7 @@ def survey(model: nn.Module, calls: Sequence[Example], *, explores: bool = True)
         return _survey_of_islands(model, calls, error, explores)
     if not explores:
         return Survey(_join(model, [one for _, one in traced]))
-    more = explore(traced, partial(trace, model), _taking(model))
+    more = explore(traced, partial(trace, model, doubts_errors=False), _taking(model))
     found = tuple(call for call, _ in more.calls)
     traces = [one for _, one in (*traced, *more.calls)]
     return Survey(_join(model, traces), found, more.assumptions)
@@ -120,7 +120,7 @@ def _survey_of_islands(
     assumptions: list[str] = []
     for path, own in chosen.items() if explores else ():
         module = model.get_submodule(path)
-        more = explore(own, partial(trace, module), _taking(module))
+        more = explore(own, partial(trace, module, doubts_errors=False), _taking(module))
         own.extend(more.calls)
         assumptions += (f"{line} in {path}" if path else line for line in more.assumptions)
     islands = Islands(

@@ -45,8 +45,11 @@ class Trace:
     tensors: Mapping[str, Tensor]
 
 
-def trace(model: nn.Module, example: Example) -> Trace:
+def trace(model: nn.Module, example: Example, *, doubts_errors: bool = True) -> Trace:
     """The graph of `model`'s forward in eval mode on `example`.
+
+    `doubts_errors` says whether `torch.export` is asked too where a plain forward raises an error. That is in
+    vain for a model which has been traced before, in a call that it may not take.
 
     Raises:
         ExportError: neither a plain forward nor `torch.export` shows all of it.
@@ -54,6 +57,8 @@ def trace(model: nn.Module, example: Example) -> Trace:
     try:
         captured = capture(model, example)
     except ExportError:
+        if not doubts_errors:
+            raise
         captured = None
     return export(model, example) if captured is None else captured
 
@@ -155,7 +160,7 @@ def _tracing(clone: nn.Module) -> Iterator[None]:
         with isolated(), quiet(), lean(), unfused(), kept, torch.no_grad():
             yield
     except Exception as error:
-        raise export_error(error, clone, "torch.export cannot trace the model") from error
+        raise export_error(error, clone, "the model cannot be traced") from error
 
 
 def export_error(error: Exception, clone: nn.Module, headline: str) -> ExportError:

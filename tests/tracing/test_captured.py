@@ -102,6 +102,7 @@ FORWARDS: dict[str, Callable[[Any, Tensor], Any]] = {
     "another type": lambda m, x: m.layer(x.double().float()).to(torch.float64),
     "writes in place": lambda m, x: m.layer(x).relu_().add_(1).squeeze_(0),
     "writes through a view": through_a_view,
+    "what returns its operand": lambda m, x: m.layer(x).contiguous().to(torch.float32).relu(),
     "a copy that nobody reads": lambda m, x: (m.layer(x).detach(), x.detach())[0],
     "an input as it is": lambda m, x: (x, m.layer(x), m.scale),
     "a module that is held in a list": lambda m, x: m.beside[0](m.layer(x)),
@@ -160,6 +161,11 @@ def assigned(module: Holding, x: Tensor) -> Tensor:
     return module.layer(x) * module.scale
 
 
+def vmap_in_vain(module: Holding, x: Tensor) -> Tensor:
+    torch.vmap(lambda row: row * 2)(x)
+    return module.layer(x)
+
+
 def number_that_is_caught(module: Holding, x: Tensor) -> Tensor:
     try:
         return module.layer(x) * float(x.max())
@@ -175,6 +181,7 @@ BEYOND: dict[str, Callable[[Any, Tensor], Any]] = {
     "an input that is written": lambda m, x: m.layer(x.mul_(2)) + x,
     "as many rows as the data say": lambda m, x: m.layer(x)[x[:, 0] > 0],
     "vmap": lambda m, x: torch.vmap(lambda row: row * 2 + 1)(m.layer(x)),
+    "vmap of which nothing is used": vmap_in_vain,
     "a write to out=": lambda m, x: torch.add(m.layer(x), 1, out=torch.empty(2, 4)),
 }
 
