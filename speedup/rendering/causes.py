@@ -141,6 +141,7 @@ KINDS: tuple[Kind, ...] = (
     ),
 )
 
+
 @frozen
 class Cause:
     """What one kind of constraint holds back, of all layers together.
