@@ -94,18 +94,21 @@ class Whole(nn.Module):
 
 
 class Gated(nn.Module):
-    """Channels that are widened, looked around in, and gated, in one of the ways to write it."""
+    """Channels that are widened, looked around in, and gated, in one of the ways to write it, or not."""
 
     def __init__(self, width: int, way: int, padding: int) -> None:
         super().__init__()
         wide = 6 * width
         self.first = nn.Sequential(nn.Conv2d(width, wide, 1), nn.SiLU())
-        self.around = nn.Sequential(nn.Conv2d(wide, wide, 3, padding=padding, groups=wide), nn.SiLU())
+        kernel, padding = (5, 2 * padding) if way == 3 else (3, padding)
+        self.around = nn.Sequential(nn.Conv2d(wide, wide, kernel, padding=padding, groups=wide), nn.SiLU())
         self.down, self.up, self.last = (nn.Conv2d(a, b, 1) for a, b in ((wide, 8), (8, wide), (wide, width)))
         self.way = way
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.around(self.first(x))
+        if self.way == 3:
+            return self.last(x)
         gate = torch.sigmoid(self.up(torch.relu(self.down(x.mean((2, 3), keepdim=True)))))
         if self.way == 0:
             return self.last(gate * x)
@@ -159,8 +162,9 @@ def cases(draw: st.DrawFn) -> Case:
             layers.append(draw(st.sampled_from(_ACTIVATIONS))())
         if draw(st.booleans()):
             layers.append(Whole(width, draw(st.integers(0, 4)), draw(st.booleans())))
-        if draw(st.booleans()):
-            layers.append(Gated(width, draw(st.integers(0, 2)), draw(st.integers(0, 1))))
+        way = draw(st.sampled_from([None, None, 0, 1, 2, 3, 3, 3]))
+        if way is not None:
+            layers.append(Gated(width, way, draw(st.sampled_from([0, 1, 1]))))
         for _ in range(draw(st.integers(0, 2))):
             layers += [draw(_around(width)), draw(st.sampled_from(_ACTIVATIONS))()]
         layers.append(draw(st.sampled_from(_POOLS))())
@@ -188,6 +192,7 @@ def cases(draw: st.DrawFn) -> Case:
         {"rows"},
         {"fills"},
         {"gates"},
+        {"carriers", "maps"},
         "none",
     ]
     lowerings = draw(st.sampled_from(options))
@@ -211,6 +216,7 @@ def _taken(plan: Plan) -> set[str]:
         "rows": "add_rows(",
         "fills": "fill_rows(",
         "gates": "gate_rows(",
+        "maps": "add_border(",
     }
     return found | {name for name, helper in named.items() if helper in sources(plan)}
 
@@ -241,4 +247,5 @@ def test_small_model_equals_masked_model_with_each_lowering() -> None:
         "rows",
         "fills",
         "gates",
+        "maps",
     }

@@ -58,6 +58,31 @@ class PositionClasses:
         """How many classes there are."""
         return len(_classes(self))
 
+    @property
+    def margin(self) -> int | None:
+        """Up to which distance from either end positions differ, where these distances tell their classes.
+
+        None where they do not: what a stride skips at the end follows the length before it.
+        """
+        if self.is_mixed or any(window.stride != 1 for window in self.windows):
+            return None
+        return sum(max(window.padding) for window in self.windows)
+
+    def by_distance(self) -> Tensor:
+        """The class at each pair of distances from the ends, by the number of `pair_of`."""
+        margin = self.margin
+        assert margin is not None, "distances from the ends tell the classes"
+        found = torch.zeros((margin + 1) ** 2, dtype=torch.int64)
+        for line in _lines(self, _lengths(self)):
+            for place, number in enumerate(line):
+                found[pair_of(place, len(line), margin)] = number
+        return found
+
+
+def pair_of(place: int, length: int, margin: int) -> int:
+    """The number of a position's pair of distances, from the first and the last, each up to `margin`."""
+    return min(place, margin) * (margin + 1) + min(length - 1 - place, margin)
+
 
 def classes_behind(axis: PositionClasses | None, window: Window) -> PositionClasses | None:
     """The axis that `window` makes of `axis`; None stands for positions that are all alike."""
@@ -80,6 +105,20 @@ def reads_of(axis: PositionClasses | None, window: Window) -> Tensor:
 
 # Along which dimensions of a tensor there are classes, and which; None where positions are all alike.
 Axes = tuple[PositionClasses | None, ...]
+
+
+def margins_of(axes: Axes) -> tuple[int, ...] | None:
+    """The margin of each axis, 0 where positions are all alike; None where one has none."""
+    margins = [0 if axis is None else axis.margin for axis in axes]
+    return tuple(m for m in margins if m is not None) if None not in margins else None
+
+
+def by_distances(numbers: Tensor, axes: Axes) -> Tensor:
+    """`numbers`, (rows, classes of each axis), by pairs of distances from the ends of each axis instead."""
+    for dim, axis in enumerate(axes, 1):
+        if axis is not None:
+            numbers = numbers.index_select(dim, axis.by_distance())
+    return numbers
 
 
 @lru_cache(maxsize=256)

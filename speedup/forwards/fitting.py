@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 from attrs import evolve, frozen
 
 from speedup.analyses.analysis import Analysis
+from speedup.analyses.border_maps import BorderMap
 from speedup.analyses.chains import Chain
 from speedup.analyses.fills import Fill
 from speedup.analyses.gates import Gate
@@ -38,6 +39,7 @@ from speedup.ir.expressions import (
 )
 from speedup.ir.graph import Frame, Op
 from speedup.lowerings import (
+    AddBorder,
     AddRows,
     Alternative,
     Arguments,
@@ -47,14 +49,14 @@ from speedup.lowerings import (
     PassOn,
     SelectIndices,
 )
-from speedup.lowerings.own_parameters import CONSTANT_ROWS, GATED_ROWS, STREAM_BIAS, own_names
+from speedup.lowerings.own_parameters import BORDER_MAP, CONSTANT_ROWS, GATED_ROWS, STREAM_BIAS, own_names
 from speedup.rules import rule_of
 from speedup.rules.copies import is_copy
 from speedup.rules.extents import Extents
 
 _CANNOT_FOLLOW = "the forward states this size as a number that cannot follow"
 _Place = tuple[str, tuple[Frame, ...], str]
-Rows = TypeVar("Rows", PartialSum, Fill, Gate)
+Rows = TypeVar("Rows", PartialSum, Fill, Gate, BorderMap)
 Made = TypeVar("Made", bound=Lowering | None)
 
 
@@ -63,13 +65,13 @@ class Feasibility:
     """An analysis that the forward can carry, or the constraints that are missing for it.
 
     `granted` are ops under the constraints of one of their rules' alternatives; `refused` are chains,
-    sums, fills and gates that the source cannot be made to state.
+    sums, fills, gates and maps that the source cannot be made to state.
     """
 
     analysis: Analysis
     missing: tuple[Constraint, ...]
     granted: frozenset[int]
-    refused: tuple[Chain | PartialSum | Fill | Gate, ...] = ()
+    refused: tuple[Chain | PartialSum | Fill | Gate | BorderMap, ...] = ()
 
 
 def make_feasible(
@@ -80,17 +82,20 @@ def make_feasible(
     partial_sums: Sequence[PartialSum] = (),
     fills: Sequence[Fill] = (),
     gates: Sequence[Gate] = (),
+    maps: Sequence[BorderMap] = (),
 ) -> Feasibility:
     """Attributes and restated calls that make the forward fit; constraints where nothing does.
 
     `granted` are ops that were given the constraints of an alternative before; `chains` are coupled as the
     permutations that they are, one operand of each of `partial_sums` need not have all rows, what reads
-    each of `fills` is given constants, and each of `gates` may lack channels.
+    each of `fills` is given constants, each of `gates` may lack channels, and `maps` may be added to what
+    convolutions give.
     """
     # Where it has them, the op stays as it is.
     partial_sums = [one for one in partial_sums if one.is_partial(analysis)]
     fills = [one for one in fills if one.is_partial(analysis)]
     gates = [one for one in gates if one.is_partial(analysis)]
+    maps = [one for one in maps if one.is_partial(analysis)]
     apart = {op.index for chain in chains for op in chain.ops}
     apart |= {one.op.index for one in partial_sums} | {op.index for one in gates for op in one.ops}
     apart |= {one.copy.index for one in fills}
@@ -106,6 +111,7 @@ def make_feasible(
     offers.update(_of_chains(chains, analysis))
     offers.update(_of_partial_sums(partial_sums, analysis, rewriter))
     offers.update(_of_gates(gates, analysis, rewriter))
+    offers.update(_of_maps(maps, analysis, rewriter))
     offers.update(_of_fills(fills, analysis, rewriter, offers))
     written = _write(offers, granted, analysis, rewriter)
     analysis = evolve(analysis, restated=written)
@@ -127,10 +133,11 @@ def make_feasible(
             (open_ if counts or _follows_cuts(op, analysis) else firm).extend(counts or pins)
     # Numbers that are derived from sizes may come out once those have grown that others cannot do without.
     missing.extend(firm or open_)
-    refused: tuple[Chain | PartialSum | Fill | Gate, ...] = (
+    refused: tuple[Chain | PartialSum | Fill | Gate | BorderMap, ...] = (
         *(c for c in chains if any(op.index not in written for op in c.ops if not is_copy(op))),
         *(one for one in partial_sums if one.op.index not in written),
         *(one for one in gates if any(op.index not in written for op in one.ops)),
+        *(one for one in maps if not isinstance(written.get(one.op.index), AddBorder)),
         *(one for one in fills if not isinstance(written.get(one.reader.index), FillRows)),
     )
     return Feasibility(analysis, tuple(missing), frozenset(now), refused)
@@ -176,6 +183,18 @@ def _of_gates(
         if lowering is not None:
             yield one.op.index, [Alternative(lowering)]
             yield from ((op.index, [Alternative(PassOn())]) for op in one.ops if op is not one.op)
+
+
+def _of_maps(
+    maps: Sequence[BorderMap], analysis: Analysis, rewriter: SourceRewriter
+) -> Iterator[tuple[int, list[Alternative]]]:
+    """To the result of each convolution a map is added."""
+
+    def added(one: BorderMap, name: str) -> AddBorder:
+        return AddBorder(one.margins, name, ConstantTensor(one.numbers(analysis)))
+
+    for one, lowering in _named(maps, BORDER_MAP, added, rewriter):
+        yield one.op.index, [Alternative(lowering)]
 
 
 def _of_fills(

@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any
 
+from speedup.lowerings.add_border import AddBorder
 from speedup.lowerings.add_rows import AddRows
 from speedup.lowerings.arguments import Arguments
 from speedup.lowerings.fill_rows import FillRows
@@ -29,6 +30,7 @@ from speedup.lowerings.take_indices import TakeIndices
 __all__ = [
     "HELPERS",
     "LOWERINGS",
+    "AddBorder",
     "AddRows",
     "Alternative",
     "Arguments",
@@ -58,6 +60,7 @@ LOWERINGS: tuple[type[Lowering], ...] = (
     GateRows,
     OutOfPlace,
     OwnShape,
+    AddBorder,
 )
 
 HELPERS: Mapping[str, Any] = MappingProxyType(

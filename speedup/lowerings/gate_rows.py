@@ -18,7 +18,14 @@ from speedup.engine.keepsets import KeepSets
 from speedup.ir.edits import ConstantTensor, NewBias
 from speedup.ir.graph import Op, Shape, Value
 from speedup.lowerings.lowering import Agrees, Lowering, Written
-from speedup.lowerings.places import are_proxies, contiguous_axis, places_of, stated_places
+from speedup.lowerings.places import (
+    are_proxies,
+    contiguous_axis,
+    index_tensor,
+    others_than,
+    places_of,
+    stated_places,
+)
 from speedup.lowerings.syntax import Change
 from speedup.lowerings.two_tensors import Replacement
 
@@ -62,21 +69,20 @@ def gate_rows(
     if axis != dim:
         gate, rows = gate.movedim(dim, axis), rows.movedim(dim, axis)
     total = rows * gate.index_select(axis, places_of(indices, rows, axis))
-    computed = set(range(indices, indices + rows.shape[axis]) if isinstance(indices, int) else indices)
-    others = [index for index in range(gate.shape[axis]) if index not in computed]
-    factors = gate.index_select(axis, torch.tensor(others, device=gate.device))
+    others = others_than(indices, rows.shape[axis], gate.shape[axis], gate.device)
+    factors = gate.index_select(axis, others)
     for position in range(1, gate.ndim):
         if position != axis:
             factors = factors.narrow(position, 0, 1)
     factors = factors.reshape(gate.shape[0], 1, len(others))
     to, of = torch.split(left_out.to(total.dtype), [len(into), len(carriers)])
     mixing = (to * factors) @ of.t()
-    carried = rows.index_select(axis, torch.tensor(carriers, device=rows.device))
+    carried = rows.index_select(axis, index_tensor(carriers, rows.device))
     if axis == 1:
         added = (mixing @ carried.flatten(2)).reshape(-1, len(into), *carried.shape[2:])
     else:
         added = (carried.flatten(1, -2) @ mixing.mT).reshape(*carried.shape[:-1], len(into))
-    total.index_add_(axis, torch.tensor(into, device=rows.device), added.to(total.dtype))
+    total.index_add_(axis, index_tensor(into, rows.device), added.to(total.dtype))
     return total if axis == dim else total.movedim(axis, dim)
 
 

@@ -13,8 +13,9 @@ from torch import Tensor
 STREAM_BIAS = "stream_bias"
 CONSTANT_ROWS = "constant_rows"
 GATED_ROWS = "gated_rows"
+BORDER_MAP = "border_map"
 
-_STEMS = (STREAM_BIAS, CONSTANT_ROWS, GATED_ROWS)
+_STEMS = (STREAM_BIAS, CONSTANT_ROWS, GATED_ROWS, BORDER_MAP)
 
 
 def own_names(stem: str) -> Iterator[str]:

@@ -7,12 +7,12 @@ from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
 
-import torch
 from attrs import frozen
 from torch import Tensor
 
 from speedup.ir.graph import Op
 from speedup.lowerings.lowering import Agrees, Lowering, Written
+from speedup.lowerings.places import index_tensor
 from speedup.lowerings.syntax import Change, end_of, is_literal, last_name, start_of, subjects_of
 
 _ARRANGING = frozenset(
@@ -34,7 +34,7 @@ def select_indices(input: Tensor, dim: int, indices: Sequence[int]) -> Tensor:
     Returns:
         `input` with as many indices along `dim` as there are `indices`.
     """
-    return input.index_select(dim, torch.tensor(indices, device=input.device))
+    return input.index_select(dim, index_tensor(indices, input.device))
 
 
 @frozen

@@ -18,7 +18,9 @@ FILLS: Final = "fills"
 
 GATES: Final = "gates"
 
-LOWERINGS: Final = (CARRIERS, SHUFFLES, ROWS, FILLS, GATES)
+MAPS: Final = "maps"
+
+LOWERINGS: Final = (CARRIERS, SHUFFLES, ROWS, FILLS, GATES, MAPS)
 """All there are.
 
 carriers: of constant channels that differ near borders, behind padded windows, a few carry the others, whose
@@ -33,6 +35,8 @@ fills: before an op that needs all rows though some are constants, as a norm ove
 gates: channels that are constants but for a factor each, as behind squeeze and excitation, go; what they add
     to the layers that read them is put together of a few constant channels and the factors. Costs some calls
     and two small products more.
+maps: with carriers. In their place, what constant channels that differ near borders add to the convolution
+    that reads them becomes a map that is added to its result. Costs some calls and a sum more.
 """
 
 Lowerings: TypeAlias = Literal["auto", "none"] | Collection[str]

@@ -18,6 +18,12 @@ CALLS_OF_GATE: Final = 2_000_000
 them, which are seven.
 """
 
+CALLS_OF_MAP: Final = 600_000
+"""Multiply-accumulates per sample that carriers must cost for a map in their place: some ten small calls."""
+
+ADDED: Final = 10
+"""Multiply-accumulates that a processor's core does while it adds one number to another of a whole tensor."""
+
 FILLED: Final = 40
 """Multiply-accumulates that a processor's core does while it puts one number among others in its place, rows
 of numbers at a time; twice as many where it puts them one by one, along the last dimension.

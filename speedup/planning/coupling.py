@@ -15,6 +15,7 @@ from torch import Tensor
 
 from speedup.analyses.alignment import Align
 from speedup.analyses.analysis import Analysis
+from speedup.analyses.border_maps import BorderMap, find_border_maps
 from speedup.analyses.chains import Chain
 from speedup.analyses.constants import settle_numbers
 from speedup.analyses.fills import Fill, find_gaps
@@ -26,13 +27,13 @@ from speedup.forwards.fitting import Feasibility
 from speedup.forwards.rewriting import SourceRewriter
 from speedup.ir.graph import Frame, Graph
 from speedup.ir.report import Choice
-from speedup.planning.choosing import FILLS, GATES, ROWS, SHUFFLES
+from speedup.planning.choosing import FILLS, GATES, MAPS, ROWS, SHUFFLES
 from speedup.planning.costs import CALL, batch_of, macs_per_sample
 from speedup.planning.problem import Problem, extents_of, settle, sites_of, with_copies
-from speedup.planning.verdicts import Verdict, judge_gate, judge_order, judge_rows
+from speedup.planning.verdicts import Verdict, judge_gate, judge_map, judge_order, judge_rows
 from speedup.rules import Rules
 
-Option = TypeVar("Option", Chain, PartialSum, Fill, Gate)
+Option = TypeVar("Option", Chain, PartialSum, Fill, Gate, BorderMap)
 
 
 def solve_coupling(
@@ -48,14 +49,16 @@ def solve_coupling(
     partial_sums: Sequence[PartialSum] = (),
     may_fill: bool = False,
     may_gate: bool = False,
+    may_map: bool = False,
 ) -> Analysis:
     """The least keep-sets that the model's own forward can carry.
 
     `borders` are constants that differ near the ends of their axes, by value index; `rewriter` knows what the
     source can be made to say; `keep` names modules that must not change; `align` says which widths the sets
     grow to; `chains` may be taken for permutations where that pays, and of `partial_sums` an operand may have
-    only some of the rows; `may_fill` says whether an op may be given constants that are not computed, and
-    `may_gate` whether channels may go that only a gate tells from constants.
+    only some of the rows; `may_fill` says whether an op may be given constants that are not computed,
+    `may_gate` whether channels may go that only a gate tells from constants, and `may_map` whether a map may
+    stand in the place of channels that carry constants near borders.
 
     Raises:
         FixpointError: the iteration does not settle (a rule is at fault).
@@ -71,10 +74,14 @@ def solve_coupling(
     if may_gate:
         gates = find_gates(best.analysis)
         best = best.by(GATES, gates, lambda one, some: evolve(one, gates=some), judge_gate, rewriter)
+    if may_map:
+        maps = find_border_maps(best.analysis)
+        best = best.by(MAPS, maps, lambda one, some: one.with_maps(some), judge_map, rewriter)
     if may_fill:
         apart = {op.index for chain in chains for op in chain.ops}
         apart |= {one.op.index for one in partial_sums}
         apart |= {op.index for one in best.problem.gates for op in one.ops}
+        apart |= {one.op.index for one in best.problem.maps}
         if gaps := find_gaps(best.analysis, apart):
             gapped, fills, inserted = with_copies(best.problem, gaps)
             best = best.by(FILLS, fills, lambda _, some: evolve(gapped, fills=some), judge_rows, rewriter)

@@ -30,7 +30,16 @@ from speedup.modules.reparametrized import Plain, as_planned
 from speedup.parts import Expected, Subject
 from speedup.plan import Plan
 from speedup.planning.baking import Reparametrized, bake, require_reparametrized
-from speedup.planning.choosing import CARRIERS, FILLS, GATES, ROWS, SHUFFLES, Lowerings, resolve_lowerings
+from speedup.planning.choosing import (
+    CARRIERS,
+    FILLS,
+    GATES,
+    MAPS,
+    ROWS,
+    SHUFFLES,
+    Lowerings,
+    resolve_lowerings,
+)
 from speedup.planning.coupling import solve_coupling
 from speedup.planning.editing import edits_of, solved_attributes
 from speedup.planning.rehearsal import rehearse
@@ -233,6 +242,7 @@ def _couple(graph: Graph, found: _Findings, request: Request, rewriter: SourceRe
         found.partial_sums,
         FILLS in request.lowerings,
         GATES in request.lowerings,
+        MAPS in request.lowerings,
     )
 
 

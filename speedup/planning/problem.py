@@ -9,7 +9,7 @@ constraints only grow in number, so this ends.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from types import MappingProxyType
 
 from attrs import evolve, frozen
@@ -17,6 +17,7 @@ from torch import Tensor
 
 from speedup.analyses.alignment import Align, align_keep_sets, kernel_dims
 from speedup.analyses.analysis import Analysis
+from speedup.analyses.border_maps import BorderMap
 from speedup.analyses.chains import Chain
 from speedup.analyses.fills import Fill, Gap
 from speedup.analyses.gates import Gate
@@ -41,7 +42,8 @@ from speedup.rules.site import Site
 class Problem:
     """What the keep-sets are found from; `chains` are taken for the permutations that they are,
     `partial_sums` for sums that one operand has only some of the rows of, `fills` for copies that put
-    constants in, and `gates` for products that lack channels which only a factor tells from constants.
+    constants in, `gates` for products that lack channels which only a factor tells from constants, and `maps`
+    for convolutions to whose results what such channels would add is added.
     """
 
     graph: Graph
@@ -56,6 +58,13 @@ class Problem:
     partial_sums: tuple[PartialSum, ...] = ()
     fills: tuple[Fill, ...] = ()
     gates: tuple[Gate, ...] = ()
+    maps: tuple[BorderMap, ...] = ()
+
+    def with_maps(self, maps: tuple[BorderMap, ...]) -> Problem:
+        """The same with these maps."""
+        mapped = {one.op.index for one in maps}
+        sites = sites_of(self.graph, self.facts, self.lives, self.rules, self.borders, mapped)
+        return evolve(self, maps=maps, sites=sites)
 
     def constraints(self) -> list[Constraint]:
         """What the ops demand, and the modules that are to be kept."""
@@ -101,7 +110,14 @@ def settle(
     for _ in range(2 * len(problem.graph.ops) + 2):
         found = _solve(problem, seeds, constraints, align)
         feasibility = make_feasible(
-            found, rewriter, granted, problem.chains, problem.partial_sums, problem.fills, problem.gates
+            found,
+            rewriter,
+            granted,
+            problem.chains,
+            problem.partial_sums,
+            problem.fills,
+            problem.gates,
+            problem.maps,
         )
         if not feasibility.missing:
             return feasibility
@@ -139,11 +155,14 @@ def sites_of(
     lives: tuple[Tensor, ...],
     rules: Rules,
     borders: Mapping[int, Bordered] = MappingProxyType({}),
+    mapped: Collection[int] = (),
 ) -> tuple[Site, ...]:
-    """Each op as its rule gets to see it."""
+    """Each op as its rule gets to see it; to the results of those number `mapped` maps are added."""
     layers = ((op, rule_of(op, rules).weight) for op in graph.ops)
     return tuple(
-        Site(graph, op, facts, lives, layer.settable_of(op), layer.takes_bias(op), borders)
+        Site(
+            graph, op, facts, lives, layer.settable_of(op), layer.takes_bias(op), borders, op.index in mapped
+        )
         for op, layer in layers
     )
 
@@ -247,7 +266,8 @@ def with_copies(problem: Problem, gaps: Sequence[Gap]) -> tuple[Problem, tuple[F
     for copy in inserted.copies.values():
         if copy.operands[0].index in bordered:
             bordered[copy.result.index] = bordered[copy.operands[0].index]
-    sites = sites_of(graph, facts, lives, problem.rules, bordered)
+    maps = tuple(one.moved(inserted.op) for one in problem.maps)
+    sites = sites_of(graph, facts, lives, problem.rules, bordered, {one.op.index for one in maps})
     found = evolve(
         problem,
         graph=graph,
@@ -257,6 +277,7 @@ def with_copies(problem: Problem, gaps: Sequence[Gap]) -> tuple[Problem, tuple[F
         sites=sites,
         extents=extents_of(graph),
         gates=tuple(gate.moved(inserted.op) for gate in problem.gates),
+        maps=maps,
     )
     fills = tuple(gap.filled(inserted.copies[inserted.op(gap.reader).index], inserted.op) for gap in gaps)
     return found, fills, inserted

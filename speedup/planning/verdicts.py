@@ -2,20 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from math import prod
 
 from attrs import frozen
 
 from speedup.analyses.analysis import Analysis
+from speedup.analyses.border_maps import BorderMap
 from speedup.analyses.chains import Chain
 from speedup.analyses.fills import Fill
 from speedup.analyses.gates import Gate
 from speedup.analyses.partial_sums import PartialSum
 from speedup.analyses.spare_rows import last_product
+from speedup.engine.constraints import Dim
 from speedup.engine.keepsets import solve_keep_sets
-from speedup.ir.graph import Value
-from speedup.planning.costs import CALLS_OF_GATE, FILLED, LEAST_SAVED, MOST_ROWS, batch_of
+from speedup.ir.graph import Op, Value
+from speedup.planning.costs import (
+    ADDED,
+    CALLS_OF_GATE,
+    CALLS_OF_MAP,
+    FILLED,
+    LEAST_SAVED,
+    MOST_ROWS,
+    batch_of,
+)
 from speedup.rules import rule_of
 
 
@@ -55,7 +65,7 @@ def judge_gate(one: Gate, analysis: Analysis) -> Verdict | None:
     channels = int(one.gone(analysis).sum())
     if not channels:
         return None
-    saved = int(sum(_macs_of_channel(one, analysis)) * channels)
+    saved = int(sum(_macs_of_channel(one.rows, one.readers, one.part, analysis)) * channels)
     if one.mixing(analysis) is None:
         return Verdict(channels, saved, "weights of the channels that stay cannot express those that go")
     lowering = analysis.restated.get(one.op.index)
@@ -65,12 +75,26 @@ def judge_gate(one: Gate, analysis: Analysis) -> Verdict | None:
     return Verdict(channels, max(saved - cost, 0), why_not)
 
 
-def _macs_of_channel(one: Gate, analysis: Analysis) -> Iterator[float]:
-    """What one channel that is gated costs in the layers that read it, and in those that compute it."""
-    kept = analysis.kept.count(one.part)
-    for reader in one.readers:
+def judge_map(one: BorderMap, analysis: Analysis) -> Verdict | None:
+    """Whether the channels that would have to carry others without it are worth a map."""
+    carriers = one.carriers(analysis)
+    if not carriers:
+        return None
+    saved = int(sum(_macs_of_channel(one.rows, (one.op,), one.part, analysis)) * carriers)
+    cost = CALLS_OF_MAP * batch_of(analysis) + ADDED * prod(analysis.sizes(one.op.result))
+    why_not = "" if saved > cost else "that saves less than adding a map costs"
+    return Verdict(carriers, max(saved - cost, 0), why_not)
+
+
+def _macs_of_channel(
+    rows: Value | None, readers: Iterable[Op], part: Dim, analysis: Analysis
+) -> Iterator[float]:
+    """What one channel of `rows` costs in the layers that read it, and in those that compute it; `part` is a
+    dimension of which there is one index for each.
+    """
+    kept = analysis.kept.count(part)
+    for reader in readers:
         yield analysis.macs(reader) / kept
-    rows: Value | None = one.rows
     while rows is not None and (source := last_product(rows, analysis.graph, analysis.rules)) is not None:
         yield analysis.macs(source) / kept
         product = rule_of(source, analysis.rules).weight.product(analysis.sites[source.index])

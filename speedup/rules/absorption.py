@@ -9,7 +9,8 @@ contribution goes
    that are multiples of it. Exact at every resolution, also under zero padding, where the
    contribution varies near the border;
 3. into a *basis*: a few kept constant channels, of which those that differ near the ends of
-   an axis are sums of multiples;
+   an axis are sums of multiples; or, where planning says that it pays, into a *map* that is
+   added to the result;
 4. nowhere: the channel stays, with the reason.
 """
 
@@ -69,15 +70,16 @@ class Compensation:
     """Constant channels of the data that count if dropped: which, how large, and what can take them over.
 
     `profiles` are the channels' constants over positions or classes of positions, in all calls that share the
-    weight one after the other; `value` those at the first position. `by_bias`, `by_carrier`, `by_basis` and
-    `uncompensated` are disjoint bool vectors over the data's channels. Of the ops that share the weight the
-    one that `is_first` does it.
+    weight one after the other; `value` those at the first position. `by_bias`, `by_carrier`, `by_basis`,
+    `by_map` and `uncompensated` are disjoint bool vectors over the data's channels. Of the ops that share the
+    weight the one that `is_first` does it.
     """
 
     profiles: Tensor
     by_bias: Tensor
     by_carrier: Tensor
     by_basis: Tensor
+    by_map: Tensor
     uncompensated: Tensor
     families: tuple[Tensor, ...]
     bias_target: BiasTarget | None
@@ -188,10 +190,12 @@ def _compensation(site: Site) -> Compensation | None:
     carries = usable and not profiles.is_complex() and bool(site.counterparts(shape.weight))
     none = torch.zeros_like(rest)
     carried, left = (rest, none) if carries else (none, rest)
-    by_carrier, by_basis = (none, carried) if _has_borders(sites) else (carried, none)
+    by_carrier, by_border = (none, carried) if _has_borders(sites) else (carried, none)
+    by_basis, by_map = (none, by_border) if site.is_mapped else (by_border, none)
     families = tuple(_families(shape, profiles, by_carrier)) if bool(by_carrier.any()) else ()
     is_first = next(one.op.index for one in sites if _is_partly_known(one)) == site.op.index
-    return Compensation(profiles, by_bias, by_carrier, by_basis, left, families, bias_target, is_first)
+    ways = (by_bias, by_carrier, by_basis, by_map, left)
+    return Compensation(profiles, *ways, families, bias_target, is_first)
 
 
 def _is_partly_known(site: Site) -> bool:
@@ -264,10 +268,11 @@ def absorbing_couple(site: Site) -> Iterable[Constraint]:
         rows = (site.op.result.index, shape.result_axis)
         yield Carrier(dim, compensation.families, compensation.magnitude, rows, shape.groups, reason)
     if bool(compensation.by_basis.any()):
-        yield _spanned(site, compensation)
+        yield spanned_of(site, compensation)
 
 
-def _spanned(site: Site, compensation: Compensation) -> Spanned:
+def spanned_of(site: Site, compensation: Compensation) -> Spanned:
+    """What the channels that are carried by a basis demand."""
     return site.once("spanned", lambda: _make_spanned(site, compensation))
 
 
@@ -326,6 +331,9 @@ def absorbing_destinations(site: Site, kept: KeepSets) -> Iterable[tuple[Dim, Te
     if bool(compensation.by_basis.any()):
         words = f"a few channels of what {site.op.owner.path or 'the forward'} reads"
         yield dim, compensation.by_basis & ~columns, words
+    if bool(compensation.by_map.any()):
+        words = f"a map of {site.op.owner.path or 'the forward'}"
+        yield dim, compensation.by_map & ~columns, words
 
 
 def _into_bias(
@@ -378,7 +386,7 @@ def _into_basis(
     """For each group of channels what its basis takes over, and (channels,) what is left of each beside that:
     the same at every position.
     """
-    spanned = _spanned(site, compensation)
+    spanned = spanned_of(site, compensation)
     width = columns.numel() // shape.groups
     group_of = torch.arange(columns.numel()) // width
     dropped = compensation.by_basis & ~columns

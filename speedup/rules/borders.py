@@ -8,7 +8,16 @@ import torch
 from attrs import evolve
 from torch import Tensor
 
-from speedup.engine.borders import Bordered, Window, aligned, classes_behind, reads_of, sum_over_taps
+from speedup.engine.borders import (
+    Axes,
+    Bordered,
+    Window,
+    aligned,
+    by_distances,
+    classes_behind,
+    reads_of,
+    sum_over_taps,
+)
 from speedup.engine.lattice import Fact, any_along, broadcast, fact
 from speedup.ir.graph import Op
 from speedup.rules.contraction import Contraction, channel_state, describe_contraction, pattern, rows_where
@@ -83,13 +92,41 @@ def convolve(op: Op, found: Sequence[Bordered | Fact]) -> Bordered | None:
     if bias is not None:
         rows = rows & bias.known.expand(shape.rows)
     value = torch.zeros(shape.rows, *(1 if axis is None else axis.count for axis in axes)).double()
-    reads = [reads_of(axis, window) for axis, window in zip(before, windows, strict=True)]
-    value[rows] = sum_over_taps(_products(shape, weight, constants, rows), reads)
+    value[rows] = _sums(shape, weight, constants, rows, before, windows)
     if bias is not None:
         value = value + bias.value.double().expand(shape.rows).reshape(-1, *(1,) * len(axes))
     lead = (1,) * shape.result_axis
     known = rows.reshape(*lead, -1, *(1,) * len(axes))
     return Bordered(fact(known, value.reshape(*lead, *value.shape)), (*(None,) * (len(lead) + 1), *axes))
+
+
+def axes_behind(op: Op, data: Bordered) -> Axes | None:
+    """The classes of the positions of what a convolution makes of `data`, along each axis of space."""
+    shape = describe_contraction(op)
+    windows = windows_of(op, shape)
+    if windows is None or data.is_mixed:
+        return None
+    return tuple(map(classes_behind, data.axes[shape.axis + 1 :], windows))
+
+
+def border_map(op: Op, data: Bordered, weight: Fact, members: Tensor, rows: Tensor) -> Tensor:
+    """(rows that are asked about, pairs of distances from the ends of each axis) what a convolution makes of
+    those channels of `data` that are `members`, which are constants; see `by_distances`.
+    """
+    shape = describe_contraction(op)
+    windows, axes = windows_of(op, shape), axes_behind(op, data)
+    assert windows is not None and axes is not None, "there are windows"
+    constants = _channels(shape, data)[1]
+    constants = torch.where(members.reshape(-1, *(1,) * len(axes)), constants, 0)
+    return by_distances(_sums(shape, weight, constants, rows, data.axes[shape.axis + 1 :], windows), axes)
+
+
+def _sums(
+    shape: Contraction, weight: Fact, constants: Tensor, rows: Tensor, before: Axes, windows: Sequence[Window]
+) -> Tensor:
+    """(rows asked about, classes along each axis behind the windows) the sums over `constants`."""
+    reads = [reads_of(axis, window) for axis, window in zip(before, windows, strict=True)]
+    return sum_over_taps(_products(shape, weight, constants, rows), reads)
 
 
 def windows_of(op: Op, shape: Contraction) -> tuple[Window, ...] | None:

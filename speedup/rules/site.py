@@ -30,6 +30,8 @@ class Site(Remembering):
     may_add_bias: bool = False
     # By value index, what is known of it near the ends of its axes and not everywhere.
     borders: Mapping[int, Bordered] = field(factory=lambda: MappingProxyType({}))
+    # Whether what this op makes of constants that differ near ends is added to its result.
+    is_mapped: bool = False
     _memo: dict[str, Any] = field(factory=dict, repr=False, alias="memo")
 
     def fact(self, value: Value) -> Fact:

@@ -12,7 +12,10 @@ from speedup.engine.borders import (
     PositionClasses,
     Window,
     aligned,
+    by_distances,
     classes_behind,
+    margins_of,
+    pair_of,
     reads_of,
     sum_over_taps,
 )
@@ -139,3 +142,43 @@ def test_what_varies_by_position_is_unknown_beside_classes() -> None:
     assert found is not None
     assert [one.known.shape for one in found[0]] == [(1, 2, 1), (1, 1, 1), (1, 1, 1)]
     assert not bool(found[0][1].known.any())
+
+
+NEAR = [chain for chain in CHAINS if all(window.stride == 1 for window in chain)]
+
+
+@pytest.mark.parametrize("windows", NEAR)
+def test_distances_from_the_ends_tell_classes_where_nothing_is_skipped(windows: tuple[Window, ...]) -> None:
+    axis = PositionClasses(windows)
+    (margin,) = margins_of((axis,)) or ()
+    numbers = by_distances(torch.arange(axis.count)[None], (axis,))[0]
+    for length in range(1, 24):
+        line = torch.zeros(length, dtype=torch.int64)
+        known = PositionClasses()
+        for window in windows:
+            behind = PositionClasses((*known.windows, window))
+            reads = {
+                tuple(int(r.int().argmax()) if r.any() else -1 for r in one): n
+                for n, one in enumerate(reads_of(known if known.windows else None, window).bool())
+            }
+            line = torch.tensor([reads[one] for one in _read(window, line)], dtype=torch.int64)
+            known = behind
+        found = [int(numbers[pair_of(place, len(line), margin)]) for place in range(len(line))]
+        assert found == line.tolist()
+
+
+def _read(window: Window, line: Tensor) -> list[tuple[int, ...]]:
+    """What each position behind the window reads, -1 outside."""
+    padded = F.pad(line, window.padding, value=-1)
+    taps = (
+        padded[None]
+        if len(padded) < window.reach
+        else padded.unfold(0, window.reach, 1)[:, :: window.dilation]
+    )
+    return [] if len(padded) < window.reach else [tuple(one) for one in taps.tolist()]
+
+
+def test_strides_and_averages_have_no_margin() -> None:
+    assert margins_of((None, PositionClasses((FIVE, THREE)))) == (0, 3)
+    assert margins_of((PositionClasses((THREE, HALVING)),)) is None
+    assert margins_of((PositionClasses((THREE,), is_mixed=True),)) is None

@@ -428,5 +428,5 @@ def test_named_lowerings_are_those_of_auto() -> None:
     masks = masks_of(model)
     lively(model, masks)
     plan = partial(plan_speedup, model, images(8, 2, 0), masks)
-    assert plan(lowerings={"carriers"}) == plan()
+    assert plan(lowerings={"carriers", "maps"}) == plan()
     assert plan(lowerings=()) == plan(lowerings="none")

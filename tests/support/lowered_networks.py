@@ -53,10 +53,11 @@ def _network(*layers: nn.Module, masked: tuple[str, ...], wide: int = _WIDE) -> 
     return masked_model(model, recipe, normal(3, 32, 32))
 
 
-def _bordered() -> MaskedModel:
+def _bordered(stride: int) -> MaskedModel:
     wide = 2 * _WIDE
-    ends = nn.Conv2d(wide, wide, 1), nn.Conv2d(wide, wide, 1)
-    return _network(ends[0], nn.SiLU(), _around(wide, wide), nn.SiLU(), ends[1], masked=("1",), wide=wide)
+    first, last = nn.Conv2d(wide, wide, 1), nn.Conv2d(wide, wide, 1)
+    around = nn.Conv2d(wide, wide, 3, stride, 1, groups=wide)
+    return _network(first, nn.SiLU(), around, nn.SiLU(), last, masked=("1",), wide=wide)
 
 
 def _shuffled() -> MaskedModel:
@@ -102,10 +103,11 @@ def _gated() -> MaskedModel:
 
 
 LOWERED: Mapping[str, Callable[[], MaskedModel]] = {
-    "carriers": _bordered,
+    "carriers": partial(_bordered, 2),
     "shuffles": _shuffled,
     "rows": _summed,
     "fills": _normed,
     "gates": _gated,
+    "maps": partial(_bordered, 1),
 }
 """By lowering, what makes the network."""

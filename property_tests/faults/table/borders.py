@@ -121,7 +121,7 @@ FAULTS = (
     Fault(
         "borders: no channels are asked for to carry the others",
         "rules.absorption",
-        "yield _spanned(site, compensation)",
+        "yield spanned_of(site, compensation)",
         "yield from ()",
         (CARRIERS,),
     ),

@@ -15,9 +15,9 @@ FAULTS = (
     ),
     Fault(
         "gates: factors are those of other channels",
-        "lowerings.gate_rows",
-        "[index for index in range(gate.shape[axis]) if index not in computed]",
-        "[index for index in range(gate.shape[axis]) if index not in computed][::-1]",
+        "lowerings.places",
+        "return sorted(set(range(total)).difference(own))",
+        "return sorted(set(range(total)).difference(own))[::-1]",
         (GATES,),
     ),
     Fault(
