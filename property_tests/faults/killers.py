@@ -51,6 +51,8 @@ CONTRACTIONS = "tests/rules/test_contraction.py"
 EINSUMS = "tests/rules/test_einsum.py"
 LAYOUTS = "tests/rules/test_layout_rules.py"
 NORMS = "tests/rules/test_normalization.py"
+WITHOUT_DATA = "tests/whole/test_without_data.py"
+LATTICE = "tests/engine/test_lattice.py"
 POINTWISE = "tests/rules/test_pointwise.py"
 POSITIONS = "tests/rules/test_positions.py"
 EVERY_NUMBER = "tests/analyses/test_every_size.py"
@@ -198,5 +200,18 @@ EVERY = (
     *(ATTRIBUTES, CONSTRAINTS, COPYING, COUPLING, CUSTOM_RULES, FITTING, FUNCTIONAL, ISLANDS, KEEPSETS),
     *(LAYOUT_BLOCKS, MATERIALIZE, MERGING, NATIVE, PLANNER, PHRASING, REHEARSAL, REWRITING),
     *(REWRITTEN, SOLVING, TRACE, SIZED_SEQUENCES, SIZED_PAIRS, EVERY_SIZE, SEVERAL, NUMBERS, DRAWS),
-    *(CUTTING, STATES, OPTIMIZERS, CHECKPOINTS, DEVICES, STREAMING, TEXTS, STOCK, UNIFORM, LOADING),
+    *(
+        WITHOUT_DATA,
+        LATTICE,
+        CUTTING,
+        STATES,
+        OPTIMIZERS,
+        CHECKPOINTS,
+        DEVICES,
+        STREAMING,
+        TEXTS,
+        STOCK,
+        UNIFORM,
+        LOADING,
+    ),
 )

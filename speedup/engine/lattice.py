@@ -208,6 +208,16 @@ def any_over(tensor: Tensor, dims: Iterable[int]) -> Tensor:
     return tensor.any(dim=chosen, keepdim=True) if chosen else tensor
 
 
+def any_both(one: Tensor, other: Tensor, dim: int) -> Tensor:
+    """Logical or of `one & other` along `dim`, which keeps extent 1. Both are bool and compressed.
+
+    Where one of them is the same all along `dim`, nothing larger than they are is made.
+    """
+    if 1 in (one.shape[dim], other.shape[dim]):
+        return any_over(one, [dim]) & any_over(other, [dim])
+    return any_over(one & other, [dim])
+
+
 def all_over(tensor: Tensor, dims: Iterable[int]) -> Tensor:
     """Logical and along `dims`, which keep extent 1."""
     chosen = [d for d in dims if tensor.shape[d] != 1]

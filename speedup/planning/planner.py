@@ -296,6 +296,8 @@ def _value_independent(
     if any(isinstance(edit, AddToParameter | CombineColumns | MergeColumns | NewBias) for edit in edits):
         return unread
     weights = {name for name in read if name in named and _is_weight(named[name].dtype)}
+    if not weights:
+        return unread
     # Of a tensor without data nothing is known.
     unknown = {name: t.to("meta") if name in weights else t for name, t in traced.tensors.items()}
     findings = _analyse(traced.graph, unknown, request)

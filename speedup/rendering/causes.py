@@ -59,6 +59,11 @@ KINDS: tuple[Kind, ...] = (
     ),
     _QUANTISED,
     Kind(
+        r"not at hand",
+        "weights whose numbers are not at hand, which would take constants over",
+        "plan with the weights, not on the meta device; or mask the biases behind masked weights too",
+    ),
+    Kind(
         r"has no rule",
         "operators without a rule",
         "pass rules=STANDARD | {operator: rule}; plan.unknown_operators names them",

@@ -261,7 +261,10 @@ def absorbing_couple(site: Site) -> Iterable[Constraint]:
     shape = describe_contraction(site.op)
     dim = (shape.data.index, shape.axis)
     if bool(compensation.uncompensated.any()):
-        reason = site.because("reads constants that neither a bias nor another channel can take over")
+        if site.fact(shape.weight).is_all_known():
+            reason = site.because("reads constants that neither a bias nor another channel can take over")
+        else:
+            reason = site.because(f"the numbers of {shape.weight.name}, to fold constants, are not at hand")
         yield Pinned(dim, reason, compensation.uncompensated)
     if compensation.families:
         reason = site.because("a padded constant needs one channel to carry it")

@@ -21,6 +21,7 @@ from speedup.engine.keepsets import KeepSets
 from speedup.engine.lattice import (
     Fact,
     any_along,
+    any_both,
     any_over,
     fact,
     indicator,
@@ -169,11 +170,12 @@ def contraction_known(op: Op, facts: Facts) -> tuple[Fact, ...]:
         known, uniform, value = channel_state(shape, data)
         settled = known & uniform & ((value == 0) | (not shape.border))
         blocked = ~settled.reshape(shape.groups, 1, -1)
-        reached = rows_where(shape, reads & blocked)
+        reached = _rows_that_meet(shape, reads, blocked)
         usable = torch.where(settled, value, torch.zeros((), dtype=value.dtype))
-        # Known reads go through known weights only.
-        if not weight.is_all_known() and bool((settled & (value != 0)).any()):
-            return nothing_known(op, facts)
+        if not weight.is_all_known():
+            # Known reads go through known weights only.
+            counts = (usable != 0).reshape(shape.groups, 1, -1)
+            reached = reached | _rows_that_meet(shape, _by_group(shape, ~weight.known, "any"), counts)
         asked = ~reached & rows_where(shape, reads)
         total = torch.zeros(shape.rows).double()
         if bool(usable.any()) and bool(asked.any()):
@@ -188,7 +190,12 @@ def contraction_known(op: Op, facts: Facts) -> tuple[Fact, ...]:
 
 def rows_where(shape: Contraction, kernels: Tensor) -> Tensor:
     """Bool vector over the rows: those of which any of `kernels` (groups, rows, columns) is True."""
-    found = any_over(kernels, [2]).squeeze(2)
+    return _rows_that_meet(shape, kernels, indicator(True, 3))
+
+
+def _rows_that_meet(shape: Contraction, kernels: Tensor, columns: Tensor) -> Tensor:
+    """Those of which any of `kernels` is True at one of `columns` (groups, 1, columns)."""
+    found = any_both(kernels, columns, 2).squeeze(2)
     return found.expand(shape.groups, shape.rows // shape.groups).reshape(-1)
 
 
@@ -200,7 +207,7 @@ def read_columns(shape: Contraction, weight: Fact, live_result: Tensor) -> Tenso
         key = f"columns {shape.groups} {shape.row_dim}"
         columns = weight.memo(key, lambda: any_over(reads, [1]).squeeze(1))
     else:
-        columns = any_over(reads & rows, [1]).squeeze(1)
+        columns = any_both(reads, rows, 1).squeeze(1)
     return columns.expand(shape.groups, shape.data.shape[shape.axis] // shape.groups).reshape(-1)
 
 

@@ -22,21 +22,8 @@ from speedup.rules.weights import MAKES, Attributes, LayerAxis, WeightRule
 
 
 def embedding_known(op: Op, facts: Facts) -> tuple[Fact, ...]:
-    """A column that is the same in every row is a constant whatever is looked up."""
-    table, index = facts[0], facts[1]
-    if not table.is_all_known():
-        return nothing_known(op, facts)
-    if index.is_all_known():
-        value = table.value.expand(op.operands[0].shape)[index.value.long()]
-        return (constant(value),)
-    first = table.value[:1]
-    same = (table.value == first).all(0)
-    return (
-        fact(
-            vector(same, op.result.ndim - 1, op.result.ndim),
-            vector(first[0], op.result.ndim - 1, op.result.ndim),
-        ),
-    )
+    """A column that is the same in every row is a constant whatever is looked up, whatever the others are."""
+    return _looked_up_known(op, facts, 0, op.operands[1])
 
 
 def embedding_live(op: Op, facts: Facts, live: Lives) -> tuple[Tensor, ...]:
@@ -68,22 +55,26 @@ def _carried_dims(op: Op, axis: int, index: Value) -> list[tuple[int, int]]:
     return [(d, d if d < axis else d + index.ndim - 1) for d in dims if d != axis]
 
 
-def _index_move(op: Op, facts: Facts) -> IndexMap | None:
+def _index_move(op: Op, facts: Facts, axis: int, index: Value) -> IndexMap | None:
     """With a known index, a lookup is a gather along one dimension."""
-    found = _lookup(op)
-    if found is None or not facts[1].is_all_known():
+    if not facts[1].is_all_known():
         return None
-    axis, index = found
     rows = facts[1].value.expand(index.shape).reshape(-1).long() % op.operands[0].shape[axis]
     blocks = [Block((s,), (t,)) for s, t in _carried_dims(op, axis, index)]
     return IndexMap(0, 0, (*blocks, Block((axis,), tuple(range(axis, axis + index.ndim)), rows)))
 
 
 def index_known(op: Op, facts: Facts) -> tuple[Fact, ...]:
+    found = _lookup(op)
+    return nothing_known(op, facts) if found is None else _looked_up_known(op, facts, *found)
+
+
+def _looked_up_known(op: Op, facts: Facts, axis: int, index: Value) -> tuple[Fact, ...]:
     """What is the same at every index is that wherever it is looked up."""
-    index_map, found, table = _index_move(op, facts), _lookup(op), facts[0]
-    if found is None or table.is_unknown:
+    table = facts[0]
+    if table.is_unknown:
         return nothing_known(op, facts)
+    index_map = _index_move(op, facts, axis, index)
     if index_map is not None:
         source, target = op.operands[0].shape, op.result.shape
         return (
@@ -92,7 +83,6 @@ def index_known(op: Op, facts: Facts) -> tuple[Fact, ...]:
                 pull(index_map, table.value, source, target, torch.zeros((), dtype=table.value.dtype)),
             ),
         )
-    axis, index = found
     first = table.value.narrow(axis, 0, 1)
     same = all_over(table.known & (table.value == first), [axis])
     shape = [*same.shape[:axis], *[1] * index.ndim, *same.shape[axis + 1 :]]

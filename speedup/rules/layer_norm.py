@@ -53,20 +53,24 @@ def layer_norm_known(op: Op, facts: Facts) -> tuple[Fact, ...]:
     data, weight = facts[0], named_fact(op, facts, "weight")
     bias = named_fact(op, facts, "bias")
     dims = _last(op)
+    lead = (1,) * (data.ndim - len(dims))
+
+    def per_feature(tensor: Tensor) -> Tensor:
+        return tensor.reshape(lead + tuple(tensor.shape))
+
     zero = indicator(False, data.ndim)
-    if weight is not None and weight.is_all_known():
-        lead = (1,) * (data.ndim - weight.ndim)
-        zero = (weight.value == 0).reshape(lead + tuple(weight.value.shape))
-    whole = all_over(data.known, dims)
-    if not bool(whole.any()) and not bool(zero.any()):
-        return nothing_known(op, facts)
-    if op.follows_sizes("eps"):
-        return nothing_known(op, facts)
-    if any(f is not None and not f.is_all_known() for f in (weight, bias)):
+    if weight is not None:
+        zero = per_feature(weight.known & (weight.value == 0))
+    affine_known = indicator(True, data.ndim)
+    for found in (weight, bias):
+        if found is not None:
+            affine_known = affine_known & per_feature(found.known)
+    known = (all_over(data.known, dims) | zero) & affine_known
+    if not bool(known.any()) or op.follows_sizes("eps"):
         return nothing_known(op, facts)
     affine = [f.value.expand(v.shape) for f, v in zip(facts[1:], op.operands[1:], strict=True)]
     value = evaluate(op, [spread(data.value, op.operands[0].shape, dims), *affine])[0]
-    return (fact(whole | zero, value),)
+    return (fact(known, value),)
 
 
 def layer_norm_live(op: Op, facts: Facts, live: Lives) -> tuple[Tensor, ...]:
@@ -191,8 +195,12 @@ def rms_norm_known(op: Op, facts: Facts) -> tuple[Fact, ...]:
 def rms_norm_couple(site: Site) -> Iterable[Constraint]:
     """As LayerNorm, where the module can make up for what is gone."""
     yield from layer_norm_couple(site)
+    weight = site.operand("weight")
     if not _is_foldable(site):
         yield from _statistics_kept(site)
+    elif weight is not None and not site.fact(weight).is_all_known() and _is_read(site):
+        reason = site.because(f"the numbers of {weight.name}, to be scaled, are not at hand")
+        yield from pinned(site.op.operands[0], _last(site.op), reason)
 
 
 def _epsilon(op: Op) -> float:

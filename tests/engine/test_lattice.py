@@ -14,6 +14,7 @@ from speedup.engine.lattice import (
     Fact,
     all_over,
     any_along,
+    any_both,
     any_over,
     broadcast,
     constant,
@@ -263,3 +264,12 @@ def test_an_indicator_is_one_flag_of_any_rank(flag: bool) -> None:
 def test_broadcast_gives_the_common_compressed_shape() -> None:
     first, second = broadcast(torch.ones(1, 3, 1), torch.zeros(2, 1, 1))
     assert tuple(first.shape) == tuple(second.shape) == (2, 3, 1)
+
+
+@pytest.mark.parametrize("extents", [(1, 1), (1, 5), (5, 1), (5, 5)])
+def test_two_patterns_meet_along_a_dimension(extents: tuple[int, int]) -> None:
+    generator = torch.Generator().manual_seed(sum(extents))
+    for _ in range(20):
+        one = torch.rand(1, 4, extents[0], generator=generator) < 0.5
+        other = torch.rand(1, 1, extents[1], generator=generator) < 0.5
+        assert torch.equal(any_both(one, other, 2), (one & other).any(2, keepdim=True))

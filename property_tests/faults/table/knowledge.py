@@ -6,6 +6,7 @@ from property_tests.faults.fault import Fault
 from property_tests.faults.killers import (
     CONTRACTIONS,
     EVERY_NUMBER,
+    LATTICE,
     LAYOUTS,
     NETWORKS,
     NORMS,
@@ -15,6 +16,7 @@ from property_tests.faults.killers import (
     POSITIONS,
     RECURRENT,
     REDUCTIONS,
+    WITHOUT_DATA,
     known,
 )
 
@@ -172,5 +174,40 @@ FAULTS = (
         "zero = zero & ~by_row(facts[value.index].maybe_nonzero, shape)",
         "zero = zero & True",
         (known(RECURRENT),),
+    ),
+    Fault(
+        "without data: a table of which something is unknown is unknown",
+        "rules.indexing",
+        "    if table.is_unknown:\n",
+        "    if not table.is_all_known():\n",
+        (f"{WITHOUT_DATA}::test_masked_columns_of_a_table_go_whatever_the_others_are",),
+    ),
+    Fault(
+        "without data: a norm's zeros count only where all its numbers are there",
+        "rules.layer_norm",
+        "        zero = per_feature(weight.known & (weight.value == 0))\n",
+        "        zero = indicator(weight.is_all_known(), data.ndim) & per_feature(weight.value == 0)\n",
+        (f"{WITHOUT_DATA}::test_masked_columns_of_a_table_go_whatever_the_others_are",),
+    ),
+    Fault(
+        "without data: the weight of a norm is scaled as if its numbers were 0",
+        "rules.layer_norm",
+        "not site.fact(weight).is_all_known() and _is_read(site):",
+        "not _is_read(site):",
+        (f"{WITHOUT_DATA}::test_what_is_made_up_for_with_numbers_stays_where_these_are_not_at_hand",),
+    ),
+    Fault(
+        "without data: rows that read a constant by a weight which is not there are known",
+        "rules.contraction",
+        '_by_group(shape, ~weight.known, "any"), counts)',
+        '_by_group(shape, weight.known, "any"), ~counts)',
+        (f"{WITHOUT_DATA}::test_rows_that_read_nothing_go_where_others_read_constants",),
+    ),
+    Fault(
+        "lattice: two patterns meet where either of them is",
+        "engine.lattice",
+        "return any_over(one, [dim]) & any_over(other, [dim])",
+        "return any_over(one, [dim]) | any_over(other, [dim])",
+        (f"{LATTICE}::test_two_patterns_meet_along_a_dimension",),
     ),
 )
