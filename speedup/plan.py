@@ -97,17 +97,19 @@ class Plan(PlanParts):
             state: tensors by the names of the planned model's state dict, not all need be there. It may be
                 lazy: each tensor is asked for once, and let go before the next. The values may also be
                 slices of a safetensors file, `safe_open(...).get_slice(name)`: of these only rows that stay
-                are read.
+                are read. Sharded tensors (DTensor) are put together one at a time, for which all processes
+                have to call this; `speedup.distributed` reads checkpoints without that.
 
         Returns:
-            New tensors by the small model's names, on the devices and of the types of the given ones. A bias
-            that only the small model has comes with the parameter whose type it has, its module's first.
+            New tensors by the small model's names, on the devices and of the types of the given ones, and
+            sharded as they are. A bias that only the small model has comes with the parameter whose type it
+            has, its module's first.
 
         Raises:
             ArchitectureError: a name, shape or type is not as planned.
             OtherWeightsError: the plan does not hold for these numbers.
             InputError: a value is no tensor.
-            ModelError: a tensor is sharded, or packed by a library for quantisation.
+            ModelError: a tensor is packed by a library for quantisation.
         """
         from speedup.cutting.states import apply_to_state
 
@@ -137,7 +139,7 @@ class Plan(PlanParts):
         Raises:
             OptimizerStateError: the optimizer is another one, or the names or shapes do not fit; says why.
             ArchitectureError: the planned model has no parameter of a name.
-            ModelError: the state is sharded, or packed.
+            ModelError: the state is packed.
         """
         from speedup.cutting.optimizers import apply_to_optimizer
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence, Set
 from typing import Any
 
 import torch
 from attrs import frozen
 from torch import Tensor
 
+from speedup.cutting.boxes import changed_where_it_lies, is_sharded
 from speedup.cutting.planned import PlannedTensors
 from speedup.errors import OptimizerStateError
 from speedup.modules.plannable import require_plain_tensor
@@ -146,13 +147,27 @@ def _form_of(groups: Sequence[Mapping[str, Any]], states: Mapping[Any, Mapping[s
     for form in _FORMS:
         if form.settings <= settings and found <= form.moments | form.counts:
             return form
+    raise _refusal(found, settings)
+
+
+def require_entrywise(found: Set[str]) -> None:
+    """Raise unless the state of one of the known optimizers has the entries `found` of a parameter.
+
+    Raises:
+        OptimizerStateError: says why another's cannot follow.
+    """
+    if not any(found <= form.moments | form.counts for form in _FORMS):
+        raise _refusal(found, frozenset())
+
+
+def _refusal(found: Set[str], settings: Set[str]) -> OptimizerStateError:
     known = ", ".join(form.names for form in _FORMS)
     why = next((reason for words, reason in _REFUSED if words & (found | settings)), None)
     if why is None:
         why = (
             f"is of a kind that is not known, with the entries {', '.join(sorted(map(str, found))) or 'none'}"
         )
-    raise OptimizerStateError(
+    return OptimizerStateError(
         f"the optimizer's state {why}. What can follow is the state of {known}; start another optimizer anew "
         "for the small model."
     )
@@ -178,7 +193,8 @@ def _followed(
         if not isinstance(value, Tensor):
             yield entry, value
             continue
-        require_plain_tensor(f"{name}: {entry}", value)
+        if not is_sharded(value):
+            require_plain_tensor(f"{name}: {entry}", value)
         if entry in form.counts:
             yield entry, value.clone()
         elif tuple(value.shape) != shape:
@@ -189,4 +205,4 @@ def _followed(
             )
         else:
             # An entry's gradient is the same whether constants were added to it or not, so only slices count.
-            yield entry, planned.slices(name).whole(value.detach())
+            yield entry, changed_where_it_lies(value.detach(), planned.slices(name).whole)

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from speedup.cutting.blocks import changed_tensor
+from speedup.cutting.boxes import changed_where_it_lies, is_sharded, placed_like, whole_of
 from speedup.cutting.planned import PlannedTensors
 from speedup.cutting.tensors import TensorChange
 from speedup.errors import InputError, OtherWeightsError
@@ -46,7 +47,8 @@ def apply_to_state(plan: PlanParts, state: Mapping[str, Any]) -> dict[str, Any]:
             canonical = planned.canonical(name)
             result[name] = small = _changed(planned, name, state[name])
             for edit in () if canonical in met else planned.new_biases(canonical):
-                result[edit.name] = edit.value.tensor.to(device=small.device, dtype=small.dtype, copy=True)
+                value = edit.value.tensor.to(device=small.device, dtype=small.dtype, copy=True)
+                result[edit.name] = placed_like(small, value)
             met.add(canonical)
     metadata = getattr(state, STATE_METADATA, None)
     if metadata is not None:
@@ -70,7 +72,8 @@ def require_planned_numbers(planned: PlannedTensors, name: str, found: int) -> N
 
 def _changed(planned: PlannedTensors, name: str, value: Any) -> Tensor:
     if isinstance(value, Tensor):
-        require_plain_tensor(name, value)
+        if not is_sharded(value):
+            require_plain_tensor(name, value)
         source: _InMemory | _InFile = _InMemory(value.detach())
     elif isinstance(value, SliceOfFile):
         source = _InFile(value)
@@ -92,10 +95,10 @@ class _InMemory:
         self.tensor, self.shape, self.dtype = tensor, tuple(tensor.shape), tensor.dtype
 
     def whole(self) -> Tensor:
-        return self.tensor
+        return whole_of(self.tensor)
 
     def changed(self, change: TensorChange) -> Tensor:
-        return change.whole(self.tensor)
+        return changed_where_it_lies(self.tensor, change.whole)
 
 
 class _InFile:

@@ -120,13 +120,11 @@ from speedup import ModelError, plan_speedup
 
 init_process_group("gloo", store=HashStore(), rank=0, world_size=1)
 model = nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 2))
-plan = plan_speedup(model, torch.ones(2, 3), {"0.weight": torch.tensor([1.0, 0, 1, 1]).reshape(4, 1)})
 fully_shard(model, mesh=init_device_mesh("cpu", (1,)))
-for call in (lambda: plan_speedup(model, torch.ones(2, 3)), lambda: plan.apply(model.state_dict())):
-    try:
-        call()
-    except ModelError as error:
-        print("refused:", error)
+try:
+    plan_speedup(model, torch.ones(2, 3))
+except ModelError as error:
+    print("refused:", error)
 destroy_process_group()
 """
 
@@ -136,4 +134,4 @@ def test_sharded_parameters_are_refused() -> None:
         [sys.executable, "-c", _SHARDED], capture_output=True, text=True, cwd=ROOT, check=False
     )
     assert ran.returncode == 0, ran.stderr
-    assert ran.stdout.count("refused: tensor '0.weight' is a torch.distributed.tensor.DTensor") == 2
+    assert ran.stdout.count("refused: tensor '0.weight' is a torch.distributed.tensor.DTensor") == 1

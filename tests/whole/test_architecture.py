@@ -26,7 +26,7 @@ LAYERS = (
     ("parts",),
     ("cutting", "text"),
     ("plan",),
-    ("sparse", "stored"),
+    ("distributed", "sparse", "stored"),
     ("building",),
     ("checkpoints", "files", "planning"),
     ("measuring", "uniform"),

@@ -66,8 +66,8 @@ FAULTS = (
     Fault(
         "known: LayerNorm of one constant feature is known though the others are not",
         "rules.layer_norm",
-        "return (fact(whole | zero, value),)",
-        "return (fact(data.known | zero, value),)",
+        "known = (all_over(data.known, dims) | zero) & affine_known",
+        "known = (data.known | zero) & affine_known",
         (known(NORMS),),
     ),
     Fault(
@@ -115,8 +115,8 @@ FAULTS = (
     Fault(
         "known: an embedding column with one entry twice is a constant",
         "rules.indexing",
-        "same = (table.value == first).all(0)",
-        "same = (table.value == first)[:2].all(0)",
+        "same = all_over(table.known & (table.value == first), [axis])",
+        "same = all_over((table.known & (table.value == first)).narrow(axis, 0, 2), [axis])",
         (f"{known(POSITIONS)}[embedding]", known(POSITIONS)),
     ),
     Fault(
