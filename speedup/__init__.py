@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from speedup.building.verifying import Drawn, Verification, verify
     from speedup.checkpoints.compacting import Progress, compact_checkpoint
     from speedup.errors import (
+        AdapterError,
         ArchitectureError,
         CheckpointError,
         ChoicesFormatError,
@@ -76,6 +77,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "STANDARD",
+    "AdapterError",
     "ArchitectureError",
     "CheckpointError",
     "Choices",

@@ -119,6 +119,10 @@ class OptimizerStateError(SpeedupError, ValueError):
     """The state of an optimizer does not fit the plan, or is of a kind that cannot be cut; says why."""
 
 
+class AdapterError(SpeedupError, ValueError):
+    """An adapter is not of the planned model, or is of a kind that cannot be cut; says why."""
+
+
 class CheckpointError(SpeedupError, ValueError):
     """A folder of weights is missing a part, damaged, packed, or not of the planned model; says which."""
 

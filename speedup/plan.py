@@ -145,6 +145,42 @@ class Plan(PlanParts):
 
         return apply_to_optimizer(self, state, names)
 
+    def apply_adapter(
+        self,
+        adapter: Mapping[str, Any] | StrPath,
+        dst: StrPath | None = None,
+        *,
+        fan_in_fan_out: bool = False,
+    ) -> dict[str, Any]:
+        """The adapter for the small model, from a LoRA adapter of the planned one, as peft keeps it.
+
+        `lora_A` loses the input columns that its weight loses, `lora_B` the output rows; where the mask
+        zeroes rows or columns that stay, so does it in the factors. The small model with the new adapter is
+        then the masked model whose weights are the mask times the sum of weight and product. What is saved
+        whole (modules_to_save, biases) becomes what `apply` makes of it.
+
+        Args:
+            adapter: a folder with `adapter_config.json` and `adapter_model.safetensors`, or a state dict with
+                peft's names.
+            dst: a folder that is not there yet, or empty; it gets the new adapter, with the config of the
+                old one.
+            fan_in_fan_out: of a state dict, whether its weights list inputs first (`Conv1D` of transformers);
+                of a folder, its config says so.
+
+        Returns:
+            The new tensors, by the names of the old ones.
+
+        Raises:
+            AdapterError: it cannot be cut, with the reason: another kind (DoRA, IA3, ...), a mask of single
+                entries, a plan that depends on the numbers of a weight that the adapter changes; or the
+                adapter is another model's, or damaged.
+            ArchitectureError, OtherWeightsError: of what is saved whole, as `apply`.
+            FileWriteError: `dst` is there already, or cannot be written to.
+        """
+        from speedup.cutting.adapters import apply_to_adapter
+
+        return apply_to_adapter(self, adapter, dst, fan_in_fan_out)
+
     def __reduce__(self) -> tuple[Callable[[str], Plan], tuple[str]]:
         """A pickle holds the text of `to_json`: what comes of it has no model."""
         return restore_plan, (self.to_json(),)

@@ -62,14 +62,7 @@ class BoxChange:
     @property
     def _kept(self) -> tuple[Tensor, ...]:
         """The old indices within the box, along each dimension."""
-        return tuple(self._kept_of(dim)[span] for dim, span in enumerate(self.box))
-
-    def _kept_of(self, dim: int) -> Tensor:
-        kept = torch.arange(self.shape[dim])
-        for edit in self.change.edits:
-            if isinstance(edit, Slice) and edit.dim == dim:
-                kept = kept[torch.tensor(edit.indices)]
-        return kept
+        return tuple(self.change.kept(dim, self.shape[dim])[span] for dim, span in enumerate(self.box))
 
     def _of_box(self, tensor: Tensor) -> Tensor:
         """What is for the box of a tensor that is broadcast to the old one."""

@@ -32,7 +32,8 @@ class PlannedTensors:
         return {f.name: f for f in self.plan.subject.fingerprints if isinstance(f, TensorFingerprint)}
 
     @cached_property
-    def _changes(self) -> Mapping[str, TensorChange]:
+    def changes(self) -> Mapping[str, TensorChange]:
+        """What becomes of those that change, by first names."""
         return changes_of(self.plan.subject.masks, self.plan.edits)
 
     @cached_property
@@ -83,11 +84,11 @@ class PlannedTensors:
                 f"tensor {name!r} is of type {dtype}, planned was {planned.dtype}: what is packed, or no "
                 "longer a number by itself, cannot be cut. Pass the state as it was before it was quantised."
             )
-        return self._changes.get(canonical, NO_CHANGE)
+        return self.changes.get(canonical, NO_CHANGE)
 
     def slices(self, name: str) -> TensorChange:
         """What becomes of a tensor that belongs to `name` entry by entry, such as a mean of its gradients."""
-        return self._changes.get(self.canonical(name), NO_CHANGE).slices
+        return self.changes.get(self.canonical(name), NO_CHANGE).slices
 
     def depends_on(self, name: str) -> bool:
         """Whether the plan holds only for the planned numbers of tensor `name`."""
@@ -99,7 +100,7 @@ class PlannedTensors:
         A plan of an earlier format does not say which buffers these are; of those it names what it changes.
         """
         for name, known in self.fingerprints.items():
-            is_saved = name in self._changes if known.role is None else known.role != "unsaved"
+            is_saved = name in self.changes if known.role is None else known.role != "unsaved"
             if known.same_as is None and is_saved:
                 yield name
 

@@ -45,7 +45,7 @@ def apply_to_state(plan: PlanParts, state: Mapping[str, Any]) -> dict[str, Any]:
                 result[name] = state[name]
                 continue
             canonical = planned.canonical(name)
-            result[name] = small = _changed(planned, name, state[name])
+            result[name] = small = changed_value(planned, name, state[name])
             for edit in () if canonical in met else planned.new_biases(canonical):
                 value = edit.value.tensor.to(device=small.device, dtype=small.dtype, copy=True)
                 result[edit.name] = placed_like(small, value)
@@ -70,7 +70,8 @@ def require_planned_numbers(planned: PlannedTensors, name: str, found: int) -> N
         )
 
 
-def _changed(planned: PlannedTensors, name: str, value: Any) -> Tensor:
+def changed_value(planned: PlannedTensors, name: str, value: Any) -> Tensor:
+    """What becomes of `value`, the planned model's tensor `name`; raises what `Plan.apply` does."""
     if isinstance(value, Tensor):
         if not is_sharded(value):
             require_plain_tensor(name, value)

@@ -53,14 +53,20 @@ class TensorChange:
 
     def kept_rows(self, extent: int) -> Tensor:
         """Of `extent` rows those that stay, in their new order."""
-        rows = torch.arange(extent)
+        return self.kept(0, extent)
+
+    def kept(self, dim: int, extent: int) -> Tensor:
+        """Of `extent` indices of a dimension those that stay, in their new order."""
+        found = torch.arange(extent)
         for edit in self.edits:
             match edit:
-                case Slice(_, 0, indices) | SliceGroups(_, indices, _):
-                    rows = rows[torch.tensor(indices)]
+                case Slice(_, along, indices) if along == dim:
+                    found = found[torch.tensor(indices)]
+                case SliceGroups(_, indices, _) if dim == 0:
+                    found = found[torch.tensor(indices)]
                 case _:
                     pass
-        return rows
+        return found
 
     def whole(self, tensor: Tensor) -> Tensor:
         """The new tensor, which lies in memory as `tensor` does; it shares nothing with it."""

@@ -29,7 +29,7 @@ FAULTS = (
     Fault(
         "live: a column that one row does not read is dead",
         "rules.contraction",
-        "columns = any_over(reads & rows, [1]).squeeze(1)",
+        "columns = any_both(reads, rows, 1).squeeze(1)",
         "columns = (reads | ~rows).all(1)",
         (dead(CONTRACTIONS),),
     ),
