@@ -179,10 +179,12 @@ def _seeds(graph: Graph, sites: Sequence[Site]) -> dict[Dim, Tensor | None]:
     """Per dimension, the indices that the model's boundary or a live Unknown element needs."""
     seeds: dict[Dim, Tensor | None] = {}
     whole = boundary(graph)
+    # Elsewhere what is read beside a weight needs its columns; state that lacks data has to do so here.
+    alone = {v.index for op in graph.ops if all(v.is_state for v in op.operands) for v in op.operands}
     for value in graph.values:
         if value.index in whole:
             seeds.update({(value.index, d): None for d in range(value.ndim)})
-        elif not value.is_state:
+        elif not value.is_state or value.index in alone:
             # A graph without ops returns what it is given.
             seeds.update(_needed(value, sites[0]))
     return seeds

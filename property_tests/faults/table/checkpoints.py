@@ -79,7 +79,7 @@ FAULTS = (
     Fault(
         "optimizers: constants are added to moments",
         "cutting.optimizers",
-        "planned.slices(name).whole(value.detach())",
+        "changed_where_it_lies(value.detach(), planned.slices(name).whole)",
         "planned.change(name, shape, value.dtype).whole(value.detach())",
         (f"{OPTIMIZERS}::test_moments_are_cut_as_their_parameters_and_nothing_is_folded_into_them",),
     ),
@@ -270,13 +270,13 @@ FAULTS = (
         "cutting.adapters",
         "if planned.depends_on(target.name):",
         "if False:",
-        (f"{ADAPTERS}::test_plans_with_which_an_adapter_does_not_go_are_refused[folded]",),
+        (f"{ADAPTERS}::test_plans_with_which_an_adapter_does_not_go_are_refused",),
     ),
     Fault(
         "adapters: a mask of single entries is taken for one of rows and columns",
         "cutting.adapters",
         "if not torch.equal(flat, (rows",
         "if flat.shape[0] < 0 and torch.equal(flat, (rows",
-        (f"{ADAPTERS}::test_plans_with_which_an_adapter_does_not_go_are_refused[sliced]",),
+        (f"{ADAPTERS}::test_plans_with_which_an_adapter_does_not_go_are_refused",),
     ),
 )

@@ -210,4 +210,11 @@ FAULTS = (
         "return any_over(one, [dim]) | any_over(other, [dim])",
         (f"{LATTICE}::test_two_patterns_meet_along_a_dimension",),
     ),
+    Fault(
+        "without data: nothing needs a table that meets no input",
+        "planning.problem",
+        "elif not value.is_state or value.index in alone:",
+        "elif not value.is_state:",
+        (f"{WITHOUT_DATA}::test_a_table_that_meets_no_input_stays",),
+    ),
 )
