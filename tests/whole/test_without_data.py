@@ -81,8 +81,6 @@ _BY_NUMBERS = {
     ("RegNetForImageClassification", "hidden"),
     ("ResNetForImageClassification", "rows"),
     ("SegformerForSemanticSegmentation", "rows"),
-    ("Swinv2ForImageClassification", "rows"),
-    ("Swinv2ForImageClassification", "hidden"),
     ("Wav2Vec2ForCTC", "rows"),
 }
 
