@@ -24,6 +24,7 @@ from speedup.ir.edits import AddToParameter, CombineColumns, Edit, MergeColumns,
 from speedup.ir.graph import Graph, Origin
 from speedup.ir.inputs import Example, example_from, further_calls
 from speedup.masks import Masks, MaskSource, resolve_masks
+from speedup.modules.copying import held_tensors
 from speedup.modules.fingerprints import Fingerprint, TensorFingerprint, fingerprints_of, tensor_names
 from speedup.modules.plannable import require_plannable
 from speedup.modules.reparametrized import Plain, as_planned
@@ -136,6 +137,12 @@ class Request:
         """The model that is traced, and that edits are for."""
         return self.plain.model
 
+    def masked(self, tensor: Tensor) -> Tensor:
+        """The numbers that a tensor of the model has in the masked one."""
+        names = (name for name, held in self.model.named_parameters() if held is tensor)
+        mask = self.masks.get(next(names, ""))
+        return tensor if mask is None else torch.where(mask.to(tensor.device), tensor, 0)
+
 
 @frozen(eq=False)
 class Solution:
@@ -173,7 +180,7 @@ def request_of(plan: Plan) -> Request:
 
 def find_solution(request: Request) -> Solution:
     """Trace the model, analyse and couple it, and rehearse what comes of it until it works out."""
-    found = survey(request.model, request.calls)
+    found = survey(request.model, request.calls, values=request.masked)
     traced = found.trace
     _check_finite(traced.graph, traced.tensors)
     findings = _analyse(traced.graph, traced.tensors, request)
@@ -186,7 +193,9 @@ def find_solution(request: Request) -> Solution:
         numbers = frozenset(e.path for e in solved_attributes(analysis))
         changed = numbers | frozenset(e.path for e in edits if isinstance(e, RewriteForward))
         calls = (*request.calls, *found.found)
-        failing = rehearse(request.model, calls, found.islands, edits, expected, changed)
+        held = held_tensors(request.model)
+        read = {value.name: request.masked(held[value.name]) for value in traced.graph.consulted}
+        failing = rehearse(request.model, calls, found.islands, edits, expected, changed, read)
         if not failing:
             return Solution(found, analysis, edits, expected, rewriter, changed)
         # Where new numbers do not work out, the source may still be told the sizes; else it stays as it is.
@@ -281,11 +290,12 @@ def _value_independent(
     }
     # Nor can it depend on those of tensors that have none yet.
     empty = {name for name, tensor in traced.tensors.items() if tensor.is_meta}
+    consulted = {value.name for value in traced.graph.consulted}
     read = {v.name for v in traced.graph.state if traced.graph.readers[v.index]} - empty
-    unread = frozenset(named) - read
+    unread = frozenset(named) - read - consulted
     if any(isinstance(edit, AddToParameter | CombineColumns | MergeColumns | NewBias) for edit in edits):
         return unread
-    weights = {name for name in read if name in named and _is_weight(named[name].dtype)}
+    weights = {name for name in read - consulted if name in named and _is_weight(named[name].dtype)}
     # Of a tensor without data nothing is known.
     unknown = {name: t.to("meta") if name in weights else t for name, t in traced.tensors.items()}
     findings = _analyse(traced.graph, unknown, request)

@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from math import prod
 from types import MappingProxyType
 
 import torch
 from torch import Tensor, nn
 
 from speedup.engine.bounds import OPEN, Bounds, spanned
-from speedup.engine.constraints import Constraint
+from speedup.engine.constraints import Constraint, Pinned
+from speedup.engine.keepsets import KeepSets
 from speedup.engine.lattice import Fact, all_over, any_along, any_over, constant, fact, indicator, vector
-from speedup.engine.layout import Block, IndexMap, pull
+from speedup.engine.layout import Block, IndexMap, pull, push, restrict_index
 from speedup.ir.evaluation import evaluate
 from speedup.ir.graph import Op, Value
+from speedup.lowerings import Alternative, TakeIndices
 from speedup.rules.bounded import argument, as_given
+from speedup.rules.layout import couple_block
 from speedup.rules.rule import Facts, Lives, Rule, Sizes, equal, everything_read, nothing_known, pinned
 from speedup.rules.site import Site
 from speedup.rules.stated import stated_result_sizes
@@ -101,14 +105,28 @@ def index_known(op: Op, facts: Facts) -> tuple[Fact, ...]:
 
 
 def index_live(op: Op, facts: Facts, live: Lives) -> tuple[Tensor, ...]:
-    """A lookup reads any index of its dimension, and of the others what is read of the result."""
-    found = _lookup(op)
+    """A lookup reads any index of its dimension where these are not known, and what is read of the result."""
+    found, index_map = _lookup(op), _index_move(op, facts)
     if found is None:
         return everything_read(op, facts, live)
     axis, index = found
+    flag = indicator(bool(live[0].any()), index.ndim)
+    if index_map is not None:
+        return push(index_map, live[0], op.operands[0].shape, op.result.shape), flag
     reads = any_over(live[0], range(axis, axis + index.ndim))
     shape = [*reads.shape[:axis], 1, *reads.shape[axis + index.ndim :]]
-    return reads.reshape(shape), indicator(bool(live[0].any()), index.ndim)
+    return reads.reshape(shape), flag
+
+
+def _selected(site: Site) -> Block | None:
+    """The block of a selection of channels by known numbers; None where something else is looked up.
+
+    In tables of the model's own it is positions that are looked up.
+    """
+    index_map = _index_move(site.op, [site.fact(v) for v in site.op.operands])
+    if index_map is None or site.op.operands[1].ndim != 1 or site.graph.is_fixed(site.op.operands[0]):
+        return None
+    return index_map.blocks[-1]
 
 
 def index_couple(site: Site) -> Iterable[Constraint]:
@@ -122,11 +140,38 @@ def index_couple(site: Site) -> Iterable[Constraint]:
     table, result = op.operands[0], op.result
     for own, other in _carried_dims(op, axis, index):
         yield from equal(reason, (table, own), (result, other))
+    selected = _selected(site)
+    if selected is not None:
+        yield from couple_block(selected, table, result, False, reason)
+        yield from pinned(index, [0], reason)
+        return
     for dim in range(index.ndim):
         yield from equal(reason, (index, dim), (result, axis + dim))
     yield from pinned(table, [axis], reason)
     if site.fact(index).is_all_known():
         yield from pinned(index, range(index.ndim), reason)
+
+
+def index_holds(site: Site, sizes: Sizes, kept: KeepSets) -> bool:
+    """The numbers of an index are those of what there was before."""
+    selected, op = _selected(site), site.op
+    if selected is None:
+        return True
+    ends = ((op.operands[0].index, selected.source[0]), (op.result.index, selected.target[0]))
+    return all(kept.is_full(end) for end in ends)
+
+
+def index_alternatives(site: Site, sizes: Sizes, kept: KeepSets) -> Iterable[Alternative]:
+    """What is left of a selection is one by other numbers; else all that it is about stays."""
+    selected, op = _selected(site), site.op
+    if selected is None:
+        return
+    ends = ((op.operands[0].index, selected.source[0]), (op.result.index, selected.target[0]))
+    read = restrict_index(selected.index, kept[ends[0]], kept[ends[1]])
+    if read is not None:
+        yield Alternative(TakeIndices(tuple(read.tolist()), selected.source[0]), cost=prod(sizes(op.result)))
+    reason = site.because("an index refers to positions")
+    yield Alternative(constraints=tuple(Pinned(end, reason) for end in ends))
 
 
 def filled_known(op: Op, facts: Facts) -> tuple[Fact, ...]:
@@ -258,7 +303,14 @@ RULES: dict[str, Rule] = {
             axes=_embedding_axes, attributes=MappingProxyType({nn.Embedding: _embedding_attributes})
         ),
     ),
-    "index.Tensor": Rule(couple=index_couple, known=index_known, live=index_live, bounds=as_given),
+    "index.Tensor": Rule(
+        couple=index_couple,
+        known=index_known,
+        live=index_live,
+        bounds=as_given,
+        holds=index_holds,
+        alternatives=index_alternatives,
+    ),
     **dict.fromkeys(("zeros", "ones", "full", "new_zeros", "new_ones", "new_full"), FILLED),
     **dict.fromkeys(("empty", "new_empty"), UNFILLED),
     **dict.fromkeys(_SEQUENCES, SEQUENCE),

@@ -19,7 +19,8 @@ from speedup.tracing.hidden import Hidden, hidden_use, hints_of
 class Record:
     """What one trace saw of numbers and calls; filled during that trace only.
 
-    `assigned` names buffers that the forward puts another tensor in the place of.
+    `assigned` names buffers that the forward puts another tensor in the place of, `consulted` state whose
+    numbers Python got; `reads_state` says whether it asked for some that it did not get.
     """
 
     def __init__(self, model: nn.Module | None = None) -> None:
@@ -29,6 +30,8 @@ class Record:
         self.uses: list[Use] = []
         self.opaque_roots: list[Root] = []
         self.assigned: dict[str, None] = {}
+        self.consulted: dict[str, None] = {}
+        self.reads_state = False
         self.calls: dict[tuple[Running, ...], int] = {}
         self._hidden: dict[CodeType, Hidden | None] = {}
         self._seen: Counter[Any] = Counter()

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import re
 import traceback
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from types import MappingProxyType
 
 import torch
@@ -29,7 +30,8 @@ from speedup.tracing.aliasing import written_back
 from speedup.tracing.freeze import freeze, has_calls_to_lower
 from speedup.tracing.module_stack import follow_modules, is_confused
 from speedup.tracing.numbers import number_type
-from speedup.tracing.provenance import follow_numbers, is_tracked, mark_opaque
+from speedup.tracing.provenance import follow_numbers, is_tracked, mark_opaque, node_of
+from speedup.tracing.reading import State, Values, as_it_is
 from speedup.tracing.record import Record
 from speedup.tracing.tracking import Tracking, track_attributes
 
@@ -47,22 +49,32 @@ class Trace:
 class _Flat(nn.Module):
     """Takes and returns flat tensors, so that any structure of inputs and outputs can be exported."""
 
-    def __init__(self, model: nn.Module, example: Example, tracking: Tracking, catches: bool) -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        example: Example,
+        tracking: Tracking,
+        catches: bool,
+        read: Mapping[str, Callable[[], Tensor]],
+    ) -> None:
         super().__init__()
         self.model = model
-        self._example = example
-        self._tracking = tracking
+        self.example = example
+        self.tracking = tracking
         self._catches = catches
+        self._read = read
 
     def forward(self, *tensors: Tensor) -> tuple[Tensor, ...]:
         if self._catches:
             follow_modules()
-        args, kwargs = self._example.call(tensors)
+        args, kwargs = self.example.call(tensors)
         before = _buffers(self.model)
-        with self._tracking, follow_numbers(self._tracking.record):
+        nodes = {node_of(tensor): name for name, tensor in _state(self.model) if name in self._read}
+        self.tracking.state = State(nodes, self._read)
+        with self.tracking, follow_numbers(self.tracking.record):
             output = self.model(*args, **kwargs)
         assigned = {n: t for n, t in _buffers(self.model).items() if n in before and t is not before[n]}
-        self._tracking.record.assigned.update(dict.fromkeys(assigned))
+        self.tracking.record.assigned.update(dict.fromkeys(assigned))
         leaves = [leaf for _, leaf in leaves_of(output)]
         for leaf in leaves:
             mark_opaque(leaf)
@@ -75,36 +87,57 @@ def _buffers(model: nn.Module) -> Mapping[str, Tensor]:
     return dict(model.named_buffers(remove_duplicate=False))
 
 
-def trace(model: nn.Module, example: Example) -> Trace:
+def _state(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    """Parameters and buffers by all their names."""
+    yield from model.named_parameters(remove_duplicate=False)
+    yield from model.named_buffers(remove_duplicate=False)
+
+
+def trace(model: nn.Module, example: Example, values: Values = as_it_is) -> Trace:
     """The graph of `model`'s forward in eval mode on `example`.
+
+    Where Python code reads numbers from the model's own tensors, it gets those that `values` makes of them.
 
     Raises:
         ExportError: `torch.export` cannot trace the model as a whole.
     """
-    try:
-        return _trace(model, example)
-    except ExportError as error:
-        if not is_confused(error.__cause__):
-            raise
-    return _trace(model, example, catches=True)
+    catches = gives = False
+    read = {name: partial(values, tensor) for name, tensor in _state(model) if not tensor.is_meta}
+    while True:
+        clone = _clone(model).eval()
+        record = Record(clone)
+        flat = _Flat(clone, example.with_fresh_objects(), Tracking(record, gives), catches, read)
+        try:
+            return _trace(model, flat)
+        except ExportError as error:
+            before = catches, gives
+            catches, gives = catches or is_confused(error.__cause__), gives or record.reads_state
+            if (catches, gives) == before:
+                raise
 
 
-def _trace(model: nn.Module, example: Example, catches: bool = False) -> Trace:
-    """The same; `catches` says that the forward goes on after that of a module has raised."""
-    example = example.with_fresh_objects()
-    clone = _clone(model).eval()
+def _trace(model: nn.Module, flat: _Flat) -> Trace:
+    """The same, of a copy within `flat`."""
+    clone, record, example = flat.model, flat.tracking.record, flat.example
     _adopt_attention(clone)
-    record = Record(clone)
     track_attributes(clone, record)
-    program = _export(_Flat(clone, example, Tracking(record), catches), example, clone)
+    program = _export(flat, example, clone)
     writes = None if has_calls_to_lower(program.graph) else written_back(program.graph)
     if writes is None:
         with _exporting(clone):
             program = program.run_decompositions({})
         writes = written_back(program.graph) or {}
     graph = freeze(program, clone, record, _state_names(program), writes)
+    require_steady(graph)
     _require_informative(graph)
     return Trace(graph, _tensors(graph, program, model))
+
+
+def require_steady(graph: Graph) -> None:
+    """Refuse a forward in which Python reads numbers that the next call may find changed."""
+    changing = next((value for value in graph.consulted if value in graph.written), None)
+    if changing is not None:
+        raise ExportError(f"the forward reads {changing.name!r} in Python and writes it, too")
 
 
 def _require_informative(graph: Graph) -> None:
@@ -131,8 +164,7 @@ def _adopt_attention(clone: nn.Module) -> None:
 def canonical_names(model: nn.Module) -> Mapping[str, str]:
     """Every name of a parameter or buffer -> the first name of the same tensor."""
     first: dict[int, str] = {}
-    held = (*model.named_parameters(remove_duplicate=False), *model.named_buffers(remove_duplicate=False))
-    return {name: first.setdefault(id(tensor), name) for name, tensor in held}
+    return {name: first.setdefault(id(tensor), name) for name, tensor in _state(model)}
 
 
 def _clone(model: nn.Module) -> nn.Module:
@@ -215,8 +247,7 @@ def _state_names(program: ExportedProgram) -> Mapping[str, tuple[Origin, str]]:
 
 
 def _tensors(graph: Graph, program: ExportedProgram, model: nn.Module) -> Mapping[str, Tensor]:
-    held: dict[str, Tensor] = dict(model.named_parameters(remove_duplicate=False))
-    held.update(model.named_buffers(remove_duplicate=False))
+    held: dict[str, Tensor] = dict(_state(model))
     constants = {re.sub(r"^model\.", "", k): v for k, v in program.constants.items()}
     found = {}
     for value in graph.state:

@@ -8,17 +8,17 @@ from typing import Any, cast
 
 import torch
 from torch import nn
-from torch.fx import Node
 from torch.overrides import TorchFunctionMode
 
 from speedup.ir.callsites import running_frames
-from speedup.ir.expressions import Arithmetic, Expression, SizeOf, evaluate_expression
+from speedup.ir.expressions import Arithmetic, Expression, SizeOf, evaluate_expression, roots_in
 from speedup.modules.attributes import replace_integers
-from speedup.torch_api import CUSTOM, get_proxy_mode, get_proxy_slot, tree_leaves
+from speedup.torch_api import CUSTOM, get_proxy_mode, tree_leaves
 from speedup.tracing.adapting import ADAPTING
 from speedup.tracing.attempts import is_tried
 from speedup.tracing.frames import users_frame
-from speedup.tracing.provenance import META_KEY, Tracked, plain_number, track
+from speedup.tracing.provenance import META_KEY, Tracked, node_of, plain_number, track
+from speedup.tracing.reading import READING, Reading, State, is_selection, positions
 from speedup.tracing.record import Record
 
 
@@ -29,14 +29,6 @@ def _flat_numbers(arguments: Any) -> Iterator[Any]:
             yield from (b for b in (leaf.start, leaf.stop, leaf.step) if isinstance(b, int))
         elif isinstance(leaf, int | float) and not isinstance(leaf, bool):
             yield leaf
-
-
-def _node_of(tensor: Any) -> Node | None:
-    mode = get_proxy_mode()
-    if mode is None or not isinstance(tensor, torch.Tensor):
-        return None
-    slot = get_proxy_slot(tensor, mode.tracer, None)
-    return None if slot is None else slot.proxy.node
 
 
 # Python code of torch's own that checks sizes against each other out of the trace's sight.
@@ -59,6 +51,8 @@ _PARTS: Mapping[str, Callable[[SizeOf, Any], Expression]] = {
 _SHAPE = torch.Tensor.shape.__get__  # type: ignore[attr-defined]
 
 
+_INDEXING = frozenset({"__getitem__"})
+_DATA = torch.Tensor.data.__get__  # type: ignore[attr-defined]
 _SQUEEZES = frozenset({torch.squeeze, torch.Tensor.squeeze, torch.Tensor.squeeze_})
 
 
@@ -78,11 +72,16 @@ class Tracking(TorchFunctionMode):
     on nodes that a call created its tracked `"numbers"`, the `"call"` itself as an index into the
     record, whether it is `"rigid"`, and for calls that adapt to sizes by themselves which these are.
     `torch.export` preserves `meta["custom"]` through all its passes.
+
+    `gives` says whether Python gets the numbers of `state` where it asks for them; else it is noted that
+    it asked.
     """
 
-    def __init__(self, record: Record) -> None:
+    def __init__(self, record: Record, gives: bool = False) -> None:
         super().__init__()
         self.record = record
+        self.gives = gives
+        self.state: State | None = None
         self._roots = 0
 
     def __torch_function__(
@@ -96,9 +95,17 @@ class Tracking(TorchFunctionMode):
             return self._size(func, args, kwargs)
         if func in _OF_ALL_SIZES:
             self._hide(args[0], _OF_ALL_SIZES[func])
+        if func == _DATA:
+            # Only as detached can a tensor of a trace be followed.
+            func = torch.Tensor.detach
         mode = get_proxy_mode()
         if mode is None:
             return func(*args, **kwargs)
+        reading = self._reading(func, args, kwargs, getattr(mode.tracer, "root", None))
+        if reading is not None:
+            if getattr(func, "__name__", "") not in _INDEXING:
+                return reading.call(func, args, kwargs)
+            args = (args[0], reading.call(positions, args[1:], {}))
         self._count_parts(func, args, kwargs)
         self._compare_with_one(func, args, kwargs)
         nodes = mode.tracer.graph.nodes
@@ -115,6 +122,28 @@ class Tracking(TorchFunctionMode):
             node.meta.setdefault(CUSTOM, {}).setdefault(META_KEY, {}).update(notes)
         self._note_attempt((args, kwargs), result)
         return result
+
+    def _reading(
+        self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any], root: object
+    ) -> Reading | None:
+        """The numbers of the model's state that a call asks for; None where it does not, or gets none."""
+        name = getattr(func, "__name__", "")
+        arguments: Any = (args, kwargs)
+        if name in _INDEXING:
+            arguments = args[1:]
+        is_asking = name in READING or (name == "where" and len(args) + len(kwargs) == 1)
+        if not is_asking and not (name in _INDEXING and any(map(is_selection, tree_leaves(arguments)))):
+            return None
+        found = None if self.state is None else self.state.find(arguments, root)
+        if found is None or not self.gives:
+            self.record.reads_state |= found is not None
+            return None
+        self.record.consulted.update(dict.fromkeys(found.names))
+        frame = users_frame(sys._getframe(2))
+        for number, expression in found.numbers:
+            self.record.opaque_roots.extend(roots_in(expression))
+            self.record.use(expression, number, name, frame, may_repeat=True, hints=None)
+        return found
 
     def _note_attempt(self, arguments: Any, result: Any) -> None:
         """Note a call that fails at some sizes only, maybe, where the forward goes on if it does."""
@@ -153,7 +182,7 @@ class Tracking(TorchFunctionMode):
         return number.expression if is_own else None
 
     def _root(self, tensor: Any) -> int | None:
-        node = _node_of(tensor)
+        node = node_of(tensor)
         if node is None:
             return None
         notes = node.meta.setdefault(CUSTOM, {}).setdefault(META_KEY, {})
