@@ -93,10 +93,10 @@ FAULTS = (
         (_SELECTIONS,),
     ),
     Fault(
-        "readings: a selection that cannot be stated otherwise loses channels",
+        "readings: a list selects what it did of fewer channels",
         "rules.indexing",
-        "    yield Alternative(constraints=tuple(Pinned(end, reason) for end in ends))\n",
-        "    yield Alternative(constraints=())\n",
+        "read = restrict_index(selected.index, kept[ends[0]], kept[ends[1]])",
+        "read = selected.index[kept[ends[1]]]",
         (_SELECTIONS,),
     ),
 )
