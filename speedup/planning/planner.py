@@ -18,7 +18,7 @@ from speedup.analyses.partial_sums import PartialSum, find_partial_sums
 from speedup.building.expected import expected_trace
 from speedup.engine.borders import Bordered
 from speedup.engine.lattice import Fact
-from speedup.errors import NonFiniteWeightError, UnboundPlanError, UnknownModuleError
+from speedup.errors import NonFiniteWeightError, SpeedupError, UnboundPlanError, UnknownModuleError
 from speedup.forwards.rewriting import SourceRewriter
 from speedup.ir.edits import AddToParameter, CombineColumns, Edit, MergeColumns, NewBias, RewriteForward
 from speedup.ir.graph import Graph, Origin
@@ -34,9 +34,11 @@ from speedup.planning.baking import Reparametrized, bake, require_reparametrized
 from speedup.planning.choosing import CARRIERS, FILLS, GATES, ROWS, SHUFFLES, Lowerings, resolve_lowerings
 from speedup.planning.coupling import solve_coupling
 from speedup.planning.editing import edits_of, solved_attributes
+from speedup.planning.guarding import keeping_failed, op_at
 from speedup.planning.rehearsal import rehearse
 from speedup.planning.summary import report_of
 from speedup.rules import STANDARD, Rules
+from speedup.torch_api import Overload
 from speedup.tracing.islands import Survey, survey
 
 
@@ -246,6 +248,22 @@ def _couple(graph: Graph, found: _Findings, request: Request, rewriter: SourceRe
 
 
 def _plan(request: Request) -> Plan:
+    """The plan; an operator whose rule fails is kept."""
+    failed: set[Overload] = set()
+    while True:
+        try:
+            return _planned(request)
+        except (SpeedupError, MemoryError, torch.OutOfMemoryError):
+            raise
+        except Exception as error:
+            op = op_at(error)
+            if op is None or op.target in failed:
+                raise
+            failed.add(op.target)
+            request = evolve(request, rules=keeping_failed(request.rules, op, error))
+
+
+def _planned(request: Request) -> Plan:
     fingerprints = fingerprints_of(request.model, request.plain.made)
     solution = find_solution(request)
     found = solution.survey
