@@ -132,7 +132,7 @@ def _parts(value: object, slots: dict[type, tuple[MemberDescriptorType, ...]]) -
 
 
 def _needs_cleaning(tensor: torch.Tensor) -> bool:
-    """Whether deepcopy would copy a gradient along with `tensor`, or refuse it, as it does most sparse ones."""
+    """Whether deepcopy would copy a gradient along with `tensor`, or refuse it, as most sparse ones."""
     if nn.parameter.is_lazy(tensor):
         return not isinstance(tensor, nn.Parameter)
     return not tensor.is_leaf or tensor.grad is not None or tensor.layout is not torch.strided

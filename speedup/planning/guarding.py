@@ -1,4 +1,4 @@
-"""A rule that fails costs what it would have told, never the plan: its operator is kept, and the reason says so."""
+"""A rule that fails costs what it would have told, never the plan: its operator is kept, with the reason."""
 
 from __future__ import annotations
 

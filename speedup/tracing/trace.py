@@ -80,7 +80,8 @@ class _Flat(nn.Module):
             mark_opaque(leaf)
         # Numbers that were read from tensors have to come out right as well.
         numbers = (torch.scalar_tensor(leaf) for leaf in leaves if number_type(leaf) is not None)
-        return (*tensors_of(output), *numbers, *assigned.values())
+        checked = self.tracking.record.checked
+        return (*tensors_of(output), *numbers, *assigned.values(), *checked)
 
 
 def _buffers(model: nn.Module) -> Mapping[str, Tensor]:

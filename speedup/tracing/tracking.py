@@ -16,6 +16,7 @@ from speedup.modules.attributes import replace_integers
 from speedup.torch_api import CUSTOM, get_proxy_mode, tree_leaves
 from speedup.tracing.adapting import ADAPTING
 from speedup.tracing.attempts import is_tried
+from speedup.tracing.checks import checked_truth
 from speedup.tracing.frames import users_frame
 from speedup.tracing.provenance import META_KEY, Tracked, node_of, plain_number, track
 from speedup.tracing.reading import READING, Reading, State, is_selection, positions
@@ -106,6 +107,9 @@ class Tracking(TorchFunctionMode):
             if getattr(func, "__name__", "") not in _INDEXING:
                 return reading.call(func, args, kwargs)
             args = (args[0], reading.call(positions, args[1:], {}))
+        if func == torch.Tensor.__bool__ and (truth := checked_truth(sys._getframe(1))) is not None:
+            self.record.checked.append(args[0])
+            return truth
         self._count_parts(func, args, kwargs)
         self._compare_with_one(func, args, kwargs)
         nodes = mode.tracer.graph.nodes

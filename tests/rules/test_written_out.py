@@ -15,6 +15,7 @@ from torch import fx
 from speedup.rules import Operator
 from tests.rules.test_every_operator import RULED, examples
 from tests.support.decomposed import situation, told_of, written_out
+from tests.support.example_calls import calls_of
 from tests.support.soundness import Case
 
 SEEDS = 3
@@ -33,6 +34,14 @@ EXCEPTIONS = {
     "aten._weight_norm_interface.default": "of weights, which are known as a whole",
     "aten.affine_grid_generator.default": _SIZES,
 }
+
+# Seeds beyond the first few at which less was once told.
+FOUND = (
+    ("take_along_dim.default", 6),
+    ("norm.ScalarOpt_dim", 5),
+    ("diff.default", 5),
+    ("embedding_bag.default", 6),
+)
 
 
 @cache
@@ -68,6 +77,14 @@ def _hold(key: Operator | str, seeds: int) -> None:
 @pytest.mark.parametrize("key", RULED, ids=str)
 def test_as_much_is_told_as_of_what_it_is_written_out_as(key: Operator | str) -> None:
     _hold(key, SEEDS)
+
+
+@pytest.mark.parametrize(("name", "seed"), FOUND)
+def test_what_a_long_search_found_is_told(name: str, seed: int) -> None:
+    packet, overload = name.split(".")
+    for one in calls_of(getattr(getattr(torch.ops.aten, packet), overload)):
+        program = written_out(one)
+        assert program is None or not lag_of(one, program, seed)
 
 
 @pytest.mark.nightly

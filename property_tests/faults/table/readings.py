@@ -5,9 +5,31 @@ from __future__ import annotations
 from property_tests.faults.fault import Fault
 
 _READING = "tests/tracing/test_reading.py"
+_CHECKS = "tests/tracing/test_checks.py"
 _SELECTIONS = "tests/rules/test_selections.py"
 
 FAULTS = (
+    Fault(
+        "readings: a check is the other way round",
+        "tracing.checks",
+        "yield from _truths(operand, not wanted)",
+        "yield from _truths(operand, wanted)",
+        (f"{_CHECKS}::test_a_check_of_data_lets_channels_go",),
+    ),
+    Fault(
+        "readings: of two that are asked for one is taken for both",
+        "tracing.checks",
+        "return truths.pop() if len(truths) == 1 else None",
+        "return truths.pop()",
+        (f"{_CHECKS}::test_what_may_be_either_is_no_check",),
+    ),
+    Fault(
+        "readings: what is checked is not read",
+        "tracing.trace",
+        "return (*tensors_of(output), *numbers, *assigned.values(), *checked)",
+        "return (*tensors_of(output), *numbers, *assigned.values())",
+        (f"{_CHECKS}::test_what_is_checked_is_read",),
+    ),
     Fault(
         "readings: data of an activation is not followed",
         "tracing.tracking",
@@ -51,11 +73,11 @@ FAULTS = (
         (f"{_READING}::test_numbers_that_follow_the_input_are_not_read",),
     ),
     Fault(
-        "readings: numbers that follow from sizes may change",
+        "readings: numbers that follow from sizes are the same at all sizes",
         "tracing.tracking",
         "        for number, expression in found.numbers:\n",
         "        for number, expression in ():\n",
-        (f"{_READING}::test_numbers_of_sizes_that_python_reads_may_not_change",),
+        (f"{_READING}::test_numbers_of_sizes_that_python_reads_may_be_others",),
     ),
     Fault(
         "readings: what Python read may be cut",
