@@ -252,6 +252,34 @@ def along_couple(site: Site) -> Iterable[Constraint]:
         yield from pinned(value, gone, reason)
 
 
+def _slice_dims(op: Op) -> tuple[int, ...]:
+    """The dimensions of one slice of `renorm`, which scales each index of its own dimension by its norm."""
+    ndim = op.result.ndim
+    return tuple(d for d in range(ndim) if d != op["dim"] % ndim)
+
+
+def renorm_couple(site: Site) -> Iterable[Constraint]:
+    """Slices are independent of one another; in each, zeros do not count, and constants do."""
+    op, data = site.op, site.op.operands[0]
+    reason = site.because(reason_for(op, "ties the dimensions of what it scales"))
+    yield from matched(reason, (data, op.result), range(data.ndim))
+    counts = site.fact(data).known_nonzero & site.live(data)
+    adds = site.because(reason_for(op, "adds up constants that are not zero"))
+    for dim in _slice_dims(op):
+        if data.shape[dim] != 1:
+            yield Pinned((data.index, dim), adds, any_along(counts, dim, data.shape[dim]))
+
+
+def renorm_known(op: Op, facts: Facts) -> tuple[Fact, ...]:
+    """Zeros stay zeros."""
+    zero = facts[0].known & (facts[0].value == 0)
+    return (fact(zero, torch.zeros_like(facts[0].value)),)
+
+
+def renorm_live(op: Op, facts: Facts, live: Lives) -> tuple[Tensor, ...]:
+    return (any_over(live[0], _slice_dims(op)),)
+
+
 def _space(op: Op, rank: int) -> range:
     ndim = op.operands[0].ndim
     return range(ndim - rank, ndim)
@@ -378,6 +406,7 @@ RULES: dict[str, Rule] = {
     **dict.fromkeys(("sum", "nansum", "count_nonzero"), SUM),
     "linalg_vector_norm": evolve(SUM, bounds=always(AT_LEAST_0)),
     **dict.fromkeys(_ALONG, ALONG),
+    "renorm": Rule(couple=renorm_couple, known=renorm_known, live=renorm_live),
     "diff": evolve(ALONG, known=difference_known, live=difference_live),
     **dict.fromkeys(_ORDERED, ORDERED),
     **dict.fromkeys(("softmax", "_softmax"), SOFTMAX),
