@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from speedup import StaleModelError, apply_masks, materialize, plan_speedup
+from speedup.modules.fingerprints import checksum
 
 LAYOUTS: dict[str, Callable[[Tensor], Tensor]] = {
     "coo": lambda dense: dense.to_sparse(),
@@ -77,7 +78,10 @@ def test_other_numbers_are_noticed(layout: str) -> None:
     plan = plan_speedup(model, torch.randn(2, 3, 5).double(), masks())
     materialize(plan, copy.deepcopy(model) if layout.startswith("coo") else None)
 
+    before = checksum(model.graph)
+    assert before == checksum(model.graph.clone())
     model.graph = model.graph * 2
+    assert before != checksum(model.graph)
 
     with pytest.raises(StaleModelError, match="graph"):
         materialize(plan)
