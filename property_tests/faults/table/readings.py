@@ -17,10 +17,10 @@ FAULTS = (
         (f"{_CHECKS}::test_a_check_of_data_lets_channels_go",),
     ),
     Fault(
-        "readings: of two that are asked for one is taken for both",
+        "readings: one of two that will do is taken to be what it must",
         "tracing.checks",
-        "return truths.pop() if len(truths) == 1 else None",
-        "return truths.pop()",
+        "case ast.BoolOp() | ast.IfExp() | ast.NamedExpr():\n            yield None",
+        "case ast.BoolOp() | ast.IfExp() | ast.NamedExpr():\n            yield wanted",
         (f"{_CHECKS}::test_what_may_be_either_is_no_check",),
     ),
     Fault(
