@@ -108,7 +108,7 @@ def test_what_is_checked_is_read() -> None:
     """Channels that nothing else reads stay for the check's sake."""
 
     def bounded(x: Tensor, y: Tensor) -> Tensor:
-        assert (y < 1e3).all()
+        assert y.sum() < 1e3
         return y
 
     model = Net(bounded)
@@ -120,7 +120,7 @@ def test_what_is_checked_is_read() -> None:
         )
     )
 
-    assert small.first.out_channels == 10
+    assert small.first.out_channels == 7
     for one in (model, small):
         one(torch.randn(2, 3, 6).double())
         with pytest.raises(AssertionError):
