@@ -263,7 +263,7 @@ def renorm_couple(site: Site) -> Iterable[Constraint]:
     op, data = site.op, site.op.operands[0]
     reason = site.because(reason_for(op, "ties the dimensions of what it scales"))
     yield from matched(reason, (data, op.result), range(data.ndim))
-    counts = site.fact(data).known_nonzero & site.live(data)
+    counts = site.live(data) & site.fact(data).known_nonzero
     adds = site.because(reason_for(op, "adds up constants that are not zero"))
     for dim in _slice_dims(op):
         if data.shape[dim] != 1:

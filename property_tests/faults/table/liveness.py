@@ -150,8 +150,8 @@ FAULTS = (
     Fault(
         "live: an embedding's dead columns are one to the right",
         "rules.indexing",
-        "return (vector(columns, 1, 2), indicator",
-        "return (vector(columns.roll(1), 1, 2), indicator",
+        "    reads = vector(columns, 1, 2)\n",
+        "    reads = vector(columns.roll(1), 1, 2)\n",
         (f"{dead(POSITIONS)}[embedding]", SEQUENCES),
     ),
 )
