@@ -21,7 +21,8 @@ _LIKE_OTHERS = ("efficientnet_b0", "resnext50_32x4d", "convnext_tiny")
 MODELS = ("fpgm_mnist", *(name for name in VISION if name not in _LIKE_OTHERS), BERT)
 # Phase -> the functions that make it up, as the planner calls them; the innermost running phase is charged.
 PHASES = {
-    "export": ("torch.export.export",),
+    # The traced forward, by whichever of the two writes it down.
+    "export": ("speedup.tracing.trace.capture_program", "speedup.tracing.trace.export_program"),
     "trace": ("speedup.planning.planner.survey",),
     "constants": ("speedup.analyses.constants.find_constants",),
     "liveness": ("speedup.analyses.liveness.find_liveness",),

@@ -14,6 +14,8 @@ NETWORKS = int(os.environ.get("SPEEDUP_EXAMPLES", "20000"))
 """How many networks the nightly profile tries, besides those that look at sizes."""
 SIZED = int(os.environ.get("SPEEDUP_SIZED_EXAMPLES", "2000"))
 """How many networks that look at sizes it tries."""
+CAPTURED = int(os.environ.get("SPEEDUP_CAPTURED_EXAMPLES", "2000")) if NIGHTLY else 32
+"""How many networks are traced in both ways."""
 LOWERED = (
     int(os.environ.get("SPEEDUP_LOWERED_EXAMPLES", "3000"))
     if NIGHTLY
@@ -43,3 +45,8 @@ def of_each_family() -> int:
 def sized_of_each_family() -> int:
     """How many networks of each family that look at sizes."""
     return max(1, -(-SIZED // len(FAMILIES))) if NIGHTLY else {"ci": 12, "dev": 4}.get(PROFILE, 12)
+
+
+def captured_of_each_family() -> int:
+    """How many networks of each family are traced in both ways."""
+    return max(1, -(-CAPTURED // len(FAMILIES)))

@@ -14,6 +14,7 @@ from torch import Tensor
 from speedup.engine.constraints import (
     Aligned,
     Balanced,
+    Broadcast,
     Carrier,
     Closure,
     Constraint,
@@ -139,6 +140,13 @@ def _subset(draw: st.DrawFn, extents: Mapping[Dim, int]) -> Subset:
 
 
 @st.composite
+def _broadcast(draw: st.DrawFn, extents: Mapping[Dim, int]) -> Broadcast:
+    part = draw(st.sampled_from(list(extents)))
+    whole = draw(st.sampled_from([dim for dim, extent in extents.items() if extent == extents[part]]))
+    return Broadcast(part, whole, _CAUSE)
+
+
+@st.composite
 def _aligned(draw: st.DrawFn, extents: Mapping[Dim, int]) -> Aligned:
     dim, multiple = draw(st.sampled_from(list(extents))), draw(st.integers(1, 4))
     groups = draw(_divisors([extents[dim]]))
@@ -150,7 +158,7 @@ def _aligned(draw: st.DrawFn, extents: Mapping[Dim, int]) -> Aligned:
     return Aligned(dim, groups, wanted, draw(st.booleans()), _CAUSE)
 
 
-_FORCED = (_equal, _pinned, _mapped, _whole, _subset)
+_FORCED = (_equal, _pinned, _mapped, _whole, _subset, _broadcast)
 _CHOICES = (_balanced, _counted, _carrier, _spanned, _aligned)
 
 

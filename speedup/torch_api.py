@@ -6,17 +6,25 @@ All were seen in torch 2.13.0 and 2.14.1. Where a name has gone, or does somethi
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from operator import attrgetter
 from types import MappingProxyType
 from typing import Any, Final
 
 import torch
 from torch import nn
-from torch._subclasses.fake_tensor import is_fake
+from torch._dispatch.python import enable_python_dispatcher
+from torch._subclasses.fake_tensor import (
+    DataDependentOutputException,
+    DynamicOutputShapeException,
+    FakeTensor,
+    FakeTensorMode,
+    is_fake,
+)
 from torch.fx import config as fx_config
 from torch.fx._lazy_graph_module import _use_lazy_graph_module as use_lazy_graph_module
-from torch.fx.experimental.proxy_tensor import get_proxy_mode, get_proxy_slot
+from torch.fx.experimental.proxy_tensor import ProxyTorchDispatchMode, get_proxy_mode, get_proxy_slot
 from torch.nn.modules.batchnorm import _BatchNorm as BatchNorm
 from torch.nn.modules.batchnorm import _NormBase as NormBase
 from torch.nn.modules.conv import _ConvNd as ConvNd
@@ -24,6 +32,7 @@ from torch.nn.modules.conv import _ConvTransposeNd as ConvTransposeNd
 from torch.nn.modules.instancenorm import _InstanceNorm as InstanceNorm
 from torch.utils._python_dispatch import _disable_current_modes as disable_current_modes
 from torch.utils._pytree import TreeSpec, tree_flatten, tree_leaves, tree_map, tree_structure, tree_unflatten
+from torch.utils.weak import WeakTensorKeyDictionary
 
 __all__ = [  # noqa: RUF022  by what they are for
     # Operators: what a graph calls, and how its arguments are named.
@@ -33,6 +42,7 @@ __all__ = [  # noqa: RUF022  by what they are for
     "schema_of",
     "COPY",  # a tensor as it is, under another name
     "TO_COPY",  # a tensor in another type: what stands for Python's casts of numbers
+    "TYPE_CHECK",  # what torch.export writes before a tensor is turned into another type
     "SYMBOLIC_MATH",  # by name: what torch.export writes for a function of the math module
     # What a call is given and returns, as a flat list of tensors, numbers and objects.
     "TreeSpec",
@@ -42,6 +52,15 @@ __all__ = [  # noqa: RUF022  by what they are for
     "tree_map",
     "tree_structure",
     # Tracing.
+    "ProxyTorchDispatchMode",  # the only mode that sees operators before autograd takes them apart
+    "FakeTensorMode",  # runs operators on tensors without data
+    "fake_like",  # such a tensor in the place of one with data, made seven times faster than by its mode
+    "DependsOnDataError",  # what such a run raises where a number or an extent follows from the data
+    "enable_python_dispatcher",  # lets such runs use what is written in Python for an operator
+    "exporting_state",  # torch.compiler.is_exporting() and is_compiling() are true in it
+    "WeakTensorKeyDictionary",  # of tensors by identity, which it does not keep alive
+    "PROFILING",  # what a profiler is told: operators that compute nothing
+    "DEVICE_OF",  # what asks for a tensor's device: no operator that computes
     "get_proxy_mode",  # the trace under way, whose last nodes are those that a call created
     "get_proxy_slot",  # the node that made a tensor
     "CUSTOM",  # key of `Node.meta` for what others note, which torch.export keeps through its passes
@@ -80,11 +99,19 @@ Schema = torch._C.FunctionSchema
 schema_of: Callable[[Overload], Schema] = attrgetter("_schema")
 COPY: Final[Overload] = torch.ops.aten.alias.default
 TO_COPY: Final[Overload] = torch.ops.aten._to_copy.default
+TYPE_CHECK: Final[Overload] = torch.ops.aten._assert_tensor_metadata.default
 _MATH = ("sqrt", "cos", "cosh", "sin", "sinh", "tan", "tanh", "asin", "acos", "atan", "log2")
 SYMBOLIC_MATH: Final[Mapping[str, Callable[..., Any]]] = MappingProxyType(
     {name: getattr(torch, f"_sym_{name}") for name in _MATH}
 )
 
+DependsOnDataError = (DataDependentOutputException, DynamicOutputShapeException)
+PROFILING: Final = (
+    torch.ops.profiler._record_function_enter.default,
+    torch.ops.profiler._record_function_enter_new.default,
+    torch.ops.profiler._record_function_exit._RecordFunction,
+)
+DEVICE_OF: Final[Overload] = torch.ops.prim.device.default
 CUSTOM: Final = "custom"
 DisableTorchFunction = torch._C.DisableTorchFunction
 
@@ -100,6 +127,39 @@ WRAPPED_CALL_IMPL: Final = nn.Module._wrapped_call_impl.__code__
 QKV_SAME_EMBED_DIM: Final = "_qkv_same_embed_dim"
 make_subclass = torch.Tensor._make_subclass
 version_of: Callable[[torch.Tensor], int] = attrgetter("_version")
+
+
+def fake_like(tensor: torch.Tensor, mode: FakeTensorMode) -> torch.Tensor:
+    """A tensor without data of the shape, strides, type, device and class (parameter or not) of `tensor`."""
+    shape, strides = tensor.shape, tensor.stride()
+    hollow = torch.empty_strided(shape, strides, dtype=tensor.dtype, device="meta")
+    fake = FakeTensor(mode, hollow, tensor.device)
+    if isinstance(tensor, nn.Parameter):
+        fake._is_param = True
+    return fake.requires_grad_(tensor.requires_grad)
+
+
+@contextmanager
+def exporting_state() -> Iterator[None]:
+    """Run forwards under the settings of `torch.export`: they see that they are traced, no backend takes
+    an operator apart, and autocast keeps no copies of parameters.
+    """
+    flags = "_is_compiling_flag", "_is_exporting_flag"
+    before = [getattr(torch.compiler, flag) for flag in flags]
+    caches = torch.is_autocast_cache_enabled()
+    backends = [getattr(torch.backends, name) for name in ("cudnn", "mkldnn", "nnpack")]
+    enabled = [backend.set_flags(False) for backend in backends]
+    try:
+        torch.set_autocast_cache_enabled(False)
+        for flag in flags:
+            setattr(torch.compiler, flag, True)
+        yield
+    finally:
+        torch.set_autocast_cache_enabled(caches)
+        for flag, value in zip(flags, before, strict=True):
+            setattr(torch.compiler, flag, value)
+        for backend, state in zip(backends, enabled, strict=True):
+            backend.set_flags(*state)
 
 
 def compile_package(exported: torch.export.ExportedProgram, package_path: str) -> str:

@@ -37,9 +37,8 @@ class Net(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         x = torch.relu(self.norm(self.stem(x)))
-        # A shape from elsewhere is a number that no rewriting can follow.
-        shape = (-1, 144)
-        x = self.unread(self.body(x)).view(*shape)
+        # A shape that a call makes is a number that no rewriting can follow.
+        x = self.unread(self.body(x)).view(*sorted((-1, 144)))
         return self.head(torch.relu(self.hidden(x)))
 
 

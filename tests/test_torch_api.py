@@ -25,22 +25,32 @@ from speedup.torch_api import (
     CALL_IMPL,
     COPY,
     CUSTOM,
+    DEVICE_OF,
+    PROFILING,
     QKV_SAME_EMBED_DIM,
     STATE_METADATA,
     SYMBOLIC_MATH,
     TO_COPY,
+    TYPE_CHECK,
     WRAPPED_CALL_IMPL,
     BatchNorm,
     ConvNd,
     ConvTransposeNd,
+    DependsOnDataError,
     DisableTorchFunction,
+    FakeTensorMode,
     InstanceNorm,
     NormBase,
     Overload,
     Packet,
+    ProxyTorchDispatchMode,
     Schema,
     TreeSpec,
+    WeakTensorKeyDictionary,
     disable_current_modes,
+    enable_python_dispatcher,
+    exporting_state,
+    fake_like,
     fx_config,
     get_proxy_mode,
     get_proxy_slot,
@@ -236,6 +246,94 @@ def config(monkeypatch: pytest.MonkeyPatch) -> None:
     assert not traces()
 
 
+def proxy_dispatch_mode() -> None:
+    class Watching(ProxyTorchDispatchMode):
+        def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            seen.append(func)
+            return func(*args, **(kwargs or {}))
+
+    seen: list[Any] = []
+    own: Any = object()
+    with enable_python_dispatcher(), Watching(own, "real", pre_dispatch=True) as mode:
+        assert get_proxy_mode() is mode and mode.tracer is own
+        y = nn.functional.linear(torch.ones(2, 3), torch.ones(4, 3))
+        torch.arange(3)
+        y.relu_()
+        y.is_cuda  # noqa: B018
+    # Before a linear layer is taken apart, and nothing that it is made of.
+    assert [f for f in seen if f is not ATEN.ones.default] == [
+        *(ATEN.linear.default, ATEN.arange.default, ATEN.relu_.default)
+    ]
+    assert get_proxy_mode() is None
+
+
+def fakes() -> None:
+    with FakeTensorMode(allow_non_fake_inputs=True) as mode, enable_python_dispatcher():
+        for given in (
+            nn.Parameter(torch.randn(2, 3).t()),
+            torch.randn(3, dtype=torch.float64),
+            torch.ones(2),
+        ):
+            hollow, usual = fake_like(given, mode), mode.from_tensor(given, static_shapes=True)
+            assert is_fake(hollow) and isinstance(hollow, nn.Parameter) == isinstance(given, nn.Parameter)
+            for told in ("shape", "dtype", "device", "requires_grad", "is_leaf"):
+                assert getattr(hollow, told) == getattr(given, told) == getattr(usual, told)
+            assert hollow.stride() == given.stride()
+            assert (hollow + given).shape == given.shape
+        for reading in (lambda t: t.sum().item(), lambda t: t.nonzero(), lambda t: bool(t.sum() > 0)):
+            with pytest.raises(DependsOnDataError):
+                reading(hollow)
+        assert torch.tensor(3).item() == 3
+
+
+def exporting() -> None:
+    before = torch.backends.mkldnn.enabled, torch.backends.cudnn.enabled, torch.is_autocast_cache_enabled()
+    with pytest.raises(ZeroDivisionError), exporting_state():
+        assert torch.compiler.is_exporting() and torch.compiler.is_compiling()
+        assert not (torch.backends.mkldnn.enabled or torch.backends.cudnn.enabled)
+        assert not torch.is_autocast_cache_enabled()
+        raise ZeroDivisionError
+    assert not (torch.compiler.is_exporting() or torch.compiler.is_compiling())
+    after = torch.backends.mkldnn.enabled, torch.backends.cudnn.enabled, torch.is_autocast_cache_enabled()
+    assert after == before
+
+
+def weak_keys() -> None:
+    held: Any = WeakTensorKeyDictionary()
+    one, same = torch.ones(2), torch.ones(2)
+    held[one] = "one"
+    assert held.get(one) == "one" and held.get(same) is None
+    del one
+    assert not len(held)
+
+
+def profiling() -> None:
+    class Profiled(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            with torch.profiler.record_function("here"):
+                return x + 1
+
+    # Its own pass takes out what these are told of, by their names.
+    nodes = torch.export.export(Profiled(), (torch.randn(2),), strict=False).graph.nodes
+    assert [n.target for n in nodes if n.op == "call_function"] == [ATEN.add.Tensor]
+    assert all(isinstance(one, Overload | torch._ops.TorchBindOpOverload) for one in PROFILING)
+
+
+def device_of() -> None:
+    assert DEVICE_OF is torch.ops.prim.device.default and isinstance(DEVICE_OF, Overload)
+
+
+def type_check() -> None:
+    class Cast(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return x.to(torch.float64)
+
+    nodes = torch.export.export(Cast(), (torch.randn(2),), strict=False).graph.nodes
+    check, cast = (node for node in nodes if node.op == "call_function")
+    assert check.target is TYPE_CHECK and check.args == cast.args[:1] and not check.users
+    assert check.kwargs == {"dtype": torch.float32, "device": torch.device("cpu"), "layout": torch.strided}
+
+
 def convolutions() -> None:
     kinds: tuple[Callable[..., nn.Module], ...] = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
     transposed = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
@@ -354,6 +452,13 @@ PROBES: Mapping[str, Callable[..., None]] = {
     "TO_COPY": to_copy,
     "SYMBOLIC_MATH": symbolic_math,
     **dict.fromkeys(("TreeSpec", "tree_flatten", "tree_unflatten", "tree_leaves", "tree_structure"), trees),
+    "TYPE_CHECK": type_check,
+    "ProxyTorchDispatchMode": proxy_dispatch_mode,
+    **dict.fromkeys(("FakeTensorMode", "DependsOnDataError", "fake_like", "enable_python_dispatcher"), fakes),
+    "exporting_state": exporting,
+    "WeakTensorKeyDictionary": weak_keys,
+    "DEVICE_OF": device_of,
+    "PROFILING": profiling,
     "get_proxy_mode": proxy_mode,
     "get_proxy_slot": proxy_slot,
     "is_fake": fake,

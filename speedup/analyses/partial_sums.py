@@ -65,6 +65,11 @@ class PartialSum(SpareRows):
         """The dimension of the sum that they are added along."""
         return self.op.result.index, self.dim
 
+    @property
+    def is_constant(self) -> bool:
+        """Whether no row follows the input."""
+        return bool(self.spare.all())
+
     def couple(self) -> Iterator[Constraint]:
         """The constraints of the sum, in the place of those of its rule."""
         reason = Reason(self.op.index, "adds rows to those of a stream")
@@ -82,8 +87,8 @@ def find_partial_sums(graph: Graph, facts: Sequence[Fact], rules: Rules) -> tupl
     for op in graph.ops:
         options = [one for n in (0, 1) if (one := _partial_sum(op, n, facts, extents)) is not None]
         if options:
-            # Where both may, all rows are computed of the one that costs less.
-            found.append(max(options, key=lambda one: macs_before(one.source, rules)))
+            # Where both may, all rows are computed of the one that follows the input, or else costs less.
+            found.append(max(options, key=lambda one: (one.is_constant, macs_before(one.source, rules))))
     return tuple(found)
 
 
@@ -96,9 +101,19 @@ def _partial_sum(op: Op, operand: int, facts: Sequence[Fact], extents: Extents) 
         return None
     if op.get("alpha", 1) != 1 or facts[rows.index].is_unknown:
         return None
+    if extents.graph.is_fixed(rows):
+        return None
     for dim, extent in enumerate(rows.shape):
+        if any(_is_one_constant(facts[v.index], dim, extent) for v in op.operands):
+            # The sum broadcasts it.
+            continue
         spare, constants = spare_along(facts[rows.index], dim, extent)
-        if bool(spare.any()) and not bool(spare.all()) and not extents.varies(rows, dim):
+        if bool(spare.any()) and not extents.varies(rows, dim):
             source = last_product(rows, extents.graph, extents.rules)
             return PartialSum(op, operand, dim, spare, constants, source)
     return None
+
+
+def _is_one_constant(fact: Fact, dim: int, extent: int) -> bool:
+    spare, constants = spare_along(fact, dim, extent)
+    return bool(spare.all()) and bool((constants == constants[:1]).all())

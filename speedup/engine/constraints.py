@@ -351,6 +351,26 @@ class Subset:
 
 
 @frozen(eq=False)
+class Broadcast:
+    """`part` keeps one index, which stands for all that `whole` keeps, or the same ones as `whole`."""
+
+    part: Dim
+    whole: Dim
+    reason: Reason
+    is_choice: bool = field(default=False, init=False)
+
+    @property
+    def dims(self) -> tuple[Dim, ...]:
+        return self.part, self.whole
+
+    def close(self, kept: Kept) -> Demand:
+        own = kept(self.part)
+        if int(own.sum()) > 1:
+            yield self.whole, own
+            yield self.part, kept(self.whole)
+
+
+@frozen(eq=False)
 class Aligned:
     """Each of the dim's `groups` equal runs that is alive keeps as many indices as `wanted` says.
 
@@ -380,5 +400,17 @@ class Aligned:
         yield self.dim, (run | _first_missing(run, missing)).reshape(-1)
 
 
-Closure = Pinned | Mapped | Balanced | Counted | Copied | Unbroken | Carrier | Spanned | Subset | Aligned
+Closure = (
+    Pinned
+    | Mapped
+    | Balanced
+    | Counted
+    | Copied
+    | Unbroken
+    | Carrier
+    | Spanned
+    | Subset
+    | Broadcast
+    | Aligned
+)
 Constraint = Equal | Closure

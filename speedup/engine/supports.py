@@ -17,6 +17,7 @@ from torch import Tensor
 from speedup.engine.constraints import (
     Aligned,
     Balanced,
+    Broadcast,
     Carrier,
     Closure,
     Copied,
@@ -60,7 +61,7 @@ def supports(closure: Closure, dim: Dim, wanted: Tensor, since: Since) -> Iterat
             yield from _of_copied(closure, dim, wanted, since)
         case Unbroken():
             yield from _of_runs((dim,), closure.groups, dim, wanted, since)
-        case Subset():
+        case Subset() | Broadcast():
             other = closure.part if dim == closure.whole else closure.whole
             yield Support(other, torch.arange(len(wanted)), wanted)
         case _:

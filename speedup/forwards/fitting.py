@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from types import MappingProxyType
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from attrs import evolve, frozen
 
@@ -19,7 +19,7 @@ from speedup.analyses.fills import Fill
 from speedup.analyses.gates import Gate
 from speedup.analyses.partial_sums import PartialSum
 from speedup.analyses.spare_rows import SpareRows
-from speedup.engine.constraints import Constraint, Pinned, Reason
+from speedup.engine.constraints import Constraint, Counted, Pinned, Reason
 from speedup.engine.layout import restrict_index
 from speedup.forwards.attributes import reads, solve_numbers
 from speedup.forwards.native import fits, has_values, misplaced_blocks, wanted_arguments
@@ -27,6 +27,7 @@ from speedup.forwards.rewriting import SourceRewriter
 from speedup.ir.edits import ConstantTensor
 from speedup.ir.expressions import (
     Attempt,
+    Derived,
     Guard,
     Root,
     SizeOf,
@@ -51,6 +52,8 @@ from speedup.rules import rule_of
 from speedup.rules.copies import is_copy
 from speedup.rules.extents import Extents
 
+_CANNOT_FOLLOW = "the forward states this size as a number that cannot follow"
+_Place = tuple[str, tuple[Frame, ...], str]
 Rows = TypeVar("Rows", PartialSum, Fill, Gate)
 Made = TypeVar("Made", bound=Lowering | None)
 
@@ -108,6 +111,8 @@ def make_feasible(
     analysis = evolve(analysis, restated=written)
     missing: list[Constraint] = list(_flipped_guards(analysis))
     now = set(granted)
+    firm: list[Constraint] = []
+    open_: list[Constraint] = []
     for op in failing:
         if op.index in written:
             continue
@@ -116,7 +121,12 @@ def make_feasible(
             now.add(op.index)
             missing.extend(asked)
         else:
-            missing.extend(p for p in _misfits_of(op, analysis) if not analysis.kept.is_full(p.dim))
+            pins: Iterable[Constraint] = _open_pins(_misfits_of(op, analysis), analysis)
+            pins = pins or _open_pins(_all_of(op), analysis)
+            counts = _counts_that_differ(op, analysis)
+            (open_ if counts or _follows_cuts(op, analysis) else firm).extend(counts or pins)
+    # Numbers that are derived from sizes may come out once those have grown that others cannot do without.
+    missing.extend(firm or open_)
     refused: tuple[Chain | PartialSum | Fill | Gate, ...] = (
         *(c for c in chains if any(op.index not in written for op in c.ops if not is_copy(op))),
         *(one for one in partial_sums if one.op.index not in written),
@@ -272,21 +282,83 @@ def _pinned_roots(roots: Iterable[Root], reason: Reason) -> Iterator[Pinned]:
     yield from (Pinned((r.value, r.dim), reason) for r in roots if isinstance(r, SizeOf))
 
 
+def _open_pins(pins: Iterable[Pinned], analysis: Analysis) -> list[Constraint]:
+    """Those of what is not kept whole anyway."""
+    return [pin for pin in pins if not analysis.kept.is_full(pin.dim)]
+
+
 def _misfits_of(op: Op, analysis: Analysis) -> Iterator[Pinned]:
     """Pins that keep what the op cannot do without as it is stated."""
     rule = rule_of(op, analysis.rules)
-    roots = [r for d in derived_in(tuple(op.arguments.values())) for r in roots_in(d.expression)]
-    reason = Reason(op.index, "the forward states this size as a number that cannot follow")
     if rule.moves is None or not rule.holds(analysis.sites[op.index], analysis.sizes, analysis.kept):
-        yield from _pinned_roots(roots, reason)
-        yield from pinned_whole(op, reason)
+        yield from _all_of(op)
         return
+    reason = Reason(op.index, _CANNOT_FOLLOW)
     bad = misplaced_blocks(op, rule.moves, analysis.arguments(op), analysis)
-    yield from _pinned_roots(roots, reason)
+    yield from _pinned_roots((r for d in _differing(op, analysis) for r in roots_in(d.expression)), reason)
     for move, block in bad:
         source, target = op.operands[move.operand], op.results[move.result]
         yield from (Pinned((source.index, d), reason) for d in block.source)
         yield from (Pinned((target.index, d), reason) for d in block.target)
+
+
+def _all_of(op: Op) -> Iterator[Pinned]:
+    """Pins that keep all that the op touches, and the sizes that its numbers are derived from."""
+    reason = Reason(op.index, _CANNOT_FOLLOW)
+    roots = (r for d in derived_in(tuple(op.arguments.values())) for r in roots_in(d.expression))
+    yield from _pinned_roots(roots, reason)
+    yield from pinned_whole(op, reason)
+
+
+def _counts_that_differ(op: Op, analysis: Analysis) -> list[Constraint]:
+    """What the results of all ops that the same piece of source runs have to agree on if it states them."""
+    moves = rule_of(op, analysis.rules).moves
+    if moves is None:
+        return []
+    places = analysis.graph.once("by place", lambda: _by_place(analysis.graph.ops))
+    shapes = [r.shape for r in op.results]
+    alike = [other for other in places[_place(op)] if [r.shape for r in other.results] == shapes]
+    wrong = {
+        (move.result, dim)
+        for other in alike
+        for move, block in misplaced_blocks(other, moves, analysis.arguments(other), analysis)
+        for dim in block.target
+    }
+    reason = Reason(op.index, "the forward states this size as a number that cannot follow each of several")
+    found = (tuple((other.results[n].index, dim) for other in alike) for n, dim in sorted(wrong))
+    return [Counted(dims, reason) for dims in found if len({analysis.kept.count(d) for d in dims}) > 1]
+
+
+def _by_place(ops: Iterable[Op]) -> Mapping[_Place, Sequence[Op]]:
+    found: dict[_Place, list[Op]] = {}
+    for op in ops:
+        found.setdefault(_place(op), []).append(op)
+    return found
+
+
+def _place(op: Op) -> _Place:
+    return op.owner.path, op.calls[:1], str(op.target)
+
+
+def _follows_cuts(op: Op, analysis: Analysis) -> bool:
+    """Whether a number that does not come out is derived from a size that is cut."""
+    return any(_is_cut(r, analysis) for d in _differing(op, analysis) for r in roots_in(d.expression))
+
+
+def _differing(op: Op, analysis: Analysis) -> Iterator[Derived]:
+    """The derived numbers among the arguments of `op` that are given otherwise than they are wanted."""
+    given, wanted = analysis.arguments(op), wanted_arguments(op, analysis)
+    for name, argument in op.arguments.items():
+        yield from _not_as_wanted(argument, given[name], wanted[name])
+
+
+def _not_as_wanted(argument: Any, given: Any, wanted: Any) -> Iterator[Derived]:
+    if isinstance(argument, Derived):
+        if wanted not in (-1, given):
+            yield argument
+    elif isinstance(argument, tuple) and isinstance(wanted, tuple):
+        for parts in zip(argument, given, wanted, strict=False):
+            yield from _not_as_wanted(*parts)
 
 
 def pinned_whole(op: Op, reason: Reason) -> Iterator[Pinned]:

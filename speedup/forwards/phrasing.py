@@ -12,12 +12,13 @@ from attrs import frozen
 
 from speedup.analyses.analysis import Analysis
 from speedup.analyses.batch import may_count_batch
-from speedup.ir.expressions import Derived, Settled, SizeOf, roots_in
+from speedup.ir.expressions import Derived, Settled, sizes_in
 from speedup.ir.graph import Op
 from speedup.lowerings import Lowering
 from speedup.lowerings.lowering import Written
 from speedup.lowerings.syntax import Change, read_call
 from speedup.rules import rule_of
+from speedup.rules.extents import Extents
 
 
 @frozen
@@ -80,10 +81,13 @@ def _may_be_literal(op: Op, analysis: Analysis, name: str, place: int | None) ->
 
 
 def _is_settled(argument: Any, analysis: Analysis) -> bool:
-    """Whether a number was a literal, or only reads sizes that the plan sets."""
+    """Whether a number was a literal, or only reads sizes that the plan sets, or that are always the same."""
     if isinstance(argument, Settled):
         return False
     if not isinstance(argument, Derived):
         return True
-    sizes = [r for r in roots_in(argument.expression) if isinstance(r, SizeOf)]
-    return all(not analysis.kept.is_full((r.value, r.dim)) for r in sizes)
+    extents, values = Extents(analysis.graph, analysis.rules), analysis.graph.values
+    return all(
+        not analysis.kept.is_full((s.value, s.dim)) or not extents.may_vary(values[s.value], s.dim)
+        for s in sizes_in(argument.expression)
+    )

@@ -18,6 +18,7 @@ from speedup.forwards.source import source_file
 from speedup.ir.edits import Rewritten
 from speedup.ir.graph import Frame
 from speedup.lowerings import HELPERS, LOWERINGS
+from speedup.lowerings.spreading import are_spread
 from speedup.lowerings.syntax import is_literal
 from speedup.modules.functions import names_of, unwrap
 
@@ -69,12 +70,15 @@ def _parsed(source: str) -> list[ast.stmt]:
 def _agree(old: Any, new: Any, is_argument: bool) -> bool:
     """Whether `new` is `old` but for restated numbers and calls; within arguments, numbers may be new."""
     if isinstance(new, list):
-        if not isinstance(old, list) or len(old) != len(new):
+        if not isinstance(old, list):
             return False
-        return all(_agree(a, b, is_argument) for a, b in zip(old, new, strict=True))
+        alike = len(old) == len(new) and all(_agree(a, b, is_argument) for a, b in zip(old, new, strict=True))
+        return alike or (is_argument and _agree_but_for_one_spread(old, new))
     if not isinstance(new, ast.AST):
         return type(old) is type(new) and bool(old == new)
     if is_argument and isinstance(old, ast.expr | ast.Slice) and is_literal(new):
+        return True
+    if is_argument and isinstance(old, ast.expr) and isinstance(new, ast.Tuple) and are_spread(old, new.elts):
         return True
     if type(old) is type(new) and all(
         _agree(getattr(old, field, None), getattr(new, field, None), _is_argument(new, field, is_argument))
@@ -84,6 +88,17 @@ def _agree(old: Any, new: Any, is_argument: bool) -> bool:
     if isinstance(old, ast.BinOp | ast.AugAssign):
         return any(one.may_replace_operation(old, new, _agree) for one in LOWERINGS)
     return isinstance(old, ast.Call) and any(one.may_replace(old, new, _agree) for one in LOWERINGS)
+
+
+def _agree_but_for_one_spread(old: list[Any], new: list[Any]) -> bool:
+    """Whether `new` is `old` with numbers in the place of some that an element spreads."""
+    star = next((n for n, one in enumerate(old) if isinstance(one, ast.Starred)), None)
+    if star is None or len(new) < len(old):
+        return False
+    behind = len(new) - (len(old) - star - 1)
+    before, spread, after = new[:star], new[star:behind], new[behind:]
+    plain = [*zip(old[:star], before, strict=True), *zip(old[star + 1 :], after, strict=True)]
+    return are_spread(old[star].value, spread) and all(_agree(a, b, True) for a, b in plain)
 
 
 def _is_argument(node: ast.AST, field: str, outer: bool) -> bool:

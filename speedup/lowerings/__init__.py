@@ -19,6 +19,8 @@ from speedup.lowerings.fill_rows import FillRows
 from speedup.lowerings.gate_rows import GateRows
 from speedup.lowerings.lowering import Alternative, Lowering
 from speedup.lowerings.mean_of_total import MeanOfTotal
+from speedup.lowerings.out_of_place import OutOfPlace
+from speedup.lowerings.own_shape import OwnShape
 from speedup.lowerings.partial_layer_norm import PartialLayerNorm
 from speedup.lowerings.permutation import PassOn, SelectIndices
 from speedup.lowerings.split_sizes import SplitSizes
@@ -34,6 +36,8 @@ __all__ = [
     "GateRows",
     "Lowering",
     "MeanOfTotal",
+    "OutOfPlace",
+    "OwnShape",
     "PartialLayerNorm",
     "PassOn",
     "SelectIndices",
@@ -52,6 +56,8 @@ LOWERINGS: tuple[type[Lowering], ...] = (
     AddRows,
     FillRows,
     GateRows,
+    OutOfPlace,
+    OwnShape,
 )
 
 HELPERS: Mapping[str, Any] = MappingProxyType(

@@ -12,8 +12,12 @@ from torch import Tensor
 from speedup.ir.evaluation import evaluate
 from speedup.ir.graph import Op
 from speedup.lowerings.lowering import Lowering, Written
-from speedup.lowerings.syntax import Change, WrittenCall, element_of, replace
+from speedup.lowerings.spreading import is_steady, with_numbers
+from speedup.lowerings.syntax import Change, WrittenCall, element_of, end_of, replace, start_of
 from speedup.torch_api import schema_of
+
+# Arguments that Python takes as one sequence or as several arguments.
+_SPREAD = ("size", "shape", "repeats", "dims", "sizes")
 
 
 @frozen
@@ -67,25 +71,49 @@ def _argument(name: str, wanted: Any, call: WrittenCall, written: Written) -> li
         if one is None or isinstance(one, ast.Starred) or not isinstance(wanted, int | float):
             return None
         return [replace(one, wanted)] if written.may_be_literal(name, None) else None
-    parts = _parts(one, call.arguments[place:] if place >= 0 else (), len(wanted))
-    if parts is None:
-        return None
     changed = [n for n, (new, old) in enumerate(zip(wanted, written.given[name], strict=True)) if new != old]
     if not all(written.may_be_literal(name, n) for n in changed):
         return None
-    return [replace(parts[n], wanted[n]) for n in changed]
+    is_first = place < 0 and not call.is_method
+    positional = (call.tensor, *call.arguments) if is_first else call.arguments[max(place, 0) :]
+    numbers = {n: wanted[n] for n in changed}
+    if one is not None:
+        return _in_sequence(one, numbers, len(wanted))
+    if positional and (name not in _SPREAD or isinstance(positional[0], ast.Tuple | ast.List)):
+        return _in_sequence(positional[0], numbers, len(wanted))
+    if len(positional) == 1 and len(wanted) > 1 and not isinstance(positional[0], ast.Starred):
+        return _in_sequence(positional[0], numbers, len(wanted))
+    return _among(positional, numbers, len(wanted))
 
 
-def _parts(
-    keyword: ast.expr | None, positional: Sequence[ast.expr], count: int
-) -> tuple[ast.expr, ...] | None:
-    """The expressions of a list argument, given as one list or as separate arguments."""
-    one = keyword or (positional[0] if positional else None)
-    if isinstance(one, ast.Tuple | ast.List):
-        parts = tuple(one.elts)
-    elif keyword is not None:
+def _in_sequence(node: ast.expr, numbers: Mapping[int, Any], count: int) -> list[Change] | None:
+    """Changes that put `numbers`, by place, into a sequence of `count` numbers."""
+    if isinstance(node, ast.Tuple | ast.List):
+        return _among(node.elts, numbers, count)
+    if not is_steady(node):
         return None
-    else:
-        parts = tuple(positional)
-    plain = len(parts) == count and not any(isinstance(p, ast.Starred) for p in parts)
-    return parts if plain else None
+    text = with_numbers(node, numbers, count)
+    return [Change(start_of(node), end_of(node), f"({text})" if count > 1 else f"({text},)")]
+
+
+def _among(elements: Sequence[ast.expr], numbers: Mapping[int, Any], count: int) -> list[Change] | None:
+    """The same where the sequence is written out, though for one that is spread among its elements."""
+    stars = [n for n, one in enumerate(elements) if isinstance(one, ast.Starred)]
+    spread = count - len(elements) + 1
+    if len(stars) > 1 or (not stars and spread != 1):
+        return None
+    found: list[Change] = []
+    inside: dict[int, Any] = {}
+    star = stars[0] if stars else len(elements)
+    for place, number in numbers.items():
+        if star <= place < star + spread:
+            inside[place - star] = number
+        else:
+            found.append(replace(elements[place if place < star else place - spread + 1], number))
+    if inside:
+        one = elements[star]
+        assert isinstance(one, ast.Starred), "only what is spread has several places"
+        if not is_steady(one.value):
+            return None
+        found.append(Change(start_of(one), end_of(one), with_numbers(one.value, inside, spread)))
+    return found

@@ -63,9 +63,10 @@ def read_call(node: ast.Call, scope: Mapping[str, Any]) -> WrittenCall | None:
         name = node.func.id
     else:
         return None
-    if not node.args or isinstance(node.args[0], ast.Starred):
+    tensor = node.args[0] if node.args else next((k.value for k in node.keywords if k.arg == "input"), None)
+    if tensor is None or isinstance(tensor, ast.Starred):
         return None
-    return WrittenCall(node, name, node.args[0], tuple(node.args[1:]), False)
+    return WrittenCall(node, name, tensor, tuple(node.args[1:]), False)
 
 
 def _value_of(node: ast.expr, scope: Mapping[str, Any]) -> Any:

@@ -20,6 +20,7 @@ from speedup.analyses.analysis import Analysis
 from speedup.analyses.chains import Chain
 from speedup.analyses.fills import Fill, Gap
 from speedup.analyses.gates import Gate
+from speedup.analyses.loosening import couple_loosely
 from speedup.analyses.partial_sums import PartialSum
 from speedup.engine.borders import Bordered
 from speedup.engine.constraints import Carrier, Constraint, Copied, Dim, Pinned, Reason, Spanned
@@ -32,6 +33,7 @@ from speedup.ir.expressions import SizeOf
 from speedup.ir.graph import Graph, Origin, Shape, Value
 from speedup.ir.inserting import Inserted, insert_copies
 from speedup.rules import Rules, rule_of
+from speedup.rules.extents import Extents
 from speedup.rules.site import Site
 
 
@@ -209,6 +211,7 @@ def constraints_of(
     chained = frozenset(op.index for chain in chains for op in chain.ops)
     coupled = {(one.copy if isinstance(one, Fill) else one.op).index: one for one in instead}
     chained |= {op.index for one in instead if isinstance(one, Gate) for op in one.ops if op is not one.op}
+    extents = Extents(graph, rules)
     for site in sites:
         if site.op.index in chained:
             yield from last[site.op.index].couple() if site.op.index in last else ()
@@ -216,7 +219,7 @@ def constraints_of(
         if site.op.index in coupled:
             yield from coupled[site.op.index].couple()
             continue
-        yield from rule_of(site.op, rules).couple(site)
+        yield from couple_loosely(site, extents)
         if site.op.is_rigid:
             yield from pinned_whole(site.op, site.because("the call it is part of insists on its sizes"))
     out_of_sight = Reason(None, "the forward takes this size out of sight (float(), len(), range(), ...)")

@@ -31,6 +31,13 @@ _UNTRACED = Kind(
     "plan.report.outside says which; control flow that depends on data is the usual cause",
 )
 
+# In the place of code that could not be traced too, where that is what the reason of a module is.
+_QUANTISED = Kind(
+    r"quantized\.\S+ has no rule",
+    "quantised modules, and what is around them",
+    "make the model small first, from weights in floating point, and quantise the small model",
+)
+
 # The first that fits counts. Words that a need has are read with the operator in front: `add needs them`.
 KINDS: tuple[Kind, ...] = (
     Kind(r"^keep=", "modules that keep= names", "leave them out of keep="),
@@ -50,6 +57,7 @@ KINDS: tuple[Kind, ...] = (
         "layers that are masked whole, of which one channel stays",
         "take such a module out of the model, or put nn.Identity() in its place",
     ),
+    _QUANTISED,
     Kind(
         r"has no rule",
         "operators without a rule",
@@ -138,13 +146,6 @@ KINDS: tuple[Kind, ...] = (
     ),
 )
 
-# In the place of code that could not be traced, where that is what the reason of a module is.
-_QUANTISED = Kind(
-    "quantized",
-    "quantised modules, which cannot be traced, and what is around them",
-    "make the model small first, from weights in floating point, and quantise the small model",
-)
-
 
 @frozen
 class Cause:
@@ -167,7 +168,7 @@ def causes_of(report: Report) -> tuple[Cause, ...]:
     has its part; here each has the share of the total that it has of their sum.
     """
     held: dict[Kind, list[Blocker]] = {}
-    quantised = any(re.search(_QUANTISED.pattern, one.reason) for one in report.outside)
+    quantised = any("quantized" in one.reason for one in report.outside)
     for blocker in report.blockers:
         if blocker.macs or blocker.parameters:
             kind = kind_of(blocker.reason, blocker.operator)

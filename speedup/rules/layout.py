@@ -6,6 +6,7 @@ The generic functions at the top turn any of them into a rule.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from itertools import chain
 from typing import Any
 
@@ -81,6 +82,7 @@ from speedup.rules.stated import (
     as_indices,
     as_split,
     narrow_bounds,
+    pad_amounts,
     select_index,
     slice_bounds,
     split_size,
@@ -340,7 +342,8 @@ def _padded_known(op: Op, facts: Facts, moves: Moves) -> tuple[Fact, ...]:
 
 
 def _pad_rule() -> Rule:
-    rule = layout_rule(pad, arrangement="pads")
+    fixed = keep_instead(partial(layout_couple, moves=pad))
+    rule = layout_rule(pad, pad_amounts, alternatives=fixed, arrangement="pads")
     return evolve(
         rule,
         known=lambda op, facts: _padded_known(op, facts, pad),

@@ -11,9 +11,12 @@ from torch import Tensor, nn
 
 from speedup.engine.bounds import OPEN, Bounds, spanned
 from speedup.engine.constraints import Constraint
+from speedup.engine.keepsets import KeepSets
 from speedup.engine.lattice import Fact, any_along, broadcast, constant, fact, fold_to, indicator, vector
 from speedup.ir.evaluation import evaluate
 from speedup.ir.graph import Op, Value
+from speedup.ir.operators import functional_form
+from speedup.lowerings import Alternative, OutOfPlace, OwnShape
 from speedup.rules.borders import channel_by_channel, element_by_element
 from speedup.rules.bounded import always, argument, as_given, at_ends, either, in_type_of_result
 from speedup.rules.kept import keeping
@@ -25,7 +28,9 @@ from speedup.rules.rule import (
     Lives,
     Rule,
     Sizes,
+    any_of,
     equal,
+    keep_instead,
     no_bounds,
     nothing_known,
     reason_for,
@@ -87,6 +92,25 @@ def couple_elements(op: Op, result: Value, operands: Iterable[Value], site: Site
 
 def elementwise_couple(site: Site) -> Iterable[Constraint]:
     return couple_elements(site.op, site.op.result, site.op.operands, site)
+
+
+def _writes_in_place(op: Op) -> bool:
+    return functional_form(op.target) is not op.target
+
+
+def holds_in_place(site: Site, sizes: Sizes, kept: KeepSets) -> bool:
+    """What is written in place has the result's shape."""
+    return not _writes_in_place(site.op) or sizes(site.op.operands[0]) == sizes(site.op.result)
+
+
+def tied_in_place(site: Site) -> Iterable[Constraint]:
+    """Equal keep-sets of what is written in place and the result."""
+    return couple_elements(site.op, site.op.result, site.op.operands[:1], site)
+
+
+def out_of_place(site: Site, sizes: Sizes, kept: KeepSets) -> Iterable[Alternative]:
+    """An operation that is not in place broadcasts all of its operands."""
+    yield Alternative(OutOfPlace())
 
 
 def elementwise_known(op: Op, facts: Facts) -> tuple[Fact, ...]:
@@ -383,6 +407,17 @@ def like_known(op: Op, facts: Facts) -> tuple[Fact, ...]:
     return (constant(value),)
 
 
+def holds_shape(site: Site, sizes: Sizes, kept: KeepSets) -> bool:
+    """What is made like another tensor has its shape."""
+    return sizes(site.op.operands[0]) == sizes(site.op.result)
+
+
+def own_shape(site: Site, sizes: Sizes, kept: KeepSets) -> Iterable[Alternative]:
+    """The same number in a shape of its own."""
+    before, after = sizes(site.op.operands[0]), sizes(site.op.result)
+    yield Alternative(OwnShape({d: n for d, n in enumerate(after) if n != before[d]}))
+
+
 def like_live(op: Op, facts: Facts, live: Lives) -> tuple[Tensor, ...]:
     rest = tuple(fold_to(live[0], v.shape) for v in op.operands[1:])
     return (indicator(False, op.operands[0].ndim), *rest)
@@ -404,7 +439,10 @@ def _by_element(known: Known, live: Live = elementwise_live, bounds: BoundsOf = 
     """An operator that works element by element, near borders too."""
     return Rule(
         is_local=True,
+        broadcasts=True,
         couple=elementwise_couple,
+        holds=holds_in_place,
+        alternatives=any_of(out_of_place, keep_instead(tied_in_place)),
         known=known,
         live=live,
         bounds=bounds,
@@ -423,6 +461,7 @@ def _slopes(op: Op, sizes: Sizes) -> Attributes:
     return {"num_parameters": sizes(op.operands[1])[0]}
 
 
+_OWN_SHAPE = any_of(own_shape, keep_instead(elementwise_couple))
 _SLOPES = WeightRule(attributes=MappingProxyType({nn.PReLU: _slopes}))
 
 _RULES: dict[str, Rule] = {
@@ -470,12 +509,24 @@ _RULES: dict[str, Rule] = {
             bounds=bounds,
             reads_numbers=True,
         )
+        for n, bounds in (("zero", always(spanned([0]))), ("fill", either(argument("value"))))
+    },
+    **{
+        n: Rule(
+            is_local=True,
+            couple=elementwise_couple,
+            known=like_known,
+            live=like_live,
+            bounds=bounds,
+            takes_shape=True,
+            holds=holds_shape,
+            alternatives=_OWN_SHAPE,
+            reads_numbers=True,
+        )
         for n, bounds in (
             ("zeros_like", always(spanned([0]))),
-            ("zero", always(spanned([0]))),
             ("ones_like", always(spanned([1]))),
             ("full_like", either(argument("fill_value"))),
-            ("fill", either(argument("value"))),
         )
     },
     "empty_like": Rule(is_local=True, couple=elementwise_couple, live=like_live),

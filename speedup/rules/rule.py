@@ -152,6 +152,9 @@ class Rule:
         macs: multiply-accumulates at given sizes.
         is_sum: the result is the sum of the operands, unless an argument scales one of them.
         is_product: the result is the product of the operands, element by element.
+        broadcasts: the operands are broadcast with one another, so that one that is the same all along a
+            dimension may have an extent of 1 there.
+        takes_shape: all that the result has of its first operand is the shape.
         is_local: an element of a result follows from operand elements at its own place, or `known` asks that
             they are uniform; else what is known along extents that follow the inputs has to be uniform.
         reads_sizes: what `known` says holds whatever the numbers are that the forward derives from sizes.
@@ -182,6 +185,8 @@ class Rule:
     macs: Callable[[Op, Sizes], int] = no_macs
     is_sum: bool = False
     is_product: bool = False
+    broadcasts: bool = False
+    takes_shape: bool = False
     is_local: bool = False
     reads_sizes: bool = False
     is_monotone: bool = False

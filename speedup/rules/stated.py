@@ -88,6 +88,21 @@ def select_index(site: Site, sizes: Sizes, kept: KeepSets) -> Mapping[str, Any]:
     return {"index": _moved(op["index"], _kept(op, kept))}
 
 
+def pad_amounts(site: Site, sizes: Sizes, kept: KeepSets) -> Mapping[str, Any]:
+    """Of a border of constants, or of what is cropped, as much as is kept."""
+    op = site.op
+    if op.get("mode", "constant") != "constant":
+        return {}
+    amounts: list[int] = []
+    for number, amount in enumerate(op["pad"]):
+        axis = op.result.ndim - 1 - number // 2
+        own, made = (kept[(value.index, axis)] for value in (op.operands[0], op.result))
+        if number % 2:
+            own, made = own.flip(0), made.flip(0)
+        amounts.append(int(made[:amount].sum()) if amount > 0 else -int(own[:-amount].sum()))
+    return {"pad": tuple(amounts)}
+
+
 def as_split(site: Site, sizes: Sizes, kept: KeepSets) -> Iterable[Alternative]:
     """Chunks that are no longer equal are a split with sizes."""
     op = site.op

@@ -19,7 +19,7 @@ from speedup.torch_api import WRAPPED_CALL_IMPL
 _LIBRARY = torch.__file__.removesuffix("__init__.py")
 _OWN = __file__.removesuffix("frames.py")
 # What traces the forward; frames outside of it are those of whoever plans.
-_TRACER = f"{_OWN}trace.py"
+_TRACER = f"{_OWN}flat.py"
 _GENERATED = ("<eval_with_key", "<frozen ", "<attrs generated", "<__array_function__")
 
 

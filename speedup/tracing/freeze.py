@@ -6,13 +6,12 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 from operator import getitem
 from pathlib import Path
-from types import FunctionType, MappingProxyType
+from types import MappingProxyType
 from typing import Any
 
 import torch
 from attrs import frozen
 from torch import nn
-from torch.export import ExportedProgram
 from torch.fx import Graph as FxGraph
 from torch.fx import GraphModule, Node
 
@@ -21,10 +20,11 @@ from speedup.ir.callsites import frame_of
 from speedup.ir.checking import require_well_formed
 from speedup.ir.graph import Frame, Graph, Op, Origin, Owner, Value
 from speedup.ir.operators import functional_form, operator_of
-from speedup.torch_api import TO_COPY, Overload, schema_of
+from speedup.torch_api import TO_COPY, TYPE_CHECK, Overload, schema_of
 from speedup.tracing.adapting import adapt_op
 from speedup.tracing.aliasing import scatter_of, storage_of, viewed_by, written_by
 from speedup.tracing.numbers import ARITHMETIC, as_type, computing_type, is_arithmetic, is_check, number_type
+from speedup.tracing.program import Program, Shaped
 from speedup.tracing.provenance import notes_of
 from speedup.tracing.record import Record
 from speedup.tracing.sizes import NumberedCall, attach_sizes
@@ -43,22 +43,6 @@ _MODE_REGIONS = (
 )
 
 
-def has_calls_to_lower(graph: FxGraph) -> bool:
-    """Whether the trace holds calls that only its decomposition turns into plain operators.
-
-    These are the brackets that `torch.func.vmap` leaves, and operators that write to an `out=`.
-    """
-    return any(node.op == "call_function" and _needs_lowering(node) for node in graph.nodes)
-
-
-def _needs_lowering(node: Node) -> bool:
-    target = operator_of(node)
-    if target is None:
-        return isinstance(node.target, FunctionType) and not is_arithmetic(node)
-    keywords = (p.alias_info for p in schema_of(target).arguments if p.kwarg_only)
-    return any(alias is not None and alias.is_write for alias in keywords)
-
-
 @frozen
 class _Untold:
     """What a node returns where that is nothing a graph can hold, and which node it is, in words."""
@@ -71,13 +55,12 @@ class _Freezer:
 
     def __init__(
         self,
+        program: Program,
         model: nn.Module,
         record: Record,
-        state: Mapping[str, tuple[Origin, str]],
-        written_back: Mapping[Node, tuple[Node, ...]],
     ) -> None:
-        self.state = state
-        self.written_back = written_back
+        self.state = program.state
+        self.written_back = program.writes
         self.running = tuple(record.calls)
         self.frames: dict[int, tuple[Frame, ...]] = {}
         self.values: list[Value] = []
@@ -117,7 +100,7 @@ class _Freezer:
         dtype = number_type(fake)
         if dtype is not None:
             return self.number(dtype)
-        if isinstance(fake, torch.Tensor):
+        if isinstance(fake, torch.Tensor | Shaped):
             return self.value(fake, Origin.RESULT)
         if fake is None and isinstance(node.meta.get("val"), list | tuple):
             # A result that the operator leaves out.
@@ -131,7 +114,7 @@ class _Freezer:
 
     def placeholder(self, node: Node) -> None:
         fake = node.meta.get("val")
-        if not isinstance(fake, torch.Tensor):
+        if not isinstance(fake, torch.Tensor | Shaped):
             self.current[node] = fake
             return
         if node.name not in self.state:
@@ -160,12 +143,9 @@ class _Freezer:
             return tuple(self.argument(i) for i in item)
         return item
 
-    def written_by(self, program: ExportedProgram, assigned: Iterable[str]) -> tuple[Value, ...]:
+    def written_by(self, program: Program, assigned: Iterable[str]) -> tuple[Value, ...]:
         """The state of the model that the program writes, or whose place it gives to another tensor."""
-        signature = program.graph_signature
-        names = {*signature.buffers_to_mutate.values(), *signature.parameters_to_mutate.values()}
-        nodes = {s.arg.name for s in signature.input_specs if s.target in names and hasattr(s.arg, "name")}
-        found = [value for node, value in self.placed.items() if node.name in nodes]
+        found = [value for node, value in self.placed.items() if node.name in program.written]
         found += [state for state, _ in self.written]
         return tuple(dict.fromkeys((*found, *self.named(assigned))))
 
@@ -337,7 +317,7 @@ class _Freezer:
         held = self.current.get(node)
         if "root" in notes and isinstance(held, Value):
             self.roots[notes["root"]] = held.index
-        if "numbers" in notes and node.op == "call_function" and operator_of(node) is not None:
+        if "numbers" in notes and node.op == "call_function" and operator_of(node) not in (None, TYPE_CHECK):
             self.calls.extend(
                 NumberedCall(number, notes["numbers"]) for number in range(before, len(self.ops))
             )
@@ -351,21 +331,13 @@ def _flat(item: Any) -> Iterator[Any]:
         yield item
 
 
-def freeze(
-    program: ExportedProgram,
-    model: nn.Module,
-    record: Record,
-    state: Mapping[str, tuple[Origin, str]],
-    writes: Mapping[Node, tuple[Node, ...]],
-) -> Graph:
+def freeze(program: Program, model: nn.Module, record: Record) -> Graph:
     """The immutable graph of `program`, traced from `model` while `record` watched its sizes.
-
-    `state` maps placeholder names to the model's own tensors, `writes` is from `written_back`.
 
     Raises:
         ExportError: the program holds something that no static graph can express.
     """
-    freezer = _Freezer(model, record, state, writes)
+    freezer = _Freezer(program, model, record)
     for node in program.graph.nodes:
         freezer.step(node)
     attached = attach_sizes(tuple(freezer.ops), tuple(freezer.calls), freezer.roots, record)

@@ -86,13 +86,18 @@ def survey(
         return _survey_of_islands(model, calls, error, explores, tracer)
 
 
-Tracer = Callable[[nn.Module, Example], Trace]
+Tracer = Callable[..., Trace]
+
+
+def _is_read(traced: Sequence[tuple[Example, Trace]]) -> bool:
+    """Whether Python code reads state: only `torch.export` follows that."""
+    return any(one.graph.consulted for _, one in traced)
 
 
 def _survey_of_whole(model: nn.Module, calls: Sequence[Example], explores: bool, tracer: Tracer) -> Survey:
     traced = [(call, tracer(model, call)) for call in calls]
     if explores:
-        more = explore(traced, partial(tracer, model), _taking(model))
+        more = explore(traced, partial(tracer, model, doubts_errors=_is_read(traced)), _taking(model))
         found, assumptions = more.calls, more.assumptions
     else:
         found, assumptions = (), ()
@@ -140,7 +145,7 @@ def _survey_of_islands(
     assumptions: list[str] = []
     for path, own in chosen.items() if explores else ():
         module = model.get_submodule(path)
-        more = explore(own, partial(tracer, module), _taking(module))
+        more = explore(own, partial(tracer, module, doubts_errors=_is_read(own)), _taking(module))
         own.extend(more.calls)
         assumptions += (f"{line} in {path}" if path else line for line in more.assumptions)
     islands = Islands(

@@ -25,7 +25,7 @@ from speedup.ir.expressions import (
     Expression,
     roots_in,
 )
-from speedup.torch_api import CUSTOM, get_proxy_mode, get_proxy_slot
+from speedup.torch_api import CUSTOM, get_proxy_mode
 from speedup.tracing.frames import caller, is_library, users_frame
 from speedup.tracing.hidden import is_calling_cached, is_message
 from speedup.tracing.numbers import number_type
@@ -33,15 +33,6 @@ from speedup.tracing.record import Record
 from speedup.tracing.sinks import watched
 
 META_KEY = "speedup"
-
-
-def node_of(tensor: Any) -> Node | None:
-    """The node of the trace under way that made a tensor."""
-    mode = get_proxy_mode()
-    if mode is None or not isinstance(tensor, torch.Tensor):
-        return None
-    slot = get_proxy_slot(tensor, mode.tracer, None)
-    return None if slot is None else slot.proxy.node
 
 
 def notes_of(node: Node) -> dict[str, Any]:

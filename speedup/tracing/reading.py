@@ -19,7 +19,8 @@ from speedup.ir.expressions import Expression
 from speedup.ir.operators import operator_of
 from speedup.torch_api import DisableTorchFunction, disable_current_modes, is_fake, tree_leaves, tree_map
 from speedup.tracing.aliasing import storage_of, written_by
-from speedup.tracing.provenance import node_of, notes_of
+from speedup.tracing.provenance import notes_of
+from speedup.tracing.tape import node_of
 
 Values = Callable[[Tensor], Tensor]
 """From a tensor of a model to the numbers that count as its own."""

@@ -24,9 +24,8 @@ class Record:
     tensors that were taken to be as the forward insists on.
     """
 
-    def __init__(self, model: nn.Module | None = None) -> None:
-        modules = () if model is None else model.named_modules()
-        self._paths: Mapping[int, str] = {id(vars(module)): path for path, module in modules}
+    def __init__(self) -> None:
+        self._paths: Mapping[int, str] = {}
         self.guards: list[Guard] = []
         self.uses: list[Use] = []
         self.opaque_roots: list[Root] = []
@@ -37,6 +36,10 @@ class Record:
         self.calls: dict[tuple[Running, ...], int] = {}
         self._hidden: dict[CodeType, Hidden | None] = {}
         self._seen: Counter[Any] = Counter()
+
+    def watch(self, model: nn.Module) -> None:
+        """Tell places apart by the paths of the modules of `model`."""
+        self._paths = {id(vars(module)): path for path, module in model.named_modules()}
 
     def frozen_guards(self) -> tuple[Guard, ...]:
         """The guards without repetitions."""

@@ -1,13 +1,14 @@
-"""Trace a model with `torch.export` and freeze the result into a `Graph`.
+"""Trace a model and freeze the result into a `Graph`.
 
-The caller's model is never touched: a clone that shares its tensors is traced in eval mode.
+One forward on tensors without data shows what most models do; where it does not, `torch.export` is asked. The
+caller's model is never touched: a clone that shares its tensors is traced in eval mode.
 """
 
 from __future__ import annotations
 
 import re
 import traceback
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from types import MappingProxyType
@@ -15,23 +16,23 @@ from types import MappingProxyType
 import torch
 from attrs import frozen
 from torch import Tensor, nn
-from torch.export import ExportedProgram
-from torch.export.graph_signature import InputKind
 
 from speedup.errors import ExportError
-from speedup.ir.graph import Graph, Origin
-from speedup.ir.inputs import Example, leaves_of, tensors_of
+from speedup.ir.graph import Graph
+from speedup.ir.inputs import Example
 from speedup.modules.attention import MultiheadAttention
 from speedup.modules.copying import copy_module, share_module
 from speedup.modules.isolation import isolated, lean, quiet, unfused
 from speedup.modules.surroundings import surroundings_kept
 from speedup.torch_api import is_fake
-from speedup.tracing.aliasing import written_back
-from speedup.tracing.freeze import freeze, has_calls_to_lower
-from speedup.tracing.module_stack import follow_modules, is_confused
-from speedup.tracing.numbers import number_type
-from speedup.tracing.provenance import follow_numbers, is_tracked, mark_opaque, node_of
-from speedup.tracing.reading import State, Values, as_it_is
+from speedup.tracing.captured import capture_program
+from speedup.tracing.exported import export_program
+from speedup.tracing.flat import Flat, state_of
+from speedup.tracing.freeze import freeze
+from speedup.tracing.module_stack import is_confused
+from speedup.tracing.program import Program
+from speedup.tracing.provenance import is_tracked
+from speedup.tracing.reading import Values, as_it_is
 from speedup.tracing.record import Record
 from speedup.tracing.tracking import Tracking, track_attributes
 
@@ -46,89 +47,83 @@ class Trace:
     tensors: Mapping[str, Tensor]
 
 
-class _Flat(nn.Module):
-    """Takes and returns flat tensors, so that any structure of inputs and outputs can be exported."""
-
-    def __init__(
-        self,
-        model: nn.Module,
-        example: Example,
-        tracking: Tracking,
-        catches: bool,
-        read: Mapping[str, Callable[[], Tensor]],
-    ) -> None:
-        super().__init__()
-        self.model = model
-        self.example = example
-        self.tracking = tracking
-        self._catches = catches
-        self._read = read
-
-    def forward(self, *tensors: Tensor) -> tuple[Tensor, ...]:
-        if self._catches:
-            follow_modules()
-        args, kwargs = self.example.call(tensors)
-        before = _buffers(self.model)
-        nodes = {node_of(tensor): name for name, tensor in _state(self.model) if name in self._read}
-        self.tracking.state = State(nodes, self._read)
-        with self.tracking, follow_numbers(self.tracking.record):
-            output = self.model(*args, **kwargs)
-        assigned = {n: t for n, t in _buffers(self.model).items() if n in before and t is not before[n]}
-        self.tracking.record.assigned.update(dict.fromkeys(assigned))
-        leaves = [leaf for _, leaf in leaves_of(output)]
-        for leaf in leaves:
-            mark_opaque(leaf)
-        # Numbers that were read from tensors have to come out right as well.
-        numbers = (torch.scalar_tensor(leaf) for leaf in leaves if number_type(leaf) is not None)
-        checked = self.tracking.record.checked
-        return (*tensors_of(output), *numbers, *assigned.values(), *checked)
-
-
-def _buffers(model: nn.Module) -> Mapping[str, Tensor]:
-    return dict(model.named_buffers(remove_duplicate=False))
-
-
-def _state(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
-    """Parameters and buffers by all their names."""
-    yield from model.named_parameters(remove_duplicate=False)
-    yield from model.named_buffers(remove_duplicate=False)
-
-
-def trace(model: nn.Module, example: Example, values: Values = as_it_is) -> Trace:
+def trace(
+    model: nn.Module, example: Example, *, doubts_errors: bool = True, values: Values = as_it_is
+) -> Trace:
     """The graph of `model`'s forward in eval mode on `example`.
+
+    `doubts_errors` says whether `torch.export` is asked too where a plain forward raises an error. That is in
+    vain for a model which has been traced before, in a call that it may not take.
 
     Where Python code reads numbers from the model's own tensors, it gets those that `values` makes of them.
 
     Raises:
-        ExportError: `torch.export` cannot trace the model as a whole.
+        ExportError: neither a plain forward nor `torch.export` shows all of it.
+    """
+    try:
+        captured = capture(model, example)
+    except ExportError:
+        if not doubts_errors:
+            raise
+        captured = None
+    return export(model, example, values) if captured is None else captured
+
+
+def capture(model: nn.Module, example: Example) -> Trace | None:
+    """What `trace` gives, by one plain forward; None where only `torch.export` follows that.
+
+    Raises:
+        ExportError: the forward raised an error.
+    """
+    return _trace(model, example, capture_program)
+
+
+def export(model: nn.Module, example: Example, values: Values = as_it_is) -> Trace:
+    """What `trace` gives, by `torch.export`.
+
+    Raises:
+        ExportError: it cannot trace the model as a whole.
     """
     catches = gives = False
-    read = {name: partial(values, tensor) for name, tensor in _state(model) if not tensor.is_meta}
     while True:
-        clone = _clone(model).eval()
-        record = Record(clone)
-        flat = _Flat(clone, example.with_fresh_objects(), Tracking(record, gives), catches, read)
+        tracking = Tracking(Record(), gives)
         try:
-            return _trace(model, flat)
+            found = _trace(model, example, export_program, catches, tracking, values)
         except ExportError as error:
             before = catches, gives
-            catches, gives = catches or is_confused(error.__cause__), gives or record.reads_state
+            catches = catches or is_confused(error.__cause__)
+            gives = gives or tracking.record.reads_state
             if (catches, gives) == before:
                 raise
+        else:
+            assert found is not None
+            return found
 
 
-def _trace(model: nn.Module, flat: _Flat) -> Trace:
-    """The same, of a copy within `flat`."""
-    clone, record, example = flat.model, flat.tracking.record, flat.example
+def _trace(
+    model: nn.Module,
+    example: Example,
+    program_of: Callable[[Flat, Sequence[Tensor]], Program | None],
+    catches: bool = False,
+    tracking: Tracking | None = None,
+    values: Values = as_it_is,
+) -> Trace | None:
+    """`catches` says that the forward goes on after that of a module has raised."""
+    example = example.with_fresh_objects()
+    clone = _clone(model).eval()
     _adopt_attention(clone)
+    tracking = Tracking(Record()) if tracking is None else tracking
+    record = tracking.record
+    record.watch(clone)
+    read = {name: partial(values, tensor) for name, tensor in state_of(model) if not tensor.is_meta}
     track_attributes(clone, record)
-    program = _export(flat, example, clone)
-    writes = None if has_calls_to_lower(program.graph) else written_back(program.graph)
-    if writes is None:
-        with _exporting(clone):
-            program = program.run_decompositions({})
-        writes = written_back(program.graph) or {}
-    graph = freeze(program, clone, record, _state_names(program), writes)
+    with _tracing(clone):
+        # A tensor that shares storage with another input would be traced with unknown sizes.
+        inputs = [t.detach().clone().requires_grad_(t.requires_grad) for t in example.tensors]
+        program = program_of(Flat(clone, example, tracking, catches, read), inputs)
+    if program is None:
+        return None
+    graph = freeze(program, clone, record)
     require_steady(graph)
     _require_informative(graph)
     return Trace(graph, _tensors(graph, program, model))
@@ -165,7 +160,8 @@ def _adopt_attention(clone: nn.Module) -> None:
 def canonical_names(model: nn.Module) -> Mapping[str, str]:
     """Every name of a parameter or buffer -> the first name of the same tensor."""
     first: dict[int, str] = {}
-    return {name: first.setdefault(id(tensor), name) for name, tensor in _state(model)}
+    held = (*model.named_parameters(remove_duplicate=False), *model.named_buffers(remove_duplicate=False))
+    return {name: first.setdefault(id(tensor), name) for name, tensor in held}
 
 
 def _clone(model: nn.Module) -> nn.Module:
@@ -176,27 +172,20 @@ def _clone(model: nn.Module) -> nn.Module:
     return copy_module(model, {}) if any(t.is_inference() for t in tensors) else share_module(model)
 
 
-def _export(flat: _Flat, example: Example, clone: nn.Module) -> ExportedProgram:
-    with _exporting(clone):
-        # A tensor that shares storage with another input would be traced with unknown sizes.
-        inputs = tuple(t.detach().clone().requires_grad_(t.requires_grad) for t in example.tensors)
-        return torch.export.export(flat, inputs, strict=False)
-
-
 def _is_traced(value: object) -> bool:
     """Whether it is of a trace: a tensor without data, or a number that is followed."""
     return is_fake(value) if isinstance(value, Tensor) else is_tracked(value)
 
 
 @contextmanager
-def _exporting(clone: nn.Module) -> Iterator[None]:
-    """Let torch.export work on `clone` without leaving traces; what it raises becomes an `ExportError`."""
+def _tracing(clone: nn.Module) -> Iterator[None]:
+    """Let `clone` be traced without leaving traces around; what that raises becomes an `ExportError`."""
     try:
         kept = surroundings_kept(clone, _is_traced)
         with isolated(), quiet(), lean(), unfused(), kept, torch.no_grad():
             yield
     except Exception as error:
-        raise export_error(error, clone, "torch.export cannot trace the model") from error
+        raise export_error(error, clone, "the model cannot be traced") from error
 
 
 def export_error(error: Exception, clone: nn.Module, headline: str) -> ExportError:
@@ -233,26 +222,12 @@ def _advice(reason: str, model: nn.Module) -> str:
     )
 
 
-def _state_names(program: ExportedProgram) -> Mapping[str, tuple[Origin, str]]:
-    """Placeholder name -> origin and name in the model, for all that is not a user input."""
-    kinds = {
-        InputKind.PARAMETER: Origin.PARAMETER,
-        InputKind.BUFFER: Origin.BUFFER,
-        InputKind.CONSTANT_TENSOR: Origin.CONSTANT,
-    }
-    return {
-        spec.arg.name: (kinds[spec.kind], re.sub(r"^model\.", "", spec.target or ""))
-        for spec in program.graph_signature.input_specs
-        if spec.kind in kinds and hasattr(spec.arg, "name")
-    }
-
-
-def _tensors(graph: Graph, program: ExportedProgram, model: nn.Module) -> Mapping[str, Tensor]:
-    held: dict[str, Tensor] = dict(_state(model))
-    constants = {re.sub(r"^model\.", "", k): v for k, v in program.constants.items()}
+def _tensors(graph: Graph, program: Program, model: nn.Module) -> Mapping[str, Tensor]:
+    held: dict[str, Tensor] = dict(model.named_parameters(remove_duplicate=False))
+    held.update(model.named_buffers(remove_duplicate=False))
     found = {}
     for value in graph.state:
-        tensor = held.get(value.name, constants.get(value.name))
+        tensor = held.get(value.name, program.constants.get(value.name))
         if not isinstance(tensor, Tensor):
             raise ExportError(f"the trace reads {value.name!r}, which is no tensor of the model")
         found[value.name] = tensor.detach()

@@ -18,9 +18,10 @@ from speedup.tracing.adapting import ADAPTING
 from speedup.tracing.attempts import is_tried
 from speedup.tracing.checks import checked_truth
 from speedup.tracing.frames import users_frame
-from speedup.tracing.provenance import META_KEY, Tracked, node_of, plain_number, track
+from speedup.tracing.provenance import META_KEY, Tracked, plain_number, track
 from speedup.tracing.reading import READING, Reading, State, is_selection, positions
 from speedup.tracing.record import Record
+from speedup.tracing.tape import node_of
 
 
 def _flat_numbers(arguments: Any) -> Iterator[Any]:

@@ -112,7 +112,15 @@ def test_rows_that_differ_from_place_to_place_are_not_spare() -> None:
     assert sums_of(Placed(), torch.randn(2, 4, 8), {"conv": {"weight": mask}}) == ()
 
 
-def test_nothing_is_spare_where_all_or_nothing_is_known() -> None:
+def test_nothing_is_spare_where_nothing_is_known_or_all_is_one_constant() -> None:
     assert sums_of(Branch(lambda a, b: a + b), torch.randn(3, 4), {}) == ()
-    every = {"second": {"weight": gone(*range(6))}}
+    every = {"second": {"weight": gone(*range(6)), "bias": torch.zeros(6)}}
     assert sums_of(Branch(lambda a, b: a + b), torch.randn(3, 4), every) == ()
+    some = {**every, "first": {"weight": gone(1, 4)}}
+    assert sums_of(Branch(lambda a, b: a + b), torch.randn(3, 4), some) == ()
+
+
+def test_all_rows_are_spare_of_what_is_a_constant_in_each() -> None:
+    every = {"second": {"weight": gone(*range(6))}, "first": {"weight": gone(1, 4)}}
+    (found,) = sums_of(Branch(lambda a, b: a + b), torch.randn(3, 4), every)
+    assert found.operand == 1 and bool(found.spare.all())

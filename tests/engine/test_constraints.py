@@ -10,6 +10,7 @@ from torch import Tensor
 from speedup.engine.constraints import (
     Aligned,
     Balanced,
+    Broadcast,
     Carrier,
     Closure,
     Counted,
@@ -294,6 +295,13 @@ def test_the_whole_has_all_that_its_subset_has() -> None:
     assert demanded(subset, a="0101", b="0010") == {"a": "0000", "b": "0101"}
 
 
+def test_one_index_may_stand_for_all_and_several_are_the_same_in_both() -> None:
+    broadcast = Broadcast(A, B, CAUSE)
+    assert demanded(broadcast, a="0000", b="0110") == {}
+    assert demanded(broadcast, a="1000", b="0110") == {}
+    assert demanded(broadcast, a="1010", b="0110") == {"a": "0110", "b": "1010"}
+
+
 FORCED = [
     (Pinned(A, CAUSE), {"a": 3}),
     (Pinned(A, CAUSE, bits("010")), {"a": 3}),
@@ -303,6 +311,7 @@ FORCED = [
     (mapped((A,), (B,), [-1, 0, 1, -1], ((2,), (4,)), fixed=True), {"a": 2, "b": 4}),
     (Unbroken(A, 2, CAUSE), {"a": 4}),
     (Subset(A, B, bits("010"), CAUSE), {"a": 3, "b": 3}),
+    (Broadcast(A, B, CAUSE), {"a": 3, "b": 3}),
 ]
 
 

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from speedup.engine.constraints import (
     Balanced,
+    Broadcast,
     Carrier,
     Closure,
     Copied,
@@ -84,6 +85,12 @@ def test_of_a_subset_and_its_whole_each_asks_the_other() -> None:
     subset = Subset(A, B, torch.tensor([False, True]), CAUSE)
     assert found(subset, A, [0], {A: [-1, -1], B: [3, -1]}) == {0: (B, 0)}
     assert found(subset, B, [1], {A: [-1, 2], B: [-1, -1]}) == {1: (A, 1)}
+
+
+def test_what_is_no_longer_broadcast_has_what_the_other_has() -> None:
+    broadcast = Broadcast(A, B, CAUSE)
+    assert found(broadcast, A, [1], {A: [0, -1, 2], B: [-1, 3, -1]}) == {1: (B, 1)}
+    assert found(broadcast, B, [0, 2], {A: [0, -1, 2], B: [-1, 3, -1]}) == {0: (A, 0), 2: (A, 2)}
 
 
 def test_a_run_is_whole_because_of_what_was_kept_of_it() -> None:

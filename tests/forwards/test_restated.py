@@ -28,6 +28,10 @@ class Net(nn.Module):
         x = rows(x.reshape(x.shape[0], wide))
         one, two = x.chunk(2, dim=1)
         y = F.layer_norm(torch.cat([one, two], 1), [12])
+        size = (y.shape[0], 12)
+        size_of = torch.zeros_like(y, dtype=y.dtype)
+        size_of += y * 2
+        y = y.view(size).view(*y.shape[:1], 12).reshape(*size)
         return y[:, 3:9] + x.mean(1, keepdim=True) + torch.roll(x, 1, 1)[:, :6]
 
 
@@ -52,6 +56,13 @@ def check(old: str, new: str, borrowed: tuple[str, ...] = (), helpers: tuple[Rew
         ("x.mean(1, keepdim=True)", "(x.sum(1, keepdim=True) / 12)"),
         ("torch.roll(x, 1, 1)", "x[:, [2, 0, 1]]"),
         ("[12])", "[7])"),
+        ("torch.zeros_like(y, dtype", "y.new_zeros((*y.shape[:1], 7), dtype"),
+        ("size_of += y * 2", "size_of = size_of + (y * 2)"),
+        ("view(size)", "view((*size[:1], 7))"),
+        ("view(size)", "view((7, *size[1:]))"),
+        ("*y.shape[:1], 12", "*y.shape[:1], 7"),
+        ("*y.shape[:1], 12", "3, *y.shape[:1][1:], 7"),
+        ("reshape(*size)", "reshape(*size[:1], 7)"),
     ],
 )  # fmt: skip
 def test_other_numbers_are_taken(old: str, new: str) -> None:
@@ -62,6 +73,22 @@ def test_other_numbers_are_taken(old: str, new: str) -> None:
     ("old", "new"),
     [
         ("rows(", "eval("),
+        ("torch.zeros_like(y, dtype", "y.new_ones((*y.shape[:1], 7), dtype"),
+        ("torch.zeros_like(y, dtype", "x.new_zeros((*y.shape[:1], 7), dtype"),
+        ("torch.zeros_like(y, dtype", "y.new_zeros((*y.data[:1], 7), dtype"),
+        ("torch.zeros_like(y, dtype=y.dtype)", "y.new_zeros((7,), dtype=print())"),
+        ("size_of += y * 2", "size_of = size_of - (y * 2)"),
+        ("size_of += y * 2", "size_of = y + (y * 2)"),
+        ("size_of += y * 2", "size_of = size_of + print()"),
+        ("size_of += y * 2", "y = size_of + (y * 2)"),
+        ("view(size)", "view((*wide[:1], 7))"),
+        ("view(size)", "view((*size[:1], print()))"),
+        ("view(size)", "view((*size[print():], 7))"),
+        ("view(size)", "view((*size, 7))"),
+        ("*y.shape[:1], 12", "*y.shape[:1], print()"),
+        ("*y.shape[:1], 12", "*x.shape[:1], 12"),
+        ("reshape(*size)", "reshape(*size[:1], *print())"),
+        ("reshape(*size)", "reshape(*size[:1].f()[:1], 7)"),
         ("x.chunk(2, dim=1)", "x.split(exec('1'), dim=1)"),
         ("x.chunk(2, dim=1)", "x.split([1, print()], dim=1)"),
         ("x.chunk(2, dim=1)", "x.apply_([3, 4], dim=1)"),

@@ -87,7 +87,13 @@ def test_models_that_are_packed_whole_are_refused() -> None:
 
 
 def test_models_that_are_packed_in_parts_say_what_holds_back() -> None:
-    assert "quantise the small model" in str(plan_speedup(packed("4"), torch.randn(2, 8)))
+    kept = torch.arange(16) > 7
+    masks = {"2.weight": kept[:, None].expand(16, 16), "2.bias": kept}
+    plan = plan_speedup(packed("4"), torch.randn(2, 8), masks)
+    # The layer in front reads its own channels, not those that the packed one is given.
+    assert "quantise the small model" in str(plan)
+    small: Any = materialize(plan)
+    assert small[0].out_features == 8
 
 
 def test_buffers_are_looked_at_too() -> None:

@@ -13,6 +13,7 @@ from property_tests.faults.table import (
     checkpoints,
     computed,
     contraction,
+    dead,
     engine,
     faces,
     fills,
@@ -33,6 +34,7 @@ from property_tests.faults.table import (
     sources,
     sparse,
     statistics,
+    traces,
 )
 
 FAULTS: tuple[Fault, ...] = (
@@ -51,6 +53,7 @@ FAULTS: tuple[Fault, ...] = (
     *bounds.FAULTS,
     *shuffles.FAULTS,
     *rows.FAULTS,
+    *dead.FAULTS,
     *fills.FAULTS,
     *gates.FAULTS,
     *engine.FAULTS,
@@ -58,6 +61,7 @@ FAULTS: tuple[Fault, ...] = (
     *sources.FAULTS,
     *sizes.FAULTS,
     *readings.FAULTS,
+    *traces.FAULTS,
     *parts.FAULTS,
     *building.FAULTS,
     *checkpoints.FAULTS,

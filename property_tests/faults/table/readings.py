@@ -25,7 +25,7 @@ FAULTS = (
     ),
     Fault(
         "readings: what is checked is not read",
-        "tracing.trace",
+        "tracing.flat",
         "return (*tensors_of(output), *numbers, *assigned.values(), *checked)",
         "return (*tensors_of(output), *numbers, *assigned.values())",
         (f"{_CHECKS}::test_what_is_checked_is_read",),

@@ -69,8 +69,8 @@ FAULTS = (
     Fault(
         "sizes: a module that raised is not left",
         "tracing.trace",
-        "catches or is_confused(error.__cause__), gives",
-        "catches, gives",
+        "catches = catches or is_confused(error.__cause__)",
+        "catches = bool(catches)",
         images_of("a module that fails"),
     ),
     Fault(
@@ -167,8 +167,8 @@ FAULTS = (
     Fault(
         "calls: the keep-sets are those of the first",
         "planning.problem",
-        "        yield from rule_of(site.op, rules).couple(site)\n",
-        "        yield from () if graph.call_of(site.op.index) else rule_of(site.op, rules).couple(site)\n",
+        "        yield from couple_loosely(site, extents)\n",
+        "        yield from () if graph.call_of(site.op.index) else couple_loosely(site, extents)\n",
         (SEVERAL,),
     ),
     Fault(
