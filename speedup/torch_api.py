@@ -30,7 +30,8 @@ from torch.nn.modules.batchnorm import _NormBase as NormBase
 from torch.nn.modules.conv import _ConvNd as ConvNd
 from torch.nn.modules.conv import _ConvTransposeNd as ConvTransposeNd
 from torch.nn.modules.instancenorm import _InstanceNorm as InstanceNorm
-from torch.utils._pytree import TreeSpec, tree_flatten, tree_leaves, tree_structure, tree_unflatten
+from torch.utils._python_dispatch import _disable_current_modes as disable_current_modes
+from torch.utils._pytree import TreeSpec, tree_flatten, tree_leaves, tree_map, tree_structure, tree_unflatten
 from torch.utils.weak import WeakTensorKeyDictionary
 
 __all__ = [  # noqa: RUF022  by what they are for
@@ -48,6 +49,7 @@ __all__ = [  # noqa: RUF022  by what they are for
     "tree_flatten",
     "tree_unflatten",
     "tree_leaves",
+    "tree_map",
     "tree_structure",
     # Tracing.
     "ProxyTorchDispatchMode",  # the only mode that sees operators before autograd takes them apart
@@ -63,6 +65,7 @@ __all__ = [  # noqa: RUF022  by what they are for
     "get_proxy_slot",  # the node that made a tensor
     "CUSTOM",  # key of `Node.meta` for what others note, which torch.export keeps through its passes
     "is_fake",  # whether a tensor is one of a trace, without data
+    "disable_current_modes",  # to compute with numbers in the middle of a trace
     "DisableTorchFunction",  # to look at a call's arguments without that being taken for a call
     "use_lazy_graph_module",  # makes no source of graph modules, which nobody here reads
     "fx_config",  # `do_not_emit_stack_traces` does the same for the stack traces of nodes

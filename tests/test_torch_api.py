@@ -47,6 +47,7 @@ from speedup.torch_api import (
     Schema,
     TreeSpec,
     WeakTensorKeyDictionary,
+    disable_current_modes,
     enable_python_dispatcher,
     exporting_state,
     fake_like,
@@ -63,6 +64,7 @@ from speedup.torch_api import (
     schema_of,
     tree_flatten,
     tree_leaves,
+    tree_map,
     tree_structure,
     tree_unflatten,
     unsaved_buffers_of,
@@ -179,6 +181,7 @@ def trees() -> None:
     others = [2, torch.zeros(3), "b", None, 4.0]
     assert tree_unflatten(others, spec) == ((2, [others[1], "b"]), {"k": None, "b": {"c": 4.0}})
     assert str(tree_structure(tree_unflatten(others, spec))) == str(spec)
+    assert tree_map(str, ((1, [2]), {"k": None})) == (("1", ["2"]), {"k": "None"})
     assert tree_structure([1, (2,)]) != tree_structure((1, [2]))
 
 
@@ -201,6 +204,19 @@ def custom() -> None:
     for graph in (program.graph, program.run_decompositions({}).graph):
         notes = {str(n.target): n.meta.get(CUSTOM) for n in graph.nodes if n.op == "call_function"}
         assert notes["aten.relu.default"] == {"note": "here"} and not notes["aten.add.Tensor"]
+
+
+def disable_modes() -> None:
+    class Summing(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            with DisableTorchFunction(), disable_current_modes():
+                seen.append(float(STRANGER.sum() + 1))
+            return x + 1
+
+    seen: list[float] = []
+    program = torch.export.export(Summing(), (torch.ones(2),), strict=False)
+    assert seen == [2.0]
+    assert [n.target for n in program.graph.nodes if n.op == "call_function"] == [ATEN.add.Tensor]
 
 
 def disable_torch_function() -> None:
@@ -447,6 +463,8 @@ PROBES: Mapping[str, Callable[..., None]] = {
     "get_proxy_slot": proxy_slot,
     "is_fake": fake,
     "CUSTOM": custom,
+    "tree_map": trees,
+    "disable_current_modes": disable_modes,
     "DisableTorchFunction": disable_torch_function,
     "use_lazy_graph_module": lazy_graph_module,
     "fx_config": config,

@@ -90,14 +90,17 @@ def _transfer(op: Op, facts: Sequence[Fact], rules: Rules, extents: Extents) -> 
     ranks = [f.ndim for f in found]
     if ranks != [r.ndim for r in op.results]:
         raise RuleError(f"the rule of {op.label} returned facts of ranks {ranks} for {op.results}")
-    if forms == (op,) and all(f.is_unknown for f in found) and _can_run(op, facts):
-        found = [constant(t) for t in evaluate(op, full_values(op, facts))]
+    if forms == (op,) and not all(f.is_all_known() for f in found) and _can_run(op, facts, extents):
+        found = [constant(t) for t in evaluate(op, [v.contiguous() for v in full_values(op, facts)])]
     bounds = bounds_in_every_form(op, facts, rule, forms)
     return [f if b.is_open else evolve(f, stated=b) for f, b in zip(found, bounds, strict=True)]
 
 
-def _can_run(op: Op, facts: Sequence[Fact]) -> bool:
-    """Whether the op is a pure function of constants that are given element by element."""
+def _can_run(op: Op, facts: Sequence[Fact], extents: Extents) -> bool:
+    """Whether the op is a pure function of constants, given element by element or of one size only."""
     deterministic = torch.Tag.nondeterministic_seeded not in op.target.tags and op.target.namespace == "aten"
-    given = all(f.is_given(v.shape) for f, v in zip(facts, op.operands, strict=True))
+    given = all(
+        f.is_given(v.shape) or (f.is_all_known() and not any(extents.may_vary(v, d) for d in range(v.ndim)))
+        for f, v in zip(facts, op.operands, strict=True)
+    )
     return bool(facts) and bool(op.results) and deterministic and given

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from itertools import chain
+from types import MappingProxyType
 
 import torch
 from torch import nn
@@ -29,11 +30,14 @@ def change_modules(small: nn.Module, edits: Iterable[Edit]) -> None:
 
 
 def hollow_copy(
-    model: nn.Module, edits: Iterable[Edit], device: torch.device | str | None = None
+    model: nn.Module,
+    edits: Iterable[Edit],
+    device: torch.device | str | None = None,
+    filled: Mapping[str, torch.Tensor] = MappingProxyType({}),
 ) -> nn.Module:
     """The small model without its weights: every tensor is one zero, expanded to its new shape.
 
-    All are on `device`; None: each where that of the model is.
+    All are on `device`; None: each where that of the model is. Those named in `filled` have data.
     """
     edits = tuple(edits)
     held = held_tensors(model)
@@ -45,6 +49,7 @@ def hollow_copy(
             )
             for name, tensor in held.items()
         }
+        hollow.update({id(held[name]): tensor for name, tensor in filled.items()})
         small = copy_module(model, hollow)
     change_modules(small, edits)
     return small

@@ -61,7 +61,9 @@ def _describe(
             ExpectedOp(str(op.target), op.owner.path, operands, plain, tuple(sizes(r) for r in op.results))
         )
         names.update({r.index: (len(ops) - 1, n) for n, r in enumerate(op.results)})
-    return Expected(tuple(ops), tuple(names[v.index] for v in graph.outputs), opaque)
+    # What Python read may be told by the source of the small model.
+    returned = (value for value in graph.outputs if value not in graph.consulted)
+    return Expected(tuple(ops), tuple(names[v.index] for v in returned), opaque)
 
 
 def _passes_on(op: Op, sizes: Callable[[Value], Shape]) -> bool:

@@ -216,7 +216,8 @@ class Graph(Remembering):
 
     The ops of each call follow one another, the first of each at one of `starts`; the calls share nothing
     but the model's state. The first `counted` ops are those whose work is counted; None: all. `written` is
-    state that each call leaves changed for the next one.
+    state that each call leaves changed for the next one, `consulted` state whose numbers Python code of the
+    forward got while it was traced, as in `if self.gate > 0`.
     """
 
     values: tuple[Value, ...]
@@ -229,6 +230,7 @@ class Graph(Remembering):
     written: tuple[Value, ...] = ()
     starts: tuple[int, ...] = (0,)
     counted: int | None = None
+    consulted: tuple[Value, ...] = ()
     readers: tuple[tuple[int, ...], ...] = attrs.field(init=False, eq=False, repr=False)
     producer: tuple[int | None, ...] = attrs.field(init=False, eq=False, repr=False)
     _memo: dict[str, Any] = attrs.field(init=False, eq=False, repr=False, factory=dict)

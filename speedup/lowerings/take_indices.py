@@ -50,7 +50,10 @@ class TakeIndices(Lowering):
 
     def _within(self, node: ast.Subscript, op: Op) -> tuple[Change, ...] | None:
         element = element_of(node, op)
-        if not isinstance(element, ast.Slice):
+        if element is None or isinstance(element, ast.Starred):
+            return None
+        # What is no slice is the tensor that the op looks up.
+        if not isinstance(element, ast.Slice) and len(op.operands) < 2:
             return None
         others = [e for e in elements_of(node) if e is not element]
         if all(isinstance(e, ast.Slice) or is_constant(e, Ellipsis) for e in others):

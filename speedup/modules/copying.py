@@ -132,10 +132,10 @@ def _parts(value: object, slots: dict[type, tuple[MemberDescriptorType, ...]]) -
 
 
 def _needs_cleaning(tensor: torch.Tensor) -> bool:
-    """Whether deepcopy would copy a gradient along with `tensor`, or refuse it."""
+    """Whether deepcopy would copy a gradient along with `tensor`, or refuse it, as most sparse ones."""
     if nn.parameter.is_lazy(tensor):
         return not isinstance(tensor, nn.Parameter)
-    return not tensor.is_leaf or tensor.grad is not None
+    return not tensor.is_leaf or tensor.grad is not None or tensor.layout is not torch.strided
 
 
 def _clean_copy(tensor: torch.Tensor) -> torch.Tensor:

@@ -118,8 +118,23 @@ def checksum(tensor: Tensor) -> int:
     """
     if tensor.is_meta:
         return 0
+    if tensor.layout is not torch.strided:
+        parts = tuple(checksum(part) for part in _parts(tensor.detach()))
+        return checksum(torch.tensor(parts, dtype=torch.int64))
     flat = tensor.detach().contiguous().reshape(-1).view(torch.uint8)
     return checksum_of_bytes(lambda start, stop: flat[start:stop], flat.numel(), flat.device)
+
+
+def _parts(tensor: Tensor) -> tuple[Tensor, ...]:
+    """The dense tensors that a sparse one consists of."""
+    match tensor.layout:
+        case torch.sparse_coo:
+            tensor = tensor.coalesce()
+            return tensor.indices(), tensor.values()
+        case torch.sparse_csr | torch.sparse_bsr:
+            return tensor.crow_indices(), tensor.col_indices(), tensor.values()
+        case _:
+            return tensor.ccol_indices(), tensor.row_indices(), tensor.values()
 
 
 def checksum_of_bytes(

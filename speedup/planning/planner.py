@@ -18,12 +18,13 @@ from speedup.analyses.partial_sums import PartialSum, find_partial_sums
 from speedup.building.expected import expected_trace
 from speedup.engine.borders import Bordered
 from speedup.engine.lattice import Fact
-from speedup.errors import NonFiniteWeightError, UnboundPlanError, UnknownModuleError
+from speedup.errors import NonFiniteWeightError, SpeedupError, UnboundPlanError, UnknownModuleError
 from speedup.forwards.rewriting import SourceRewriter
 from speedup.ir.edits import AddToParameter, CombineColumns, Edit, MergeColumns, NewBias, RewriteForward
 from speedup.ir.graph import Graph, Origin
 from speedup.ir.inputs import Example, example_from, further_calls
 from speedup.masks import Masks, MaskSource, resolve_masks
+from speedup.modules.copying import held_tensors
 from speedup.modules.fingerprints import Fingerprint, TensorFingerprint, fingerprints_of, tensor_names
 from speedup.modules.plannable import require_plannable
 from speedup.modules.reparametrized import Plain, as_planned
@@ -42,9 +43,11 @@ from speedup.planning.choosing import (
 )
 from speedup.planning.coupling import solve_coupling
 from speedup.planning.editing import edits_of, solved_attributes
+from speedup.planning.guarding import keeping_failed, op_at
 from speedup.planning.rehearsal import rehearse
 from speedup.planning.summary import report_of
 from speedup.rules import STANDARD, Rules
+from speedup.torch_api import Overload
 from speedup.tracing.islands import Survey, survey
 
 
@@ -145,6 +148,12 @@ class Request:
         """The model that is traced, and that edits are for."""
         return self.plain.model
 
+    def masked(self, tensor: Tensor) -> Tensor:
+        """The numbers that a tensor of the model has in the masked one."""
+        names = (name for name, held in self.model.named_parameters() if held is tensor)
+        mask = self.masks.get(next(names, ""))
+        return tensor if mask is None else torch.where(mask.to(tensor.device), tensor, 0)
+
 
 @frozen(eq=False)
 class Solution:
@@ -182,7 +191,7 @@ def request_of(plan: Plan) -> Request:
 
 def find_solution(request: Request) -> Solution:
     """Trace the model, analyse and couple it, and rehearse what comes of it until it works out."""
-    found = survey(request.model, request.calls)
+    found = survey(request.model, request.calls, values=request.masked)
     traced = found.trace
     _check_finite(traced.graph, traced.tensors)
     findings = _analyse(traced.graph, traced.tensors, request)
@@ -195,7 +204,9 @@ def find_solution(request: Request) -> Solution:
         numbers = frozenset(e.path for e in solved_attributes(analysis))
         changed = numbers | frozenset(e.path for e in edits if isinstance(e, RewriteForward))
         calls = (*request.calls, *found.found)
-        failing = rehearse(request.model, calls, found.islands, edits, expected, changed)
+        held = held_tensors(request.model)
+        read = {value.name: request.masked(held[value.name]) for value in traced.graph.consulted}
+        failing = rehearse(request.model, calls, found.islands, edits, expected, changed, read)
         if not failing:
             return Solution(found, analysis, edits, expected, rewriter, changed)
         # Where new numbers do not work out, the source may still be told the sizes; else it stays as it is.
@@ -247,6 +258,22 @@ def _couple(graph: Graph, found: _Findings, request: Request, rewriter: SourceRe
 
 
 def _plan(request: Request) -> Plan:
+    """The plan; an operator whose rule fails is kept."""
+    failed: set[Overload] = set()
+    while True:
+        try:
+            return _planned(request)
+        except (SpeedupError, MemoryError, torch.OutOfMemoryError):
+            raise
+        except Exception as error:
+            op = op_at(error)
+            if op is None or op.target in failed:
+                raise
+            failed.add(op.target)
+            request = evolve(request, rules=keeping_failed(request.rules, op, error))
+
+
+def _planned(request: Request) -> Plan:
     fingerprints = fingerprints_of(request.model, request.plain.made)
     solution = find_solution(request)
     found = solution.survey
@@ -291,11 +318,12 @@ def _value_independent(
     }
     # Nor can it depend on those of tensors that have none yet.
     empty = {name for name, tensor in traced.tensors.items() if tensor.is_meta}
+    consulted = {value.name for value in traced.graph.consulted}
     read = {v.name for v in traced.graph.state if traced.graph.readers[v.index]} - empty
-    unread = frozenset(named) - read
+    unread = frozenset(named) - read - consulted
     if any(isinstance(edit, AddToParameter | CombineColumns | MergeColumns | NewBias) for edit in edits):
         return unread
-    weights = {name for name in read if name in named and _is_weight(named[name].dtype)}
+    weights = {name for name in read - consulted if name in named and _is_weight(named[name].dtype)}
     if not weights:
         return unread
     # Of a tensor without data nothing is known.

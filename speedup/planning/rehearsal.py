@@ -6,9 +6,9 @@ could not see it, as in `range(self.heads)`. So the small model is traced withou
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
-from torch import nn
+from torch import Tensor, nn
 
 from speedup.building.applying import hollow_copy
 from speedup.building.expected import actual_trace, first_difference
@@ -26,15 +26,17 @@ def rehearse(
     edits: Sequence[Edit],
     expected: Expected,
     changed: frozenset[str],
+    read: Mapping[str, Tensor],
 ) -> frozenset[str]:
     """Those of the modules `changed` by attributes or source that had better stay as they are.
 
-    Empty when the small model's trace is as `expected`, or when nothing was changed in this way.
+    `read` are, by name, the tensors whose numbers Python code of the forward reads. Empty when the
+    small model's trace is as `expected`, or when nothing was changed in this way.
     """
     if not changed:
         return frozenset()
     try:
-        graph = retrace(hollow_copy(model, edits), calls, islands).graph
+        graph = retrace(hollow_copy(model, edits, filled=read), calls, islands).graph
         difference = first_difference(expected, actual_trace(graph, expected.opaque))
     except (ExportError, SpeedupError):
         return changed

@@ -69,6 +69,11 @@ KINDS: tuple[Kind, ...] = (
         "pass rules=STANDARD | {operator: rule}; plan.unknown_operators names them",
     ),
     Kind(
+        r"has a rule that failed",
+        "operators whose rule failed",
+        "plan.blockers says how; repair the rule if it is yours, and report it otherwise",
+    ),
+    Kind(
         r"out of sight|as a number that cannot follow|compares this size|in numbers how far"
         r"|insists on its sizes|number that the forward reads|size of its result|depends on its length"
         r"|depends on the input's size"

@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 
 from speedup.engine.constraints import Constraint, Pinned
-from speedup.engine.lattice import Fact, any_along, any_over, fact, fold_to
+from speedup.engine.lattice import Fact, any_along, any_over, broadcast, fact, fold_to, spread
 from speedup.ir.graph import Op, Value
-from speedup.rules.rule import Facts, Lives, Rule, equal, nothing_known, pinned, reason_for
+from speedup.rules.rule import Facts, Lives, Rule, equal, pinned, reason_for
 from speedup.rules.site import Site
 
 
@@ -110,19 +110,44 @@ def cross_couple(site: Site) -> Iterable[Constraint]:
         yield from pinned(value, [axis - (result.ndim - value.ndim)], reason)
 
 
+def _crossed_axis(op: Op) -> int:
+    """The dimension of vectors of three: the first of that extent where none is named."""
+    return op["dim"] % op.result.ndim if op["dim"] is not None else op.result.shape.index(3)
+
+
+def _turned(tensor: Tensor, axis: int, by: int) -> Tensor:
+    """Along the vectors, at each place what lies `by` places further on."""
+    return torch.roll(spread(tensor, (3,) * tensor.ndim, [axis]), -by, axis)
+
+
 def cross_live(op: Op, facts: Facts, live: Lives) -> tuple[Tensor, ...]:
-    axes = range(op.result.ndim) if op["dim"] is None else [op["dim"] % op.result.ndim]
-    reads = any_over(live[0], axes)
-    return tuple(fold_to(reads, v.shape) for v in op.operands)
+    """Each component is the difference of two products; of two zeros the first has to hold."""
+    axis = _crossed_axis(op)
+    first, second = (_aligned(f.maybe_nonzero, op.result.ndim) for f in facts)
+    ours, theirs = torch.zeros((), dtype=torch.bool), torch.zeros((), dtype=torch.bool)
+    for own, other in ((1, 2), (2, 1)):
+        one, two = _turned(first, axis, own), _turned(second, axis, other)
+        ours = ours | _turned(live[0] & (two | ~one), axis, -own)
+        theirs = theirs | _turned(live[0] & one, axis, -other)
+    return tuple(fold_to(r, v.shape) for r, v in zip((ours, theirs), op.operands, strict=True))
+
+
+def _aligned(tensor: Tensor, ndim: int) -> Tensor:
+    return tensor.reshape((1,) * (ndim - tensor.ndim) + tuple(tensor.shape))
 
 
 def cross_known(op: Op, facts: Facts) -> tuple[Fact, ...]:
-    """0 where one of the vectors is."""
-    if op["dim"] is None:
-        return nothing_known(op, facts)
-    axis, ndim = op["dim"] % op.result.ndim, op.result.ndim
-    zeros = [~any_over(f.maybe_nonzero, [axis - (ndim - f.ndim)]) for f in facts]
-    return (fact(zeros[0] | zeros[1], torch.zeros((1,) * ndim, dtype=op.result.dtype)),)
+    """Known where both products of a component are: both factors, or one that is 0."""
+    axis, ndim = _crossed_axis(op), op.result.ndim
+    parts = [[_aligned(t, ndim) for t in (f.known, f.value)] for f in facts]
+    known, value = torch.ones((), dtype=torch.bool), torch.zeros((), dtype=op.result.dtype)
+    for own, other, sign in ((1, 2, 1), (2, 1, -1)):
+        (a, x), (b, y) = (
+            [_turned(t, axis, by) for t in one] for one, by in zip(parts, (own, other), strict=True)
+        )
+        known = known & ((a & b) | (a & (x == 0)) | (b & (y == 0)))
+        value = value + sign * x * y
+    return (fact(*broadcast(known, value)),)
 
 
 CROSS = Rule(couple=cross_couple, known=cross_known, live=cross_live)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 import torch
+from attrs import evolve
 from torch import Tensor
 
 from speedup.engine.constraints import Constraint
@@ -50,6 +51,25 @@ def transform_live(op: Op, facts: Facts, live: Lives) -> tuple[Tensor, ...]:
     return (any_over(live[0], _dims(op)),)
 
 
+def _shifts(op: Op, dims: tuple[int, ...], back: bool) -> list[int]:
+    """How far a shift rolls each of `dims`; back: the way from the result to the operand."""
+    is_forward = op.name == "fft_fftshift"
+    halves = [(n // 2 if is_forward else (n + 1) // 2) for n in (op.operands[0].shape[d] for d in dims)]
+    return [-half if back else half for half in halves]
+
+
+def shift_known(op: Op, facts: Facts) -> tuple[Fact, ...]:
+    """What moves, by half of each extent, is known where it comes to lie."""
+    dims = _dims(op)
+    known, value = (torch.roll(t, _shifts(op, dims, False), dims) for t in (facts[0].known, facts[0].value))
+    return (fact(known, value),)
+
+
+def shift_live(op: Op, facts: Facts, live: Lives) -> tuple[Tensor, ...]:
+    dims = _dims(op)
+    return (torch.roll(live[0], _shifts(op, dims, True), dims),)
+
+
 def pairs_couple(site: Site) -> Iterable[Constraint]:
     """Real and imaginary part lie along one more dimension, the last, of the side that is real."""
     source, target = site.op.operands[0], site.op.result
@@ -82,11 +102,11 @@ TRANSFORM = Rule(couple=transform_couple, known=transform_known, live=transform_
 
 _TRANSFORMS = """
     fft ifft rfft irfft hfft ihfft fft2 ifft2 rfft2 irfft2 hfft2 ihfft2 fftn ifftn rfftn irfftn hfftn ihfftn
-    fftshift ifftshift
 """.split()
 
 RULES: dict[str, Rule] = {
     **{f"fft_{name}": TRANSFORM for name in _TRANSFORMS},
+    **dict.fromkeys(("fft_fftshift", "fft_ifftshift"), evolve(TRANSFORM, known=shift_known, live=shift_live)),
     "view_as_real": Rule(couple=pairs_couple, known=as_real_known, live=as_real_live),
     "view_as_complex": Rule(couple=pairs_couple, known=as_complex_known, live=as_complex_live),
 }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from math import prod
 from types import MappingProxyType
 
 import torch
@@ -10,11 +11,24 @@ from torch import Tensor, nn
 
 from speedup.engine.bounds import OPEN, Bounds, spanned
 from speedup.engine.constraints import Constraint
-from speedup.engine.lattice import Fact, all_over, any_along, any_over, constant, fact, indicator, vector
-from speedup.engine.layout import Block, IndexMap, pull
+from speedup.engine.keepsets import KeepSets
+from speedup.engine.lattice import (
+    Fact,
+    all_over,
+    any_along,
+    any_over,
+    broadcast,
+    constant,
+    fact,
+    indicator,
+    vector,
+)
+from speedup.engine.layout import Block, IndexMap, pull, push, restrict_index
 from speedup.ir.evaluation import evaluate
 from speedup.ir.graph import Op, Value
+from speedup.lowerings import Alternative, TakeIndices
 from speedup.rules.bounded import argument, as_given
+from speedup.rules.layout import couple_block
 from speedup.rules.rule import Facts, Lives, Rule, Sizes, equal, everything_read, nothing_known, pinned
 from speedup.rules.site import Site
 from speedup.rules.stated import stated_result_sizes
@@ -27,8 +41,16 @@ def embedding_known(op: Op, facts: Facts) -> tuple[Fact, ...]:
 
 
 def embedding_live(op: Op, facts: Facts, live: Lives) -> tuple[Tensor, ...]:
-    columns = any_along(live[0], op.result.ndim - 1, op.operands[0].shape[1])
-    return (vector(columns, 1, 2), indicator(bool(columns.any()), op.operands[1].ndim))
+    """All rows of the columns that are read, or those that are looked up where that is known."""
+    table, index = op.operands
+    columns = any_along(live[0], op.result.ndim - 1, table.shape[1])
+    reads = vector(columns, 1, 2)
+    if facts[1].is_all_known():
+        asked = any_over(live[0], [op.result.ndim - 1]).squeeze(-1).expand(index.shape)
+        rows = torch.zeros(table.shape[0], dtype=torch.bool)
+        rows[facts[1].value.expand(index.shape)[asked].long()] = True
+        reads = reads & vector(rows, 0, 2)
+    return reads, indicator(bool(columns.any()), index.ndim)
 
 
 def embedding_couple(site: Site) -> Iterable[Constraint]:
@@ -42,7 +64,12 @@ def embedding_couple(site: Site) -> Iterable[Constraint]:
 
 
 def _lookup(op: Op) -> tuple[int, Value] | None:
-    """The dimension and the index of `x[i]` with one tensor of integers; None for other indexing."""
+    """The dimension and the index of `x[i]` with one tensor of integers, or of `index_select`; None for other
+    indexing.
+    """
+    if "indices" not in op.arguments:
+        ndim, index = op.operands[0].ndim, op.operands[1]
+        return (op["dim"] % ndim, index) if ndim and index.ndim else None
     given = [(d, i) for d, i in enumerate(op.arguments["indices"]) if i is not None]
     if len(given) != 1 or len(op.operands) != 2 or given[0][1].dtype not in (torch.int64, torch.int32):
         return None
@@ -91,14 +118,30 @@ def _looked_up_known(op: Op, facts: Facts, axis: int, index: Value) -> tuple[Fac
 
 
 def index_live(op: Op, facts: Facts, live: Lives) -> tuple[Tensor, ...]:
-    """A lookup reads any index of its dimension, and of the others what is read of the result."""
+    """A lookup reads any index of its dimension where these are not known, and what is read of the result."""
     found = _lookup(op)
     if found is None:
         return everything_read(op, facts, live)
     axis, index = found
+    index_map = _index_move(op, facts, axis, index)
+    flag = indicator(bool(live[0].any()), index.ndim)
+    if index_map is not None:
+        return push(index_map, live[0], op.operands[0].shape, op.result.shape), flag
     reads = any_over(live[0], range(axis, axis + index.ndim))
     shape = [*reads.shape[:axis], 1, *reads.shape[axis + index.ndim :]]
-    return reads.reshape(shape), indicator(bool(live[0].any()), index.ndim)
+    return reads.reshape(shape), flag
+
+
+def _selected(site: Site) -> Block | None:
+    """The block of a selection of channels by known numbers; None where something else is looked up.
+
+    In tables of the model's own it is positions that are looked up.
+    """
+    found = _lookup(site.op)
+    index_map = found and _index_move(site.op, [site.fact(v) for v in site.op.operands], *found)
+    if index_map is None or site.op.operands[1].ndim != 1 or site.graph.is_fixed(site.op.operands[0]):
+        return None
+    return index_map.blocks[-1]
 
 
 def index_couple(site: Site) -> Iterable[Constraint]:
@@ -112,11 +155,36 @@ def index_couple(site: Site) -> Iterable[Constraint]:
     table, result = op.operands[0], op.result
     for own, other in _carried_dims(op, axis, index):
         yield from equal(reason, (table, own), (result, other))
+    selected = _selected(site)
+    if selected is not None:
+        yield from couple_block(selected, table, result, False, reason)
+        yield from pinned(index, [0], reason)
+        return
     for dim in range(index.ndim):
         yield from equal(reason, (index, dim), (result, axis + dim))
     yield from pinned(table, [axis], reason)
     if site.fact(index).is_all_known():
         yield from pinned(index, range(index.ndim), reason)
+
+
+def index_holds(site: Site, sizes: Sizes, kept: KeepSets) -> bool:
+    """The numbers of an index are those of what there was before."""
+    selected, op = _selected(site), site.op
+    if selected is None:
+        return True
+    ends = ((op.operands[0].index, selected.source[0]), (op.result.index, selected.target[0]))
+    return all(kept.is_full(end) for end in ends)
+
+
+def index_alternatives(site: Site, sizes: Sizes, kept: KeepSets) -> Iterable[Alternative]:
+    """What is left of a selection is one by other numbers."""
+    selected, op = _selected(site), site.op
+    if selected is None:
+        return
+    ends = ((op.operands[0].index, selected.source[0]), (op.result.index, selected.target[0]))
+    read = restrict_index(selected.index, kept[ends[0]], kept[ends[1]])
+    if read is not None:
+        yield Alternative(TakeIndices(tuple(read.tolist()), selected.source[0]), cost=prod(sizes(op.result)))
 
 
 def filled_known(op: Op, facts: Facts) -> tuple[Fact, ...]:
@@ -179,22 +247,22 @@ def no_coupling(site: Site) -> Iterable[Constraint]:
     return ()
 
 
-def _is_compressed(data: Fact, op: Op) -> bool:
-    """Whether a matrix is uniform, so that its extents may follow the input's."""
-    return any(n == 1 for n in data.value.shape[-2:])
+def _inside(op: Op) -> Tensor:
+    """Bool, compressed: what lies below (above) the diagonal. At other sizes it lies at the same places."""
+    data = op.operands[0]
+    inside = evaluate(op, [torch.ones(data.shape[-2:], dtype=torch.uint8)])[0].bool()
+    return inside.reshape((1,) * (data.ndim - 2) + inside.shape)
 
 
 def tri_known(op: Op, facts: Facts) -> tuple[Fact, ...]:
     """Below (above) a diagonal: known as the operand is; outside known 0."""
-    data = facts[0]
-    shape = op.operands[0].shape
-    inside = evaluate(op, [torch.ones(shape[-2:], dtype=torch.uint8)])[0].bool()
-    if (data.is_unknown and bool(inside.all())) or _is_compressed(data, op):
-        return nothing_known(op, facts)
-    lead = (1,) * (data.ndim - 2)
-    return (
-        fact(data.known | ~inside.reshape(lead + inside.shape), data.value * inside.to(data.value.dtype)),
-    )
+    inside, data = _inside(op), facts[0]
+    return (fact(*broadcast(data.known | ~inside, data.value * inside.to(data.value.dtype))),)
+
+
+def tri_live(op: Op, facts: Facts, live: Lives) -> tuple[Tensor, ...]:
+    """Nothing is read outside."""
+    return (live[0] & _inside(op),)
 
 
 def positions_couple(site: Site) -> Iterable[Constraint]:
@@ -228,6 +296,16 @@ _SEQUENCES = """
 """.split()
 
 
+LOOKUP = Rule(
+    couple=index_couple,
+    known=index_known,
+    live=index_live,
+    bounds=as_given,
+    holds=index_holds,
+    alternatives=index_alternatives,
+)
+
+
 def _embedding_axes(site: Site) -> Iterable[LayerAxis]:
     result = site.op.result
     yield LayerAxis(MAKES, (result.index, result.ndim - 1), site.op.operands[:1])
@@ -248,11 +326,11 @@ RULES: dict[str, Rule] = {
             axes=_embedding_axes, attributes=MappingProxyType({nn.Embedding: _embedding_attributes})
         ),
     ),
-    "index.Tensor": Rule(couple=index_couple, known=index_known, live=index_live, bounds=as_given),
+    **dict.fromkeys(("index.Tensor", "index_select"), LOOKUP),
     **dict.fromkeys(("zeros", "ones", "full", "new_zeros", "new_ones", "new_full"), FILLED),
     **dict.fromkeys(("empty", "new_empty"), UNFILLED),
     **dict.fromkeys(_SEQUENCES, SEQUENCE),
-    **{name: Rule(couple=positions_couple, known=tri_known) for name in ("tril", "triu")},
+    **{name: Rule(couple=positions_couple, known=tri_known, live=tri_live) for name in ("tril", "triu")},
     **dict.fromkeys(
         ("_assert_tensor_metadata", "_assert_scalar", "_assert_async", "sym_constrain_range_for_size"), CHECK
     ),

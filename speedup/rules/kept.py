@@ -39,7 +39,7 @@ _REASONS: dict[str, str] = {
         linalg_eig linalg_eigh linalg_eigvals linalg_eigvalsh linalg_cholesky linalg_det linalg_slogdet
         linalg_matrix_power linalg_matrix_exp linalg_multi_dot linalg_solve_triangular inverse det logdet
         slogdet matrix_exp matrix_power cholesky cholesky_inverse cholesky_solve pinverse chain_matmul
-        trace kron cov corrcoef block_diag vander cartesian_prod renorm
+        trace kron cov corrcoef block_diag vander cartesian_prod
     """,
     "takes spectra over a window": "stft istft",
     "is a loss, which counts every element": """

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from speedup.engine.bounds import OPEN, Bounds, spanned
 from speedup.engine.constraints import Constraint
 from speedup.engine.keepsets import KeepSets
-from speedup.engine.lattice import Fact, broadcast, constant, fact, fold_to, indicator, vector
+from speedup.engine.lattice import Fact, any_along, broadcast, constant, fact, fold_to, indicator, vector
 from speedup.ir.evaluation import evaluate
 from speedup.ir.graph import Op, Value
 from speedup.ir.operators import functional_form
@@ -193,6 +193,54 @@ def multiply_live(op: Op, facts: Facts, live: Lives) -> tuple[Tensor, ...]:
     return fold_to(live[0] & (second | ~first), a.shape), fold_to(live[0] & first, b.shape)
 
 
+def _factor(op: Op, facts: Facts) -> Fact:
+    """What the first operand is multiplied by; where the second is not Known it may be anything."""
+    other = facts[1].value
+    match op.name.removeprefix("special_"):
+        case "xlogy":
+            found = other.double().log()
+        case "xlog1py":
+            found = other.double().log1p()
+        case _:
+            # A power of 2, which is not 0.
+            return Fact(facts[1].known, torch.ones_like(other))
+    return Fact(facts[1].known, torch.where(facts[1].known, found, torch.zeros_like(found)))
+
+
+def scaled_known(op: Op, facts: Facts) -> tuple[Fact, ...]:
+    """0 times a logarithm or a power is 0 whatever that is, and so is anything times a logarithm of 0."""
+    if len(facts) == 1:
+        return elementwise_known(op, facts)
+    data, factor = facts[0], _factor(op, facts)
+    zero = (data.known & (data.value == 0)) | (factor.known & (factor.value == 0))
+    (value,) = evaluate(op, [f.value for f in facts])
+    known, zero = (_fit(t, op.result) for t in (data.known & factor.known, zero))
+    nothing = torch.zeros((), dtype=value.dtype)
+    return (fact(*broadcast(known | zero, torch.where(zero, nothing, _fit(value, op.result)))),)
+
+
+def scaled_live(op: Op, facts: Facts, live: Lives) -> tuple[Tensor, ...]:
+    """As in a product, a factor of 0 reads nothing of the other one."""
+    if len(facts) == 1:
+        return elementwise_live(op, facts, live)
+    first, second = facts[0].maybe_nonzero, _factor(op, facts).maybe_nonzero
+    reads = live[0] & _fit(second | ~first, op.result), live[0] & _fit(first, op.result)
+    return tuple(fold_to(r, v.shape) for r, v in zip(reads, op.operands, strict=True))
+
+
+def step_known(op: Op, facts: Facts) -> tuple[Fact, ...]:
+    """`heaviside` gives the second operand where the first is 0, else what follows from the first alone."""
+    data, at_zero = facts
+    (value,) = evaluate(op, [f.value for f in facts])
+    known = data.known & (at_zero.known | (data.value != 0))
+    return (fact(*(_fit(t, op.result) for t in broadcast(known, value))),)
+
+
+def step_live(op: Op, facts: Facts, live: Lives) -> tuple[Tensor, ...]:
+    at_zero = live[0] & _fit(~(facts[0].known & (facts[0].value != 0)), op.result)
+    return fold_to(live[0], op.operands[0].shape), fold_to(at_zero, op.operands[1].shape)
+
+
 def _maybe(condition: Fact, outcome: bool) -> Tensor:
     return ~condition.known | (condition.value if outcome else ~condition.value.bool())
 
@@ -246,7 +294,7 @@ def masked_fill_known(op: Op, facts: Facts) -> tuple[Fact, ...]:
 def masked_fill_live(op: Op, facts: Facts, live: Lives) -> tuple[Tensor, ...]:
     branches = _given(op, facts, "value"), _given(op, facts, "self")
     mask = _condition_read(op, live[0], facts[1], *branches)
-    reads = [live[0] & _maybe(facts[1], False), mask, live[0]]
+    reads = [live[0] & _maybe(facts[1], False), mask, live[0] & _maybe(facts[1], True)]
     return tuple(fold_to(r, v.shape) for r, v in zip(reads, op.operands, strict=False))
 
 
@@ -318,16 +366,37 @@ def _slope(weight: Fact, data: Value) -> Fact:
 
 
 def prelu_known(op: Op, facts: Facts) -> tuple[Fact, ...]:
+    """Numbers that are not negative do not count with the slope."""
     data, weight = facts[0], _slope(facts[1], op.operands[0])
-    if data.is_unknown or weight.is_unknown:
+    if data.is_unknown:
         return nothing_known(op, facts)
-    value = torch.where(data.value > 0, data.value, data.value * weight.value)
-    return (fact(data.known & weight.known, value),)
+    value = torch.where(data.value >= 0, data.value, data.value * weight.value)
+    return (fact(*broadcast(data.known & (weight.known | (data.value >= 0)), value)),)
+
+
+def _reads_slope(op: Op, facts: Facts, live: Tensor) -> Tensor:
+    return live & _fit(~(facts[0].known & (facts[0].value >= 0)), op.result)
 
 
 def prelu_live(op: Op, facts: Facts, live: Lives) -> tuple[Tensor, ...]:
-    weight = op.operands[1]
-    return (live[0], indicator(True, weight.ndim))
+    data, weight = op.operands
+    reads = _reads_slope(op, facts, live[0])
+    if weight.ndim != 1:
+        return live[0], fold_to(reads, weight.shape)
+    axis = min(1, data.ndim - 1)
+    return live[0], any_along(reads, axis, weight.shape[0]) if weight.shape[0] > 1 else reads.any().view(1)
+
+
+def prelu_kernel_known(op: Op, facts: Facts) -> tuple[Fact, ...]:
+    """The same with a slope for each element."""
+    data, weight = (Fact(_fit(f.known, op.result), _fit(f.value, op.result)) for f in facts)
+    value = torch.where(data.value >= 0, data.value, data.value * weight.value)
+    return (fact(*broadcast(data.known & (weight.known | (data.value >= 0)), value)),)
+
+
+def prelu_kernel_live(op: Op, facts: Facts, live: Lives) -> tuple[Tensor, ...]:
+    reads = live[0], _reads_slope(op, facts, live[0])
+    return tuple(fold_to(r, v.shape) for r, v in zip(reads, op.operands, strict=True))
 
 
 def like_known(op: Op, facts: Facts) -> tuple[Fact, ...]:
@@ -404,6 +473,10 @@ _RULES: dict[str, Rule] = {
     **dict.fromkeys(("div", "divide", "true_divide", "floor_divide"), QUOTIENT),
     **dict.fromkeys(("remainder", "fmod"), evolve(QUOTIENT, bounds=no_bounds)),
     "pow": _by_element(elementwise_known, bounds=power_bounds),
+    **dict.fromkeys(
+        ("ldexp", "xlogy", "special_xlogy", "special_xlog1py"), _by_element(scaled_known, scaled_live)
+    ),
+    "heaviside": _by_element(step_known, step_live),
     "addcmul": _by_element(addcmul_known, addcmul_live),
     "lerp": _by_element(lerp_known, lerp_live),
     "where": _by_element(where_known, where_live, either(argument("self"), argument("other"))),
@@ -426,7 +499,7 @@ _RULES: dict[str, Rule] = {
         at_borders=channel_by_channel(prelu_known),
         weight=_SLOPES,
     ),
-    "_prelu_kernel": ELEMENTWISE,
+    "_prelu_kernel": _by_element(prelu_kernel_known, prelu_kernel_live),
     **{
         n: Rule(
             is_local=True,

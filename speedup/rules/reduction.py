@@ -20,6 +20,7 @@ from speedup.engine.lattice import (
     all_over,
     any_along,
     any_over,
+    broadcast,
     fact,
     indicator,
     spread,
@@ -208,6 +209,40 @@ def along_live(op: Op, facts: Facts, live: Lives) -> tuple[Tensor, ...]:
     return (reads,) * len(op.operands)
 
 
+def _neighbours(op: Op) -> int | None:
+    """The dimension along which each element is the difference of two; None where it is of more."""
+    return _dims(op)[0] if op["n"] == 1 and len(op.operands) == 1 else None
+
+
+def _without(tensor: Tensor, dim: int, first: bool) -> Tensor:
+    """All but the first or last index of a dimension, unless all are alike."""
+    extent = tensor.shape[dim]
+    return tensor if extent == 1 else tensor.narrow(dim, int(first), extent - 1)
+
+
+def difference_known(op: Op, facts: Facts) -> tuple[Fact, ...]:
+    """Known where two neighbours are."""
+    dim, data = _neighbours(op), facts[0]
+    if dim is None or _is_uniform(op, facts):
+        return along_known(op, facts)
+    known = _without(data.known, dim, True) & _without(data.known, dim, False)
+    after, before = (
+        spread(_without(data.value, dim, first), op.result.shape, [dim]) for first in (True, False)
+    )
+    value = after ^ before if after.dtype is torch.bool else after - before
+    return (fact(*broadcast(known, value)),)
+
+
+def difference_live(op: Op, facts: Facts, live: Lives) -> tuple[Tensor, ...]:
+    """What either of the two differences that an element is in is read for."""
+    dim = _neighbours(op)
+    if dim is None:
+        return along_live(op, facts, live)
+    reads = spread(live[0], op.result.shape, [dim])
+    nothing = torch.zeros_like(reads.narrow(dim, 0, min(1, reads.shape[dim])))
+    return (torch.cat([reads, nothing], dim) | torch.cat([nothing, reads], dim),)
+
+
 def along_couple(site: Site) -> Iterable[Constraint]:
     op, data = site.op, site.op.operands[0]
     reason = site.because(reason_for(op, "runs along the whole dimension"))
@@ -215,6 +250,34 @@ def along_couple(site: Site) -> Iterable[Constraint]:
     yield from matched(reason, values, (d for d in range(data.ndim) if d not in gone))
     for value in values:
         yield from pinned(value, gone, reason)
+
+
+def _slice_dims(op: Op) -> tuple[int, ...]:
+    """The dimensions of one slice of `renorm`, which scales each index of its own dimension by its norm."""
+    ndim = op.result.ndim
+    return tuple(d for d in range(ndim) if d != op["dim"] % ndim)
+
+
+def renorm_couple(site: Site) -> Iterable[Constraint]:
+    """Slices are independent of one another; in each, zeros do not count, and constants do."""
+    op, data = site.op, site.op.operands[0]
+    reason = site.because(reason_for(op, "ties the dimensions of what it scales"))
+    yield from matched(reason, (data, op.result), range(data.ndim))
+    counts = site.live(data) & site.fact(data).known_nonzero
+    adds = site.because(reason_for(op, "adds up constants that are not zero"))
+    for dim in _slice_dims(op):
+        if data.shape[dim] != 1:
+            yield Pinned((data.index, dim), adds, any_along(counts, dim, data.shape[dim]))
+
+
+def renorm_known(op: Op, facts: Facts) -> tuple[Fact, ...]:
+    """Zeros stay zeros."""
+    zero = facts[0].known & (facts[0].value == 0)
+    return (fact(zero, torch.zeros_like(facts[0].value)),)
+
+
+def renorm_live(op: Op, facts: Facts, live: Lives) -> tuple[Tensor, ...]:
+    return (any_over(live[0], _slice_dims(op)),)
 
 
 def _space(op: Op, rank: int) -> range:
@@ -312,8 +375,9 @@ _LARGEST = "amax amin max.dim max.default min.dim min.default".split()
 _REDUCTIONS = "aminmax argmax argmin any all quantile.scalar nanquantile.scalar".split()
 _RANKED = "median nanmedian kthvalue mode".split()
 _COUNTING = "prod logsumexp".split()
-_NORMS = "norm linalg_norm linalg_matrix_norm var std var_mean std_mean".split()
-_ALONG = "log_softmax _log_softmax logcumsumexp argsort diff".split()
+_NORMS = "norm linalg_norm linalg_matrix_norm".split()
+_SPREADS = "var std var_mean std_mean".split()
+_ALONG = "log_softmax _log_softmax logcumsumexp argsort".split()
 _ORDERED = "cummax cummin sort msort topk".split()
 _ORDERING = ("sort", "msort", "topk", "cummax", "cummin")
 _UPSAMPLE = {
@@ -337,10 +401,13 @@ RULES: dict[str, Rule] = {
     "mean": MEAN,
     **dict.fromkeys(_RANKED, RANKED),
     **dict.fromkeys(_COUNTING, COUNTING),
-    **dict.fromkeys(_NORMS, NORM),
+    **dict.fromkeys(_NORMS, evolve(NORM, known=counting_known)),
+    **dict.fromkeys(_SPREADS, NORM),
     **dict.fromkeys(("sum", "nansum", "count_nonzero"), SUM),
     "linalg_vector_norm": evolve(SUM, bounds=always(AT_LEAST_0)),
     **dict.fromkeys(_ALONG, ALONG),
+    "renorm": Rule(couple=renorm_couple, known=renorm_known, live=renorm_live),
+    "diff": evolve(ALONG, known=difference_known, live=difference_live),
     **dict.fromkeys(_ORDERED, ORDERED),
     **dict.fromkeys(("softmax", "_softmax"), SOFTMAX),
     **dict.fromkeys(("cumsum", "cumprod"), ADDED_UP),

@@ -25,6 +25,10 @@ from speedup.rules.rule import (
 )
 from speedup.rules.site import Site
 
+# What lies in the first operand stays where it is.
+_PLACING = frozenset({"scatter", "scatter_add", "scatter_reduce"}) | {
+    f"index_{name}" for name in ("add", "copy", "fill", "reduce")
+}
 # Arguments that hold what is moved; all others say where.
 _DATA = ("self", "input", "src", "source", "value", "values")
 
@@ -69,12 +73,18 @@ def picked_known(op: Op, facts: Facts) -> tuple[Fact, ...]:
     """What is the same constant at every position stays it wherever it goes."""
     axis = _axis(op)
     if axis is None or not op.result.ndim:
-        return nothing_known(op, facts)
+        whole = uniform_fact(facts[0], range(facts[0].ndim))
+        shape = (1,) * op.result.ndim
+        return (Fact(whole.known.reshape(shape), whole.value.reshape(shape)),)
     dims = {axis, *_uneven(op)}
     contents: list[Fact] = []
     for name in _DATA:
         position, given = op.position(name), op.get(name)
-        if position is not None and facts[position].ndim == op.result.ndim:
+        if position is not None and not facts[position].ndim:
+            if not facts[position].is_all_known():
+                return nothing_known(op, facts)
+            contents.append(_number(facts[position].value.item(), op.result))
+        elif position is not None and facts[position].ndim == op.result.ndim:
             found = uniform_fact(facts[position], dims)
             if found.is_unknown:
                 return nothing_known(op, facts)
@@ -99,10 +109,11 @@ def picked_live(op: Op, facts: Facts, live: Lives) -> tuple[Tensor, ...]:
     chosen = reads & ~picked_known(op, facts)[0].known
     data = [op.position(name) for name in _DATA]
     flag = bool(chosen.any())
-    return tuple(
+    found = [
         (reads if n in data else chosen) if v in ranked else indicator(flag, v.ndim)
         for n, v in enumerate(op.operands)
-    )
+    ]
+    return (live[0], *found[1:]) if op.name in _PLACING else tuple(found)
 
 
 @frozen
@@ -203,7 +214,7 @@ def one_hot_live(op: Op, facts: Facts, live: Lives) -> tuple[Tensor, ...]:
 PICKED = Rule(couple=picked_couple, known=picked_known, live=picked_live)
 
 RULES: dict[str, Rule] = {
-    **dict.fromkeys("gather take_along_dim index_select".split(), evolve(PICKED, bounds=as_given)),
+    **dict.fromkeys("gather take_along_dim".split(), evolve(PICKED, bounds=as_given)),
     **dict.fromkeys("scatter scatter_add scatter_reduce".split(), PICKED),
     **dict.fromkeys("index_add index_copy index_fill index_reduce".split(), PICKED),
     **dict.fromkeys(

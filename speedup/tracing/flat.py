@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 
 import torch
 from torch import Tensor, nn
@@ -11,6 +11,8 @@ from speedup.ir.inputs import Example, leaves_of, tensors_of
 from speedup.tracing.module_stack import follow_modules
 from speedup.tracing.numbers import number_type
 from speedup.tracing.provenance import follow_numbers, mark_opaque
+from speedup.tracing.reading import State
+from speedup.tracing.tape import node_of
 from speedup.tracing.tracking import Tracking
 
 
@@ -20,12 +22,20 @@ class Flat(nn.Module):
     `catches` says that the forward goes on after that of a module has raised.
     """
 
-    def __init__(self, model: nn.Module, example: Example, tracking: Tracking, catches: bool) -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        example: Example,
+        tracking: Tracking,
+        catches: bool,
+        read: Mapping[str, Callable[[], Tensor]],
+    ) -> None:
         super().__init__()
         self.model = model
         self._example = example
         self._tracking = tracking
         self._catches = catches
+        self._read = read
 
     @property
     def assigned(self) -> bool:
@@ -38,6 +48,8 @@ class Flat(nn.Module):
             follow_modules()
         args, kwargs = self._example.call(tensors)
         before = _buffers(self.model)
+        nodes = {node_of(tensor): name for name, tensor in state_of(self.model) if name in self._read}
+        self._tracking.state = State(nodes, self._read)
         with self._tracking, follow_numbers(self._tracking.record):
             output = self.model(*args, **kwargs)
         assigned = {n: t for n, t in _buffers(self.model).items() if n in before and t is not before[n]}
@@ -47,8 +59,15 @@ class Flat(nn.Module):
             mark_opaque(leaf)
         # Numbers that were read from tensors have to come out right as well.
         numbers = (torch.scalar_tensor(leaf) for leaf in leaves if number_type(leaf) is not None)
-        return (*tensors_of(output), *numbers, *assigned.values())
+        checked = self._tracking.record.checked
+        return (*tensors_of(output), *numbers, *assigned.values(), *checked)
 
 
 def _buffers(model: nn.Module) -> Mapping[str, Tensor]:
     return dict(model.named_buffers(remove_duplicate=False))
+
+
+def state_of(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    """Parameters and buffers by all their names."""
+    yield from model.named_parameters(remove_duplicate=False)
+    yield from model.named_buffers(remove_duplicate=False)

@@ -20,12 +20,12 @@ from speedup.ir.callsites import frame_of
 from speedup.ir.checking import require_well_formed
 from speedup.ir.graph import Frame, Graph, Op, Origin, Owner, Value
 from speedup.ir.operators import functional_form, operator_of
-from speedup.torch_api import CUSTOM, TO_COPY, TYPE_CHECK, Overload, schema_of
+from speedup.torch_api import TO_COPY, TYPE_CHECK, Overload, schema_of
 from speedup.tracing.adapting import adapt_op
 from speedup.tracing.aliasing import scatter_of, storage_of, viewed_by, written_by
 from speedup.tracing.numbers import ARITHMETIC, as_type, computing_type, is_arithmetic, is_check, number_type
 from speedup.tracing.program import Program, Shaped
-from speedup.tracing.provenance import META_KEY
+from speedup.tracing.provenance import notes_of
 from speedup.tracing.record import Record
 from speedup.tracing.sizes import NumberedCall, attach_sizes
 
@@ -147,8 +147,12 @@ class _Freezer:
         """The state of the model that the program writes, or whose place it gives to another tensor."""
         found = [value for node, value in self.placed.items() if node.name in program.written]
         found += [state for state, _ in self.written]
-        found += [v for n in assigned if (v := self.by_tensor.get(id(self.tensors[n]))) is not None]
-        return tuple(dict.fromkeys(found))
+        return tuple(dict.fromkeys((*found, *self.named(assigned))))
+
+    def named(self, names: Iterable[str]) -> tuple[Value, ...]:
+        """The state of these names."""
+        found = (self.by_tensor.get(id(self.tensors[name])) for name in names)
+        return tuple(dict.fromkeys(value for value in found if value is not None))
 
     def owner(self, node: Node) -> Owner:
         """The module that ran `node`, under the first of its names, as its tensors go by that too."""
@@ -161,7 +165,7 @@ class _Freezer:
         return Owner(path, nn.Module) if module is None else Owner(self.paths[id(module)], type(module))
 
     def calls_of(self, node: Node) -> tuple[Frame, ...]:
-        number = _notes(node).get("call")
+        number = notes_of(node).get("call")
         if number is None:
             return ()
         if number not in self.frames:
@@ -191,8 +195,8 @@ class _Freezer:
         results = tuple(value for value in held if isinstance(value, Value))
         views = self.written_back.get(node, ())
         op = self.op(node, functional_form(target) if views else target, arguments, results)
-        if "adapting" in _notes(node):
-            op = adapt_op(op, *_notes(node)["adapting"])
+        if "adapting" in notes_of(node):
+            op = adapt_op(op, *notes_of(node)["adapting"])
         self.ops.append(op)
         self.current[node] = held if several else held[0]
         written = written_by(node)
@@ -243,8 +247,8 @@ class _Freezer:
         results: tuple[Value, ...],
     ) -> Op:
         owner, calls = self.owner(node), self.calls_of(node)
-        is_rigid = bool(_notes(node).get("rigid"))
-        is_inner = schema_of(target).name in _SHAPING and _notes(node).get("function") not in _SHAPING_CALLS
+        is_rigid = bool(notes_of(node).get("rigid"))
+        is_inner = schema_of(target).name in _SHAPING and notes_of(node).get("function") not in _SHAPING_CALLS
         return Op(
             len(self.ops), target, MappingProxyType(arguments), results, owner, calls, is_rigid, is_inner
         )
@@ -309,7 +313,7 @@ class _Freezer:
             self.call(node)
         elif node.op == "output":
             self.outputs.extend(v for v in _flat(self.argument(node.args[0])) if isinstance(v, Value))
-        notes = _notes(node)
+        notes = notes_of(node)
         held = self.current.get(node)
         if "root" in notes and isinstance(held, Value):
             self.roots[notes["root"]] = held.index
@@ -317,11 +321,6 @@ class _Freezer:
             self.calls.extend(
                 NumberedCall(number, notes["numbers"]) for number in range(before, len(self.ops))
             )
-
-
-def _notes(node: Node) -> dict[str, Any]:
-    """What the tracking mode wrote down about the Python call that created `node`."""
-    return (node.meta.get(CUSTOM) or {}).get(META_KEY) or {}
 
 
 def _flat(item: Any) -> Iterator[Any]:
@@ -343,7 +342,11 @@ def freeze(program: Program, model: nn.Module, record: Record) -> Graph:
         freezer.step(node)
     attached = attach_sizes(tuple(freezer.ops), tuple(freezer.calls), freezer.roots, record)
     ops, guards, opaque, uses = attached
-    # What is written into state is as good as returned: the next call reads it.
-    ends = tuple(freezer.inputs), (*freezer.outputs, *(result for _, result in freezer.written))
+    consulted = freezer.named(record.consulted)
+    # What is written into state is as good as returned, the next call reads it; so is what Python reads.
+    outputs = (*freezer.outputs, *(result for _, result in freezer.written), *consulted)
     written = freezer.written_by(program, record.assigned)
-    return require_well_formed(Graph(tuple(freezer.values), ops, *ends, guards, opaque, uses, written))
+    ends = tuple(freezer.inputs), outputs
+    return require_well_formed(
+        Graph(tuple(freezer.values), ops, *ends, guards, opaque, uses, written, consulted=consulted)
+    )

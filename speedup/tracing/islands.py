@@ -19,14 +19,15 @@ from attrs import frozen
 from torch import Tensor, nn
 
 from speedup.errors import ExportError
-from speedup.ir.graph import Origin, Shape, Value
+from speedup.ir.graph import Graph, Origin, Shape, Value
 from speedup.ir.inputs import Example
 from speedup.ir.paths import join_path
 from speedup.ir.report import Inside, Outside
 from speedup.tracing.calls import CallKind, ModuleCall, copy_to_run, record_calls, run_copy
 from speedup.tracing.exploring import explore, is_same_trace
 from speedup.tracing.merging import Part, merge_graphs
-from speedup.tracing.trace import Trace, canonical_names, trace
+from speedup.tracing.reading import Values, as_it_is
+from speedup.tracing.trace import Trace, canonical_names, require_steady, trace
 
 # Export takes a second or so; what is called in so many ways is better descended into.
 _MOST_TRACES = 8
@@ -66,25 +67,48 @@ class Survey:
     outside: tuple[Outside, ...] = ()
 
 
-def survey(model: nn.Module, calls: Sequence[Example], *, explores: bool = True) -> Survey:
+def survey(
+    model: nn.Module, calls: Sequence[Example], *, explores: bool = True, values: Values = as_it_is
+) -> Survey:
     """Trace `model` as a whole in all `calls` if that is possible, else its islands.
 
-    `explores` says whether to look for calls of other sizes that go other ways.
+    `explores` says whether to look for calls of other sizes that go other ways, `values` what numbers the
+    model's own tensors have where Python code reads them.
 
     Raises:
         ExportError: neither the model nor any module in it can be traced, or the model does not
             run on an example.
     """
+    tracer = partial(trace, values=values)
     try:
-        traced = [(call, trace(model, call)) for call in calls]
+        return _survey_of_whole(model, calls, explores, tracer)
     except ExportError as error:
-        return _survey_of_islands(model, calls, error, explores)
-    if not explores:
-        return Survey(_join(model, [one for _, one in traced]))
-    more = explore(traced, partial(trace, model, doubts_errors=False), _taking(model))
-    found = tuple(call for call, _ in more.calls)
-    traces = [one for _, one in (*traced, *more.calls)]
-    return Survey(_join(model, traces), found, more.assumptions)
+        return _survey_of_islands(model, calls, error, explores, tracer)
+
+
+Tracer = Callable[..., Trace]
+
+
+def _is_read(traced: Sequence[tuple[Example, Trace]]) -> bool:
+    """Whether Python code reads state: only `torch.export` follows that."""
+    return any(one.graph.consulted for _, one in traced)
+
+
+def _survey_of_whole(model: nn.Module, calls: Sequence[Example], explores: bool, tracer: Tracer) -> Survey:
+    traced = [(call, tracer(model, call)) for call in calls]
+    if explores:
+        more = explore(traced, partial(tracer, model, doubts_errors=_is_read(traced)), _taking(model))
+        found, assumptions = more.calls, more.assumptions
+    else:
+        found, assumptions = (), ()
+    joined = _join(model, [one for _, one in (*traced, *found)])
+    return Survey(joined, tuple(call for call, _ in found), (*assumptions, *_relied_on(joined.graph)))
+
+
+def _relied_on(graph: Graph) -> Iterator[str]:
+    """That state which Python code read has to stay as it is, in words."""
+    for value in graph.consulted:
+        yield f"{value.name!r} keeps its numbers: Python code of the forward reads them"
 
 
 def _taking(model: nn.Module) -> Callable[[Example], bool]:
@@ -111,16 +135,17 @@ def _join(model: nn.Module, traces: Sequence[Trace]) -> Trace:
 
 
 def _survey_of_islands(
-    model: nn.Module, calls: Sequence[Example], error: ExportError, explores: bool
+    model: nn.Module, calls: Sequence[Example], error: ExportError, explores: bool, tracer: Tracer
 ) -> Survey:
-    search = _Search(model, [_record(model, calls, number) for number in range(len(calls))], error)
+    roots = [_record(model, calls, number) for number in range(len(calls))]
+    search = _Search(model, roots, error, tracer)
     chosen = search.islands()
     if not chosen:
         raise search.error
     assumptions: list[str] = []
     for path, own in chosen.items() if explores else ():
         module = model.get_submodule(path)
-        more = explore(own, partial(trace, module, doubts_errors=False), _taking(module))
+        more = explore(own, partial(tracer, module, doubts_errors=_is_read(own)), _taking(module))
         own.extend(more.calls)
         assumptions += (f"{line} in {path}" if path else line for line in more.assumptions)
     islands = Islands(
@@ -130,6 +155,7 @@ def _survey_of_islands(
     )
     merged_trace = _of_islands(model, islands, {path: [t for _, t in own] for path, own in chosen.items()})
     inside = tuple(Inside(p, type(search.modules[p]).__name__, len(own)) for p, own in chosen.items())
+    assumptions += _relied_on(merged_trace.graph)
     return Survey(
         merged_trace, (), tuple(dict.fromkeys(assumptions)), islands, inside, tuple(search.outside(chosen))
     )
@@ -179,7 +205,9 @@ def _merge(
         names = {v.name: _name(v, path, number, canonical) for v in traced.graph.state}
         parts.append(Part(path, traced.graph, names))
         tensors.update({names[name]: tensor for name, tensor in traced.tensors.items()})
-    return Trace(merge_graphs(parts, read_outside, named_outside, counted), MappingProxyType(tensors))
+    graph = merge_graphs(parts, read_outside, named_outside, counted)
+    require_steady(graph)
+    return Trace(graph, MappingProxyType(tensors))
 
 
 def _name(value: Value, path: str, number: int, canonical: Mapping[str, str]) -> str:
@@ -192,8 +220,11 @@ def _name(value: Value, path: str, number: int, canonical: Mapping[str, str]) ->
 class _Search:
     """Descends the call tree of a model until every call is inside an island or refused."""
 
-    def __init__(self, model: nn.Module, roots: Sequence[ModuleCall], error: ExportError) -> None:
+    def __init__(
+        self, model: nn.Module, roots: Sequence[ModuleCall], error: ExportError, tracer: Tracer
+    ) -> None:
         self.model = model
+        self._tracer = tracer
         self.modules = dict(model.named_modules())
         self.error = error
         self._roots = roots
@@ -257,7 +288,7 @@ class _Search:
     def _trace(self, call: ModuleCall) -> Trace | ExportError:
         if call.kind not in self._traces:
             try:
-                self._traces[call.kind] = trace(self.modules[call.path], self._example(call))
+                self._traces[call.kind] = self._tracer(self.modules[call.path], self._example(call))
             except ExportError as error:
                 self._traces[call.kind] = error
         return self._traces[call.kind]

@@ -73,6 +73,7 @@ def merge_graphs(
         tuple(dict.fromkeys(merger.written)),
         tuple(merger.starts),
         None if counted is None or counted >= len(merger.starts) else merger.starts[counted],
+        tuple(dict.fromkeys(merger.consulted)),
     )
     return require_well_formed(graph)
 
@@ -98,6 +99,7 @@ class _Merger:
         self.uses: list[Use] = []
         self.starts: list[int] = []
         self.written: list[Value] = []
+        self.consulted: list[Value] = []
         self.state: dict[str, Value] = {}
 
     def add(self, part: Part) -> None:
@@ -119,6 +121,7 @@ class _Merger:
         self.guards.extend(evolve(g, expression=place.arithmetic(g.expression)) for g in graph.guards)
         self.uses.extend(evolve(u, expression=place.expression(u.expression)) for u in graph.uses)
         self.written.extend(place.values(graph.written))
+        self.consulted.extend(place.values(graph.consulted))
         self.opaque_roots.extend(place.root(root) for root in graph.opaque_roots)
 
     def _value(self, value: Value, names: Mapping[str, str]) -> Value:

@@ -17,6 +17,7 @@ from types import FrameType
 from typing import Any, cast
 
 import torch
+from torch.fx import Node
 
 from speedup.ir.expressions import (
     FUNCTIONS,
@@ -24,7 +25,7 @@ from speedup.ir.expressions import (
     Expression,
     roots_in,
 )
-from speedup.torch_api import get_proxy_mode
+from speedup.torch_api import CUSTOM, get_proxy_mode
 from speedup.tracing.frames import caller, is_library, users_frame
 from speedup.tracing.hidden import is_calling_cached, is_message
 from speedup.tracing.numbers import number_type
@@ -32,6 +33,11 @@ from speedup.tracing.record import Record
 from speedup.tracing.sinks import watched
 
 META_KEY = "speedup"
+
+
+def notes_of(node: Node) -> dict[str, Any]:
+    """What the tracking mode wrote down about the Python call that created `node`."""
+    return (node.meta.get(CUSTOM) or {}).get(META_KEY) or {}
 
 
 class Tracked:

@@ -8,7 +8,7 @@ from functools import reduce
 from types import CodeType, FrameType
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from speedup.ir.callsites import Running
 from speedup.ir.expressions import Arithmetic, Attempt, Expression, Guard, Root, SizeOf, Use, sizes_in
@@ -19,19 +19,27 @@ from speedup.tracing.hidden import Hidden, hidden_use, hints_of
 class Record:
     """What one trace saw of numbers and calls; filled during that trace only.
 
-    `assigned` names buffers that the forward puts another tensor in the place of.
+    `assigned` names buffers that the forward puts another tensor in the place of, `consulted` state whose
+    numbers Python got; `reads_state` says whether it asked for some that it did not get. `checked` are
+    tensors that were taken to be as the forward insists on.
     """
 
-    def __init__(self, model: nn.Module | None = None) -> None:
-        modules = () if model is None else model.named_modules()
-        self._paths: Mapping[int, str] = {id(vars(module)): path for path, module in modules}
+    def __init__(self) -> None:
+        self._paths: Mapping[int, str] = {}
         self.guards: list[Guard] = []
         self.uses: list[Use] = []
         self.opaque_roots: list[Root] = []
         self.assigned: dict[str, None] = {}
+        self.consulted: dict[str, None] = {}
+        self.reads_state = False
+        self.checked: list[Tensor] = []
         self.calls: dict[tuple[Running, ...], int] = {}
         self._hidden: dict[CodeType, Hidden | None] = {}
         self._seen: Counter[Any] = Counter()
+
+    def watch(self, model: nn.Module) -> None:
+        """Tell places apart by the paths of the modules of `model`."""
+        self._paths = {id(vars(module)): path for path, module in model.named_modules()}
 
     def frozen_guards(self) -> tuple[Guard, ...]:
         """The guards without repetitions."""

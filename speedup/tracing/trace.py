@@ -10,6 +10,7 @@ import re
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from types import MappingProxyType
 
 import torch
@@ -26,11 +27,12 @@ from speedup.modules.surroundings import surroundings_kept
 from speedup.torch_api import is_fake
 from speedup.tracing.captured import capture_program
 from speedup.tracing.exported import export_program
-from speedup.tracing.flat import Flat
+from speedup.tracing.flat import Flat, state_of
 from speedup.tracing.freeze import freeze
 from speedup.tracing.module_stack import is_confused
 from speedup.tracing.program import Program
 from speedup.tracing.provenance import is_tracked
+from speedup.tracing.reading import Values, as_it_is
 from speedup.tracing.record import Record
 from speedup.tracing.tracking import Tracking, track_attributes
 
@@ -45,11 +47,15 @@ class Trace:
     tensors: Mapping[str, Tensor]
 
 
-def trace(model: nn.Module, example: Example, *, doubts_errors: bool = True) -> Trace:
+def trace(
+    model: nn.Module, example: Example, *, doubts_errors: bool = True, values: Values = as_it_is
+) -> Trace:
     """The graph of `model`'s forward in eval mode on `example`.
 
     `doubts_errors` says whether `torch.export` is asked too where a plain forward raises an error. That is in
     vain for a model which has been traced before, in a call that it may not take.
+
+    Where Python code reads numbers from the model's own tensors, it gets those that `values` makes of them.
 
     Raises:
         ExportError: neither a plain forward nor `torch.export` shows all of it.
@@ -60,7 +66,7 @@ def trace(model: nn.Module, example: Example, *, doubts_errors: bool = True) -> 
         if not doubts_errors:
             raise
         captured = None
-    return export(model, example) if captured is None else captured
+    return export(model, example, values) if captured is None else captured
 
 
 def capture(model: nn.Module, example: Example) -> Trace | None:
@@ -72,20 +78,26 @@ def capture(model: nn.Module, example: Example) -> Trace | None:
     return _trace(model, example, capture_program)
 
 
-def export(model: nn.Module, example: Example) -> Trace:
+def export(model: nn.Module, example: Example, values: Values = as_it_is) -> Trace:
     """What `trace` gives, by `torch.export`.
 
     Raises:
         ExportError: it cannot trace the model as a whole.
     """
-    try:
-        found = _trace(model, example, export_program)
-    except ExportError as error:
-        if not is_confused(error.__cause__):
-            raise
-        found = _trace(model, example, export_program, catches=True)
-    assert found is not None
-    return found
+    catches = gives = False
+    while True:
+        tracking = Tracking(Record(), gives)
+        try:
+            found = _trace(model, example, export_program, catches, tracking, values)
+        except ExportError as error:
+            before = catches, gives
+            catches = catches or is_confused(error.__cause__)
+            gives = gives or tracking.record.reads_state
+            if (catches, gives) == before:
+                raise
+        else:
+            assert found is not None
+            return found
 
 
 def _trace(
@@ -93,22 +105,35 @@ def _trace(
     example: Example,
     program_of: Callable[[Flat, Sequence[Tensor]], Program | None],
     catches: bool = False,
+    tracking: Tracking | None = None,
+    values: Values = as_it_is,
 ) -> Trace | None:
     """`catches` says that the forward goes on after that of a module has raised."""
     example = example.with_fresh_objects()
     clone = _clone(model).eval()
     _adopt_attention(clone)
-    record = Record(clone)
+    tracking = Tracking(Record()) if tracking is None else tracking
+    record = tracking.record
+    record.watch(clone)
+    read = {name: partial(values, tensor) for name, tensor in state_of(model) if not tensor.is_meta}
     track_attributes(clone, record)
     with _tracing(clone):
         # A tensor that shares storage with another input would be traced with unknown sizes.
         inputs = [t.detach().clone().requires_grad_(t.requires_grad) for t in example.tensors]
-        program = program_of(Flat(clone, example, Tracking(record), catches), inputs)
+        program = program_of(Flat(clone, example, tracking, catches, read), inputs)
     if program is None:
         return None
     graph = freeze(program, clone, record)
+    require_steady(graph)
     _require_informative(graph)
     return Trace(graph, _tensors(graph, program, model))
+
+
+def require_steady(graph: Graph) -> None:
+    """Refuse a forward in which Python reads numbers that the next call may find changed."""
+    changing = next((value for value in graph.consulted if value in graph.written), None)
+    if changing is not None:
+        raise ExportError(f"the forward reads {changing.name!r} in Python and writes it, too")
 
 
 def _require_informative(graph: Graph) -> None:
@@ -160,7 +185,7 @@ def _tracing(clone: nn.Module) -> Iterator[None]:
         with isolated(), quiet(), lean(), unfused(), kept, torch.no_grad():
             yield
     except Exception as error:
-        raise export_error(error, clone, "the model cannot be traced") from error
+        raise export_error(error, clone, "torch.export cannot trace the model") from error
 
 
 def export_error(error: Exception, clone: nn.Module, headline: str) -> ExportError:

@@ -11,13 +11,15 @@ from torch import nn
 from torch.overrides import TorchFunctionMode
 
 from speedup.ir.callsites import running_frames
-from speedup.ir.expressions import Arithmetic, Expression, SizeOf, evaluate_expression
+from speedup.ir.expressions import Arithmetic, Expression, SizeOf, evaluate_expression, roots_in
 from speedup.modules.attributes import replace_integers
 from speedup.torch_api import CUSTOM, get_proxy_mode, tree_leaves
 from speedup.tracing.adapting import ADAPTING
 from speedup.tracing.attempts import is_tried
+from speedup.tracing.checks import checked_truth
 from speedup.tracing.frames import users_frame
 from speedup.tracing.provenance import META_KEY, Tracked, plain_number, track
+from speedup.tracing.reading import READING, Reading, State, is_selection, positions
 from speedup.tracing.record import Record
 from speedup.tracing.tape import node_of
 
@@ -51,6 +53,8 @@ _PARTS: Mapping[str, Callable[[SizeOf, Any], Expression]] = {
 _SHAPE = torch.Tensor.shape.__get__  # type: ignore[attr-defined]
 
 
+_INDEXING = frozenset({"__getitem__"})
+_DATA = torch.Tensor.data.__get__  # type: ignore[attr-defined]
 _SQUEEZES = frozenset({torch.squeeze, torch.Tensor.squeeze, torch.Tensor.squeeze_})
 
 
@@ -70,11 +74,16 @@ class Tracking(TorchFunctionMode):
     on nodes that a call created its tracked `"numbers"`, the `"call"` itself as an index into the
     record, whether it is `"rigid"`, and for calls that adapt to sizes by themselves which these are.
     `torch.export` preserves `meta["custom"]` through all its passes.
+
+    `gives` says whether Python gets the numbers of `state` where it asks for them; else it is noted that
+    it asked.
     """
 
-    def __init__(self, record: Record) -> None:
+    def __init__(self, record: Record, gives: bool = False) -> None:
         super().__init__()
         self.record = record
+        self.gives = gives
+        self.state: State | None = None
         self._roots = 0
 
     def __torch_function__(
@@ -88,9 +97,20 @@ class Tracking(TorchFunctionMode):
             return self._size(func, args, kwargs)
         if func in _OF_ALL_SIZES:
             self._hide(args[0], _OF_ALL_SIZES[func])
+        if func == _DATA:
+            # Only as detached can a tensor of a trace be followed.
+            func = torch.Tensor.detach
         mode = get_proxy_mode()
         if mode is None:
             return func(*args, **kwargs)
+        reading = self._reading(func, args, kwargs, getattr(mode.tracer, "root", None))
+        if reading is not None:
+            if getattr(func, "__name__", "") not in _INDEXING:
+                return reading.call(func, args, kwargs)
+            args = (args[0], reading.call(positions, args[1:], {}))
+        if func == torch.Tensor.__bool__ and (truth := checked_truth(sys._getframe(1))) is not None:
+            self.record.checked.append(args[0])
+            return truth
         self._count_parts(func, args, kwargs)
         self._compare_with_one(func, args, kwargs)
         nodes = mode.tracer.graph.nodes
@@ -107,6 +127,28 @@ class Tracking(TorchFunctionMode):
             node.meta.setdefault(CUSTOM, {}).setdefault(META_KEY, {}).update(notes)
         self._note_attempt((args, kwargs), result)
         return result
+
+    def _reading(
+        self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any], root: object
+    ) -> Reading | None:
+        """The numbers of the model's state that a call asks for; None where it does not, or gets none."""
+        name = getattr(func, "__name__", "")
+        arguments: Any = (args, kwargs)
+        if name in _INDEXING:
+            arguments = args[1:]
+        is_asking = name in READING or (name == "where" and len(args) + len(kwargs) == 1)
+        if not is_asking and not (name in _INDEXING and any(map(is_selection, tree_leaves(arguments)))):
+            return None
+        found = None if self.state is None else self.state.find(arguments, root)
+        if found is None or not self.gives:
+            self.record.reads_state |= found is not None
+            return None
+        self.record.consulted.update(dict.fromkeys(found.names))
+        frame = users_frame(sys._getframe(2))
+        for number, expression in found.numbers:
+            self.record.opaque_roots.extend(roots_in(expression))
+            self.record.use(expression, number, name, frame, may_repeat=True, hints=None)
+        return found
 
     def _note_attempt(self, arguments: Any, result: Any) -> None:
         """Note a call that fails at some sizes only, maybe, where the forward goes on if it does."""

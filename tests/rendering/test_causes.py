@@ -75,6 +75,7 @@ def test_every_constraint_that_the_library_states_is_of_a_kind(words: str) -> No
         ("the model returns them", "", "outputs of the model"),
         ("a dimension cannot become empty: one index stays", "", "masked whole"),
         ("keep='heads.0' was asked for", "aten.linear.default", "keep= names"),
+        ("relu has a rule that failed at a.py:3: KeyError: 'x'", "aten.relu.default", "whose rule failed"),
         ("my::op.default has no rule that lets its dimensions shrink", "my.op.default", "without a rule"),
         ("group_norm takes statistics over whole groups", "aten.group_norm.default", "norms"),
         ("view ties the dimensions it rearranges", "aten.view.default", "views that split"),

@@ -19,6 +19,41 @@ from property_tests.faults.killers import (
 
 FAULTS = (
     Fault(
+        "building: two rules that fail are one too many",
+        "planning.planner",
+        "if op is None or op.target in failed:",
+        "if op is None or failed:",
+        ("tests/planning/test_guarding.py::test_several_rules_may_fail",),
+    ),
+    Fault(
+        "building: too little memory counts as a rule that fails",
+        "planning.planner",
+        "except (SpeedupError, MemoryError, torch.OutOfMemoryError):",
+        "except SpeedupError:",
+        ("tests/planning/test_guarding.py::test_what_is_no_failure_of_a_rule_is_raised",),
+    ),
+    Fault(
+        "building: the outermost op is blamed for an error",
+        "planning.guarding",
+        "op = site.op if isinstance(site, Site) else op",
+        "op = op if isinstance(op, Op) else None",
+        ("tests/planning/test_guarding.py::test_an_operator_whose_rule_fails_is_kept",),
+    ),
+    Fault(
+        "building: other numbers in a sparse buffer are the same",
+        "modules.fingerprints",
+        "return tensor.crow_indices(), tensor.col_indices(), tensor.values()",
+        "return tensor.crow_indices(), tensor.col_indices()",
+        ("tests/modules/test_sparse_buffers.py::test_other_numbers_are_noticed",),
+    ),
+    Fault(
+        "building: a sparse buffer cannot be copied",
+        "modules.copying",
+        " or tensor.layout is not torch.strided",
+        "",
+        ("tests/modules/test_sparse_buffers.py::test_sparse_buffers_are_let_be",),
+    ),
+    Fault(
         "building: a slice keeps the neighbours of what it should",
         "cutting.tensors",
         "block.index_select(dim, torch.tensor(indices, device=block.device))",

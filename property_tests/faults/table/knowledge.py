@@ -20,7 +20,44 @@ from property_tests.faults.killers import (
     known,
 )
 
+_WRITTEN_OUT = "tests/rules/test_written_out.py::test_as_much_is_told_as_of_what_it_is_written_out_as"
+
 FAULTS = (
+    Fault(
+        "known: of differences nothing is told but all along",
+        "rules.reduction",
+        "    if dim is None or _is_uniform(op, facts):\n        return along_known(op, facts)\n",
+        "    if dim is None or _dims(op):\n        return along_known(op, facts)\n",
+        (f"{_WRITTEN_OUT}[aten.diff]",),
+    ),
+    Fault(
+        "known: a norm of zeros may be anything",
+        "rules.reduction",
+        "**dict.fromkeys(_NORMS, evolve(NORM, known=counting_known)),",
+        "**dict.fromkeys(_NORMS, NORM),",
+        ("tests/rules/test_written_out.py::test_what_a_long_search_found_is_told",),
+    ),
+    Fault(
+        "known: a cross product is known where one of its products is",
+        "rules.distance",
+        "known = known & ((a & b) |",
+        "known = known | ((a & b) |",
+        ("tests/rules/test_every_operator.py::test_what_is_called_known_never_changes[aten.cross]",),
+    ),
+    Fault(
+        "known: what is shifted is known where it was",
+        "rules.fourier",
+        "torch.roll(t, _shifts(op, dims, False), dims)",
+        "torch.roll(t, _shifts(op, dims, True), dims)",
+        ("tests/rules/test_every_operator.py::test_what_is_called_known_never_changes[aten.fft_fftshift]",),
+    ),
+    Fault(
+        "known: constants of one size are not run",
+        "analyses.constants",
+        "f.is_given(v.shape) or (f.is_all_known() and",
+        "f.is_given(v.shape) or (f.is_given(v.shape) and",
+        ("tests/rules/test_written_out.py::test_what_a_long_search_found_is_told",),
+    ),
     Fault(
         "known: the bias is forgotten in a constant row of a product",
         "rules.contraction",

@@ -18,7 +18,44 @@ from property_tests.faults.killers import (
     dead,
 )
 
+_WRITTEN_OUT = "tests/rules/test_written_out.py::test_as_much_is_told_as_of_what_it_is_written_out_as"
+
 FAULTS = (
+    Fault(
+        "live: what masked_fill never takes is read",
+        "rules.pointwise",
+        "mask, live[0] & _maybe(facts[1], True)]",
+        "mask, live[0]]",
+        (f"{_WRITTEN_OUT}[aten.masked_fill]",),
+    ),
+    Fault(
+        "live: a slope that nothing needs is read",
+        "rules.pointwise",
+        "return live & _fit(~(facts[0].known & (facts[0].value >= 0)), op.result)",
+        "return live",
+        (f"{_WRITTEN_OUT}[aten._prelu_kernel]",),
+    ),
+    Fault(
+        "live: what 0 is scaled by is read",
+        "rules.pointwise",
+        "live[0] & _fit(second | ~first, op.result), live[0] & _fit(first, op.result)",
+        "live[0] & _fit(second | ~first, op.result), live[0]",
+        (f"{_WRITTEN_OUT}[aten.ldexp]",),
+    ),
+    Fault(
+        "live: all is read of a triangle",
+        "rules.indexing",
+        "    return (live[0] & _inside(op),)\n",
+        "    return (live[0],)\n",
+        (f"{_WRITTEN_OUT}[aten.tril]",),
+    ),
+    Fault(
+        "live: rows that nothing looks up are read",
+        "rules.indexing",
+        "        reads = reads & vector(rows, 0, 2)\n",
+        "",
+        (f"{_WRITTEN_OUT}[aten.embedding]",),
+    ),
     Fault(
         "live: only the last reader of a value counts",
         "analyses.liveness",
@@ -113,8 +150,8 @@ FAULTS = (
     Fault(
         "live: an embedding's dead columns are one to the right",
         "rules.indexing",
-        "return (vector(columns, 1, 2), indicator",
-        "return (vector(columns.roll(1), 1, 2), indicator",
+        "    reads = vector(columns, 1, 2)\n",
+        "    reads = vector(columns.roll(1), 1, 2)\n",
         (f"{dead(POSITIONS)}[embedding]", SEQUENCES),
     ),
 )

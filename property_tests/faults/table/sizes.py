@@ -69,8 +69,8 @@ FAULTS = (
     Fault(
         "sizes: a module that raised is not left",
         "tracing.trace",
-        "        if not is_confused(error.__cause__):",
-        "        if error.__cause__ is not None:",
+        "catches = catches or is_confused(error.__cause__)",
+        "catches = bool(catches)",
         images_of("a module that fails"),
     ),
     Fault(
@@ -111,8 +111,8 @@ FAULTS = (
     Fault(
         "sizes: what is found at another size is left out of the plan",
         "tracing.islands",
-        "traces = [one for _, one in (*traced, *more.calls)]",
-        "traces = [one for _, one in traced]",
+        "joined = _join(model, [one for _, one in (*traced, *found)])",
+        "joined = _join(model, [one for _, one in traced])",
         sequences_of("layer of longer inputs", "odd and even"),
     ),
     Fault(
@@ -160,8 +160,8 @@ FAULTS = (
     Fault(
         "calls: further calls are not traced",
         "tracing.islands",
-        "traced = [(call, trace(model, call)) for call in calls]",
-        "traced = [(call, trace(model, call)) for call in calls[:1]]",
+        "traced = [(call, tracer(model, call)) for call in calls]",
+        "traced = [(call, tracer(model, call)) for call in calls[:1]]",
         (f"{SEVERAL}::test_each_task_loses_its_own_rows", SEVERAL),
     ),
     Fault(

@@ -7,6 +7,13 @@ from property_tests.faults.killers import FEATURES, PHRASING, REPARAMETRIZED, SE
 
 FAULTS = (
     Fault(
+        "statistics: constants do not count among the norms of slices",
+        "rules.reduction",
+        "yield Pinned((data.index, dim), adds, any_along(counts, dim, data.shape[dim]))",
+        "yield Pinned((data.index, dim), adds, any_along(~counts & counts, dim, data.shape[dim]))",
+        ("tests/rules/test_renorm.py::test_masked_channels_go_through_renorm",),
+    ),
+    Fault(
         "statistics: a partial LayerNorm forgets how many are gone",
         "rules.layer_norm",
         "PartialLayerNorm(gone.numel(), total,",
