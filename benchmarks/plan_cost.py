@@ -1,5 +1,7 @@
 """What planning costs beside an export: the time of plan_speedup less that of torch.export, over the latter.
 
+The last column is that of a further plan of a model which `trace` has traced before, over an export.
+
 `python -m benchmarks.plan_cost [NAMES...]` exits with 1 if a model's median ratio is 1 or more. float32 at
 224 x 224; half of every convolution's filters are masked, in a ViT half of the hidden rows of every encoder
 block's MLP.
@@ -20,7 +22,7 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor, nn
 
-from speedup import plan_speedup
+from speedup import plan_speedup, trace
 from tests.support import vision
 from tests.support.masking import Masks, l1_half_masks, random_row_masks
 from tests.support.zoo import lively_classifier
@@ -42,10 +44,11 @@ class Subject:
 
 @frozen
 class Cost:
-    """Seconds of one `plan_speedup`, and of one `torch.export.export` of the same model."""
+    """Seconds of one `plan_speedup`, of one `torch.export.export` of the same model, and of a plan more."""
 
     plan: float
     export: float
+    again: float
 
     @property
     def ratio(self) -> float:
@@ -70,8 +73,10 @@ def main(
 
 
 def measured(subject: Subject) -> Cost:
-    """Plan once, and export the model once as it is."""
+    """Plan once, export the model once as it is, and plan once from a trace."""
+    traced = trace(subject.model, subject.example)
     return Cost(
+        again=_seconds(lambda: plan_speedup(traced, masks=subject.masks)),
         plan=_seconds(lambda: plan_speedup(subject.model, subject.example, subject.masks)),
         export=_seconds(lambda: torch.export.export(subject.model, (subject.example,), strict=False)),
     )
@@ -101,13 +106,15 @@ def _median_ratio(costs: Sequence[Cost]) -> float:
 def _table(costs: dict[str, list[Cost]], repeats: int, threads: int) -> Table:
     table = Table(title=f"medians of {repeats} interleaved runs, {threads} thread(s)")
     table.add_column("model")
-    for heading in ("plan_speedup s", "torch.export s", "(plan - export) / export"):
+    for heading in ("plan_speedup s", "torch.export s", "(plan - export) / export", "again / export"):
         table.add_column(heading, justify="right")
     for name, runs in costs.items():
         ratio = _median_ratio(runs)
         seconds = (median(run.plan for run in runs), median(run.export for run in runs))
         style = None if ratio < LIMIT else "red"
-        table.add_row(name, *(f"{value:.3f}" for value in seconds), f"{ratio:.2f}", style=style)
+        again = median(run.again / run.export for run in runs)
+        figures = (*(f"{value:.3f}" for value in seconds), f"{ratio:.2f}", f"{again:.2f}")
+        table.add_row(name, *figures, style=style)
     return table
 
 

@@ -20,7 +20,7 @@ from speedup.masks import apply_masks, resolve_masks
 from speedup.modules.isolation import isolated
 from speedup.testing.grammar.sized import looks_at_sizes
 from speedup.testing.strategies import Case, cases
-from speedup.tracing.trace import trace
+from speedup.tracing.trace import trace_call
 
 _FEW = settings(max_examples=max(1, settings().max_examples // 6))
 _CLOSE = 1e-8
@@ -29,7 +29,7 @@ _CLOSE = 1e-8
 def _traced(case: Case, inputs: tuple[Tensor, ...]) -> tuple[Graph, Mapping[str, Tensor]]:
     """The graph of the masked model for those inputs, and its tensors."""
     model, given_masks = given_model(case)
-    found = trace(apply_masks(model, given_masks or {}).eval(), example_from(inputs))
+    found = trace_call(apply_masks(model, given_masks or {}).eval(), example_from(inputs))
     return found.graph, found.tensors
 
 

@@ -17,7 +17,7 @@ from property_tests.budget import NIGHTLY, around_each
 from property_tests.tally import Tally
 from speedup.errors import SpeedupError
 from speedup.ir.inputs import example_from
-from speedup.tracing.trace import trace
+from speedup.tracing.trace import trace_call
 from tests.support.soundness import Calling
 
 
@@ -68,7 +68,7 @@ def test_list_names_only_what_the_table_has() -> None:
 def traced(model: nn.Module, inputs: tuple[Tensor, ...]) -> set[str]:
     """The operators in the model's trace; none if it has no trace."""
     try:
-        graph = trace(model, example_from(inputs)).graph
+        graph = trace_call(model, example_from(inputs)).graph
     except SpeedupError:
         return set()
     return {str(op.target) for op in graph.ops}

@@ -16,12 +16,12 @@ from speedup.ir.inputs import example_from
 from speedup.masks import resolve_masks
 from speedup.planning.coupling import solve_coupling
 from speedup.testing.strategies import Case, cases
-from speedup.tracing.trace import trace
+from speedup.tracing.trace import trace_call
 
 
 def analysis_of(case: Case) -> Analysis:
     model, masks = given_model(case)
-    traced = trace(model, example_from(case.example()))
+    traced = trace_call(model, example_from(case.example()))
     facts = constants.find_constants(traced.graph, traced.tensors, resolve_masks(model, masks), STANDARD)
     lives = liveness.find_liveness(traced.graph, facts, STANDARD)
     rewriter = SourceRewriter(dict(model.named_modules(remove_duplicate=False)))

@@ -68,6 +68,7 @@ if TYPE_CHECKING:
     from speedup.measuring.tuning import tune
     from speedup.plan import Plan, plan_figure
     from speedup.planning.planner import plan_speedup
+    from speedup.planning.traced import Traced, trace
     from speedup.pruners import make_masks, masks_from_torch_pruning
     from speedup.rules import STANDARD
     from speedup.rules.rule import Rule
@@ -119,6 +120,7 @@ __all__ = [
     "SpeedupError",
     "StaleModelError",
     "StructureError",
+    "Traced",
     "UnboundPlanError",
     "UnknownModuleError",
     "UnknownNameError",
@@ -141,6 +143,7 @@ __all__ = [
     "plan_speedup",
     "plan_uniform",
     "save",
+    "trace",
     "tune",
     "verify",
 ]
@@ -167,6 +170,7 @@ _HOMES = MappingProxyType(
         "speedup.measuring.estimating": ("estimate_latency",),
         "speedup.plan": ("Plan", "plan_figure"),
         "speedup.planning.planner": ("plan_speedup",),
+        "speedup.planning.traced": ("Traced", "trace"),
         "speedup.pruners": ("make_masks", "masks_from_torch_pruning"),
         "speedup.rules": ("STANDARD",),
         "speedup.rules.rule": ("Rule",),

@@ -18,7 +18,13 @@ from speedup.analyses.partial_sums import PartialSum, find_partial_sums
 from speedup.building.expected import expected_trace
 from speedup.engine.borders import Bordered
 from speedup.engine.lattice import Fact
-from speedup.errors import NonFiniteWeightError, SpeedupError, UnboundPlanError, UnknownModuleError
+from speedup.errors import (
+    InputError,
+    NonFiniteWeightError,
+    SpeedupError,
+    UnboundPlanError,
+    UnknownModuleError,
+)
 from speedup.forwards.rewriting import SourceRewriter
 from speedup.ir.edits import AddToParameter, CombineColumns, Edit, MergeColumns, NewBias, RewriteForward
 from speedup.ir.graph import Graph, Origin
@@ -46,14 +52,15 @@ from speedup.planning.editing import edits_of, solved_attributes
 from speedup.planning.guarding import keeping_failed, op_at
 from speedup.planning.rehearsal import rehearse
 from speedup.planning.summary import report_of
+from speedup.planning.traced import Traced
 from speedup.rules import STANDARD, Rules
 from speedup.torch_api import Overload
 from speedup.tracing.islands import Survey, survey
 
 
 def plan_speedup(
-    model: nn.Module,
-    x: Any,
+    model: nn.Module | Traced,
+    x: Any = None,
     masks: MaskSource | None = None,
     *,
     others: Sequence[Any] = (),
@@ -73,6 +80,7 @@ def plan_speedup(
             it can trace are planned, see `Plan.report`. Its weights must be in it: a model is refused whose
             weights hooks bring before each forward (offloaded by accelerate) or that is partitioned
             (DeepSpeed's ZeRO-3). On the meta device, without such hooks, it has none and is planned.
+            Or what `trace` returned for a model; `x`, `others` and `kwargs` are then those of that call.
         x: example input: a tensor, a tuple or list of arguments, or a dict of keyword arguments.
             Its dtypes and the way it is called matter; the plan holds for any batch size, and for any
             length and resolution that the model takes. Where the forward goes other ways at other sizes,
@@ -101,18 +109,33 @@ def plan_speedup(
         ExportError: no part of the model can be traced; the message names the module.
     """
     with torch.inference_mode(mode=False), torch.no_grad():
-        require_plannable(model)
-        calls = (example_from(x, kwargs), *further_calls(others))
+        traced = model if isinstance(model, Traced) else None
+        given: nn.Module = model.model if isinstance(model, Traced) else model
+        calls = _calls(traced, x, others, kwargs)
+        require_plannable(given)
         if align is not None:
             chooser(align)
         wanted = resolve_lowerings(lowerings)
         require_reparametrized(reparametrized)
-        resolved = resolve_masks(model, masks)
-        _check_modules(model, keep)
-        plain = Plain(model)
+        resolved = resolve_masks(given, masks)
+        _check_modules(given, keep)
+        plain = Plain(given)
         if reparametrized == "bake":
-            plain, resolved = bake(model, resolved, calls)
-        return _plan(Request(model, plain, calls, resolved, rules, tuple(keep), align, wanted))
+            plain, resolved = bake(given, resolved, calls)
+        return _plan(Request(given, plain, calls, resolved, rules, tuple(keep), align, wanted, traced))
+
+
+def _calls(
+    traced: Traced | None, x: Any, others: Sequence[Any], kwargs: Mapping[str, Any] | None
+) -> tuple[Example, ...]:
+    if traced is None:
+        return (example_from(x, kwargs), *further_calls(others))
+    if x is not None or others or kwargs:
+        raise InputError(
+            "a traced model has its calls from trace(); pass x, others and kwargs there, and here only "
+            "plan_speedup(traced, masks=...)"
+        )
+    return traced.calls
 
 
 def realign(plan: Plan, align: Align | None) -> Plan:
@@ -131,7 +154,8 @@ def realign(plan: Plan, align: Align | None) -> Plan:
 class Request:
     """What is to be planned: the arguments of `plan_speedup`, checked.
 
-    `plain` is the model `given` with its constant weights as plain parameters.
+    `plain` is the model `given` with its constant weights as plain parameters; `traced` is what has been
+    found out about it before.
     """
 
     given: nn.Module
@@ -142,6 +166,7 @@ class Request:
     keep: tuple[str, ...]
     align: Align | None
     lowerings: frozenset[str]
+    traced: Traced | None = None
 
     @property
     def model(self) -> nn.Module:
@@ -189,9 +214,12 @@ def request_of(plan: Plan) -> Request:
     return Request(given, plain, calls, subject.masks, subject.rules, subject.keep, None, subject.lowerings)
 
 
-def find_solution(request: Request) -> Solution:
-    """Trace the model, analyse and couple it, and rehearse what comes of it until it works out."""
-    found = survey(request.model, request.calls, values=request.masked)
+def find_solution(request: Request, found: Survey | None = None) -> Solution:
+    """Trace the model, analyse and couple it, and rehearse what comes of it until it works out.
+
+    `found` is what tracing shows, where that is known.
+    """
+    found = found or survey(request.model, request.calls, values=request.masked)
     traced = found.trace
     _check_finite(traced.graph, traced.tensors)
     findings = _analyse(traced.graph, traced.tensors, request)
@@ -275,7 +303,9 @@ def _plan(request: Request) -> Plan:
 
 def _planned(request: Request) -> Plan:
     fingerprints = fingerprints_of(request.model, request.plain.made)
-    solution = find_solution(request)
+    # What was traced computes weights that are plain now.
+    traced = request.traced if request.model is request.given else None
+    solution = find_solution(request, None if traced is None else traced.survey_now(fingerprints))
     found = solution.survey
     return Plan(
         edits=solution.edits,

@@ -27,7 +27,7 @@ from speedup.tracing.calls import CallKind, ModuleCall, copy_to_run, record_call
 from speedup.tracing.exploring import explore, is_same_trace
 from speedup.tracing.merging import Part, merge_graphs
 from speedup.tracing.reading import Values, as_it_is
-from speedup.tracing.trace import Trace, canonical_names, require_steady, trace
+from speedup.tracing.trace import Trace, canonical_names, require_steady, trace_call
 
 # Export takes a second or so; what is called in so many ways is better descended into.
 _MOST_TRACES = 8
@@ -79,7 +79,7 @@ def survey(
         ExportError: neither the model nor any module in it can be traced, or the model does not
             run on an example.
     """
-    tracer = partial(trace, values=values)
+    tracer = partial(trace_call, values=values)
     try:
         return _survey_of_whole(model, calls, explores, tracer)
     except ExportError as error:
@@ -177,9 +177,9 @@ def retrace(model: nn.Module, calls: Sequence[Example], islands: Islands | None)
         ExportError: what could be traced in the surveyed model no longer can.
     """
     if islands is None:
-        return _join(model, [trace(model, call) for call in calls])
+        return _join(model, [trace_call(model, call) for call in calls])
     traces = {
-        island.path: [trace(model.get_submodule(island.path), call) for call in island.calls]
+        island.path: [trace_call(model.get_submodule(island.path), call) for call in island.calls]
         for island in islands.islands
     }
     return _of_islands(model, islands, traces)

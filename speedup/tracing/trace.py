@@ -47,7 +47,7 @@ class Trace:
     tensors: Mapping[str, Tensor]
 
 
-def trace(
+def trace_call(
     model: nn.Module, example: Example, *, doubts_errors: bool = True, values: Values = as_it_is
 ) -> Trace:
     """The graph of `model`'s forward in eval mode on `example`.

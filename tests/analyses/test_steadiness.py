@@ -13,7 +13,7 @@ from speedup import STANDARD
 from speedup.analyses import constants, liveness
 from speedup.engine.lattice import any_along
 from speedup.ir.inputs import example_from
-from speedup.tracing.trace import trace
+from speedup.tracing.trace import trace_call
 
 # What reads one of five tokens, or none, and another one, or one, of longer inputs.
 PLACES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
@@ -42,7 +42,7 @@ class Places(nn.Module):
 
 @pytest.mark.parametrize("name", PLACES)
 def test_every_token_is_read_at_some_length(name: str) -> None:
-    traced = trace(Places(PLACES[name]).eval(), example_from(torch.randn(2, 5, 4)))
+    traced = trace_call(Places(PLACES[name]).eval(), example_from(torch.randn(2, 5, 4)))
     graph = traced.graph
     lives = liveness.find_liveness(
         graph, constants.find_constants(graph, traced.tensors, {}, STANDARD), STANDARD

@@ -12,7 +12,7 @@ from speedup.ir.graph import Op
 from speedup.ir.inputs import example_from
 from speedup.rules import STANDARD, rule_of
 from speedup.rules.weights import WeightRule
-from speedup.tracing.trace import trace
+from speedup.tracing.trace import trace_call
 from tests.support.masking import rows
 from tests.support.measure import relative_error
 
@@ -204,7 +204,7 @@ class Counting(nn.Linear):
 def test_only_an_argument_that_a_payment_sets_is_settable() -> None:
     """Others that modules keep are followed by provenance."""
     model = nn.Sequential(nn.Conv2d(4, 4, 3, groups=2), nn.GroupNorm(2, 4), nn.RMSNorm(6))
-    traced = trace(model, example_from(torch.randn(1, 4, 8, 8)))
+    traced = trace_call(model, example_from(torch.randn(1, 4, 8, 8)))
     found = {op.owner.path: layer_of(op).settable_of(op) for op in traced.graph.ops if op.owner.path}
     assert found == {"0": frozenset(), "1": frozenset(), "2": {"eps"}}
 
@@ -218,7 +218,7 @@ def test_function_called_by_a_module_of_another_kind_has_no_hyperparameters() ->
         def forward(self, x: Tensor) -> Tensor:
             return nn.functional.linear(x, self.weight)
 
-    traced = trace(Functional(), example_from(torch.randn(2, 8)))
+    traced = trace_call(Functional(), example_from(torch.randn(2, 8)))
     (op,) = [op for op in traced.graph.ops if "linear" in str(op.target)]
     assert layer_of(op).attributes_of(op, lambda v: v.shape) == {}
     assert layer_of(op).settable_of(op) == frozenset()
@@ -227,6 +227,6 @@ def test_function_called_by_a_module_of_another_kind_has_no_hyperparameters() ->
 
 def test_bias_is_only_given_to_a_class_whose_forward_uses_one() -> None:
     model = nn.Sequential(nn.Linear(8, 8, bias=False), Counting(8, 8, bias=False))
-    traced = trace(model, example_from(torch.randn(2, 8)))
+    traced = trace_call(model, example_from(torch.randn(2, 8)))
     found = {op.owner.path: layer_of(op).takes_bias(op) for op in traced.graph.ops}
     assert found == {"0": True, "1": False}

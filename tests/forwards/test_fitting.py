@@ -15,7 +15,7 @@ from speedup.ir.inputs import example_from
 from speedup.lowerings import Arguments
 from speedup.masks import resolve_masks
 from speedup.planning.coupling import solve_coupling
-from speedup.tracing.trace import trace
+from speedup.tracing.trace import trace_call
 from tests.support.contract import dropped, shrunk
 from tests.support.drawn import doubles
 
@@ -98,7 +98,7 @@ class OfSeveralWidths(Net):
 
 def analysed(kind: type[Net], writable: bool = True, batch: int = 2, gone: int = 5) -> Analysis:
     model = kind().double()
-    traced = trace(model, example_from(vectors(batch)))
+    traced = trace_call(model, example_from(vectors(batch)))
     masks = resolve_masks(model, dropped(model, {"first": range(gone)}))
     facts = constants.find_constants(traced.graph, traced.tensors, masks, STANDARD)
     lives = liveness.find_liveness(traced.graph, facts, STANDARD)

@@ -14,7 +14,7 @@ from speedup.ir.inputs import example_from
 from speedup.lowerings.arguments import Arguments
 from speedup.lowerings.lowering import Written
 from speedup.lowerings.syntax import read_call
-from speedup.tracing.trace import Trace, trace
+from speedup.tracing.trace import Trace, trace_call
 from tests.support.contract import shrunk
 from tests.support.drawn import doubles
 
@@ -323,4 +323,4 @@ def test_behind_what_is_spread_no_number_is_told_by_its_place(spread: str) -> No
 
 
 def traced(model: nn.Module) -> Trace:
-    return trace(model.eval(), example_from(torch.randn(2, 4)))
+    return trace_call(model.eval(), example_from(torch.randn(2, 4)))

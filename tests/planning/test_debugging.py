@@ -16,7 +16,7 @@ from speedup.ir.expressions import Arithmetic, Derived, Guard, SizeOf
 from speedup.ir.graph import Graph, Op
 from speedup.ir.inputs import example_from
 from speedup.planning.debugging import debug
-from speedup.tracing.trace import trace
+from speedup.tracing.trace import trace_call
 
 
 @pytest.fixture(scope="module")
@@ -82,7 +82,7 @@ def test_graph_that_contradicts_itself_is_refused(name: str) -> None:
     damage, words = FAULTS[name]
 
     model = nn.Sequential(nn.Linear(4, 6), nn.ReLU(), nn.Linear(6, 3))
-    graph = trace(model.eval(), example_from(torch.randn(2, 4))).graph
+    graph = trace_call(model.eval(), example_from(torch.randn(2, 4))).graph
     assert require_well_formed(graph) is graph
     with pytest.raises(GraphError, match=words):
         require_well_formed(damage(graph))

@@ -15,7 +15,7 @@ from speedup import Plan, apply_masks, materialize, plan_speedup
 from speedup.ir.inputs import example_from
 from speedup.rules import STANDARD, rule_for
 from speedup.rules.recurrence import describe_recurrence
-from speedup.tracing.trace import trace
+from speedup.tracing.trace import trace_call
 from tests.support.measure import check_exact, relative_error
 from tests.support.reports import reasons
 from tests.support.soundness import Case, Shape, Tensors, blank, case, dead_claims, known_claims, made_once
@@ -474,7 +474,7 @@ def test_active_dropout_between_layers_is_not_modelled() -> None:
     def run(x: Tensor, h: Tensor, *weights: Tensor) -> Any:
         return torch.gru(x, h, weights, False, 1, 0.5, True, False, False)
 
-    graph = trace(_Calling(run), example_from((torch.randn(5, 2, 4), torch.zeros(1, 2, 3)))).graph
+    graph = trace_call(_Calling(run), example_from((torch.randn(5, 2, 4), torch.zeros(1, 2, 3)))).graph
     (op,) = (op for op in graph.ops if op.name == "gru")
     assert describe_recurrence(op) is None
     assert rule_for(op.target, STANDARD) is STANDARD[torch.ops.aten.gru.input]

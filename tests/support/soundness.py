@@ -20,7 +20,7 @@ from speedup.engine.lattice import Fact, constant, fact
 from speedup.ir.graph import Graph, Op, Origin, Owner, Value
 from speedup.ir.inputs import example_from
 from speedup.rules import STANDARD, rule_for
-from speedup.tracing.trace import trace
+from speedup.tracing.trace import trace_call
 
 Shape = tuple[int, ...]
 Sampler = Callable[[Shape, torch.Generator], Tensor]
@@ -49,7 +49,7 @@ class Calling(nn.Module):
 
 def graph_of(function: Callable[..., Any], *inputs: Tensor, state: Sequence[Tensor] = ()) -> Graph:
     """The traced graph of `function(*inputs, *state)`."""
-    return trace(Calling(function, state), example_from(inputs)).graph
+    return trace_call(Calling(function, state), example_from(inputs)).graph
 
 
 def op_of(function: Callable[..., Any], *inputs: Tensor, state: Sequence[Tensor] = ()) -> Op:

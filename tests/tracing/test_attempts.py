@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from speedup import plan_speedup
 from speedup.ir.expressions import Attempt
 from speedup.ir.inputs import example_from
-from speedup.tracing.trace import trace
+from speedup.tracing.trace import trace_call
 
 
 class Tries(nn.Module):
@@ -92,7 +92,7 @@ class InAnotherPart(Tries):
 
 def attempts(model: nn.Module) -> list[bool]:
     """How the calls came out whose errors the forward catches."""
-    graph = trace(model.eval(), example_from(torch.randn(2, 5, 6))).graph
+    graph = trace_call(model.eval(), example_from(torch.randn(2, 5, 6))).graph
     return [guard.outcome for guard in graph.guards if isinstance(guard, Attempt)]
 
 

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from speedup import apply_masks, materialize, plan_speedup
 from speedup.errors import ExportError
 from speedup.ir.inputs import example_from
-from speedup.tracing.trace import trace
+from speedup.tracing.trace import trace_call
 
 Step: TypeAlias = Callable[[Tensor, Tensor], Tensor]
 
@@ -159,4 +159,4 @@ def either_way(x: Tensor, y: Tensor) -> Tensor:
 @pytest.mark.parametrize("step", [chosen, one_of_two, otherwise, between, either_way])
 def test_what_may_be_either_is_no_check(step: Step) -> None:
     with pytest.raises(ExportError):
-        trace(Net(step), example_from(torch.randn(2, 3, 6).double()))
+        trace_call(Net(step), example_from(torch.randn(2, 3, 6).double()))

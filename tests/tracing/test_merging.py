@@ -9,7 +9,7 @@ from speedup.ir.expressions import AttributeOf, SizeOf, attributes_in, derived_i
 from speedup.ir.graph import Graph
 from speedup.ir.inputs import example_from
 from speedup.tracing.merging import Part, merge_graphs, same_program
-from speedup.tracing.trace import trace
+from speedup.tracing.trace import trace_call
 
 
 class Reshaping(nn.Module):
@@ -25,7 +25,7 @@ class Reshaping(nn.Module):
 
 
 def graph_of(model: nn.Module, x: Tensor) -> Graph:
-    return trace(model, example_from(x)).graph
+    return trace_call(model, example_from(x)).graph
 
 
 def two_parts(second: str) -> tuple[Graph, Graph]:

@@ -24,7 +24,7 @@ from speedup.ir.inputs import example_from
 from speedup.masks import resolve_masks
 from speedup.rules import STANDARD, rule_of
 from speedup.rules.rule import OPEN_NUMBER
-from speedup.tracing.trace import trace
+from speedup.tracing.trace import trace_call
 from tests.support.masking import Masks
 
 Step: TypeAlias = Callable[[Any, Tensor], Tensor]
@@ -234,7 +234,7 @@ def test_a_number_of_state_that_the_forward_writes_is_unknown(step: Step) -> Non
     require_exact(model, masked(bias=True))
     require_exact(model, masked(bias=False))
 
-    graph = trace(model, example_from(images())).graph
+    graph = trace_call(model, example_from(images())).graph
 
     assert len(graph.written) == 1
     assert not facts_of(model)[numbers(graph)[0].index].is_all_known()
@@ -275,7 +275,7 @@ def test_another_number_in_the_small_model_is_noticed() -> None:
 
 
 def facts_of(model: nn.Module) -> tuple[Fact, ...]:
-    traced = trace(model, example_from(images()))
+    traced = trace_call(model, example_from(images()))
     return constants.find_constants(traced.graph, traced.tensors, resolve_masks(model, None), STANDARD)
 
 
@@ -289,7 +289,7 @@ def named(graph: Graph, name: str) -> Op:
 
 def test_numbers_are_operands_of_the_ops_that_get_them() -> None:
     model = Net(lambda s, y: y.clamp(min=s.low.item(), max=y.mean().item()).roll((s.count.item(),), (2,)))
-    graph = trace(model, example_from(images())).graph
+    graph = trace_call(model, example_from(images())).graph
     facts = facts_of(model)
     low, mean, count = numbers(graph)
 
@@ -302,7 +302,7 @@ def test_numbers_are_operands_of_the_ops_that_get_them() -> None:
 
 def test_known_numbers_stand_in_the_graph_that_rules_see() -> None:
     model = Net(lambda s, y: y.clamp(min=s.low.item(), max=y.mean().item()).roll((s.count.item(),), (2,)))
-    graph = trace(model, example_from(images())).graph
+    graph = trace_call(model, example_from(images())).graph
     seen = settle_numbers(graph, facts_of(model))
     low, mean, _ = numbers(graph)
 
@@ -316,7 +316,7 @@ def test_rules_that_cannot_read_an_unknown_number_keep_everything() -> None:
     model = Net(
         lambda s, y: y.roll((y > 0).sum().item(), 2).clamp(max=y.mean().item())  # type: ignore[arg-type]
     )
-    graph = trace(model, example_from(images())).graph
+    graph = trace_call(model, example_from(images())).graph
 
     assert rule_of(named(graph, "roll"), STANDARD) is OPEN_NUMBER
     assert rule_of(named(graph, "clamp"), STANDARD) is not OPEN_NUMBER
@@ -325,7 +325,7 @@ def test_rules_that_cannot_read_an_unknown_number_keep_everything() -> None:
 
 def test_operators_run_with_plain_numbers() -> None:
     model = Net(lambda s, y: y.clamp(min=s.low.item()) * s.count.item())
-    graph = trace(model, example_from(images())).graph
+    graph = trace_call(model, example_from(images())).graph
     y = torch.tensor([-1.0, 2.0], dtype=torch.float32)
 
     (clamped,) = evaluate(named(graph, "clamp"), [y, torch.tensor(0.5, dtype=torch.float64)])
@@ -353,7 +353,7 @@ def test_operators_run_with_plain_numbers() -> None:
 def test_arithmetic_is_that_of_python(step: Step, expected: float) -> None:
     """In double precision, whatever types the tensors have."""
     model = Net(step)
-    graph = trace(model, example_from(images())).graph
+    graph = trace_call(model, example_from(images())).graph
     product = next(op for op in reversed(graph.ops) if op.name == "mul" and not op.result.is_number)
 
     found = facts_of(model)[product.operands[-1].index].value.item()
@@ -365,9 +365,9 @@ def test_checks_that_export_adds_are_no_ops_of_the_graph() -> None:
     """What it asserts of a number names extents of the example."""
     model = Net(lambda s, y: y + torch.zeros(3, dtype=torch.float64)[: (y > 0).sum().item()].sum())
     with pytest.raises(ExportError, match="depends on the data"):
-        trace(model, example_from(images()))
+        trace_call(model, example_from(images()))
 
-    graph = trace(Net(checked), example_from(images())).graph
+    graph = trace_call(Net(checked), example_from(images())).graph
 
     assert [op.name for op in graph.ops] == ["conv2d", "item", "mul", "conv2d"]
 
@@ -383,13 +383,13 @@ def test_results_that_no_graph_can_hold_are_refused_where_they_are_used() -> Non
     model = Net(lambda s, y: y * round(y.mean().item(), 1))
 
     with pytest.raises(ExportError):
-        trace(model, example_from(images()))
+        trace_call(model, example_from(images()))
     require_exact(model, masked(bias=False))
 
 
 def test_liveness_reaches_through_numbers() -> None:
     model = Net(lambda s, y: y * s.mix.sum().item())
-    traced = trace(model, example_from(images()))
+    traced = trace_call(model, example_from(images()))
     facts = constants.find_constants(traced.graph, traced.tensors, resolve_masks(model, None), STANDARD)
     lives = liveness.find_liveness(traced.graph, facts, STANDARD)
     mix = next(v for v in traced.graph.state if v.name == "mix")

@@ -27,7 +27,7 @@ from speedup.ir.graph import Graph
 from speedup.ir.inputs import example_from
 from speedup.tracing.provenance import TrackedFloat, TrackedInt, track
 from speedup.tracing.record import Record
-from speedup.tracing.trace import trace
+from speedup.tracing.trace import trace_call
 from tests.support.soundness import graph_of
 
 SIZE = SizeOf(0, 1)
@@ -315,7 +315,7 @@ def test_the_length_of_a_tensor_escapes() -> None:
 
 def test_a_model_without_sizes_has_neither_guards_nor_escapes() -> None:
     model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.AdaptiveAvgPool2d(1))
-    graph = trace(model, example_from(torch.randn(2, 3, 8, 8))).graph
+    graph = trace_call(model, example_from(torch.randn(2, 3, 8, 8))).graph
     assert graph.guards == ()
     assert graph.opaque_roots == ()
     derived = [d for op in graph.ops for d in derived_in(tuple(op.arguments.values()))]
@@ -340,7 +340,7 @@ class Kept(nn.Module):
 
 
 def test_a_number_that_a_module_keeps_is_derived_from_its_attribute() -> None:
-    graph = trace(nn.Sequential(Kept()), example_from(torch.randn(4, 6))).graph
+    graph = trace_call(nn.Sequential(Kept()), example_from(torch.randn(4, 6))).graph
     (view,) = (op for op in graph.ops if op.name == "view")
     twice = Arithmetic("mul", (2, AttributeOf("0", "wide", 6)))
     assert view.arguments["size"][1] == Derived(6, Arithmetic("floordiv", (twice, 2)))

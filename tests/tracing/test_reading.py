@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from speedup import OtherWeightsError, Plan, StaleModelError, apply_masks, materialize, plan_speedup
 from speedup.errors import ExportError
 from speedup.ir.inputs import example_from
-from speedup.tracing.trace import trace
+from speedup.tracing.trace import trace_call
 
 Step: TypeAlias = Callable[[Any, Tensor], Tensor]
 DROPPED = (0, 4, 5)
@@ -288,7 +288,7 @@ def test_what_the_forward_writes_is_not_read(step: Step) -> None:
     """The next call finds another number."""
     model = Net(step)
     with pytest.raises(ExportError):
-        trace(model, example_from(images()))
+        trace_call(model, example_from(images()))
 
     plan, _ = require_exact(model)
 
@@ -310,4 +310,4 @@ def test_numbers_of_sizes_that_python_reads_may_be_others() -> None:
 def test_numbers_that_follow_the_input_are_not_read() -> None:
     for step in (lambda s, y: y if y.sum() > 0 else -y, lambda s, y: y * float(torch.rand(()) > 2)):
         with pytest.raises(ExportError):
-            trace(Net(step), example_from(images()))
+            trace_call(Net(step), example_from(images()))

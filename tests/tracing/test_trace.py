@@ -17,7 +17,7 @@ from speedup.errors import ExportError
 from speedup.ir.evaluation import evaluate
 from speedup.ir.graph import Graph, Origin
 from speedup.ir.inputs import example_from, tensors_of
-from speedup.tracing.trace import Trace, trace
+from speedup.tracing.trace import Trace, trace_call
 from tests.support.soundness import Calling, graph_of
 from tests.support.untouched import differences, snapshot
 
@@ -25,7 +25,7 @@ X = torch.randn(2, 4)
 
 
 def traced(model: nn.Module, x: Any = X, kwargs: Any = None) -> Trace:
-    return trace(model, example_from(x, kwargs))
+    return trace_call(model, example_from(x, kwargs))
 
 
 def names(graph: Graph) -> list[str]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from property_tests.faults.fault import Fault
-from property_tests.faults.killers import TRACES
+from property_tests.faults.killers import PLANNED_AGAIN, TRACES
 
 FAULTS: tuple[Fault, ...] = (
     Fault(
@@ -75,5 +75,33 @@ FAULTS: tuple[Fault, ...] = (
         "        try:\n            yield\n        finally:\n            nn.Module.__call__ = plain",
         "        if True:\n            yield\n            nn.Module.__call__ = plain",
         (TRACES,),
+    ),
+    Fault(
+        "traces: a further plan goes by the numbers that the model had",
+        "planning.traced",
+        "held[name].detach() if name in held else t for",
+        "t for",
+        (PLANNED_AGAIN,),
+    ),
+    Fault(
+        "traces: a further plan takes another architecture",
+        "planning.traced",
+        "        if changed:\n",
+        "        if not changed:\n            pass\n        elif len(changed) > 9:\n",
+        (PLANNED_AGAIN,),
+    ),
+    Fault(
+        "traces: what Python read holds for all masks",
+        "planning.traced",
+        "None if found.trace.graph.consulted else found",
+        "found",
+        (PLANNED_AGAIN,),
+    ),
+    Fault(
+        "traces: plain weights are planned as computed ones were traced",
+        "planning.planner",
+        "request.traced if request.model is request.given else None",
+        "request.traced",
+        (PLANNED_AGAIN,),
     ),
 )
