@@ -357,9 +357,15 @@ def verify_command(
     """
     from speedup.building.binding import bind_plan
     from speedup.building.verifying import verify as check
-    from speedup.files.saving import load, load_plan
+    from speedup.files.saving import count_rounds, load, load_plan
 
     place = device_of(device), dtype_of(dtype)
+    if (rounds := count_rounds(small)) > 1:
+        raise InputError(
+            f"{str(small)!r} is of {rounds} rounds. What it is to be compared with is the small model of the "
+            "round before, with the weights that it was trained to; in Python: verify(load_plan(file), "
+            "load(file, make_model), model=that_model)"
+        )
     with Steps(3).shown() as step:
         with step("reading both models"):
             planned = bind_plan(load_plan(small), placed_model(model_of(model, weights), *place))

@@ -148,6 +148,16 @@ def load_plan(path: StrPath) -> Plan:
         return _read_plan(file, path)
 
 
+def count_rounds(path: StrPath) -> int:
+    """Of how many plans, one after the other, the small model in a file that `save` wrote came out.
+
+    Raises:
+        SavedModelError, PlanFormatError: as of `load`.
+    """
+    with _open(path, "cpu") as file:
+        return len(_read_earlier(file, path)) + 1
+
+
 class _Source:
     """An open file, and how to fill a model of the planned architecture from it."""
 

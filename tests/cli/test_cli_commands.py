@@ -18,7 +18,17 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 from typer.testing import CliRunner
 
-from speedup import Choices, Plan, apply_masks, load, load_plan, masks_from_file
+from speedup import (
+    Choices,
+    Plan,
+    apply_masks,
+    load,
+    load_plan,
+    masks_from_file,
+    materialize,
+    plan_speedup,
+    save,
+)
 from speedup.cli import app
 from speedup.cli.examples import call_of
 from speedup.cli.placing import placed_call, placed_model
@@ -272,6 +282,19 @@ def test_verify_ends_with_one_for_a_model_that_was_tampered_with(folder: Path) -
 def test_verify_refuses_other_weights(folder: Path) -> None:
     run(f"compact {PLANNED} --out {{folder}}/small.safetensors", folder)
     run("verify {folder}/nets.py:make {folder}/small.safetensors", folder, code=2)
+
+
+def test_verify_says_what_a_model_of_two_rounds_is_compared_with(folder: Path) -> None:
+    model, first = net(folder), masks_from_file(folder / "masks.pth")
+    plan = plan_speedup(model, torch.ones(1, 3, 16, 16), first)
+    small = materialize(plan)
+    further = plan_speedup(small, torch.ones(1, 3, 16, 16))
+    save(materialize(further), [plan, further], folder / "rounds.safetensors")
+    line = f"verify {NET} {{folder}}/rounds.safetensors".format(folder=folder)
+    result = CliRunner().invoke(app, line.split())
+    assert result.exit_code == 2
+    said = " ".join(result.output.split())
+    assert "is of 2 rounds" in said and "model=that_model" in said
 
 
 def test_bench_measures_the_masked_model_beside_the_small_ones(folder: Path) -> None:
