@@ -243,9 +243,10 @@ def test_ids_that_must_be_unique_are_compared_as_they_are() -> None:
 
 
 def test_floats_that_no_draw_may_replace_are_compared_as_they_are() -> None:
-    x = torch.rand(4, 6, generator=generator(), dtype=torch.float64)
+    # So many that one of those that are drawn is none.
+    x = torch.rand(4, 64, generator=generator(), dtype=torch.float64)
     x[0, :2] = torch.tensor([0.0, 1.0])
-    found = verified(Probabilities(6), x)
+    found = verified(Probabilities(64), x)
     assert found.drawn == (Drawn(0, 4, GIVEN, None), Drawn(0, 1, GIVEN, None))
 
 

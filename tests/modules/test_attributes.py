@@ -262,7 +262,7 @@ def test_a_forward_that_reads_integers_stays_exact(kind: type[Base]) -> None:
     before = [settings(model), settings(kind())]
     _, small = shrunk(model, vectors, rows)
     assert [settings(model), settings(kind())] == before
-    assert small.first.out_features == (12 if kind is Slots else 7)
+    assert small.first.out_features == 7
 
 
 class Insisting(Base):
