@@ -70,7 +70,7 @@ def trace_call(
 
 
 def capture(model: nn.Module, example: Example) -> Trace | None:
-    """What `trace` gives, by one plain forward; None where only `torch.export` follows that.
+    """What `trace_call` gives, by one plain forward; None where only `torch.export` follows that.
 
     Raises:
         ExportError: the forward raised an error.
@@ -79,7 +79,7 @@ def capture(model: nn.Module, example: Example) -> Trace | None:
 
 
 def export(model: nn.Module, example: Example, values: Values = as_it_is) -> Trace:
-    """What `trace` gives, by `torch.export`.
+    """What `trace_call` gives, by `torch.export`.
 
     Raises:
         ExportError: it cannot trace the model as a whole.
