@@ -111,8 +111,8 @@ def plan_speedup(
     with torch.inference_mode(mode=False), torch.no_grad():
         traced = model if isinstance(model, Traced) else None
         given: nn.Module = model.model if isinstance(model, Traced) else model
-        calls = _calls(traced, x, others, kwargs)
         require_plannable(given)
+        calls = _calls(traced, x, others, kwargs)
         if align is not None:
             chooser(align)
         wanted = resolve_lowerings(lowerings)
