@@ -122,9 +122,7 @@ def plain_copy(model: nn.Module, chosen: Collection[Computed]) -> Plain:
 
 def as_planned(model: nn.Module, names: Collection[str]) -> Plain:
     """`model` as a plan about tensors of these `names` has it: those weights are plain that it names."""
-    known = {*names}
-    found = computed_weights(model)
-    return plain_copy(model, [one for one in found if one.name in known and not {*one.sources} & known])
+    return plain_copy(model, [one for one in computed_weights(model) if one.name in names])
 
 
 def plain_names(

@@ -347,7 +347,8 @@ class Fed(Net):
         parametrize.register_parametrization(self.second, "weight", self.gate)
 
     def forward(self, x: Tensor) -> Tensor:
-        self.gate.scale = (x.sum() > -1e9).to(x.dtype) if self.same else x.mean()
+        # As often written to as what it replaces.
+        self.gate.scale = (x.sum() > -1e9).to(x.dtype).mul_(1) if self.same else x.mean()
         return super().forward(x)
 
 
@@ -405,6 +406,13 @@ def test_a_weight_that_is_drawn_anew_stays_computed() -> None:
     model = second_computed(registered(Noisy))
     small: Any = materialize(plan_speedup(model, images(2, 0), first_rows(1)), verify="none")
     assert computed_weights(small)
+
+
+def test_weights_beside_one_that_is_drawn_anew_are_plain() -> None:
+    model = second_computed(registered(Noisy))
+    parametrizations.weight_norm(model.first)
+    small: Any = materialize(plan_speedup(model, images(2, 0)), verify="none")
+    assert [one.path for one in computed_weights(small)] == ["second"]
 
 
 def test_an_infinite_weight_stays_computed() -> None:

@@ -51,8 +51,9 @@ def in_place(model: Any) -> None:
 
 
 def replaced(model: Any) -> None:
+    for layer, name in ((model[0], "weight"), (model[0], "bias"), (model[1], "bias")):
+        setattr(layer, name, nn.Parameter(layer.get_parameter(name).detach().clone()))
     in_place(model)
-    model[0].weight = nn.Parameter(model[0].weight.detach().clone())
 
 
 @pytest.mark.parametrize("change", [in_place, replaced])

@@ -266,7 +266,9 @@ def test_no_more_than_five_reasons_are_listed() -> None:
     )
     text = overview(report, "Net", width=120)
     assert "reason iiii" in text and "reason iiiii" not in text
+    shares = [float(share) for share in re.findall(r"^  (?:and )?([\d.]+)% of the MACs", text, re.MULTILINE)]
     assert "for 3 more reasons" in text
+    assert len(shares) == 6 and shares[-1] < sum(shares[:-1])
 
 
 def test_a_share_that_is_small_is_not_called_none() -> None:

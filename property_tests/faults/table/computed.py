@@ -25,7 +25,7 @@ FAULTS = (
         "planning.baking",
         "return torch.equal(value, again) and",
         "return torch.equal(value, value) and",
-        (f"{BAKING}::test_a_weight_that_is_drawn_anew_stays_computed", BAKING),
+        (f"{BAKING}::test_weights_beside_one_that_is_drawn_anew_are_plain", BAKING),
     ),
     Fault(
         "computed: what a forward sets before a weight is computed goes unnoticed",
@@ -61,12 +61,5 @@ FAULTS = (
         "and own.fn.name == attribute:\n            del hooks[key]",
         "and own.fn.name != attribute:\n            del hooks[key]",
         (f"{BAKING}::test_computed_weights_that_nothing_feeds_are_plain", BAKING),
-    ),
-    Fault(
-        "computed: a plan with hooks is bound to a model as if it were without",
-        "modules.reparametrized",
-        "and not {*one.sources} & known]",
-        "]",
-        (f"{BAKING}::test_keep_keeps_hooks", BAKING),
     ),
 )
