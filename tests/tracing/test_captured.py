@@ -38,7 +38,7 @@ class Holding(nn.Module):
 
     def __init__(self, use: Callable[[Any, Tensor], Any]) -> None:
         super().__init__()
-        self.layer = nn.Linear(4, 4)
+        self.layer, self.narrow = nn.Linear(4, 4), nn.Sequential(nn.Linear(3, 3))
         self.register_buffer("scale", torch.rand(4))
         self.register_buffer("unsaved", torch.rand(4), persistent=False)
         self.table = torch.arange(4.0)
@@ -54,6 +54,12 @@ class Holding(nn.Module):
 def caught(module: Holding, x: Tensor) -> Tensor:
     with suppress(RuntimeError):
         x = x + x.new_zeros(3)
+    return module.layer(x)
+
+
+def caught_inside(module: Holding, x: Tensor) -> Tensor:
+    with suppress(RuntimeError):
+        x = module.narrow(x)
     return module.layer(x)
 
 
@@ -107,6 +113,7 @@ FORWARDS: dict[str, Callable[[Any, Tensor], Any]] = {
     "an input as it is": lambda m, x: (x, m.layer(x), m.scale),
     "a module that is held in a list": lambda m, x: m.beside[0](m.layer(x)),
     "an error that is caught": caught,
+    "an error of a module that is caught": caught_inside,
     "no gradients": without_gradients,
     "autocast": in_half,
     "a profiler's region": profiled,
