@@ -12,6 +12,7 @@ from property_tests.faults.killers import (
     SIZED_PAIRS,
     SIZED_SEQUENCES,
     STEADINESS,
+    TRACES,
     images_of,
     sequences_of,
 )
@@ -71,7 +72,7 @@ FAULTS = (
         "tracing.trace",
         "catches = catches or is_confused(error.__cause__)",
         "catches = bool(catches)",
-        images_of("a module that fails"),
+        (TRACES,),
     ),
     Fault(
         "sizes: a loop over a range counts the same at every size",
