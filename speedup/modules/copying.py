@@ -228,8 +228,8 @@ def _uncopiable(model: nn.Module, tensors: Mapping[int, torch.Tensor]) -> str:
 
 def _check_arrived(model: nn.Module, copied: nn.Module, required: Mapping[int, torch.Tensor]) -> None:
     """Raise unless `copied` holds the required tensors where `model` holds those they stand for."""
-    arrived = dict(_named_tensors(copied))
-    for name, tensor in _named_tensors(model):
+    arrived = dict(named_tensors(copied))
+    for name, tensor in named_tensors(model):
         if id(tensor) in required and arrived.get(name) is not required[id(tensor)]:
             owner = model.get_submodule(name.rpartition(".")[0])
             raise SpeedupError(
@@ -239,6 +239,7 @@ def _check_arrived(model: nn.Module, copied: nn.Module, required: Mapping[int, t
             )
 
 
-def _named_tensors(model: nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
+def named_tensors(model: nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
+    """Parameters and buffers by all their names."""
     yield from model.named_parameters(remove_duplicate=False)
     yield from model.named_buffers(remove_duplicate=False)

@@ -461,6 +461,7 @@ def _slopes(op: Op, sizes: Sizes) -> Attributes:
     return {"num_parameters": sizes(op.operands[1])[0]}
 
 
+_LIKE = Rule(is_local=True, couple=elementwise_couple, known=like_known, live=like_live, reads_numbers=True)
 _OWN_SHAPE = any_of(own_shape, keep_instead(elementwise_couple))
 _SLOPES = WeightRule(attributes=MappingProxyType({nn.PReLU: _slopes}))
 
@@ -501,28 +502,11 @@ _RULES: dict[str, Rule] = {
     ),
     "_prelu_kernel": _by_element(prelu_kernel_known, prelu_kernel_live),
     **{
-        n: Rule(
-            is_local=True,
-            couple=elementwise_couple,
-            known=like_known,
-            live=like_live,
-            bounds=bounds,
-            reads_numbers=True,
-        )
+        n: evolve(_LIKE, bounds=bounds)
         for n, bounds in (("zero", always(spanned([0]))), ("fill", either(argument("value"))))
     },
     **{
-        n: Rule(
-            is_local=True,
-            couple=elementwise_couple,
-            known=like_known,
-            live=like_live,
-            bounds=bounds,
-            takes_shape=True,
-            holds=holds_shape,
-            alternatives=_OWN_SHAPE,
-            reads_numbers=True,
-        )
+        n: evolve(_LIKE, bounds=bounds, takes_shape=True, holds=holds_shape, alternatives=_OWN_SHAPE)
         for n, bounds in (
             ("zeros_like", always(spanned([0]))),
             ("ones_like", always(spanned([1]))),

@@ -14,7 +14,7 @@ from torch.overrides import TorchFunctionMode
 
 from speedup.ir.graph import Shape
 from speedup.ir.inputs import Example, leaves_of
-from speedup.modules.copying import copy_module
+from speedup.modules.copying import copy_module, named_tensors
 from speedup.modules.isolation import isolated, quiet, unfused
 from speedup.modules.surroundings import is_tensor, surroundings_kept
 from speedup.torch_api import DisableTorchFunction, TreeSpec, tree_flatten, tree_leaves
@@ -131,8 +131,7 @@ class _Recorder(TorchFunctionMode):
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
         self._names: dict[int, str] = {}
-        held = (*model.named_parameters(remove_duplicate=False), *model.named_buffers(remove_duplicate=False))
-        for name, tensor in held:
+        for name, tensor in named_tensors(model):
             self._names.setdefault(id(tensor), name)
         self._root: _Frame | None = None
         self._frame: _Frame | None = None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 
 import torch
@@ -32,18 +31,14 @@ def export_program(flat: nn.Module, inputs: Sequence[Tensor]) -> Program:
     if writes is None:
         program = program.run_decompositions({})
         writes = written_back(program.graph) or {}
-    constants = {_own_name(name): found for name, found in program.constants.items()}
+    constants = {name.removeprefix("model."): found for name, found in program.constants.items()}
     return Program(program.graph, _state_names(program), constants, _written(program), writes)
-
-
-def _own_name(target: str) -> str:
-    return re.sub(r"^model\.", "", target)
 
 
 def _state_names(program: ExportedProgram) -> Mapping[str, tuple[Origin, str]]:
     """Placeholder name -> origin and name in the model, for all that is not a user input."""
     return {
-        spec.arg.name: (_KINDS[spec.kind], _own_name(spec.target or ""))
+        spec.arg.name: (_KINDS[spec.kind], (spec.target or "").removeprefix("model."))
         for spec in program.graph_signature.input_specs
         if spec.kind in _KINDS and hasattr(spec.arg, "name")
     }

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 
 import torch
 from torch import Tensor, nn
 
 from speedup.ir.inputs import Example, leaves_of, tensors_of
+from speedup.modules.copying import named_tensors
 from speedup.tracing.module_stack import follow_modules
 from speedup.tracing.numbers import number_type
 from speedup.tracing.provenance import follow_numbers, mark_opaque
@@ -48,7 +49,7 @@ class Flat(nn.Module):
             follow_modules()
         args, kwargs = self._example.call(tensors)
         before = _buffers(self.model)
-        nodes = {node_of(tensor): name for name, tensor in state_of(self.model) if name in self._read}
+        nodes = {node_of(tensor): name for name, tensor in named_tensors(self.model) if name in self._read}
         self._tracking.state = State(nodes, self._read)
         with self._tracking, follow_numbers(self._tracking.record):
             output = self.model(*args, **kwargs)
@@ -65,9 +66,3 @@ class Flat(nn.Module):
 
 def _buffers(model: nn.Module) -> Mapping[str, Tensor]:
     return dict(model.named_buffers(remove_duplicate=False))
-
-
-def state_of(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
-    """Parameters and buffers by all their names."""
-    yield from model.named_parameters(remove_duplicate=False)
-    yield from model.named_buffers(remove_duplicate=False)

@@ -20,6 +20,7 @@ from speedup.ir.callsites import frame_of
 from speedup.ir.checking import require_well_formed
 from speedup.ir.graph import Frame, Graph, Op, Origin, Owner, Value
 from speedup.ir.operators import functional_form, operator_of
+from speedup.modules.copying import named_tensors
 from speedup.torch_api import TO_COPY, TYPE_CHECK, Overload, schema_of
 from speedup.tracing.adapting import adapt_op
 from speedup.tracing.aliasing import scatter_of, storage_of, viewed_by, written_by
@@ -75,8 +76,7 @@ class _Freezer:
         self.written: list[tuple[Value, Value]] = []
         self.modules = dict(model.named_modules(remove_duplicate=False))
         self.paths = {id(module): path for path, module in reversed(self.modules.items())}
-        self.tensors = dict(model.named_parameters(remove_duplicate=False))
-        self.tensors.update(model.named_buffers(remove_duplicate=False))  # type: ignore[arg-type]
+        self.tensors = dict(named_tensors(model))
         self.canonical: dict[int, str] = {}
         for name, tensor in self.tensors.items():
             self.canonical.setdefault(id(tensor), name)

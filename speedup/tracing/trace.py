@@ -21,13 +21,13 @@ from speedup.errors import ExportError
 from speedup.ir.graph import Graph
 from speedup.ir.inputs import Example
 from speedup.modules.attention import MultiheadAttention
-from speedup.modules.copying import copy_module, share_module
+from speedup.modules.copying import copy_module, named_tensors, share_module
 from speedup.modules.isolation import isolated, lean, quiet, unfused
 from speedup.modules.surroundings import surroundings_kept
 from speedup.torch_api import is_fake
 from speedup.tracing.captured import capture_program
 from speedup.tracing.exported import export_program
-from speedup.tracing.flat import Flat, state_of
+from speedup.tracing.flat import Flat
 from speedup.tracing.freeze import freeze
 from speedup.tracing.module_stack import is_confused
 from speedup.tracing.program import Program
@@ -115,7 +115,7 @@ def _trace(
     tracking = Tracking(Record()) if tracking is None else tracking
     record = tracking.record
     record.watch(clone)
-    read = {name: partial(values, tensor) for name, tensor in state_of(model) if not tensor.is_meta}
+    read = {name: partial(values, tensor) for name, tensor in named_tensors(model) if not tensor.is_meta}
     track_attributes(clone, record)
     with _tracing(clone):
         # A tensor that shares storage with another input would be traced with unknown sizes.
@@ -160,8 +160,7 @@ def _adopt_attention(clone: nn.Module) -> None:
 def canonical_names(model: nn.Module) -> Mapping[str, str]:
     """Every name of a parameter or buffer -> the first name of the same tensor."""
     first: dict[int, str] = {}
-    held = (*model.named_parameters(remove_duplicate=False), *model.named_buffers(remove_duplicate=False))
-    return {name: first.setdefault(id(tensor), name) for name, tensor in held}
+    return {name: first.setdefault(id(tensor), name) for name, tensor in named_tensors(model)}
 
 
 def _clone(model: nn.Module) -> nn.Module:
@@ -223,8 +222,7 @@ def _advice(reason: str, model: nn.Module) -> str:
 
 
 def _tensors(graph: Graph, program: Program, model: nn.Module) -> Mapping[str, Tensor]:
-    held: dict[str, Tensor] = dict(model.named_parameters(remove_duplicate=False))
-    held.update(model.named_buffers(remove_duplicate=False))
+    held = dict(named_tensors(model))
     found = {}
     for value in graph.state:
         tensor = held.get(value.name, program.constants.get(value.name))

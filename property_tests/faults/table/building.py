@@ -140,8 +140,8 @@ FAULTS = (
     Fault(
         "building: a weight that two parts share has a name for each",
         "tracing.trace",
-        "first.setdefault(id(tensor), name) for name, tensor in held}",
-        "name for name, tensor in held}",
+        "first.setdefault(id(tensor), name) for name, tensor in named_tensors(model)}",
+        "name for name, tensor in named_tensors(model)}",
         (
             f"{ISLANDS}::test_state_shared_by_two_islands_is_cut_alike",
             f"{ISLANDS}::test_state_shared_with_a_module_that_is_not_called_does_not_change",
