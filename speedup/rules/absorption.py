@@ -224,7 +224,12 @@ def _join_reads(reads: list[_Read]) -> tuple[Tensor, Tensor]:
     # What one of them needs is kept anyway.
     for one in reads:
         counts = counts & (one.known | ~one.columns)
-    parts = [torch.where(one.columns[:, None], one.profiles, first) for one in reads]
+    parts: list[Tensor] = []
+    for one in reads:
+        part = torch.where(one.columns[:, None], one.profiles, first)
+        # Calls that read the same constants, as all do that read the same table, say nothing new.
+        if not any(torch.equal(part, other) for other in parts):
+            parts.append(part)
     return counts, torch.cat(parts, 1)
 
 
@@ -242,11 +247,15 @@ def _families(shape: Contraction, profiles: Tensor, members: Tensor) -> Iterable
     width = members.numel() // shape.groups
     group = torch.arange(members.numel()) // width
     tolerance = 16 * torch.finfo(profiles.dtype).eps if profiles.is_floating_point() else 0.0
+    mean = normal.mean(1)
+    # Means of rows that are alike differ by no more than the rows do, but for how they were summed.
+    margin = tolerance + normal.shape[1] * torch.finfo(normal.dtype).eps
     left = members.clone()
     while bool(left.any()):
         first = int(left.nonzero()[0])
-        alike = (normal - normal[first]).abs().amax(1) <= tolerance
-        family = left & alike & (group == group[first])
+        family = left & (group == group[first]) & ((mean - mean[first]).abs() <= margin)
+        near = family.nonzero().reshape(-1)
+        family[near] = (normal[near] - normal[first]).abs().amax(1) <= tolerance
         family[first] = True
         left &= ~family
         yield family

@@ -3,7 +3,15 @@
 from __future__ import annotations
 
 from property_tests.faults.fault import Fault
-from property_tests.faults.killers import FIXED_POSITIONS, IMAGES, MATERIALIZE, NETWORKS, RECURRENT, SEQUENCES
+from property_tests.faults.killers import (
+    ABSORPTION,
+    FIXED_POSITIONS,
+    IMAGES,
+    MATERIALIZE,
+    NETWORKS,
+    RECURRENT,
+    SEQUENCES,
+)
 
 FAULTS = (
     Fault(
@@ -58,8 +66,8 @@ FAULTS = (
     Fault(
         "absorption: a carrier may stand in another group",
         "rules.absorption",
-        "family = left & alike & (group == group[first])",
-        "family = left & alike",
+        "family = left & (group == group[first]) & (",
+        "family = left & (",
         (MATERIALIZE, IMAGES),
     ),
     Fault(
@@ -72,9 +80,9 @@ FAULTS = (
     Fault(
         "absorption: channels that are no multiples share a carrier",
         "rules.absorption",
-        "alike = (normal - normal[first]).abs().amax(1) <= tolerance",
-        "alike = (normal - normal[first]).abs().amin(1) <= tolerance",
-        (FIXED_POSITIONS, *NETWORKS),
+        "(normal[near] - normal[first]).abs().amax(1) <= tolerance",
+        "(normal[near] - normal[first]).abs().amin(1) <= tolerance",
+        (f"{ABSORPTION}::test_multiples_of_one_another_make_a_family", FIXED_POSITIONS, *NETWORKS),
     ),
     Fault(
         "absorption: no carrier is asked for",
@@ -131,5 +139,12 @@ FAULTS = (
         "yield from _into_bias(site, cell, cell.bias_ih, layers[number].columns, kept)",
         "yield from ()",
         (RECURRENT, SEQUENCES),
+    ),
+    Fault(
+        "absorption: all calls but the first are taken to read the same constants",
+        "rules.absorption",
+        "if not any(torch.equal(part, other) for other in parts):",
+        "if not parts:",
+        (f"{ABSORPTION}::test_calls_that_read_other_constants_are_all_heard",),
     ),
 )

@@ -175,8 +175,8 @@ FAULTS = (
     Fault(
         "calls: what the first knows is compensated for in all",
         "rules.absorption",
-        "for one in reads]\n    return counts, torch.cat(parts, 1)",
-        "for one in reads[:1]]\n    return counts, torch.cat(parts, 1)",
+        "parts: list[Tensor] = []\n    for one in reads:",
+        "parts: list[Tensor] = []\n    for one in reads[:1]:",
         (f"{SEVERAL}::test_constants_that_disagree_stay",),
     ),
     Fault(
