@@ -75,15 +75,19 @@ def spare_along(fact: Fact, dim: int, extent: int) -> tuple[Tensor, Tensor]:
 
 
 def last_product(value: Value, graph: Graph, rules: Rules) -> Op | None:
-    """The last op that multiplies of those that `value` is computed by, with but a few behind it."""
+    """The last op that multiplies of those that `value` is computed by, with but a few behind it.
+
+    Of several operands the first is followed that is computed at all: parameters may stand on either side.
+    """
+    computed: tuple[Value, ...] = (value,)
     for _ in range(_FARTHEST):
-        number = graph.producer[value.index]
-        if number is None or not graph.ops[number].operands:
+        number = next((n for v in computed if (n := graph.producer[v.index]) is not None), None)
+        if number is None:
             return None
         op = graph.ops[number]
         if macs_before(op, rules):
             return op
-        value = op.operands[0]
+        computed = op.operands
     return None
 
 

@@ -139,8 +139,20 @@ class InAMethod(Block):
         return stream + out
 
 
+class ScaledBefore(Block):
+    """The branch has a factor per channel, written first, as ConvNeXt writes it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.scale = nn.Parameter(torch.full((WIDE, 1, 1), 0.5))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.scale * self.branch(x)
+
+
 FORMS: Sequence[type[Block]] = (
-    Block, BranchFirst, InPlace, OneName, InABranch, ByFunction, ByMethod, OverLines, Twice, InAMethod
+    Block, BranchFirst, InPlace, OneName, InABranch, ByFunction, ByMethod, OverLines, Twice, InAMethod,
+    ScaledBefore,
 )  # fmt: skip
 
 
