@@ -13,6 +13,7 @@ from attrs import evolve, frozen
 from torch import Tensor
 
 from speedup.analyses.analysis import Analysis
+from speedup.analyses.restating import Restating
 from speedup.engine.borders import margins_of
 from speedup.engine.constraints import Dim, Spanned
 from speedup.ir.graph import Op, Value
@@ -23,7 +24,7 @@ from speedup.rules.contraction import describe_contraction
 
 
 @frozen(eq=False)
-class BorderMap:
+class BorderMap(Restating):
     """To the result of the convolution `op` may be added what members of `spanned` add, which then may go.
 
     `margins` are the distances from the ends, along each axis of space, up to which positions differ.

@@ -12,6 +12,7 @@ import torch
 from attrs import evolve, frozen
 from torch import Tensor
 
+from speedup.analyses.restating import Restating
 from speedup.engine.constraints import Constraint, Mapped, Reason
 from speedup.engine.lattice import vector
 from speedup.engine.layout import Shape, pull
@@ -24,7 +25,7 @@ _LONGEST = 8
 
 
 @frozen(eq=False)
-class Chain:
+class Chain(Restating):
     """`ops`, each of which alone reads the one before, put the indices of dimension `dim` in another order.
 
     Index t of the last one's result is index `order[t]` of the first one's operand.

@@ -6,7 +6,7 @@ make them all. Where the constants are put in between, only the others are compu
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Collection, Iterator
 
 from attrs import frozen
 from torch import Tensor
@@ -15,7 +15,8 @@ from speedup.analyses.analysis import Analysis
 from speedup.analyses.spare_rows import SpareRows, last_product, macs_before, spare_along
 from speedup.engine.constraints import Constraint, Dim, Reason
 from speedup.engine.lattice import Fact
-from speedup.ir.graph import Op, Value
+from speedup.ir.graph import Frame, Op, Value
+from speedup.ir.inserting import Inserted
 from speedup.rules import rule_of
 from speedup.rules.extents import Extents
 from speedup.rules.rule import matched
@@ -24,13 +25,14 @@ from speedup.torch_api import schema_of
 
 @frozen(eq=False)
 class Fill(SpareRows):
-    """Before `reader`, an op that needs all rows along `dim`, `copy` may put in the constants.
+    """Before `reader`, an op that needs all rows of its `argument` along `dim`, `copy` may put in constants.
 
     See `SpareRows` for the others.
     """
 
     copy: Op
     reader: Op
+    argument: str
     dim: int
     spare: Tensor
     constants: Tensor
@@ -40,6 +42,12 @@ class Fill(SpareRows):
     def restated(self) -> Op:
         """The op whose call is stated otherwise."""
         return self.reader
+
+    @property
+    def place(self) -> tuple[str, Frame, str]:
+        """Two arguments of a call may be given constants."""
+        path, line, _ = super().place
+        return path, line, self.argument
 
     @property
     def part(self) -> Dim:
@@ -61,18 +69,20 @@ class Fill(SpareRows):
 
 @frozen(eq=False)
 class Gap:
-    """Along `dim` of the first operand of `reader`, `spare` rows are constants that it needs all the same."""
+    """Along `dim` of the `argument` of `reader`, `spare` rows are constants that it needs all the same."""
 
     reader: Op
+    argument: str
     dim: int
     spare: Tensor
     constants: Tensor
     source: Op
 
-    def filled(self, copy: Op, op_of: Callable[[Op], Op]) -> Fill:
-        """The same in a graph where `copy` stands before the reader; `op_of` tells what has become of ops."""
-        reader, source = op_of(self.reader), op_of(self.source)
-        return Fill(copy, reader, self.dim, self.spare, self.constants, source)
+    def filled(self, inserted: Inserted) -> Fill:
+        """The same in a graph where a copy stands before the reader."""
+        reader, source = inserted.op(self.reader), inserted.op(self.source)
+        copy = inserted.copies[reader.index, self.argument]
+        return Fill(copy, reader, self.argument, self.dim, self.spare, self.constants, source)
 
 
 def find_gaps(analysis: Analysis, apart: Collection[int]) -> tuple[Gap, ...]:
@@ -80,22 +90,26 @@ def find_gaps(analysis: Analysis, apart: Collection[int]) -> tuple[Gap, ...]:
 
     Ops number `apart` are carried in other ways.
     """
-    found = (_gap(op, analysis) for op in analysis.graph.ops if op.index not in apart)
-    return tuple(one for one in found if one is not None)
+    return tuple(gap for op in analysis.graph.ops if op.index not in apart for gap in _gaps(op, analysis))
 
 
-def _gap(op: Op, analysis: Analysis) -> Gap | None:
-    graph, rules = analysis.graph, analysis.rules
+def _gaps(op: Op, analysis: Analysis) -> Iterator[Gap]:
     if not op.calls or op.is_rigid or schema_of(op.target).is_mutable:
-        return None
-    rows = next(iter(op.arguments.values()), None)
-    if not isinstance(rows, Value) or rows.is_state or rows.is_number or not rows.dtype.is_floating_point:
+        return
+    product = rule_of(op, analysis.rules).weight.product(analysis.sites[op.index])
+    # A product leaves out what it does not need, but for groups, which are equal.
+    if macs_before(op, analysis.rules) and (product is None or product.groups == 1):
+        return
+    for name, rows in op.arguments.items():
+        if isinstance(rows, Value) and (gap := _gap(op, name, rows, analysis)) is not None:
+            yield gap
+
+
+def _gap(op: Op, argument: str, rows: Value, analysis: Analysis) -> Gap | None:
+    graph, rules = analysis.graph, analysis.rules
+    if rows.is_state or rows.is_number or not rows.dtype.is_floating_point:
         return None
     if graph.producer[rows.index] is None or analysis.facts[rows.index].is_unknown:
-        return None
-    product = rule_of(op, rules).weight.product(analysis.sites[op.index])
-    # A product leaves out what it does not need, but for groups, which are equal.
-    if macs_before(op, rules) and (product is None or product.groups == 1):
         return None
     for dim in range(rows.ndim):
         spare, constants = spare_along(analysis.facts[rows.index], dim, rows.shape[dim])
@@ -106,7 +120,7 @@ def _gap(op: Op, analysis: Analysis) -> Gap | None:
             continue
         source = last_product(rows, graph, rules)
         if source is not None and not Extents(graph, rules).varies(rows, dim):
-            return Gap(op, dim, spare, constants, source)
+            return Gap(op, argument, dim, spare, constants, source)
     return None
 
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 
 import torch
 from torch import Tensor
 
 from speedup.analyses.analysis import Analysis
+from speedup.analyses.restating import Restating
 from speedup.engine.constraints import Dim, Reason, Subset
 from speedup.engine.lattice import Fact, state_along
 from speedup.ir.graph import Graph, Op, Value
@@ -16,18 +17,13 @@ from speedup.rules import Rules, rule_of
 _FARTHEST = 12
 
 
-class PartialRows(ABC):
+class PartialRows(Restating):
     """Rows along one dimension, some of which are not computed though all count."""
 
     @property
     @abstractmethod
     def spare(self) -> Tensor:
         """Bool vector: the rows that need not be computed."""
-
-    @property
-    @abstractmethod
-    def restated(self) -> Op:
-        """The op whose call is stated otherwise."""
 
     @property
     @abstractmethod

@@ -207,26 +207,28 @@ def _of_fills(
 
     def filled(one: Fill, name: str) -> FillRows:
         total = analysis.kept.count(one.whole)
-        return FillRows(one.dim, one.places(analysis), total, name, _held(one, analysis))
+        return FillRows(one.argument, one.dim, one.places(analysis), total, name, _held(one, analysis))
 
+    by_reader: dict[int, list[Arguments | FillRows | None]] = {}
     for one, lowering in _named(fills, CONSTANT_ROWS, filled, rewriter):
         number = one.reader.index
-        if number not in offers:
-            yield number, [Alternative(lowering)]
-            continue
-        own = [a.lowering for a in offers[number] if isinstance(a.lowering, Arguments)]
-        yield number, [Alternative(evolve(lowering, numbers=numbers)) for numbers in own]
+        if number not in by_reader:
+            own = [a.lowering for a in offers.get(number, ()) if isinstance(a.lowering, Arguments)]
+            by_reader[number] = [*own] if number in offers else [None]
+        by_reader[number] = [evolve(lowering, beside=other) for other in by_reader[number]]
+    for number, lowerings in by_reader.items():
+        yield number, [Alternative(lowering) for lowering in lowerings]
 
 
 def _named(
     some: Sequence[Rows], stem: str, make: Callable[[Rows, str], Made], rewriter: SourceRewriter
 ) -> Iterator[tuple[Rows, Made]]:
     """What to make of each of `some`, with the name that its module has for its constants."""
-    places: dict[tuple[str, Frame], list[Rows]] = {}
+    places: dict[tuple[str, Frame, str], list[Rows]] = {}
     for one in some:
-        places.setdefault((one.restated.owner.path, one.restated.calls[0]), []).append(one)
+        places.setdefault(one.place, []).append(one)
     names: dict[str, Iterator[str]] = {}
-    for (path, _), alike in places.items():
+    for (path, _, _), alike in places.items():
         module = rewriter.modules.get(path)
         name = next(n for n in names.setdefault(path, own_names(stem)) if not hasattr(module, n))
         found = [(one, make(one, name)) for one in alike]

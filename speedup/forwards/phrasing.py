@@ -16,15 +16,16 @@ from speedup.ir.expressions import Derived, Settled, sizes_in
 from speedup.ir.graph import Op
 from speedup.lowerings import Lowering
 from speedup.lowerings.lowering import Written
-from speedup.lowerings.syntax import Change, read_call
+from speedup.lowerings.syntax import Change, Extent, end_of, read_call, start_of
 from speedup.rules import rule_of
 from speedup.rules.extents import Extents
 
 
 @frozen
 class Phrase:
-    """Changes to make in one source file, names they borrow, and a note of what they say."""
+    """Changes to make within an expression of a file, names they borrow, and a note of what they say."""
 
+    extent: Extent
     changes: tuple[Change, ...]
     borrowed: tuple[str, ...] = ()
     note: str = ""
@@ -52,7 +53,10 @@ def phrase_of(
         return None
     may_be_literal = partial(_may_be_literal, op, analysis)
     found = lowering.rewrite(Written(op, node, call, own, analysis.arguments(op), may_be_literal))
-    return None if found is None else Phrase(found, lowering.borrow(call), _note(node, found, lowering))
+    if found is None:
+        return None
+    extent = start_of(node), end_of(node)
+    return Phrase(extent, found, lowering.borrow(call), _note(node, found, lowering))
 
 
 def _note(node: ast.expr | ast.stmt, changes: Sequence[Change], lowering: Lowering) -> str:

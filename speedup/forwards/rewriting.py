@@ -24,7 +24,7 @@ from speedup.forwards.source import Assignment, first_argument, is_code, is_fres
 from speedup.ir.edits import Rewritten
 from speedup.ir.graph import Frame, Op, Value
 from speedup.lowerings import HELPERS, Lowering
-from speedup.lowerings.syntax import Change
+from speedup.lowerings.syntax import Change, Extent
 from speedup.modules.functions import names_of, unwrap
 from speedup.modules.rewritten import built_methods
 
@@ -241,10 +241,10 @@ def _helpers(method: Any, frames: Sequence[Frame]) -> tuple[tuple[str, Any], ...
 
 @frozen(eq=False)
 class _Draft:
-    """One function on its way to be rewritten; `changes` with what they change, as one may be in another."""
+    """One function on its way to be rewritten; `changes` with what each is within: one may be in another."""
 
     frame: Frame
-    changes: dict[tuple[Frame, Change], None] = field(factory=dict)
+    changes: dict[tuple[Extent, Change], None] = field(factory=dict)
     helpers: dict[str, _Draft] = field(factory=dict)
     borrowed: dict[str, None] = field(factory=dict)
 
@@ -255,7 +255,7 @@ class _Draft:
         helpers = tuple(draft.finish(own) for own, draft in self.helpers.items())
         return Rewritten(
             name,
-            file.with_changes(function, (change for _, change in self.changes)),
+            file.with_changes(function, self.changes),
             helpers,
             tuple(self.borrowed),
         )
@@ -275,7 +275,7 @@ def rewritten_functions(
         for name, frame in zip(route.names, route.frames, strict=True):
             draft = level.setdefault(name, _Draft(frame))
             level = draft.helpers
-        draft.changes.update(((op.calls[0], change), None) for change in phrase.changes)
+        draft.changes.update(((phrase.extent, change), None) for change in phrase.changes)
         draft.borrowed.update(dict.fromkeys(phrase.borrowed))
         notes.setdefault(op.owner.path, {})[phrase.note] = None
     return {

@@ -9,14 +9,14 @@ import ast
 import linecache
 import textwrap
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from functools import lru_cache
+from functools import cmp_to_key, lru_cache
 from types import CodeType
 from typing import Any, TypeGuard
 
 from attrs import field, frozen
 
 from speedup.ir.graph import Frame
-from speedup.lowerings.syntax import Change, Position, end_of, last_name, start_of
+from speedup.lowerings.syntax import Change, Extent, Position, end_of, last_name, start_of
 from speedup.modules.functions import unwrap
 
 Function = ast.FunctionDef | ast.AsyncFunctionDef
@@ -55,16 +55,34 @@ class SourceFile:
         _, _, line, column = frame.span
         return self.calls.get((ast.Call, line, column)) or self.calls.get((ast.Subscript, line, column))
 
-    def with_changes(self, function: Function, changes: Iterable[Change]) -> str:
-        """The text of `function`, decorators included, with `changes` made, at no indentation."""
+    def with_changes(self, function: Function, changes: Iterable[tuple[Extent, Change]]) -> str:
+        """The text of `function`, decorators included, at no indentation, with `changes` made.
+
+        Each of these is told with the expression that it is within: one may be in another.
+        """
         first = definition_line(function)
         last = function.end_lineno or first
         lines = list(self.lines[first - 1 : last])
-        for change in sorted(changes, key=lambda c: (c.start, c.end), reverse=True):
+        for _, change in sorted(changes, key=cmp_to_key(_compare_changes), reverse=True):
             (top, left), (bottom, right) = change.start, change.end
             head, tail = lines[top - first][:left], lines[bottom - first][right:]
             lines[top - first : bottom - first + 1] = [head + change.text.encode() + tail]
         return _dedent(b"".join(lines).decode().rstrip() + "\n")
+
+
+def _compare_changes(one: tuple[Extent, Change], other: tuple[Extent, Change]) -> int:
+    """Above 0 where `one` is to be made first, from the last to the first; what is put in at the same place
+    later then stands before it.
+    """
+    (own, a), (others, b) = one, other
+    if (a.start, a.end) != (b.start, b.end):
+        return 1 if (a.start, a.end) > (b.start, b.end) else -1
+    if own == others:
+        return 0
+    is_within = others[0] <= own[0] and own[1] <= others[1]
+    inner = own if is_within else others
+    # Behind an inner expression its own text comes first; before it that of the outer one.
+    return -1 if is_within == (a.start == inner[1]) else 1
 
 
 @lru_cache(maxsize=256)

@@ -15,11 +15,12 @@ from speedup.torch_api import COPY
 class Inserted:
     """A graph with copies. Values are those of the graph before, in the same places, and those of the copies.
 
-    `copies` are these, by the new index of the op that reads them; `moved` tells the new index of each op.
+    `copies` are these, by the new index of the op that reads them and the name of its argument; `moved` tells
+    the new index of each op.
     """
 
     graph: Graph
-    copies: Mapping[int, Op]
+    copies: Mapping[tuple[int, str], Op]
     moved: tuple[int, ...]
 
     def op(self, before: Op) -> Op:
@@ -27,25 +28,29 @@ class Inserted:
         return self.graph.ops[self.moved[before.index]]
 
 
-def insert_copies(graph: Graph, readers: Collection[int]) -> Inserted:
-    """`graph` where each of the ops `readers` reads a copy of its first operand."""
+def insert_copies(graph: Graph, readers: Collection[tuple[int, str]]) -> Inserted:
+    """`graph` where each of `readers`, an op's index and the name of a tensor among its arguments, is given a
+    copy of that.
+    """
     values, ops = list(graph.values), list[Op]()
-    copies: dict[int, Op] = {}
+    copies: dict[tuple[int, str], Op] = {}
     moved: list[int] = []
-    # Where each op begins, with its copy.
+    # Where each op begins, with its copies.
     begins: list[int] = []
     for op in graph.ops:
         begins.append(len(ops))
-        arguments = op.arguments
-        if op.index in readers:
-            name, given = next((n, a) for n, a in arguments.items() if isinstance(a, Value))
+        arguments = dict(op.arguments)
+        names = [name for name in arguments if (op.index, name) in readers]
+        number = len(ops) + len(names)
+        for name in names:
+            given = arguments[name]
             copy = Value(len(values), given.shape, given.dtype, Origin.RESULT)
             values.append(copy)
             ops.append(Op(len(ops), COPY, MappingProxyType({"self": given}), (copy,), op.owner))
-            copies[len(ops)] = ops[-1]
-            arguments = MappingProxyType({**arguments, name: copy})
-        moved.append(len(ops))
-        ops.append(evolve(op, index=len(ops), arguments=arguments))
+            copies[number, name] = ops[-1]
+            arguments[name] = copy
+        moved.append(number)
+        ops.append(evolve(op, index=number, arguments=MappingProxyType(arguments)))
     begins.append(len(ops))
     made = evolve(
         graph,

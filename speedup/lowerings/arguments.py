@@ -86,6 +86,31 @@ def _argument(name: str, wanted: Any, call: WrittenCall, written: Written) -> li
     return _among(positional, numbers, len(wanted))
 
 
+def tensor_argument(written: Written, name: str) -> ast.expr | None:
+    """The tensor argument `name` as it stands; None where that cannot be told."""
+    match written.node:
+        case ast.BinOp(left=left, right=right) if len(written.op.operands) == 2:
+            return right if written.op.position(name) else left
+        case ast.Call() if written.call is not None:
+            names = [argument.name for argument in schema_of(written.op.target).arguments]
+            return _tensor_of_call(written.call, name, names)
+    return None
+
+
+def _tensor_of_call(call: WrittenCall, name: str, names: list[str]) -> ast.expr | None:
+    first = "self" if call.is_method and "self" in names else names[0]
+    if name == first:
+        return call.tensor
+    # Functions elsewhere may take the same arguments in another order.
+    if not call.is_method and ast.unparse(call.node.func) != f"torch.{call.name}":
+        return None
+    names.remove(first)
+    one, before = call.keyword(name), call.arguments[: names.index(name) + 1]
+    if one is None and len(before) > names.index(name):
+        one = before[-1]
+    return None if any(isinstance(a, ast.Starred) for a in before) else one
+
+
 def _in_sequence(node: ast.expr, numbers: Mapping[int, Any], count: int) -> list[Change] | None:
     """Changes that put `numbers`, by place, into a sequence of `count` numbers."""
     if isinstance(node, ast.Tuple | ast.List):

@@ -1,9 +1,10 @@
-"""An op that needs all rows of its first operand, of which some are constants: they are put in before it."""
+"""An op that needs all rows of a tensor, of which some are constants: they are put in before it."""
 
 from __future__ import annotations
 
 import ast
 from collections.abc import Iterable, Mapping, Sequence
+from functools import partial
 from types import MappingProxyType
 from typing import Any
 
@@ -17,7 +18,7 @@ from speedup.engine.keepsets import KeepSets
 from speedup.ir.edits import ConstantTensor, NewBias
 from speedup.ir.evaluation import evaluate
 from speedup.ir.graph import Op
-from speedup.lowerings.arguments import Arguments
+from speedup.lowerings.arguments import Arguments, tensor_argument
 from speedup.lowerings.comparing import keywords_agree
 from speedup.lowerings.lowering import Agrees, Lowering, Written
 from speedup.lowerings.own_parameters import indices_told, is_own_parameter
@@ -56,92 +57,94 @@ def fill_rows(rows: Tensor, dim: int, indices: int | Sequence[int], constants: i
 
 @frozen
 class FillRows(Lowering):
-    """The first operand is given only `indices` of its `total` along `dim`.
+    """The `argument` is given only `indices` of its `total` along `dim`.
 
     `constants` is what it holds at the others, 0 at `indices`; the module has it as `name`. None where it
-    would be 0 everywhere. `numbers` are those that change in the call itself.
+    would be 0 everywhere. `beside` is what else changes in the call: its numbers, or another argument.
     """
 
     helpers = MappingProxyType({"fill_rows": fill_rows})
     takes_operations = True
 
+    argument: str
     dim: int
     indices: tuple[int, ...]
     total: int
     name: str
     constants: ConstantTensor | None
-    numbers: Arguments | None = None
+    beside: Arguments | FillRows | None = None
 
     def biases(self, path: str) -> Iterable[NewBias]:
         """The constants, where there are any."""
         if self.constants is not None:
             yield NewBias(path, self.constants, "what rows that are not computed hold", self.name)
+        if self.beside is not None:
+            yield from self.beside.biases(path)
 
     def destinations(self, op: Op, kept: KeepSets) -> Iterable[tuple[Dim, Tensor, str]]:
         """The constants of rows that are dropped go into the parameter."""
         if self.constants is not None:
-            dim = (op.operands[0].index, self.dim)
+            dim = (op.operands[self._operand_of(op)].index, self.dim)
             yield dim, indices_told(self.constants.tensor, kept[dim]), self.name
+        if self.beside is not None:
+            yield from self.beside.destinations(op, kept)
 
     def compute(self, op: Op, arguments: Mapping[str, Any], operands: Sequence[Tensor]) -> Sequence[Tensor]:
         """The op, of all rows."""
         constants = self.total if self.constants is None else self.constants.tensor
-        whole = fill_rows(operands[0], self.dim, stated_places(self.indices), constants)
-        operands = [whole, *operands[1:]]
-        return self.numbers.compute(op, arguments, operands) if self.numbers else evaluate(op, operands)
+        whole, number = list(operands), self._operand_of(op)
+        whole[number] = fill_rows(whole[number], self.dim, stated_places(self.indices), constants)
+        return self.beside.compute(op, arguments, whole) if self.beside else evaluate(op, whole)
+
+    def _operand_of(self, op: Op) -> int:
+        number = op.position(self.argument)
+        assert number is not None, "what is filled is a tensor"
+        return number
 
     def rewrite(self, written: Written) -> tuple[Change, ...] | None:
         """The same call of what `fill_rows` returns."""
-        rows = _rows_of(written)
-        numbers = self.numbers.rewrite(written) if self.numbers else ()
-        if rows is None or numbers is None or (self.constants is not None and written.own is None):
+        rows = tensor_argument(written, self.argument)
+        others = self.beside.rewrite(written) if self.beside else ()
+        if rows is None or others is None or (self.constants is not None and written.own is None):
             return None
         constants = f"{self.total}" if self.constants is None else f"{written.own}.{self.name}"
         start, end = start_of(rows), end_of(rows)
         return (
             Change(start, start, "fill_rows("),
             Change(end, end, f", {self.dim}, {stated_places(self.indices)}, {constants})"),
-            *numbers,
+            *others,
         )
 
     @staticmethod
     def may_replace(old: ast.Call, new: ast.AST, agrees: Agrees) -> bool:
-        """The same call of the same tensor, filled."""
-        if not isinstance(new, ast.Call) or not keywords_agree(old, new, agrees):
+        """The same call of the same tensors, some of them filled."""
+        if not isinstance(new, ast.Call):
             return False
+        filled = partial(_agrees_or_fills, agrees)
         match old.func, new.func:
-            case ast.Attribute(value=one, attr=name), ast.Attribute(value=other, attr=named) if name == named:
-                if _fills(one, other, agrees):
-                    return agrees(old.args, new.args, True)
-        match old.args, new.args:
-            case [one, *rest], [other, *given]:
-                is_same = agrees(old.func, new.func, False) and agrees(rest, given, True)
-                return is_same and _fills(one, other, agrees)
-        return False
+            case ast.Attribute(value=one, attr=name), ast.Attribute(value=other, attr=named):
+                is_same = name == named and filled(one, other, False)
+            case one, other:
+                is_same = agrees(one, other, False)
+        if not is_same or len(old.args) != len(new.args) or not keywords_agree(old, new, filled):
+            return False
+        return all(filled(one, other, True) for one, other in zip(old.args, new.args, strict=True))
 
     @staticmethod
     def may_replace_operation(old: ast.BinOp | ast.AugAssign, new: ast.AST, agrees: Agrees) -> bool:
-        """The same operation with the same tensors, the first of them filled."""
+        """The same operation with the same tensors, some of them filled."""
         match old, new:
             case ast.BinOp(), ast.BinOp() if type(old.op) is type(new.op):
-                return agrees(old.right, new.right, False) and _fills(old.left, new.left, agrees)
+                filled = partial(_agrees_or_fills, agrees)
+                return filled(old.left, new.left, False) and filled(old.right, new.right, False)
         return False
 
 
-def _rows_of(written: Written) -> ast.expr | None:
-    """The first operand, as it stands; None where that cannot be told."""
-    match written.node:
-        case ast.BinOp(left=left) if len(written.op.operands) == 2:
-            return left
-        case ast.Call():
-            return None if written.call is None else written.call.tensor
-    return None
-
-
-def _fills(rows: ast.expr, new: ast.expr, agrees: Agrees) -> bool:
-    """Whether `new` is a call of `fill_rows` with `rows`."""
+def _agrees_or_fills(agrees: Agrees, rows: Any, new: Any, is_argument: bool) -> bool:
+    """Whether `new` is `rows` as it was, or a call of `fill_rows` with it."""
     match new:
         case ast.Call(func=ast.Name(id="fill_rows"), args=[given, dim, places, constants], keywords=[]):
             held = is_literal(constants) or is_own_parameter(constants)
-            return agrees(rows, given, False) and is_literal(dim) and is_literal(places) and held
-    return False
+            if agrees(rows, given, False) and is_literal(dim) and is_literal(places) and held:
+                return True
+    return agrees(rows, new, is_argument)

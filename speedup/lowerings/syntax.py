@@ -15,6 +15,8 @@ from attrs import frozen
 from speedup.ir.graph import Op
 
 Position = tuple[int, int]
+Extent = tuple[Position, Position]
+"""Where an expression starts and ends."""
 
 
 @frozen

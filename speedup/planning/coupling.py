@@ -128,7 +128,7 @@ class Lowered:
             found = settle(tried, tried.constraints(), rewriter, frozenset())
             verdicts = _verdicts(options, judge, found.analysis)
             worth = {place for place, verdict in verdicts.items() if not verdict.why_not}
-            left = tuple(o for o in options if o not in found.refused and _place(o) in worth)
+            left = tuple(o for o in options if o not in found.refused and o.place in worth)
             if left == options:
                 before, after = macs_per_sample(self.analysis), macs_per_sample(found.analysis)
                 if before - after > len(options) * CALL:
@@ -149,34 +149,29 @@ class Lowered:
         return evolve(self, choices=(*self.choices, *dict.fromkeys(rejected)))
 
 
-def _place(one: Option) -> tuple[str, Frame]:
-    """Where the source states it: the same for all calls that run it."""
-    return one.restated.owner.path, one.restated.calls[0]
-
-
 def _verdicts(
     options: Sequence[Option], judge: Callable[[Option, Analysis], Verdict | None], analysis: Analysis
-) -> Mapping[tuple[str, Frame], Verdict]:
+) -> Mapping[tuple[str, Frame, str], Verdict]:
     """By place, the verdict on it in a call that counts, or in another where no such call runs it."""
     is_counted = analysis.graph.is_counted
-    counted = {_place(o) for o in options if is_counted(o.restated)}
-    telling = (o for o in options if is_counted(o.restated) or _place(o) not in counted)
-    found: dict[tuple[str, Frame], Verdict] = {}
+    counted = {o.place for o in options if is_counted(o.restated)}
+    telling = (o for o in options if is_counted(o.restated) or o.place not in counted)
+    found: dict[tuple[str, Frame, str], Verdict] = {}
     for option in telling:
         verdict = judge(option, analysis)
-        if verdict is not None and (_place(option) not in found or not verdict.why_not):
-            found[_place(option)] = verdict
+        if verdict is not None and (option.place not in found or not verdict.why_not):
+            found[option.place] = verdict
     return found
 
 
 def _choices(
     name: str,
     options: Iterable[Option],
-    verdicts: Mapping[tuple[str, Frame], Verdict],
+    verdicts: Mapping[tuple[str, Frame, str], Verdict],
     why_not: str = "",
 ) -> Iterator[Choice]:
     """What is to be told about each place of `options` where something would go."""
-    for one in {_place(o): o for o in options if _place(o) in verdicts}.values():
-        verdict, op = verdicts[_place(one)], one.restated
+    for one in {o.place: o for o in options if o.place in verdicts}.values():
+        verdict, op = verdicts[one.place], one.restated
         reason = verdict.why_not or why_not
         yield Choice(name, op.owner.path, str(op.target), op.where, verdict.channels, verdict.macs, reason)

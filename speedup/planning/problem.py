@@ -259,7 +259,7 @@ def _kept_modules(graph: Graph, names: tuple[str, ...]) -> Iterable[Pinned]:
 
 def with_copies(problem: Problem, gaps: Sequence[Gap]) -> tuple[Problem, tuple[Fill, ...], Inserted]:
     """The problem with a copy before each op that has `gaps`, the fills that these may be, and the graph."""
-    inserted = insert_copies(problem.graph, {gap.reader.index for gap in gaps})
+    inserted = insert_copies(problem.graph, {(gap.reader.index, gap.argument) for gap in gaps})
     copied = [copy.operands[0].index for copy in inserted.copies.values()]
     graph = inserted.graph
     facts = (*problem.facts, *(problem.facts[value] for value in copied))
@@ -281,5 +281,5 @@ def with_copies(problem: Problem, gaps: Sequence[Gap]) -> tuple[Problem, tuple[F
         gates=tuple(gate.moved(inserted.op) for gate in problem.gates),
         maps=maps,
     )
-    fills = tuple(gap.filled(inserted.copies[inserted.op(gap.reader).index], inserted.op) for gap in gaps)
+    fills = tuple(gap.filled(inserted) for gap in gaps)
     return found, fills, inserted

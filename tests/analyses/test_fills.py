@@ -119,8 +119,8 @@ def test_a_copy_lets_the_rows_go_and_holds_the_rest_together() -> None:
     model = Reading(lambda y: torch.softmax(y, -1))
     analysis = analysis_of(model, {"first": {"weight": gone(1, 4)}}, torch.randn(3, 5, 4))
     (gap,) = find_gaps(analysis, ())
-    inserted = insert_copies(analysis.graph, {gap.reader.index})
-    fill = gap.filled(inserted.copies[inserted.op(gap.reader).index], inserted.op)
+    inserted = insert_copies(analysis.graph, {(gap.reader.index, gap.argument)})
+    fill = gap.filled(inserted)
     assert fill.reader is inserted.op(gap.reader) and fill.restated is fill.reader
     assert fill.source is inserted.op(gap.source)
     rows, whole = fill.copy.operands[0].index, fill.copy.result.index

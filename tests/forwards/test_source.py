@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import itertools
 import linecache
 from typing import Any
 
@@ -59,9 +60,31 @@ def test_changes_are_made_from_the_end_and_lose_the_indentation() -> None:
     file = parsed(TEXT)
     function = file.function(frame(6, 9))
     changes = [Change((7, 15), (7, 15), "("), Change((7, 15), (7, 16), "k"), Change((5, 12), (5, 13), "23")]
-    assert file.with_changes(function, changes) == (
+    assert file.with_changes(function, [(((5, 0), (7, 20)), change) for change in changes]) == (
         '@staticmethod\ndef f(x):\n    é = "é"; y = g(x)[0](\n        23,\n    )\n    return (k(é, y)\n'
     )
+
+
+def test_what_is_put_around_nested_expressions_nests_alike() -> None:
+    """However the changes are listed: what is put around `a * b` stands around what is put around `b`."""
+    file = parsed("def f(a, b):\n    return a * b + a\n")
+    (function,) = file.functions.values()
+    left, product, right, total = (
+        ((2, 11), (2, 12)),
+        ((2, 11), (2, 16)),
+        ((2, 15), (2, 16)),
+        ((2, 11), (2, 20)),
+    )
+    around = [(total, product, "f"), (product, left, "g"), (product, right, "h")]
+    changes = [
+        (within, change)
+        for within, (start, end), name in around
+        for change in (Change(start, start, f"{name}("), Change(end, end, f", {name})"))
+    ]
+    for listed in itertools.permutations(changes):
+        assert file.with_changes(function, listed) == (
+            "def f(a, b):\n    return f(g(a, g) * h(b, h), f) + a\n"
+        )
 
 
 def test_lines_of_a_text_keep_their_indentation() -> None:

@@ -115,7 +115,41 @@ class Reread(Normed):
         return torch.softmax(y, 1) + torch.tanh(y) * x
 
 
-FORMS = (Normed, OneGroup, ByFunction, WithTime, Softmax, Grouped, InNoRule, ByMethod, Twice, Reread)
+class Highway(Normed):
+    """A gate and what it lets pass are masked differently, and what is around them is whole."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        gate = torch.sigmoid(self.first(x))
+        return gate * torch.relu(self.second(x)) + (1 - gate) * x
+
+
+class HighwayByMethods(Normed):
+    def forward(self, x: Tensor) -> Tensor:
+        gate = torch.sigmoid(self.first(x))
+        passed = torch.relu(self.second(x)).where(x > 0, x)
+        return torch.lerp(x, passed, weight=gate).mul(gate)
+
+
+class HighwayByFunctions(Normed):
+    def forward(self, x: Tensor) -> Tensor:
+        gate = self.first(x)
+        return torch.maximum(x, other=torch.tanh(self.second(x))) + torch.where(x > 0, x, gate.sin())
+
+
+HIGHWAYS = (Highway, HighwayByMethods, HighwayByFunctions)
+FORMS = (
+    *HIGHWAYS,
+    Normed,
+    OneGroup,
+    ByFunction,
+    WithTime,
+    Softmax,
+    Grouped,
+    InNoRule,
+    ByMethod,
+    Twice,
+    Reread,
+)
 
 
 def net(kind: Callable[[], nn.Module] = Normed) -> nn.Module:
@@ -478,6 +512,9 @@ def test_it_runs_under_autocast() -> None:
         ("F.group_norm(x, 4)", "F.group_norm(fill_rows(x, 1, 3, self.constant_rows), 4)"),
         ("f(x).view(*shape)", "fill_rows(f(x), 1, [0], 2).view(*shape)"),
         ("f(x, eps=1)", "f(fill_rows(x, -1, [0], self.constant_rows_2), eps=1)"),
+        ("f(x, y)", "f(x, fill_rows(y, 1, [0], 2))"),
+        ("f(x, y=y)", "f(fill_rows(x, 1, 1, 2), y=fill_rows(y, 1, [0], self.constant_rows))"),
+        ("x.f(y)", "x.f(fill_rows(y, 1, [0], 2))"),
     ],
 )
 def test_what_source_from_a_file_may_hold(old: str, new: str) -> None:
@@ -492,6 +529,11 @@ def test_what_source_from_a_file_may_hold(old: str, new: str) -> None:
         ("f(x)", "f(fill_rows(y, 1, [0], 2))"),
         ("f(x)", "g(fill_rows(x, 1, [0], 2))"),
         ("f(x, y)", "f(fill_rows(x, 1, [0], 2), z)"),
+        ("f(x, y)", "f(x, fill_rows(x, 1, [0], 2))"),
+        ("f(x, y)", "f(fill_rows(x, 1, [0], 2))"),
+        ("f(x, y)", "f(x, fill_rows(y, 1, [0], other.weight))"),
+        ("f(x, y=y)", "f(x, z=fill_rows(y, 1, [0], 2))"),
+        ("x.f(y)", "x.g(fill_rows(y, 1, [0], 2))"),
         ("f(x, eps=y)", "f(fill_rows(x, 1, [0], 2), eps=z)"),
         ("f(x)", "f(fill_rows(x, 1, [0], self.training_step()))"),
         ("f(x)", "f(fill_rows(x, 1, [0], self.weight))"),
@@ -515,7 +557,10 @@ def test_what_source_from_a_file_may_not_hold(old: str, new: str) -> None:
         ("fill_rows(x, 1, [0], 2) + y", True),
         ("fill_rows(x, 1, [0], 2) - y", False),
         ("fill_rows(y, 1, [0], 2) + x", False),
-        ("x + fill_rows(y, 1, [0], 2)", False),
+        ("x + fill_rows(y, 1, [0], 2)", True),
+        ("fill_rows(x, 1, 2, 4) + fill_rows(y, 1, [0], self.constant_rows)", True),
+        ("fill_rows(fill_rows(x, 1, 2, 4), 1, [0], 2) + y", False),
+        ("x + fill_rows(x, 1, [0], 2)", False),
     ],
 )
 def test_what_an_operation_from_a_file_may_become(new: str, may: bool) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from property_tests.faults.fault import Fault
-from property_tests.faults.killers import FILLS, GAPS, INSERTING, PHRASING
+from property_tests.faults.killers import FILLS, FORWARD_SOURCES, GAPS, INSERTING, PHRASING
 
 FAULTS = (
     Fault(
@@ -51,8 +51,8 @@ FAULTS = (
     Fault(
         "fills: ops that are carried in other ways are filled too",
         "analyses.fills",
-        "for op in analysis.graph.ops if op.index not in apart)",
-        "for op in analysis.graph.ops)",
+        "for op in analysis.graph.ops if op.index not in apart for gap",
+        "for op in analysis.graph.ops for gap",
         (GAPS,),
     ),
     Fault(
@@ -65,8 +65,8 @@ FAULTS = (
     Fault(
         "fills: a copy is read by the op before",
         "ir.inserting",
-        "arguments = MappingProxyType({**arguments, name: copy})",
-        "arguments = MappingProxyType({**arguments, name: given})",
+        "            arguments[name] = copy\n",
+        "            arguments[name] = given\n",
         (INSERTING,),
     ),
     Fault(
@@ -114,7 +114,7 @@ FAULTS = (
     Fault(
         "fills: each size decides for itself what pays",
         "planning.coupling",
-        "telling = (o for o in options if is_counted(o.restated) or _place(o) not in counted)",
+        "telling = (o for o in options if is_counted(o.restated) or o.place not in counted)",
         "telling = options",
         (FILLS,),
     ),
@@ -128,7 +128,7 @@ FAULTS = (
     Fault(
         "fills: the call's own numbers stay",
         "lowerings.fill_rows",
-        "            *numbers,\n",
+        "            *others,\n",
         "",
         (FILLS,),
     ),
@@ -156,15 +156,15 @@ FAULTS = (
     Fault(
         "fills: source from a file may fill anything",
         "lowerings.fill_rows",
-        "return agrees(rows, given, False) and is_literal(dim) and is_literal(places) and held",
-        "return is_literal(dim) and is_literal(places) and held",
+        "if agrees(rows, given, False) and is_literal(dim) and is_literal(places) and held:",
+        "if is_literal(dim) and is_literal(places) and held:",
         (FILLS,),
     ),
     Fault(
         "fills: source from a file may call another function",
         "lowerings.fill_rows",
-        "is_same = agrees(old.func, new.func, False) and agrees(rest, given, True)",
-        "is_same = agrees(rest, given, True)",
+        "is_same = agrees(one, other, False)",
+        "is_same = True",
         (FILLS,),
     ),
     Fault(
@@ -187,5 +187,40 @@ FAULTS = (
         "if one is None and any(isinstance(a, ast.Starred) for a in call.arguments[: max(place, 0)]):",
         "if one is None and place < 0:",
         (PHRASING,),
+    ),
+    Fault(
+        "fills: a call of two tensors is filled where the first stands, whichever it is",
+        "lowerings.arguments",
+        "return right if written.op.position(name) else left",
+        "return left",
+        (FILLS,),
+    ),
+    Fault(
+        "fills: methods take their tensors in the operator's order",
+        "lowerings.arguments",
+        'first = "self" if call.is_method and "self" in names else names[0]',
+        "first = names[0]",
+        (FILLS,),
+    ),
+    Fault(
+        "fills: of two tensors of a call only one is filled",
+        "lowerings.fill_rows",
+        "return self.beside.compute(op, arguments, whole) if self.beside else evaluate(op, whole)",
+        "return evaluate(op, whole)",
+        (FILLS,),
+    ),
+    Fault(
+        "fills: what else a call is given may be anything",
+        "lowerings.fill_rows",
+        "        return all(filled(one, other, True) for one, other in zip(old.args, new.args, strict=True))",
+        "        return True",
+        (FILLS,),
+    ),
+    Fault(
+        "fills: what is put around an inner expression stands outside",
+        "forwards.source",
+        "return -1 if is_within == (a.start == inner[1]) else 1",
+        "return 0",
+        (FORWARD_SOURCES, FILLS),
     ),
 )

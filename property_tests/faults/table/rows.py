@@ -191,15 +191,15 @@ FAULTS = (
     Fault(
         "rows: changes of a sum inside a sum count once",
         "forwards.rewriting",
-        "draft.changes.update(((op.calls[0], change), None) for change in phrase.changes)",
-        "draft.changes.update(((op.owner, change), None) for change in phrase.changes)",
+        "draft.changes.update(((phrase.extent, change), None) for change in phrase.changes)",
+        "draft.changes.update((((change.start,) * 2, change), None) for change in phrase.changes)",
         (ROWS,),
     ),
     Fault(
         "rows: a sum that cannot be written is taken all the same",
         "planning.coupling",
-        "if o not in found.refused and _place(o) in worth",
-        "if _place(o) in worth",
+        "if o not in found.refused and o.place in worth",
+        "if o.place in worth",
         (ROWS,),
     ),
     Fault(

@@ -37,8 +37,8 @@ FAULTS = (
     Fault(
         "shuffles: a chain that cannot be written is taken all the same",
         "planning.coupling",
-        "if o not in found.refused and _place(o) in worth",
-        "if _place(o) in worth",
+        "if o not in found.refused and o.place in worth",
+        "if o.place in worth",
         (SHUFFLES,),
     ),
     Fault(
