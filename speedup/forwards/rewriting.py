@@ -105,7 +105,7 @@ class SourceRewriter:
             return None
         function = file.function(route.frames[-1])
         if isinstance(expression, ast.AugAssign):
-            made = partial(_is_made_by, _maker(op.operands[0], analysis), op.owner.path)
+            made = partial(_is_made_by, _maker(op.operands[0], analysis), op)
             if function is None or not is_fresh(expression, function, made):
                 return None
         # What a method calls by name has no module of its own.
@@ -146,19 +146,32 @@ def _maker(value: Value, analysis: Analysis) -> Op | None:
         # What is computed with weights is a new tensor, unless it is written where the data was.
         if any(v.is_state for v in op.operands) and not op.name.endswith("_"):
             return op
+        if op.calls and isinstance(_expression_of(op.calls[0]), ast.BinOp):
+            return op
         if not op.operands:
             return None
         value = op.operands[0]
     return None
 
 
-def _is_made_by(maker: Op | None, path: str, statement: Assignment) -> bool:
-    """Whether `statement`, of the forward of module `path`, calls the module that runs `maker`."""
+def _is_made_by(maker: Op | None, op: Op, statement: Assignment) -> bool:
+    """Whether `statement`, of the function that runs `op`, is the operation `maker` or calls the module that
+    runs it.
+    """
     match statement.value:
         case ast.Call(func=ast.Attribute(value=ast.Name(), attr=name)) if maker is not None:
-            called = f"{path}.{name}".lstrip(".")
+            called = f"{op.owner.path}.{name}".lstrip(".")
             return f"{maker.owner.path}.".startswith(f"{called}.")
+        case ast.BinOp() as operation if maker is not None and maker.calls:
+            is_here = maker.owner.path == op.owner.path and maker.calls[0].file == op.calls[0].file
+            return is_here and _expression_of(maker.calls[0]) is operation
     return False
+
+
+def _expression_of(frame: Frame) -> ast.AST | None:
+    """What the frame was evaluating, as far as its source is at hand."""
+    file = source_file(frame.file)
+    return None if file is None else file.expression(frame)
 
 
 def _last_name(frame: Frame) -> str:

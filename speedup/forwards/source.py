@@ -169,11 +169,11 @@ def is_fresh(statement: ast.AugAssign, function: Function, made: Callable[[Assig
 
 
 def _gives(statement: Assignment, name: str) -> bool:
-    """Whether it gives the result of a call to the name, and to nothing else."""
+    """Whether it gives the result of a call or an operation to the name, and to nothing else."""
     match statement:
-        case ast.Assign(targets=[ast.Name(id=target)], value=ast.Call()):
+        case ast.Assign(targets=[ast.Name(id=target)], value=ast.Call() | ast.BinOp()):
             return target == name
-        case ast.AnnAssign(target=ast.Name(id=target), value=ast.Call()):
+        case ast.AnnAssign(target=ast.Name(id=target), value=ast.Call() | ast.BinOp()):
             return target == name
     return False
 

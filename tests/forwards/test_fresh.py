@@ -19,10 +19,12 @@ def changed(*lines: str) -> tuple[ast.AugAssign, ast.FunctionDef]:
 
 
 def is_made(statement: Assignment) -> bool:
-    return statement.value is not None and ast.unparse(statement.value).startswith("self.norm(")
+    text = "" if statement.value is None else ast.unparse(statement.value)
+    return text.startswith(("self.norm(", "self.scale * "))
 
 
 NORM, SUM = "out = self.norm(x)", "out += x"
+PRODUCT = "out = self.scale * self.other(x)"
 
 
 @pytest.mark.parametrize(
@@ -32,6 +34,14 @@ NORM, SUM = "out = self.norm(x)", "out += x"
         ((NORM, "y = self.other(x)", SUM, "return out"), True),
         ((NORM, "out = self.drop(out)", SUM), True),
         (("y = x", "x = self.norm(x)", "x += y"), True),
+        ((PRODUCT, SUM), True),
+        ((PRODUCT, "out = self.drop(out)", SUM), True),
+        (("out: Tensor = self.scale * x", SUM), True),
+        ((NORM, "out = self.shift + out", SUM), True),
+        ((NORM, "out = self.shift + given", SUM), False),
+        ((PRODUCT, "y = out", SUM), False),
+        (("y = self.scale * x", "out = y", SUM), False),
+        (("y = self.scale * x", "out = self.drop(y)", SUM), False),
         (("out: Tensor = self.norm(x)", SUM), True),
         ((NORM, "out: Tensor = self.drop(out)", SUM), True),
         ((NORM, "y: Tensor = out", SUM), False),

@@ -150,9 +150,29 @@ class ScaledBefore(Block):
         return x + self.scale * self.branch(x)
 
 
+class ScaledInPlace(ScaledBefore):
+    """As torchvision's ConvNeXt writes it."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        result = self.scale * self.branch(x)
+        result = self.drop(result)
+        result += x
+        return result
+
+
+class HeldToo(ScaledBefore):
+    """The sum is written where another name holds the branch: it stays."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        scaled = self.scale * self.branch(x)
+        result = self.drop(scaled)
+        result += x
+        return torch.maximum(result, scaled.tanh())
+
+
 FORMS: Sequence[type[Block]] = (
     Block, BranchFirst, InPlace, OneName, InABranch, ByFunction, ByMethod, OverLines, Twice, InAMethod,
-    ScaledBefore,
+    ScaledBefore, ScaledInPlace,
 )  # fmt: skip
 
 
@@ -392,7 +412,7 @@ class Repeated(Block):
         return out
 
 
-@pytest.mark.parametrize("kind", [Listed, Renamed, Passed, OfTheCaller, Scaled, Repeated])
+@pytest.mark.parametrize("kind", [Listed, Renamed, Passed, OfTheCaller, Scaled, Repeated, HeldToo])
 def test_sums_that_say_more_stay(kind: type[Block]) -> None:
     model, masks = lively(Net(kind))
     without, plan = plans(model, masks)

@@ -237,4 +237,18 @@ FAULTS = (
         "pass",
         (ROWS,),
     ),
+    Fault(
+        "rows: a tensor that an operation made may have two names",
+        "forwards.source",
+        "if any(not any(part.id == name for part in _names(_value_of(step))) for step in steps):",
+        "if not steps and not name:",
+        (FRESH,),
+    ),
+    Fault(
+        "rows: what any operation makes is what is written to",
+        "forwards.rewriting",
+        "return is_here and _expression_of(maker.calls[0]) is operation",
+        "return is_here",
+        (ROWS,),
+    ),
 )
