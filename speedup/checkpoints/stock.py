@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from fractions import Fraction
 from itertools import islice
 from typing import Any
@@ -26,7 +27,7 @@ from speedup.errors import SpeedupError
 from speedup.ir.edits import AdoptAttention, NewBias, RewriteForward
 from speedup.ir.graph import Shape
 from speedup.modules.copying import copy_module, held_tensors
-from speedup.modules.fingerprints import fingerprints_of
+from speedup.modules.fingerprints import TensorFingerprint, fingerprints_of
 from speedup.modules.isolation import isolated, quiet
 from speedup.plan import Plan
 from speedup.tracing.islands import retrace
@@ -92,7 +93,8 @@ def find_form(plan: Plan, config: Mapping[str, Any]) -> StockForm | OwnForm:
             named = architecture_of(config) or "what config.json names"
             return OwnForm(f"{named} is no class of transformers")
         try:
-            maker = _Maker(kind, kind.config_class.from_dict(dict(config)).to_dict())
+            full = kind.config_class.from_dict(dict(config)).to_dict()
+            maker = _Maker(kind, full, _weight_type(plan))
             base = maker.model()
         except Exception as error:  # as a class does where its config is not right
             return OwnForm(f"its class refuses config.json: {error}")
@@ -104,17 +106,21 @@ def find_form(plan: Plan, config: Mapping[str, Any]) -> StockForm | OwnForm:
 
 @frozen(eq=False)
 class _Maker:
-    """Makes models of a class without weights; `full` is the config with all that it leaves out."""
+    """Makes models of a class without weights; `full` is the config with all that it leaves out.
+
+    As transformers loads them, weights are of `dtype`, and what a class computes in a type of its own is not.
+    """
 
     kind: Any
     full: Mapping[str, Any]
+    dtype: torch.dtype
     attention: str | None = None
 
     def model(self, **sizes: Any) -> nn.Module:
         """Raises what the class does."""
         options = {} if self.attention is None else {"attn_implementation": self.attention}
         config = self.kind.config_class.from_dict({**self.full, **sizes}, **options)
-        with torch.device("meta"):
+        with torch.device("meta"), _by_default(self.dtype):
             made: nn.Module = self.kind(config)
         return made.eval()
 
@@ -124,6 +130,24 @@ class _Maker:
             return _shapes_of(self.model(**sizes))
         except Exception:  # a class raises anything where sizes do not fit together
             return None
+
+
+def _weight_type(plan: Plan) -> torch.dtype:
+    """The type of the planned weights; torch's default where they are of several."""
+    known = (f for f in plan.subject.fingerprints if isinstance(f, TensorFingerprint))
+    weights = (f for f in known if f.role in ("parameter", None) and f.dtype.is_floating_point)
+    types = {weight.dtype for weight in weights}
+    return types.pop() if len(types) == 1 else torch.get_default_dtype()
+
+
+@contextmanager
+def _by_default(dtype: torch.dtype) -> Iterator[None]:
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(dtype)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(before)
 
 
 def architecture_of(config: Mapping[str, Any]) -> str:

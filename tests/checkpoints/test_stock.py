@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from speedup import apply_masks, compact_checkpoint, hf, materialize
+from speedup import apply_masks, compact_checkpoint, hf, materialize, plan_uniform
 from speedup.checkpoints.stock import OwnForm, StockForm, find_form, solutions
 from tests.support.attention_models import missing
 from tests.support.folders import tensors_in, write_source
@@ -59,6 +59,17 @@ def test_the_stock_class_loads_it_and_computes_what_the_masked_model_does(case: 
             wanted = logits(masked, ids)
             assert (logits(small, ids) - wanted).abs().max() < 1e-5 * wanted.abs().max()
         assert torch.equal(generated(small), generated(masked))
+
+
+def test_a_model_loaded_in_half_precision_is_of_the_stock_class_too() -> None:
+    """Tables of angles, which its class computes in float32, are so in both."""
+    pruned = CASES["llama"]()
+    model = type(pruned.model)._from_config(pruned.model.config, dtype=torch.bfloat16).eval()
+    form = find_form(plan_uniform(model, pruned.call, pruned.masks, multiple=4), config_of(model))
+    assert isinstance(form, StockForm) and {**form.sizes, "head_dim": 8} == SIZES["llama"]
+    # Another model is not taken for it: all of it, angles too, in the one type.
+    form = find_form(plan_uniform(model.bfloat16(), pruned.call, pruned.masks), config_of(model))
+    assert isinstance(form, OwnForm) and "rotary_emb" in form.reason
 
 
 def generated(model: Any) -> Tensor:

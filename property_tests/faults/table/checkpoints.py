@@ -182,6 +182,13 @@ FAULTS = (
         (f"{STOCK}::test_sizes_that_stand_in_most_places_stay_first",),
     ),
     Fault(
+        "stock: its class makes all tensors of torch's usual type",
+        "checkpoints.stock",
+        "maker = _Maker(kind, full, _weight_type(plan))",
+        "maker = _Maker(kind, full, torch.get_default_dtype())",
+        (f"{STOCK}::test_a_model_loaded_in_half_precision_is_of_the_stock_class_too",),
+    ),
+    Fault(
         "stock: sizes that are left to their default are not found",
         "checkpoints.stock",
         "        elif value is None:\n",
