@@ -85,8 +85,8 @@ def batch_norm_known(op: Op, facts: Facts) -> tuple[Fact, ...]:
         return nothing_known(op, facts)
     bias = _per_channel(op, facts, "bias", 0.0)
     center, spread_ = (_per_channel(op, facts, n, 0.0) for n in ("running_mean", "running_var"))
-    affine = weight.known & bias.known & center.known & spread_.known
-    known = affine & (facts[0].known | zero)
+    centered = facts[0].known & center.known & spread_.known
+    known = weight.known & bias.known & (centered | zero)
     scale = weight.value * torch.rsqrt(spread_.value + op["eps"])
     value = torch.where(zero, bias.value, (facts[0].value - center.value) * scale + bias.value)
     return (fact(known, value),)

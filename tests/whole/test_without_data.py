@@ -65,23 +65,39 @@ def hidden_channels(model: nn.Module) -> Masks:
     return masks
 
 
+def rows_with_norms(model: nn.Module) -> Masks:
+    """As above; also what the norms behind those rows multiply them by, and add to them."""
+    masks, behind = rows_with_biases(model), torch.ones(0, dtype=torch.bool)
+    for name, module in model.named_modules():
+        weight, bias = (module._parameters.get(local) for local in ("weight", "bias"))
+        mask = masks.get(f"{name}.weight")
+        if mask is not None:
+            dim = transformers_models.output_dims().get(type(module), 0)
+            behind = mask.movedim(dim, 0).flatten(1).any(1)
+        elif weight is not None and bias is not None and weight.numel() == len(behind):
+            masks[f"{name}.weight"] = behind.reshape(weight.shape)
+            masks[f"{name}.bias"] = behind.reshape(bias.shape)
+    return masks
+
+
 _RECIPES: dict[str, Callable[[nn.Module], Masks]] = {"rows": rows_with_biases, "hidden": hidden_channels}
-# Between the masks and what could go there are numbers: statistics, biases without masks, states.
+_SHIFTS = "norms behind the masked rows shift them by biases without masks, which are folded"
+_ZEROS = "the random weights are zero where no mask is: with others in their place the plans are equal"
+# Between the masks and what could go there are numbers.
 _BY_NUMBERS = {
-    ("ConvNextV2ForImageClassification", "rows"),
-    ("DetrForObjectDetection", "rows"),
-    ("DetrForObjectDetection", "hidden"),
-    ("HubertModel", "rows"),
-    ("Mamba2ForCausalLM", "rows"),
-    ("MambaForCausalLM", "rows"),
-    ("MobileBertModel", "rows"),
-    ("MobileNetV2ForImageClassification", "rows"),
-    ("MobileViTForImageClassification", "rows"),
-    ("RegNetForImageClassification", "rows"),
-    ("RegNetForImageClassification", "hidden"),
-    ("ResNetForImageClassification", "rows"),
-    ("SegformerForSemanticSegmentation", "rows"),
-    ("Wav2Vec2ForCTC", "rows"),
+    ("ConvNextV2ForImageClassification", "rows"): _SHIFTS,
+    ("DetrForObjectDetection", "rows"): "so do its frozen norms, whose biases are buffers",
+    ("DetrForObjectDetection", "hidden"): "the first queries are zeros plus a bias: equal at each position",
+    ("HubertModel", "rows"): _SHIFTS,
+    ("Mamba2ForCausalLM", "rows"): _ZEROS,
+    ("MambaForCausalLM", "rows"): _ZEROS,
+    ("MobileBertModel", "rows"): _SHIFTS,
+    ("MobileNetV2ForImageClassification", "rows"): _SHIFTS,
+    ("MobileViTForImageClassification", "rows"): _SHIFTS,
+    ("RegNetForImageClassification", "rows"): _SHIFTS,
+    ("ResNetForImageClassification", "rows"): _SHIFTS,
+    ("SegformerForSemanticSegmentation", "rows"): _SHIFTS,
+    ("Wav2Vec2ForCTC", "rows"): _SHIFTS,
 }
 
 
@@ -91,6 +107,14 @@ def check(name: str, recipe: str) -> None:
     real, empty = plans(model, call, _RECIPES[recipe](model))
     assert (real.edits != empty.edits) == ((name, recipe) in _BY_NUMBERS)
     materialize(empty, model)
+
+
+def check_with_norms(name: str) -> None:
+    model = transformers_models.build(name).double()
+    call = transformers_models.inputs(name, transformers_models.size(name), 2, 0, torch.float64)
+    real, empty = plans(model, call, rows_with_norms(model))
+    assert real.edits == empty.edits
+    assert empty.parameters_after < empty.parameters_before
 
 
 _needs_transformers = pytest.mark.skipif(
@@ -117,6 +141,19 @@ def test_a_class_of_transformers_loses_the_same(name: str, recipe: str) -> None:
 @pytest.mark.parametrize("name", transformers_models.classes())
 def test_every_class_of_transformers_loses_the_same(name: str, recipe: str) -> None:
     check(name, recipe)
+
+
+@_needs_transformers
+@pytest.mark.parametrize("name", ["ConvNextV2ForImageClassification", "RegNetForImageClassification"])
+def test_where_norms_are_masked_too_masks_alone_decide(name: str) -> None:
+    check_with_norms(name)
+
+
+@_needs_transformers
+@pytest.mark.zoo
+@pytest.mark.parametrize("name", sorted({name for (name, _), why in _BY_NUMBERS.items() if why is _SHIFTS}))
+def test_where_norms_of_any_class_are_masked_too_masks_alone_decide(name: str) -> None:
+    check_with_norms(name)
 
 
 class Looked(nn.Module):
@@ -163,6 +200,35 @@ def test_masked_columns_of_a_table_go_whatever_the_others_are(way: str) -> None:
     real, empty = plans(model, torch.randint(0, 11, (2, 4)), without_columns(model))
     assert real.edits == empty.edits
     assert materialize(empty, model).words.weight.shape == (11, 5)  # type: ignore[union-attr]
+
+
+class Normed(nn.Module):
+    """A convolution whose masked rows a norm scales by nothing and shifts by nothing."""
+
+    def __init__(self, norm: nn.Module) -> None:
+        super().__init__()
+        self.first, self.norm, self.last = nn.Conv2d(3, 8, 3), norm, nn.Conv2d(8, 4, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.last(torch.relu(self.norm(self.first(x))))
+
+
+def test_channels_that_a_norm_multiplies_by_zero_go_whatever_its_statistics_are() -> None:
+    torch.manual_seed(0)
+    norm = nn.BatchNorm2d(8)
+    for tensor in (norm.weight, norm.bias, norm.running_mean, norm.running_var):
+        assert isinstance(tensor, Tensor)
+        nn.init.uniform_(tensor, 0.5, 2)
+    model = Normed(norm).double().eval()
+    masks = {
+        name: _without(parameter.shape, 0, torch.tensor([1, 4, 6]))
+        for name, parameter in model.named_parameters()
+        if name.startswith("norm")
+    }
+    real, empty = plans(model, torch.randn(2, 3, 6, 6).double(), masks)
+    assert real.edits == empty.edits
+    small = materialize(empty, model)
+    assert small.norm.weight.shape == (5,) and small.last.weight.shape == (4, 5, 3, 3)  # type: ignore[union-attr]
 
 
 def test_what_is_made_up_for_with_numbers_stays_where_these_are_not_at_hand() -> None:

@@ -254,4 +254,11 @@ FAULTS = (
         "elif not value.is_state:",
         (f"{WITHOUT_DATA}::test_a_table_that_meets_no_input_stays",),
     ),
+    Fault(
+        "without data: a norm that multiplies by zero has to know its statistics",
+        "rules.normalization",
+        "known = weight.known & bias.known & (centered | zero)",
+        "known = weight.known & bias.known & center.known & (centered | zero)",
+        (f"{WITHOUT_DATA}::test_channels_that_a_norm_multiplies_by_zero_go_whatever_its_statistics_are",),
+    ),
 )
