@@ -55,6 +55,8 @@ __all__ = [  # noqa: RUF022  by what they are for
     "ProxyTorchDispatchMode",  # the only mode that sees operators before autograd takes them apart
     "FakeTensorMode",  # runs operators on tensors without data
     "fake_like",  # such a tensor in the place of one with data, made seven times faster than by its mode
+    "hollow_tensor",  # any such tensor, made in the middle of a run under modes
+    "is_alias_of",  # whether two tensors share storage, of tensors without data too
     "DependsOnDataError",  # what such a run raises where a number or an extent follows from the data
     "enable_python_dispatcher",  # lets such runs use what is written in Python for an operator
     "exporting_state",  # torch.compiler.is_exporting() and is_compiling() are true in it
@@ -126,6 +128,7 @@ CALL_IMPL: Final = nn.Module._call_impl.__code__
 WRAPPED_CALL_IMPL: Final = nn.Module._wrapped_call_impl.__code__
 QKV_SAME_EMBED_DIM: Final = "_qkv_same_embed_dim"
 make_subclass = torch.Tensor._make_subclass
+is_alias_of: Callable[[torch.Tensor, torch.Tensor], bool] = vars(torch._C)["_is_alias_of"]
 version_of: Callable[[torch.Tensor], int] = attrgetter("_version")
 
 
@@ -137,6 +140,19 @@ def fake_like(tensor: torch.Tensor, mode: FakeTensorMode) -> torch.Tensor:
     if isinstance(tensor, nn.Parameter):
         fake._is_param = True
     return fake.requires_grad_(tensor.requires_grad)
+
+
+def hollow_tensor(
+    shape: tuple[int, ...],
+    strides: tuple[int, ...],
+    dtype: torch.dtype,
+    device: torch.device,
+    mode: FakeTensorMode,
+) -> torch.Tensor:
+    """A tensor without data, in storage of its own; modes under way do not see that it is made."""
+    with torch._C._DisableTorchDispatch():
+        hollow = torch.empty_strided(shape, strides, dtype=dtype, device="meta")
+        return FakeTensor(mode, hollow, device)
 
 
 @contextmanager

@@ -18,6 +18,7 @@ from torch.fx import Node
 from torch.nn.utils import prune
 from torch.nn.utils.spectral_norm import SpectralNormLoadStateDictPreHook
 from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import TorchDispatchMode
 
 import speedup
 from speedup import torch_api
@@ -54,6 +55,8 @@ from speedup.torch_api import (
     fx_config,
     get_proxy_mode,
     get_proxy_slot,
+    hollow_tensor,
+    is_alias_of,
     is_fake,
     load_pre_hooks_of,
     make_subclass,
@@ -286,6 +289,26 @@ def fakes() -> None:
         assert torch.tensor(3).item() == 3
 
 
+def hollow_tensors() -> None:
+    made = []
+    seen: list[Any] = []
+
+    class Watching(TorchDispatchMode):
+        def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            seen.append(func)
+            return func(*args, **(kwargs or {}))
+
+    with FakeTensorMode() as mode, Watching():
+        for _ in range(2):
+            made.append(hollow_tensor((2, 3), (1, 2), torch.float64, torch.device("cpu"), mode))
+        assert not seen
+        one, other = made
+        assert is_fake(one) and (one.shape, one.stride()) == ((2, 3), (1, 2))
+        assert (one.dtype, one.device) == (torch.float64, torch.device("cpu"))
+        assert is_alias_of(one, one.t()) and not is_alias_of(one, other)
+        assert (one + other).shape == (2, 3) and seen
+
+
 def exporting() -> None:
     before = torch.backends.mkldnn.enabled, torch.backends.cudnn.enabled, torch.is_autocast_cache_enabled()
     with pytest.raises(ZeroDivisionError), exporting_state():
@@ -455,6 +478,7 @@ PROBES: Mapping[str, Callable[..., None]] = {
     "TYPE_CHECK": type_check,
     "ProxyTorchDispatchMode": proxy_dispatch_mode,
     **dict.fromkeys(("FakeTensorMode", "DependsOnDataError", "fake_like", "enable_python_dispatcher"), fakes),
+    **dict.fromkeys(("hollow_tensor", "is_alias_of"), hollow_tensors),
     "exporting_state": exporting,
     "WeakTensorKeyDictionary": weak_keys,
     "DEVICE_OF": device_of,

@@ -46,6 +46,7 @@ SPARSE_FILES = "tests/sparse/test_files.py"
 SPARSE_LAYERS = "tests/sparse/test_layers.py"
 PLANNED_AGAIN = "tests/planning/test_traced.py"
 TRACES = "tests/tracing/test_captured.py"
+FORMS = "tests/tracing/test_forms.py"
 TUNING = "tests/sparse/test_tuning.py"
 KEEPSETS = "tests/engine/test_keepsets.py"
 

@@ -26,6 +26,7 @@ from speedup.torch_api import (
     get_proxy_slot,
     is_fake,
 )
+from speedup.tracing.forms import Forms
 from speedup.tracing.program import Shaped
 
 _ATEN = torch.ops.aten
@@ -71,6 +72,7 @@ class Tape:
     def __init__(self, flat: nn.Module) -> None:
         self.graph = Graph()
         self.fakes = FakeTensorMode(allow_non_fake_inputs=True)
+        self.forms = Forms(self.fakes)
         # Weak, since torch copies what it has just made where somebody else holds it too.
         self._nodes: MutableMapping[Tensor, Node] = WeakTensorKeyDictionary()
         self._paths = {id(module): path for path, module in flat.named_modules()}
@@ -202,7 +204,7 @@ class Recorder(ProxyTorchDispatchMode):  # type: ignore[no-untyped-call]
             func = _ATEN.lift_fresh_copy.default
         try:
             given, named = self._nodes_in(args), {name: self._nodes_in(one) for name, one in kwargs.items()}
-            result = func(*args, **kwargs)
+            result = self.tape.forms.call(func, args, kwargs)
         except (GaveUpError, *DependsOnDataError) as error:
             self.gave_up = True
             raise GaveUpError from error

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from property_tests.faults.fault import Fault
-from property_tests.faults.killers import PLANNED_AGAIN, TRACES
+from property_tests.faults.killers import FORMS, PLANNED_AGAIN, TRACES
 
 FAULTS: tuple[Fault, ...] = (
     Fault(
@@ -103,5 +103,40 @@ FAULTS: tuple[Fault, ...] = (
         "request.traced if request.model is request.given else None",
         "request.traced",
         (PLANNED_AGAIN,),
+    ),
+    Fault(
+        "forms: a tensor that is handed on is taken for a new one",
+        "tracing.forms",
+        "_is_plain(result) and not _is_given(result, (args, kwargs)):",
+        "_is_plain(result):",
+        (FORMS,),
+    ),
+    Fault(
+        "forms: the type of numbers does not count",
+        "tracing.forms",
+        "        return type(argument), argument\n",
+        "        return argument\n",
+        (FORMS,),
+    ),
+    Fault(
+        "forms: casts of autocast do not count",
+        "tracing.forms",
+        "return *key, torch.get_default_dtype(), *casts",
+        "return *key, torch.get_default_dtype()",
+        (FORMS,),
+    ),
+    Fault(
+        "forms: strides do not count",
+        "tracing.forms",
+        "return cls(tuple(tensor.shape), tensor.stride(), tensor.dtype, tensor.device)",
+        "return cls(tuple(tensor.shape), (), tensor.dtype, tensor.device)",
+        (FORMS,),
+    ),
+    Fault(
+        "forms: results are remembered where gradients are followed",
+        "tracing.forms",
+        "if not self._is_new[func] or torch.is_grad_enabled():",
+        "if not self._is_new[func]:",
+        (FORMS,),
     ),
 )

@@ -1,0 +1,121 @@
+"""What operators return for tensors without data, remembered: layers are many, their sizes few.
+
+To run an operator takes many times as long as to make the tensor that it returns, as torch takes most of them
+apart. A call of operands of the same forms, with the same other arguments, returns a tensor of the same form.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import torch
+from attrs import frozen
+from torch import Tensor
+
+from speedup.torch_api import FakeTensorMode, Overload, hollow_tensor, is_alias_of, is_fake, schema_of
+
+# What a cast of torch.autocast depends on is known for these.
+_DEVICES = ("cpu", "cuda", "meta")
+_AUTOCASTS = ("cpu", "cuda")
+_PLAIN = (bool, int, float, complex, str, type(None))
+_SETTINGS = (torch.dtype, torch.device, torch.layout, torch.memory_format)
+
+
+@frozen
+class Form:
+    """All of a tensor without data that decides what operators make of it."""
+
+    shape: tuple[int, ...]
+    strides: tuple[int, ...]
+    dtype: torch.dtype
+    device: torch.device
+
+    @classmethod
+    def of(cls, tensor: Tensor) -> Form:
+        return cls(tuple(tensor.shape), tensor.stride(), tensor.dtype, tensor.device)
+
+
+class Forms:
+    """The forms of results by operator and arguments; lives for one trace."""
+
+    def __init__(self, fakes: FakeTensorMode) -> None:
+        self._fakes = fakes
+        self._results: dict[Any, Form] = {}
+        self._is_new: dict[Overload, bool] = {}
+
+    def call(self, func: Overload, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
+        """What `func` returns; it is run where none of its calls was of this form."""
+        key = self._key(func, args, kwargs)
+        known = None if key is None else self._results.get(key)
+        if known is not None:
+            return hollow_tensor(known.shape, known.strides, known.dtype, known.device, self._fakes)
+        result = func(*args, **kwargs)
+        if key is not None and _is_plain(result) and not _is_given(result, (args, kwargs)):
+            self._results[key] = Form.of(result)
+        return result
+
+    def _key(self, func: Overload, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
+        """What the form of a result follows from; None where that is not known."""
+        if func not in self._is_new:
+            self._is_new[func] = _returns_new(func)
+        if not self._is_new[func] or torch.is_grad_enabled():
+            return None
+        try:
+            key = func, _form(args), _form(kwargs)
+        except _UnknownFormError:
+            return None
+        casts = (torch.is_autocast_enabled(d) and torch.get_autocast_dtype(d) for d in _AUTOCASTS)
+        return *key, torch.get_default_dtype(), *casts
+
+
+class _UnknownFormError(Exception):
+    """A result may depend on more of an argument than its form."""
+
+
+def _returns_new(func: Overload) -> bool:
+    """Whether an operator of torch's own writes nothing, and returns one tensor that is no view."""
+    schema = schema_of(func)
+    arguments = (*schema.arguments, *schema.returns)
+    is_one = [str(one.type) for one in schema.returns] == ["Tensor"]
+    return func.namespace == "aten" and is_one and all(one.alias_info is None for one in arguments)
+
+
+def _is_plain(tensor: Any) -> bool:
+    """Whether it is a tensor without data, of which nothing is put off."""
+    if not isinstance(tensor, Tensor) or not is_fake(tensor) or tensor.device.type not in _DEVICES:
+        return False
+    return not (tensor.is_conj() or tensor.is_neg())
+
+
+def _form(argument: Any) -> Any:
+    """What an argument is as far as the form of a result goes."""
+    if isinstance(argument, Tensor):
+        if not _is_plain(argument):
+            raise _UnknownFormError
+        return Form.of(argument)
+    if isinstance(argument, list | tuple):
+        return tuple(map(_form, argument))
+    if isinstance(argument, dict):
+        return tuple((name, _form(one)) for name, one in argument.items())
+    if type(argument) in _PLAIN:
+        # 1 and True would be one key, and so would 1 and 1.0.
+        return type(argument), argument
+    if isinstance(argument, _SETTINGS):
+        return argument
+    raise _UnknownFormError
+
+
+def _is_given(result: Tensor, argument: Any) -> bool:
+    """Whether an operator has handed on a tensor that it was given, as it may where nothing is to be done."""
+    return any(is_alias_of(result, one) for one in _tensors_in(argument))
+
+
+def _tensors_in(argument: Any) -> Iterator[Tensor]:
+    if isinstance(argument, Tensor):
+        yield argument
+    elif isinstance(argument, list | tuple):
+        for one in argument:
+            yield from _tensors_in(one)
+    elif isinstance(argument, dict):
+        yield from _tensors_in(tuple(argument.values()))
