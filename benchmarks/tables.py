@@ -305,7 +305,8 @@ def scale_table(store: Store) -> str:
     if not rows:
         return ""
     headings = ["size", "parameters", "plan CPU s", "plan peak GB", "plan file MB"]
-    headings += ["read GB", "written GB", "s", "CPU s", "copy s", "peak beyond start MB", "bit for bit"]
+    headings += ["read GB", "written GB", "s", "CPU s", "writing s", "copy s", "peak beyond start MB"]
+    headings += ["bit for bit"]
     return table(headings, (_scale_cells(size, row) for size, row in rows.items()))
 
 
@@ -314,9 +315,9 @@ def _scale_cells(size: str, row: Row) -> list[str]:
     cells = [size, f"{before / 1e6:,.0f}M -> {after / 1e6:,.0f}M", f"{row['plan_cpu_seconds']:.1f}"]
     cells += [f"{row['plan_peak_bytes'] / 1e9:.2f}", f"{row['plan_file_bytes'] / 1e6:.2f}"]
     if "seconds" not in row:
-        return [*cells, *["-"] * 7]
+        return [*cells, *["-"] * 8]
     cells += [f"{row[name] / 1e9:.2f}" for name in ("source_bytes", "written_bytes")]
-    cells += [f"{row[name]:.1f}" for name in ("seconds", "cpu_seconds", "copy_seconds")]
+    cells += [f"{row[name]:.1f}" for name in ("seconds", "cpu_seconds", "writing_seconds", "copy_seconds")]
     return [*cells, f"{row['extra_bytes'] / 1e6:.0f}", "yes" if row["is_equal"] else "no"]
 
 
