@@ -36,7 +36,7 @@ MODELS = (MLP, architectures.BERT, "vit_b_16", "mobilenet_v2", "resnet50")
 SPARSITIES = (0.8, 0.9, 0.95, 0.98)
 BATCHES = (1, 8, 32)
 _SECONDS = 12.0
-_ROUNDS = 15
+_FEWEST_ROUNDS, _MOST_ROUNDS = 3, 15
 
 
 def run(settings: Settings) -> None:
@@ -68,14 +68,16 @@ def _row(name: str, sparsity: float, batch: int, settings: Settings) -> Row:
     model, x = _built(name), _inputs(name, batch)
     masks = unstructured(model, sparsity)
     plan = plan_speedup(model, x, masks)
-    measure = partial(tune, plan, x, threads=settings.threads, rounds=3 if settings.smoke else _ROUNDS)
+    masked = apply_masks(model, masks).eval()
+    seconds = 0.05 if settings.smoke else _SECONDS / 2
+    within = repeats_within(seconds, partial(_call, masked, x), least=_FEWEST_ROUNDS)
+    measure = partial(tune, plan, x, threads=settings.threads, rounds=min(_MOST_ROUNDS, within.rounds))
     choices = measure()
-    masked, small = apply_masks(model, masks).eval(), materialize(plan, choices=choices).eval()
+    small = materialize(plan, choices=choices).eval()
     calls: dict[str, Callable[[], object]] = {
         kind: partial(_call, one, x) for kind, one in (("masked", masked), ("small", small))
     }
-    seconds = 0.05 if settings.smoke else _SECONDS / 2
-    latency = interleaved(calls, repeats_within(seconds, calls["masked"]), threads=settings.threads)
+    latency = interleaved(calls, within, threads=settings.threads)
     return {
         "latency": latency,
         "others": _others(masked, x, settings),

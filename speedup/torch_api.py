@@ -90,6 +90,7 @@ __all__ = [  # noqa: RUF022  by what they are for
     "QKV_SAME_EMBED_DIM",  # without this flag of its attention a transformer layer takes no fused path
     "make_subclass",  # a parameter of any class without its constructor, and no view
     "version_of",  # how often a tensor was written to
+    "is_transformed",  # whether torch.func is at work on a tensor, as `vmap` and `grad` are
     # Where small models go; only recipes use these.
     "compile_package",  # AOTInductor: an exported program compiled into a file
     "load_package",  # such a file, to be called
@@ -129,6 +130,7 @@ WRAPPED_CALL_IMPL: Final = nn.Module._wrapped_call_impl.__code__
 QKV_SAME_EMBED_DIM: Final = "_qkv_same_embed_dim"
 make_subclass = torch.Tensor._make_subclass
 is_alias_of: Callable[[torch.Tensor, torch.Tensor], bool] = vars(torch._C)["_is_alias_of"]
+is_transformed: Callable[[torch.Tensor], bool] = torch._C._functorch.is_functorch_wrapped_tensor
 version_of: Callable[[torch.Tensor], int] = attrgetter("_version")
 
 

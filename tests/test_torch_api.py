@@ -58,6 +58,7 @@ from speedup.torch_api import (
     hollow_tensor,
     is_alias_of,
     is_fake,
+    is_transformed,
     load_pre_hooks_of,
     make_subclass,
     modules_of,
@@ -458,6 +459,17 @@ def version() -> None:
     assert version_of(tensor) == before + 1
 
 
+def transformed() -> None:
+    seen: list[bool] = []
+
+    def noted(x: torch.Tensor) -> torch.Tensor:
+        seen.append(is_transformed(x))
+        return x
+
+    torch.func.vmap(noted)(torch.ones(2))
+    assert seen == [True] and not is_transformed(torch.ones(2))
+
+
 def packages() -> None:
     """That they compile and load is what the recipe ahead_of_time shows."""
     from torch import _inductor
@@ -509,6 +521,7 @@ PROBES: Mapping[str, Callable[..., None]] = {
     "QKV_SAME_EMBED_DIM": same_embed_dim,
     "make_subclass": subclass,
     "version_of": version,
+    "is_transformed": transformed,
     "compile_package": packages,
     "load_package": packages,
 }

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
+from math import inf
 from typing import Any
 
 import torch
@@ -18,7 +19,7 @@ from torch import Tensor, nn
 from speedup.building.binding import current_plan
 from speedup.errors import InputError
 from speedup.ir.inputs import Example, example_from, leaves_of
-from speedup.measuring.conditions import moved_call
+from speedup.measuring.conditions import moved_call, require_device
 from speedup.measuring.forwards import forward_of, small_on
 from speedup.measuring.timing import take_turns
 from speedup.modules.copying import copy_module, share_module
@@ -46,6 +47,8 @@ _LEAST_FILL = 0.5
 _GOOD_FILL = 0.9
 # How many times as many rounds decide where few do not.
 _MORE = 3
+# By which share of its time a model has to be faster: what another measurement may differ by.
+_WHOLE_MARGIN = 0.02
 _NO_TIME = Measured(0.0, 0.0, 0.0)
 
 
@@ -104,13 +107,16 @@ def tune(
         What was measured and chosen, for `materialize(plan, choices=...)`.
 
     Raises:
-        InputError: `x` is no input, the model does not run on it, or there are too few rounds.
+        InputError: `x` is no input, the model does not run on it, there is no such device here, or an
+            argument is out of its range.
         UnboundPlanError, StaleModelError: as of `materialize`.
     """
-    if rounds < 2 or not margin >= 0:
+    if rounds < 2 or not (margin >= 0 and 0 <= seconds < inf) or (threads is not None and threads < 1):
         raise InputError(
-            f"rounds={rounds}, margin={margin}: at least two rounds and a margin of 0 are needed"
+            f"rounds={rounds}, threads={threads}, seconds={seconds}, margin={margin}: at least two rounds, "
+            "one thread, and a time and a margin that are not negative are needed"
         )
+    require_device(device)
     with torch.inference_mode(mode=False):
         plan = current_plan(plan, model)
         small = small_on(plan, device, dtype)
@@ -213,9 +219,11 @@ def _as_a_whole(
     """The choices with times of the model, or without any kernel where the model does not gain."""
     chosen = put_kernels(share_module(small), choices)
     forwards = [forward_of(small, example), forward_of(chosen, example)]
-    dense, sparse = measure(forwards, more=_MORE)
+    dense, sparse = measure(forwards)
+    if is_close(sparse, dense, _WHOLE_MARGIN):
+        dense, sparse = measure(forwards, more=_MORE)
     errors = _errors(small, example, *(forward() for forward in forwards))
-    if sparse.median < dense.median:
+    if is_faster(sparse, dense, _WHOLE_MARGIN):
         return evolve(choices, whole=(dense, sparse), errors=errors)
     layers = tuple(
         layer if layer.chosen is None else evolve(layer, taken=None, why="the model as a whole does not gain")

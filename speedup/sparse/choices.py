@@ -14,7 +14,8 @@ from attrs import evolve, frozen
 
 from speedup.errors import ChoicesFormatError
 from speedup.rendering.versions import package_version
-from speedup.sparse.measured import Measurements
+from speedup.sparse.kernels import KERNELS
+from speedup.sparse.measured import LayerChoice, Measurements
 from speedup.text.json_values import add_values
 from speedup.writing import StrPath, write_text
 
@@ -70,8 +71,9 @@ class Choices(Measurements):
         except Exception as error:  # a converter raises what the constructors do
             raise ChoicesFormatError(f"these choices are damaged: {_first_reason(error)}") from error
         for layer in found.layers:
-            if layer.taken is not None and not 0 <= layer.taken < len(layer.candidates):
-                raise ChoicesFormatError(f"these choices are damaged: {layer.path!r} takes what it has not")
+            fault = _fault(layer)
+            if fault is not None:
+                raise ChoicesFormatError(f"these choices are damaged: {layer.path!r} {fault}")
         return found
 
     def save(self, path: StrPath) -> None:
@@ -111,6 +113,19 @@ class Choices(Measurements):
         kernels = Counter(layer.kernel for layer in self.layers)
         told = ", ".join(f"{count} {kernel}" for kernel, count in kernels.items())
         return f"Choices of {self.model} ({told or 'no layers'}): {self.verdict}"
+
+
+def _fault(layer: LayerChoice) -> str | None:
+    """What no measurement leaves behind."""
+    if layer.taken is not None and not 0 <= layer.taken < len(layer.candidates):
+        return "takes what it has not"
+    for one in layer.candidates:
+        if one.kernel not in KERNELS or one.side not in KERNELS[one.kernel].sides:
+            return f"has a kernel {one.kernel!r} with blocks of {one.side}, which this release has not"
+    times = (layer.dense, *(one.seconds for one in layer.candidates))
+    if not all(part > 0 for time in times if time is not None for part in (time.low, time.median, time.high)):
+        return "has times that none are"
+    return None
 
 
 _HEAD = ("format", "version", "written_by")

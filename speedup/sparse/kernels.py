@@ -23,13 +23,15 @@ class Kernel:
     """One way to multiply by a sparse matrix.
 
     `sides` are the extents of its blocks; `types` the types that it takes, by device. `form` makes what torch
-    multiplies by from what is stored and the shape of the matrix; `fits` says whether it takes a matrix.
+    multiplies by from what is stored and the shape of the matrix, `multiply` multiplies that by columns
+    (columns, n), which need not lie in any order; `fits` says whether it takes a matrix.
     """
 
     name: str
     sides: tuple[int, ...]
     types: Mapping[str, frozenset[torch.dtype]]
     form: Callable[[Compressed, tuple[int, int]], Tensor]
+    multiply: Callable[[Tensor, Tensor], Tensor] = torch.mm
     fits: Callable[[Tensor], bool] = lambda matrix: True
 
     def takes(self, device: str, dtype: torch.dtype) -> bool:
@@ -54,6 +56,16 @@ def _bsr(stored: Compressed, shape: tuple[int, int]) -> Tensor:
 def _semi_structured(stored: Compressed, shape: tuple[int, int]) -> Tensor:
     with _quiet():
         return torch.sparse.to_sparse_semi_structured(decompress(stored, shape).detach().contiguous())
+
+
+def _bags(matrix: Tensor, x: Tensor) -> Tensor:
+    """The product of a CSR matrix, each of whose rows is a bag of rows of `x` that are weighed and added.
+
+    FBGEMM keeps a row of the result in registers meanwhile: up to twice as fast as MKL from 32 columns on.
+    """
+    columns, pointers = matrix.col_indices(), matrix.crow_indices()
+    # No scaling by frequency, a sum, no sparse gradient; the last pointer is the end.
+    return torch.embedding_bag(x, columns, pointers, False, 0, False, matrix.values(), True)[0]
 
 
 def require_sound(stored: Compressed, shape: tuple[int, int]) -> None:
@@ -89,6 +101,7 @@ KERNELS: Mapping[str, Kernel] = MappingProxyType(
         kernel.name: kernel
         for kernel in (
             Kernel("csr", (1,), MappingProxyType({"cpu": _WIDE, "cuda": _WIDE}), _csr),
+            Kernel("bags", (1,), MappingProxyType({"cpu": _WIDE}), _csr, _bags),
             Kernel(
                 "bsr",
                 (8, 16, 32),
@@ -100,8 +113,8 @@ KERNELS: Mapping[str, Kernel] = MappingProxyType(
                 ),
                 _bsr,
             ),
-            Kernel("2:4", (1,), MappingProxyType({"cuda": _HALVES}), _semi_structured, is_two_of_four),
+            Kernel("2:4", (1,), MappingProxyType({"cuda": _HALVES}), _semi_structured, fits=is_two_of_four),
         )
     }
 )
-"""By name: elements one by one, square blocks, and two of four for the tensor cores of GPUs."""
+"""By name: elements one by one, by two libraries; square blocks; two of four for the tensor cores of GPUs."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal, cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -37,9 +37,10 @@ class SparseLinear(SparseModule, nn.Linear):
     def multiplied(self, x: Tensor) -> Tensor:
         """The forward by the kernel."""
         found = self._product(x.reshape(-1, self.in_features))
-        if self.bias is not None:
-            found += self.bias
         return found.view(*x.shape[:-1], self.out_features)
+
+    def _fits(self, x: Tensor) -> bool:
+        return super()._fits(x) and x.ndim > 0 and x.shape[-1] == self.in_features
 
     def _by_traced(self, x: Tensor) -> Tensor:
         found = self._traced_product(x.reshape(-1, self.in_features))
@@ -101,23 +102,18 @@ class SparseConv2d(SparseModule, nn.Conv2d):
     def _by_dense(self, x: Tensor) -> Tensor:
         return F.conv2d(x, self.weight, self.bias, self.stride, self.padding, self.dilation)
 
-    def _way(self, x: Tensor) -> Literal["kernel", "traced", "dense"]:
-        way = super()._way(x)
-        return way if x.ndim in (3, 4) else "dense"
+    def _fits(self, x: Tensor) -> bool:
+        return super()._fits(x) and x.ndim in (3, 4) and x.shape[-3] == self.in_channels
 
     def _of_images(self, images: Tensor) -> Tensor:
         count, channels, height, width = images.shape
         is_last = not images.is_contiguous() and images.is_contiguous(memory_format=torch.channels_last)
         if is_last:
             found = self._product(images.permute(0, 2, 3, 1).reshape(-1, channels))
-            if self.bias is not None:
-                found += self.bias
             return found.view(count, height, width, self.out_channels).permute(0, 3, 1, 2)
         made = images.new_empty(count, self.out_channels, height * width)
         for image, place in zip(images, made, strict=True):
             self._fill_product(image.reshape(channels, -1), place)
-        if self.bias is not None:
-            made += self.bias[:, None]
         return made.view(count, self.out_channels, height, width)
 
     def __reduce_ex__(self, protocol: Any) -> tuple[Any, ...]:

@@ -13,7 +13,8 @@ from speedup.errors import SparseTrainingError
 from speedup.sparse.compressed import Compressed, compress, decompress
 from speedup.sparse.kernels import KERNELS
 from speedup.sparse.ordering import Order, block_order
-from speedup.sparse.products import UNTRAINABLE, fill_product, product, traced_product
+from speedup.sparse.products import UNTRAINABLE, Factor, factor_of, fill_product, product, traced_product
+from speedup.torch_api import is_transformed, version_of
 
 VALUES, COLUMNS, POINTERS = "weight_values", "weight_columns", "weight_pointers"
 ROW_ORDER, COLUMN_ORDER = "weight_row_order", "weight_column_order"
@@ -22,11 +23,10 @@ PIECES = (VALUES, COLUMNS, POINTERS, ROW_ORDER, COLUMN_ORDER)
 
 
 class _Made(NamedTuple):
-    """A kernel's form of a weight, and what tells whether it is still that of the weight."""
+    """What a kernel multiplies by, and what tells whether it is still that of the weight."""
 
     key: tuple[object, ...]
-    matrix: Tensor
-    row_places: Tensor | None
+    factor: Factor
 
 
 class SparseModule(nn.Module):
@@ -37,8 +37,8 @@ class SparseModule(nn.Module):
     It is for inference: gradients are refused by a `SparseTrainingError`. `dense()` is the layer as it was.
 
     torch.compile has the product as one op. Where the kernel does not run (another type or device, autocast,
-    torch.export and other tracing, whose graphs go elsewhere) the weight is put together each time and
-    multiplied as ever, and a warning says so once.
+    torch.export and other tracing, whose graphs go elsewhere, torch.func) the weight is put together each
+    time and multiplied as ever, and a warning says so once.
     """
 
     unplannable = "has a sparse weight; plan speedup.sparse.applying.dense_model(model), which has none"
@@ -143,6 +143,8 @@ class SparseModule(nn.Module):
     def _way(self, x: Tensor) -> Literal["kernel", "traced", "dense"]:
         """How an input is multiplied: by the kernel, by an op of a compiled graph, or by a dense weight."""
         values = self.weight_values
+        if not self._fits(x):
+            return "dense"
         takes = KERNELS[self.kernel].takes(values.device.type, values.dtype)
         if not takes or torch.is_autocast_enabled(x.device.type):
             if not takes and not torch.compiler.is_compiling():
@@ -150,45 +152,48 @@ class SparseModule(nn.Module):
             return "dense"
         if torch.compiler.is_compiling() and not torch.compiler.is_exporting():
             return "traced"
-        if type(x) in (Tensor, nn.Parameter) and not _is_traced():
+        if type(x) in (Tensor, nn.Parameter) and not (_is_traced() or is_transformed(x)):
             return "kernel"
         if not torch.compiler.is_dynamo_compiling():
-            _warn("others need not know the kernels that a traced graph would hold")
+            _warn("what traces or transforms the forward need not know their kernels")
         return "dense"
+
+    def _fits(self, x: Tensor) -> bool:
+        """Whether a kernel can take it; what does not fit is left to torch, which says what is wrong."""
+        values = self.weight_values
+        is_plain = x.layout is torch.strided and not x.is_nested
+        return is_plain and (x.dtype, x.device) == (values.dtype, values.device)
 
     def _refuse_training(self) -> None:
         if self.training and torch.is_grad_enabled():
             raise SparseTrainingError(UNTRAINABLE.format(type(self).__name__))
 
     def _needs_gradient(self, x: Tensor) -> bool:
-        bias = self.bias
-        return torch.is_grad_enabled() and (x.requires_grad or (bias is not None and bias.requires_grad))
+        held = (x, self.weight_values, self.bias)
+        return torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in held)
 
     def _product(self, x: Tensor) -> Tensor:
-        """(n, columns) -> (n, rows), contiguous, without the bias."""
-        made = self._made()
-        return product(made.matrix, self.weight_column_order, made.row_places, x)
+        """(n, columns) -> (n, rows), contiguous, with the bias."""
+        return product(self._factor(), x, self.bias)
 
     def _fill_product(self, x: Tensor, out: Tensor) -> None:
-        """Write into `out` (rows, n) the product with `x` (columns, n), without the bias."""
-        made = self._made()
-        fill_product(made.matrix, self.weight_column_order, made.row_places, x, out)
+        """Write into `out` (rows, n) the product with `x` (columns, n), with the bias."""
+        fill_product(self._factor(), x, self.bias, out)
 
     def _traced_product(self, x: Tensor) -> Tensor:
         """(n, columns) -> (n, rows), contiguous, without the bias, as one op of a compiled graph."""
         found: Tensor = traced_product(x, *self.stored.flat, self.kernel, *self.shape)
         return found
 
-    def _made(self) -> _Made:
-        """The kernel's form of the weight, made again when the weight was moved or loaded otherwise."""
+    def _factor(self) -> Factor:
+        """What the kernel multiplies by, made again when the weight was moved or loaded otherwise."""
         stored = self.stored
-        key = (self.kernel, stored.values.dtype, *map(Tensor.data_ptr, stored[:3]))
+        key = (self.kernel, stored.values.dtype, *(_state_of(piece) for piece in stored.flat))
         made: _Made | None = vars(self).get(_CACHE)
         if made is None or made.key != key:
-            places = None if stored.order is None else stored.order.row_places
-            made = _Made(key, KERNELS[self.kernel].form(stored, self.shape), places)
+            made = _Made(key, factor_of(self.kernel, stored, self.shape))
             vars(self)[_CACHE] = made
-        return made
+        return made.factor
 
     def __getstate__(self) -> dict[str, Any]:
         """Without the kernel's form of the weight, which is made anew."""
@@ -199,7 +204,7 @@ class Untrainable(Function):
     """A forward whose backward raises a `SparseTrainingError`."""
 
     @staticmethod
-    def forward(ctx: Any, module: Any, x: Tensor, bias: Tensor | None) -> Tensor:
+    def forward(ctx: Any, module: Any, x: Tensor, values: Tensor, bias: Tensor | None) -> Tensor:
         ctx.name = type(module).__name__
         found: Tensor = module.multiplied(x)
         return found
@@ -211,7 +216,7 @@ class Untrainable(Function):
 
 def without_gradient(module: SparseModule, x: Tensor) -> Tensor:
     """What `module.multiplied(x)` returns, in a graph that refuses to go backward."""
-    found: Tensor = Untrainable.apply(module, x, module.bias)  # type: ignore[no-untyped-call]
+    found: Tensor = Untrainable.apply(module, x, module.weight_values, module.bias)  # type: ignore[no-untyped-call]
     return found
 
 
@@ -238,6 +243,14 @@ def plain_layer(module: SparseModule, kind: type[nn.Module]) -> nn.Module:
     # In the order of the constructor, in which optimizers number them.
     made.register_parameter("bias", bias)
     return made
+
+
+def _state_of(piece: Tensor | None) -> tuple[int, ...]:
+    """What changes where a tensor is another one, or is written to."""
+    if piece is None:
+        return ()
+    # Tensors of inference mode do not count how often they are written to.
+    return (piece.data_ptr(), -1 if piece.is_inference() else version_of(piece))
 
 
 def _is_traced() -> bool:

@@ -34,7 +34,12 @@ LAYERS: dict[str, Callable[[], tuple[nn.Module, Tensor]]] = {
         torch.randn(2, 32, 5, 4).to(memory_format=torch.channels_last),
     ),
 }
-KERNELS = {"csr": ("csr", 1, False), "bsr": ("bsr", 8, False), "bsr, permuted": ("bsr", 8, True)}
+KERNELS = {
+    "csr": ("csr", 1, False),
+    "bags": ("bags", 1, False),
+    "bsr": ("bsr", 8, False),
+    "bsr, permuted": ("bsr", 8, True),
+}
 
 
 @pytest.fixture(params=LAYERS)
@@ -63,6 +68,19 @@ def test_sparse_layer_computes_what_the_layer_does(
     assert found.shape == wanted.shape and found.dtype == wanted.dtype
     assert found.is_contiguous() == wanted.is_contiguous()
     torch.testing.assert_close(found, wanted, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("how", KERNELS)
+def test_sparse_layer_computes_in_float32_what_the_layer_does(
+    layer_and_input: tuple[nn.Module, Tensor], how: str
+) -> None:
+    layer, x = layer_and_input
+    layer, x = blocky(layer, 8).float(), x.float()
+    made = sparse_layer(layer, *KERNELS[how])
+    with torch.no_grad():
+        torch.testing.assert_close(made(x), layer(x))
+        strided = x.flip(0).transpose(0, -1).contiguous().transpose(0, -1)
+        torch.testing.assert_close(made(strided), layer(strided))
 
 
 @pytest.mark.parametrize("how", KERNELS)
@@ -177,6 +195,55 @@ def test_training_is_refused_and_inference_with_gradients_recorded_is_not() -> N
     found = made(torch.randn(2, 16, requires_grad=True))
     with pytest.raises(SparseTrainingError, match="SparseLinear has no gradients"):
         found.sum().backward()
+
+
+def test_trainable_pieces_of_a_weight_have_no_gradients_either() -> None:
+    made = sparse_layer(thinned(nn.Linear(16, 8, bias=False).eval(), 0.8), "csr").requires_grad_()
+    with pytest.raises(SparseTrainingError):
+        made(torch.randn(2, 16)).sum().backward()
+
+
+@pytest.mark.parametrize("is_assigned", [False, True])
+def test_a_weight_that_is_loaded_brings_its_order(is_assigned: bool) -> None:
+    made, layer = sparse_layer(blocky(nn.Linear(32, 48).eval(), 8), "bsr", 8, True), nn.Linear(32, 48).eval()
+    other = sparse_layer(blocky(layer, 8), "bsr", 8, True)
+    x = torch.randn(3, 32)
+    with torch.no_grad():
+        made(x)
+        made.load_state_dict(other.state_dict(), assign=is_assigned)
+        torch.testing.assert_close(made(x), layer(x))
+
+
+@pytest.mark.parametrize("kernel", ["csr", "bags"])
+@pytest.mark.parametrize(
+    ("layer", "x"),
+    [
+        (nn.Linear(16, 8), torch.randn(4, 32)),
+        (nn.Linear(16, 8), torch.tensor(1.0)),
+        (nn.Linear(16, 8), torch.randn(4, 16).double()),
+        (nn.Conv2d(16, 8, 1), torch.randn(2, 32, 3, 3)),
+        (nn.Conv2d(16, 8, 1), torch.randn(2, 2, 16, 3, 3)),
+    ],
+    ids=["features", "scalar", "type", "channels", "dimensions"],
+)
+def test_what_the_layer_refuses_is_refused_in_the_same_words(
+    layer: nn.Module, x: Tensor, kernel: str
+) -> None:
+    made = sparse_layer(thinned(layer.eval(), 0.8), kernel)
+    with torch.no_grad():
+        with pytest.raises(RuntimeError) as wanted:
+            layer(x)
+        with pytest.raises(RuntimeError) as found:
+            made(x)
+    assert str(found.value) == str(wanted.value)
+
+
+@pytest.mark.parametrize("kernel", ["csr", "bags"])
+def test_transforms_compute_with_dense_weights(kernel: str) -> None:
+    layer = thinned(nn.Linear(16, 8).eval(), 0.8)
+    made, x = sparse_layer(layer, kernel), torch.randn(5, 4, 16)
+    with torch.no_grad(), pytest.warns(UserWarning, match="transforms the forward"):
+        torch.testing.assert_close(torch.func.vmap(made)(x), layer(x))
 
 
 def test_a_damaged_index_is_found_before_it_is_read() -> None:

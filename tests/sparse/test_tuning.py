@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import copy
+import json
 from collections.abc import Callable, Sequence
+from math import nan
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +35,7 @@ from speedup.sparse.applying import dense_model, sparse_capable
 from speedup.sparse.layers import SparseConv2d, SparseLinear
 from speedup.sparse.measured import Candidate, Measured
 from speedup.sparse.weight import SparseModule
-from tests.support.sparse import blocky, chosen_everywhere, thinned
+from tests.support.sparse import blocky, choices_of, chosen_everywhere, thinned
 
 
 class Net(nn.Module):
@@ -95,14 +97,15 @@ def test_what_layers_gain_is_taken_where_the_model_gains(
         dense, *others = (run() for run in runs)
         for other in others:
             torch.testing.assert_close(other, dense, rtol=1e-11, atol=1e-11)
-        is_whole = rounds > 2
+        # Of layers, several kernels are measured.
+        is_whole = len(runs) == 2
         fast = (2.0 if gains else 4.0) if is_whole else 1.0
         return Timing(3.0, 3.0, 3.0), *(Timing(fast, fast, fast) for _ in others)
 
     monkeypatch.setattr(tuning, "take_turns", timed)
     choices = tune(plan, rounds=2)
     assert [layer.path for layer in choices.chosen] == (["narrow", "up", "down"] if gains else [])
-    assert (choices.errors is not None) is gains
+    assert choices.whole is not None and (choices.errors is not None) is gains
     assert all("as a whole" in layer.why for layer in choices.layers if layer.chosen is None)
 
 
@@ -188,6 +191,22 @@ def test_damaged_texts_of_choices_are_refused(text: str, said: str, tmp_path: Pa
         Choices.load(tmp_path / "nothing.json")
 
 
+@pytest.mark.parametrize(
+    ("part", "said"),
+    [
+        ({"kernel": "fast"}, "a kernel 'fast' with blocks of 1, which"),
+        ({"side": 0}, "blocks of 0"),
+        ({"side": 8}, "a kernel 'csr' with blocks of 8"),
+        ({"seconds": {"median": 0.0, "low": 0.0, "high": 0.0}}, "times"),
+    ],
+)
+def test_choices_of_what_cannot_be_are_refused(plan: Plan, part: dict[str, Any], said: str) -> None:
+    content = json.loads(choices_of(plan, lambda count: 0).to_json())
+    content["layers"][1]["candidates"][0].update(part)
+    with pytest.raises(ChoicesFormatError, match=f"'up' has .*{said}"):
+        Choices.from_json(json.dumps(content))
+
+
 def test_choices_of_another_machine_or_model_are_refused_and_can_be_taken_all_the_same(plan: Plan) -> None:
     choices = chosen_everywhere(plan)
     other_machine = evolve(choices, machine=evolve(choices.machine, processor="another"))
@@ -210,8 +229,12 @@ def test_choices_of_another_machine_or_model_are_refused_and_can_be_taken_all_th
 def test_bad_arguments_are_refused(plan: Plan) -> None:
     with pytest.raises(InputError, match="choices is a dict"):
         materialize(plan, choices={})  # type: ignore[arg-type]
-    with pytest.raises(InputError, match="at least two rounds"):
-        tune(plan, rounds=1)
+    bad: tuple[dict[str, Any], ...] = ({"rounds": 1}, {"threads": 0}, {"seconds": nan}, {"margin": -1.0})
+    for arguments in bad:
+        with pytest.raises(InputError, match="at least two rounds"):
+            tune(plan, **arguments)
+    with pytest.raises(InputError, match="device='nowhere' cannot be measured on"):
+        tune(plan, device="nowhere")
     with pytest.raises(InputError, match="does not run on this input"):
         tune(plan, torch.randn(2, 4, 5, 5))
 
@@ -236,7 +259,7 @@ def test_blocks_are_candidates_where_the_zeros_make_them_in_some_order() -> None
     def proposed(layer: nn.Linear) -> set[tuple[str, int, bool]]:
         return {(one.kernel, one.side, one.is_ordered) for one in candidates_for(layer.weight)}
 
-    assert proposed(thinned(nn.Linear(64, 64), 0.9)) == {("csr", 1, False)}
+    assert proposed(thinned(nn.Linear(64, 64), 0.9)) == {("csr", 1, False), ("bags", 1, False)}
     assert proposed(blocky(nn.Linear(64, 64), 16)) >= {("bsr", 8, True), ("bsr", 16, True)}
     blocks = nn.Linear(64, 64)
     with torch.no_grad():
