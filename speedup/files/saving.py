@@ -172,7 +172,8 @@ class _Source:
     ) -> None:
         self.file, self.plan, self.traits, self.records, self.device = file, plan, traits, records, device
         self.earlier = earlier
-        self.sparse = {record.name("weight"): record for record in records}
+        self.sparse = {record.dense_name("weight"): record for record in records}
+        self.biases = {record.dense_name("bias"): record.name("bias") for record in records}
 
     def assemble(self, model: nn.Module) -> nn.Module:
         if not isinstance(model, nn.Module):
@@ -200,7 +201,7 @@ class _Source:
             # A place for the pieces, which take it at the end.
             record = self.sparse[name]
             return torch.empty(record.shape, dtype=self.file.get_tensor(record.name(VALUES)).dtype)
-        tensor: Tensor = self.file.get_tensor(name)
+        tensor: Tensor = self.file.get_tensor(self.biases.get(name, name))
         strides = self.traits.strides.get(name)
         if strides is None:
             # What was read may be a part of the file's own memory.

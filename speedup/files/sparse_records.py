@@ -12,7 +12,7 @@ from attrs import frozen
 from torch import Tensor, nn
 
 from speedup.ir.graph import Shape
-from speedup.sparse.applying import replaced_layer, unfused_layers, weight_of
+from speedup.sparse.applying import is_packed, replaced_layer, unfused_layers, unpack_layer, weight_of
 from speedup.sparse.compressed import Compressed
 from speedup.sparse.kernels import KERNELS, require_sound
 from speedup.sparse.layers import sparse_class_of
@@ -23,16 +23,24 @@ from speedup.text.json_values import add_values
 
 @frozen
 class SparseRecord:
-    """A layer with a sparse weight: path, kernel, shape of the weight, and whether that was trainable."""
+    """A layer with a sparse weight: path, kernel, shape of the weight, and whether that was trainable.
+
+    Of a `packed` one, attention has weight and bias as parameters of its own where they are dense.
+    """
 
     path: str
     kernel: str
     shape: Shape
     trainable: bool
+    packed: bool = False
 
     def name(self, piece: str) -> str:
         """What a tensor of the layer is called in the model."""
         return f"{self.path}.{piece}".lstrip(".")
+
+    def dense_name(self, tensor: str) -> str:
+        """What `weight` or `bias` is called in the model where the weight is dense."""
+        return f"{self.path}_{tensor}" if self.packed else self.name(tensor)
 
     @property
     def matrix_shape(self) -> tuple[int, int]:
@@ -43,7 +51,9 @@ class SparseRecord:
 def sparse_records(model: nn.Module) -> tuple[SparseRecord, ...]:
     """Of a model's layers with sparse weights."""
     return tuple(
-        SparseRecord(path, module.kernel, tuple(weight_of(module).shape), module.trainable)
+        SparseRecord(
+            path, module.kernel, tuple(weight_of(module).shape), module.trainable, is_packed(model, path)
+        )
         for path, module in model.named_modules()
         if isinstance(module, SparseModule)
     )
@@ -80,7 +90,9 @@ def plain_shapes(shapes: Mapping[str, Shape], records: Iterable[SparseRecord]) -
         if all(record.name(piece) in plain for piece in (VALUES, COLUMNS, POINTERS)):
             for piece in PIECES:
                 plain.pop(record.name(piece), None)
-            plain[record.name("weight")] = record.shape
+            plain[record.dense_name("weight")] = record.shape
+            if record.packed and record.name("bias") in plain:
+                plain[record.dense_name("bias")] = plain.pop(record.name("bias"))
     return plain
 
 
@@ -97,6 +109,7 @@ def with_sparse_layers(
     """
     held = set(names)
     for record in records:
+        unpack_layer(model, record.path)
         layer = model.get_submodule(record.path)
         kind = sparse_class_of(layer)
         if kind is None:

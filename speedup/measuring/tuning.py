@@ -30,6 +30,7 @@ from speedup.sparse.applying import (
     put_kernels,
     sparse_capable,
     sparse_layer_of,
+    unpacked_model,
     weight_of,
 )
 from speedup.sparse.choices import Choices
@@ -124,8 +125,9 @@ def tune(
     example = moved_call(given, _device(small, given), dtype)
     measure = _Measure(rounds, threads, seconds)
     with isolated(), torch.inference_mode():
-        calls = _calls(small, example)
-        layers = list(sparse_capable(small))
+        unpacked = unpacked_model(small)
+        calls = _calls(unpacked, example)
+        layers = list(sparse_capable(unpacked))
         found: list[LayerChoice] = []
         for number, (path, layer) in enumerate(layers):
             if progress is not None:

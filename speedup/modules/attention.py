@@ -16,13 +16,17 @@ from torch.nn import functional as F
 from speedup._stable import stable
 from speedup.torch_api import QKV_SAME_EMBED_DIM
 
+IN_PROJ, OUT_PROJ = "in_proj", "out_proj"
+"""Layers of attention that another may take the place of."""
+
 
 class MultiheadAttention(nn.MultiheadAttention):
     """Multi-head attention of `num_heads` heads, `head_dim` wide for queries and keys and
     `value_head_dim` for values; `scale` multiplies the products of queries and keys.
 
     `in_proj_weight` has the rows of queries, keys and values, in this order, head by head.
-    Made by `adopt`, from a module that exists.
+    Made by `adopt`, from a module that exists. After `unpack` a linear layer `in_proj` has that weight and
+    its bias, and can be another kind of layer.
     """
 
     # torch.fx takes it for a layer of torch's own, which it does not look into.
@@ -48,6 +52,35 @@ class MultiheadAttention(nn.MultiheadAttention):
         state[QKV_SAME_EMBED_DIM] = False
         state["value_head_dim"] = state["head_dim"]
         state["scale"] = state["head_dim"] ** -0.5
+
+    def unpack(self) -> None:
+        """Hold the packed projection of queries, keys and values as a layer `in_proj`, in place."""
+        weight, bias = self.in_proj_weight, self.in_proj_bias
+        assert weight is not None
+        rows, columns = weight.shape
+        layer = nn.Linear(columns, rows, bias=bias is not None, device="meta").train(self.training)
+        layer.weight, layer.bias = weight, bias
+        self.in_proj_weight = self.in_proj_bias = None  # type: ignore[assignment]
+        self.in_proj = layer
+
+    @classmethod
+    def release(cls, module: nn.Module) -> None:
+        """Undo `unpack`, and `adopt` where heads fill the embedding, in place."""
+        if not isinstance(module, cls):
+            return
+        state = vars(module)
+        layer = state["_modules"].pop(IN_PROJ, None)
+        if layer is not None:
+            module.in_proj_weight, module.in_proj_bias = layer.weight, layer.bias
+        if type(module.out_proj) is nn.Linear:
+            # As in attention of torch; the two compute the same.
+            module.out_proj.__class__ = nn.modules.linear.NonDynamicallyQuantizableLinear
+        width = module.embed_dim // module.num_heads
+        natural = (width, width, width**-0.5)
+        if (module.head_dim, module.value_head_dim, module.scale) == natural:
+            del module.value_head_dim, module.scale
+            state[QKV_SAME_EMBED_DIM] = module.in_proj_weight is not None
+            module.__class__ = nn.MultiheadAttention  # type: ignore[assignment]
 
     def __reduce_ex__(self, protocol: Any) -> tuple[Any, ...]:
         """By a function, since the class is not where its `__module__` says."""
@@ -93,6 +126,11 @@ class MultiheadAttention(nn.MultiheadAttention):
 
     def _projected(self, query: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor, ...]:
         inner, wide = self.num_heads * self.head_dim, self.num_heads * self.value_head_dim
+        layer = getattr(self, IN_PROJ, None)
+        if layer is not None:
+            given = {id(x): x for x in (query, key, value)}
+            parts = {name: torch.split(layer(x), [inner, inner, wide], -1) for name, x in given.items()}
+            return tuple(parts[id(x)][which] for which, x in enumerate((query, key, value)))
         if self.in_proj_weight is not None and query is key and key is value:
             packed = F.linear(query, self.in_proj_weight, self.in_proj_bias)
             return torch.split(packed, [inner, inner, wide], -1)

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from speedup.errors import ForeignChoicesError
+from speedup.modules.attention import IN_PROJ, OUT_PROJ, MultiheadAttention
 from speedup.modules.copying import share_module
 from speedup.modules.fingerprints import checksum
 from speedup.sparse.choices import Choices
@@ -19,10 +20,39 @@ from speedup.sparse.weight import SparseModule
 from speedup.torch_api import parameters_of
 
 
+def unpacked_model(model: nn.Module) -> nn.Module:
+    """A copy of `model` with the same tensors, in which attention calls its projections as layers."""
+    copied = share_module(model)
+    for path, module in list(copied.named_modules()):
+        if isinstance(module, nn.MultiheadAttention):
+            for name in (IN_PROJ, OUT_PROJ):
+                unpack_layer(copied, f"{path}.{name}".lstrip("."))
+    return copied
+
+
+def unpack_layer(model: nn.Module, path: str) -> None:
+    """Where `path` is of a projection of attention, make that a layer which is called, in place."""
+    owner, _, name = path.rpartition(".")
+    parent = dict(model.named_modules()).get(owner)
+    if name not in (IN_PROJ, OUT_PROJ) or not isinstance(parent, nn.MultiheadAttention):
+        return
+    if MultiheadAttention.can_adopt(parent):
+        MultiheadAttention.adopt(parent)
+    if name == IN_PROJ and isinstance(parent, MultiheadAttention) and parent.in_proj_weight is not None:
+        parent.unpack()
+
+
+def is_packed(model: nn.Module, path: str) -> bool:
+    """Whether a layer is a projection that attention has packed in a parameter of its own otherwise."""
+    owner, _, name = path.rpartition(".")
+    return name == IN_PROJ and isinstance(model.get_submodule(owner), MultiheadAttention)
+
+
 def sparse_capable(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
     """The layers, by path, whose weight may become sparse: nobody else has it, and nothing computes it.
 
-    Layers whose forward was replaced are left out.
+    Layers whose forward was replaced are left out. Of an `unpacked_model`, projections of attention are
+    among them.
     """
     names = Counter(id(p) for _, p in model.named_parameters(remove_duplicate=False))
     for path, module in model.named_modules():
@@ -45,7 +75,7 @@ def with_kernels(model: nn.Module, choices: Choices) -> nn.Module:
         ForeignChoicesError: the choices were measured on another machine, for another type or another model;
             of unchecked ones: a layer is missing or of another shape.
     """
-    layers = dict(sparse_capable(model))
+    layers = dict(sparse_capable(unpacked_model(model)))
     fault = _unfit(layers, choices) or (_foreign(layers, choices) if choices.is_checked else None)
     if fault is not None:
         raise ForeignChoicesError(
@@ -57,10 +87,10 @@ def with_kernels(model: nn.Module, choices: Choices) -> nn.Module:
 
 def put_kernels(model: nn.Module, choices: Choices) -> nn.Module:
     """The same for choices that were measured on this very model: nothing is checked."""
-    layers = dict(model.named_modules())
     for choice in choices.chosen:
         assert choice.chosen is not None
-        layer = layers[choice.path]
+        unpack_layer(model, choice.path)
+        layer = model.get_submodule(choice.path)
         model = replaced_layer(model, layer, sparse_layer_of(layer, choice.chosen))
     return unfused_layers(model)
 
@@ -106,6 +136,8 @@ def dense_model(model: nn.Module) -> nn.Module:
     for module in list(copied.modules()):
         if isinstance(module, SparseModule):
             copied = replaced_layer(copied, module, module.dense())
+    for module in copied.modules():
+        MultiheadAttention.release(module)
     return copied
 
 

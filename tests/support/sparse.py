@@ -11,7 +11,7 @@ from torch import nn
 
 from speedup import Choices, Plan, materialize
 from speedup.measuring.tuning import candidates_for
-from speedup.sparse.applying import pattern_of, sparse_capable, weight_of
+from speedup.sparse.applying import pattern_of, sparse_capable, unpacked_model, weight_of
 from speedup.sparse.layers import sparse_class_of
 from speedup.sparse.machine import this_machine
 from speedup.sparse.measured import LayerChoice, Measured
@@ -60,7 +60,7 @@ def choices_of(plan: Plan, pick: Callable[[int], int]) -> Choices:
     """Choices in which each layer takes one of its candidates: of so many that which `pick` says, -1 none."""
     layers = []
     dtype = ""
-    for path, layer in sparse_capable(materialize(plan, verify="none")):
+    for path, layer in sparse_capable(unpacked_model(materialize(plan, verify="none"))):
         weight = weight_of(layer)
         dtype = str(weight.dtype).removeprefix("torch.")
         candidates = tuple(evolve(one, seconds=_SECOND) for one in candidates_for(weight))

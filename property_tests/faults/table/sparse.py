@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from property_tests.faults.fault import Fault
-from property_tests.faults.killers import SPARSE, SPARSE_FILES, SPARSE_LAYERS, TUNING
+from property_tests.faults.killers import SPARSE, SPARSE_ATTENTION, SPARSE_FILES, SPARSE_LAYERS, TUNING
 
 FAULTS = (
     Fault(
@@ -30,15 +30,15 @@ FAULTS = (
     Fault(
         "sparse: rows are put back in their order once too often",
         "sparse.products",
-        "return found if row_places is None else found.index_select(0, row_places)",
-        "return found if row_places is None else found.index_select(0, row_places[row_places])",
+        "found.index_select(0, factor.row_places)",
+        "found.index_select(0, factor.row_places[factor.row_places])",
         (SPARSE, SPARSE_LAYERS),
     ),
     Fault(
         "sparse: columns stay in their order where the weight's are in another",
         "sparse.products",
-        "        x = x.index_select(0, column_order)",
-        "        x = x.index_select(0, column_order.sort().values)",
+        "        x = x.index_select(0, factor.column_order)",
+        "        x = x.index_select(0, factor.column_order.sort().values)",
         (SPARSE, SPARSE_LAYERS),
     ),
     Fault(
@@ -65,8 +65,8 @@ FAULTS = (
     Fault(
         "sparse: gradients stop without a word",
         "sparse.weight",
-        "return torch.is_grad_enabled() and (x.requires_grad or",
-        "return torch.is_grad_enabled() and not (x.requires_grad or",
+        "held = (x, self.weight_values, self.bias)",
+        "held = (x, self.bias)",
         (SPARSE_LAYERS,),
     ),
     Fault(
@@ -138,5 +138,26 @@ FAULTS = (
         "if one.kernel not in KERNELS or",
         "if one.kernel in KERNELS and",
         (TUNING,),
+    ),
+    Fault(
+        "sparse: keys are taken for values where attention projects by a layer",
+        "modules.attention",
+        "return tuple(parts[id(x)][which] for which, x in enumerate((query, key, value)))",
+        "return tuple(parts[id(x)][min(which, 1)] for which, x in enumerate((query, key, value)))",
+        (SPARSE_ATTENTION,),
+    ),
+    Fault(
+        "sparse: attention of torch stays another class when it is dense again",
+        "modules.attention",
+        "module.__class__ = nn.MultiheadAttention",
+        "module.__class__ = cls",
+        (SPARSE_ATTENTION,),
+    ),
+    Fault(
+        "sparse: the bias of a packed projection is read under its other name",
+        "files.saving",
+        "self.file.get_tensor(self.biases.get(name, name))",
+        "self.file.get_tensor(name)",
+        (SPARSE_ATTENTION,),
     ),
 )
