@@ -98,12 +98,15 @@ def put_kernels(model: nn.Module, choices: Choices) -> nn.Module:
 def unfused_layers(model: nn.Module) -> nn.Module:
     """`model`, in which transformer layers of torch that hold sparse weights call their parts, in place.
 
-    Else they would hand the dense weights to a kernel of their own.
+    Else they would hand the dense weights to a kernel of their own. Encoders of such layers leave padded
+    sequences padded, as only that kernel takes them cut.
     """
     for module in model.modules():
         is_sparse = any(isinstance(child, SparseModule) for child in module.modules())
         if is_sparse and isinstance(module, nn.TransformerEncoderLayer):
             module.activation_relu_or_gelu = 0
+        elif is_sparse and isinstance(module, nn.TransformerEncoder):
+            module.use_nested_tensor = False
     return model
 
 

@@ -152,10 +152,12 @@ class SparseModule(nn.Module):
             return "dense"
         if torch.compiler.is_compiling() and not torch.compiler.is_exporting():
             return "traced"
+        if torch.compiler.is_dynamo_compiling():
+            # A strict export, in which nothing can be warned of, nor asked of a tensor.
+            return "dense"
         if type(x) in (Tensor, nn.Parameter) and not (_is_traced() or is_transformed(x)):
             return "kernel"
-        if not torch.compiler.is_dynamo_compiling():
-            _warn("what traces or transforms the forward need not know their kernels")
+        _warn("what traces or transforms the forward need not know their kernels")
         return "dense"
 
     def _fits(self, x: Tensor) -> bool:

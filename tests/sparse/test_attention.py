@@ -115,3 +115,19 @@ def test_saved_projections_come_back_sparse(plan: Plan, tmp_path: Path) -> None:
     assert repr(again) == repr(small) and [*again.state_dict()] == [*small.state_dict()]
     x = torch.randn(3, 5, 32, dtype=torch.float64)
     assert torch.equal(again(x), small(x))
+
+
+def test_encoders_of_torch_do_not_cut_padded_sequences() -> None:
+    encoder = nn.TransformerEncoder(nn.TransformerEncoderLayer(32, 4, 64, batch_first=True), 2).eval()
+    with torch.no_grad():
+        for layer in encoder.layers:
+            attention = layer.self_attn
+            assert isinstance(attention, nn.MultiheadAttention) and attention.in_proj_weight is not None
+            attention.in_proj_weight.mul_(torch.rand(96, 32) > 0.8)
+    x, padding = torch.randn(3, 6, 32), torch.arange(6) > torch.tensor([[3], [5], [5]])
+    plan = plan_speedup(encoder, x)
+    small = materialize(plan, choices=chosen_everywhere(plan))
+    assert isinstance(small.get_submodule("layers.0.self_attn.in_proj"), SparseLinear)
+    with torch.no_grad():
+        found, wanted = (model(x, src_key_padding_mask=padding) for model in (small, encoder))
+    torch.testing.assert_close(found[~padding], wanted[~padding], rtol=1e-4, atol=1e-5)

@@ -282,6 +282,16 @@ def test_export_computes_with_dense_weights(layer: nn.Module) -> None:
         torch.testing.assert_close(exported.module()(x), layer(x))
 
 
+@pytest.mark.parametrize("kernel", ["csr", "bags"])
+@pytest.mark.filterwarnings("ignore")
+def test_strict_export_computes_with_dense_weights(kernel: str) -> None:
+    layer, x = thinned(nn.Linear(16, 8).eval(), 0.8), torch.randn(4, 16)
+    with torch.no_grad(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        exported = torch.export.export(sparse_layer(layer, kernel), (x,), strict=True)
+        torch.testing.assert_close(exported.module()(x), layer(x))
+
+
 @pytest.mark.filterwarnings("ignore")
 def test_other_tracers_compute_with_it_too() -> None:
     layer = thinned(nn.Linear(16, 8).eval(), 0.8)

@@ -160,4 +160,11 @@ FAULTS = (
         "self.file.get_tensor(name)",
         (SPARSE_ATTENTION,),
     ),
+    Fault(
+        "sparse: encoders of torch cut padded sequences",
+        "sparse.applying",
+        "            module.use_nested_tensor = False",
+        "            module.use_nested_tensor = True",
+        (SPARSE_ATTENTION,),
+    ),
 )
