@@ -56,8 +56,9 @@ def objects_held_by(function: FunctionType) -> Iterator[object]:
     yield from function.__dict__.values()
 
 
-def twins_of(model: nn.Module, parts: Parts) -> tuple[Twin, ...]:
-    """Twins of all functions that `model` holds and that hold a part of it in turn.
+def twins_of(model: nn.Module, functions: Iterable[FunctionType], parts: Parts) -> tuple[Twin, ...]:
+    """Twins of those of `functions`, which `model` holds, that hold a part of it in turn, and of those that
+    these hold.
 
     `parts` gives what an object that is no function holds directly.
     """
@@ -68,21 +69,19 @@ def twins_of(model: nn.Module, parts: Parts) -> tuple[Twin, ...]:
 
     def reaches(value: object) -> bool:
         if id(value) not in known:
-            known[id(value)] = value, any(id(v) in owned for v in walk(value, parts))
+            known[id(value)] = value, any(id(v) in owned for v in walk([value], parts))
         return known[id(value)][1]
 
-    functions = [v for v in walk(model, parts) if isinstance(v, FunctionType)]
-    return tuple(
-        Twin(f, _hollow(f, reaches), reaches) for f in functions if any(map(reaches, objects_held_by(f)))
-    )
+    held = [v for v in walk(functions, parts) if isinstance(v, FunctionType)]
+    return tuple(Twin(f, _hollow(f, reaches), reaches) for f in held if any(map(reaches, objects_held_by(f))))
 
 
-def walk(start: object, parts: Parts) -> Iterator[object]:
-    """`start` and everything it holds, each object once. `parts` gives what an object that is no function
-    holds directly.
+def walk(start: Iterable[object], parts: Parts) -> Iterator[object]:
+    """The objects of `start` and everything they hold, each once. `parts` gives what an object that is no
+    function holds directly.
     """
     seen: dict[int, object] = {}
-    pending = [start]
+    pending = list(start)
     while pending:
         value = pending.pop()
         if id(value) in seen:

@@ -10,13 +10,14 @@ from __future__ import annotations
 
 import contextlib
 import copy
-from collections import deque
+from collections import OrderedDict, deque
 from collections.abc import Iterator, Mapping
 from functools import partial
 from types import BuiltinFunctionType, FunctionType, MemberDescriptorType, ModuleType
 from typing import Any, TypeVar, cast
 
 import torch
+from attrs import frozen
 from torch import fx, nn
 
 from speedup.errors import SpeedupError
@@ -24,9 +25,12 @@ from speedup.modules.closures import renew_weak_references, twins_of, walk
 from speedup.torch_api import make_subclass
 
 ModuleT = TypeVar("ModuleT", bound=nn.Module)
+_Slots = dict[type, tuple[MemberDescriptorType, ...]]
 
 # What a deep copy hands over as it is, and what therefore cannot hide a tensor from it.
 _ATOMIC = (str, bytes, int, float, complex, type(None), type, ModuleType, FunctionType, BuiltinFunctionType)
+# Most of what is met is of these types, which are looked up faster than classes are gone through.
+_PLAIN = frozenset((str, bytes, int, float, complex, bool, type(None)))
 
 
 def copy_module(model: ModuleT, replacements: Mapping[int, torch.Tensor]) -> ModuleT:
@@ -46,7 +50,8 @@ def copy_module(model: ModuleT, replacements: Mapping[int, torch.Tensor]) -> Mod
     Raises:
         SpeedupError: a replacement is for no tensor of `model`, or some part of `model` cannot be copied.
     """
-    tensors = _reachable_tensors(model)
+    reached = _reach(model)
+    tensors = reached.tensors
     unknown = [shown for key, shown in replacements.items() if key not in tensors]
     if unknown:
         raise SpeedupError(
@@ -60,7 +65,7 @@ def copy_module(model: ModuleT, replacements: Mapping[int, torch.Tensor]) -> Mod
         for key, tensor in tensors.items()
         if key not in replaced and _needs_cleaning(tensor)
     }
-    return _copy(model, tensors, {**cleaned, **replaced}, required=replaced)
+    return _copy(model, reached, {**cleaned, **replaced}, required=replaced)
 
 
 def share_module(model: ModuleT) -> ModuleT:
@@ -73,26 +78,36 @@ def share_module(model: ModuleT) -> ModuleT:
     Raises:
         SpeedupError: some part of `model` cannot be copied, or copies its tensors in a way of its own.
     """
-    tensors = _reachable_tensors(model)
-    return _copy(model, tensors, tensors, required=tensors)
+    reached = _reach(model)
+    return _copy(model, reached, reached.tensors, required=reached.tensors)
 
 
-def _reachable_tensors(model: nn.Module) -> dict[int, torch.Tensor]:
-    """Every tensor that a deep copy of `model` comes across, by id.
+@frozen(eq=False)
+class _Reached:
+    """What a deep copy of a model comes across: every tensor by its id, and the functions."""
 
-    Tensors hide in plain attributes, containers, hooks and their owners, so all of these are walked.
-    """
+    tensors: Mapping[int, torch.Tensor]
+    functions: tuple[FunctionType, ...]
+
+
+def _reach(model: nn.Module) -> _Reached:
+    """Tensors hide in plain attributes, containers, hooks and their owners, so all of these are walked."""
     # The values keep the objects alive, so that no id is used twice.
     seen: dict[int, object] = {}
-    slots: dict[type, tuple[MemberDescriptorType, ...]] = {}
+    functions: dict[int, FunctionType] = {}
+    slots: _Slots = {}
     pending: list[object] = [model]
     while pending:
         value = pending.pop()
-        if isinstance(value, _ATOMIC) or id(value) in seen:
+        if type(value) in _PLAIN or id(value) in seen:
             continue
-        seen[id(value)] = value
-        pending.extend(_parts(value, slots))
-    return {key: value for key, value in seen.items() if isinstance(value, torch.Tensor)}
+        if isinstance(value, FunctionType):
+            functions[id(value)] = value
+        elif not isinstance(value, _ATOMIC):
+            seen[id(value)] = value
+            pending.extend(_parts(value, slots))
+    tensors = {key: value for key, value in seen.items() if isinstance(value, torch.Tensor)}
+    return _Reached(tensors, tuple(functions.values()))
 
 
 def held_tensors(model: nn.Module) -> dict[str, torch.Tensor]:
@@ -102,16 +117,15 @@ def held_tensors(model: nn.Module) -> dict[str, torch.Tensor]:
 
 def every_tensor(model: nn.Module) -> Iterator[torch.Tensor]:
     """Every tensor that `model` holds: in attributes, containers, hooks, closures, and as its parameters."""
-    slots: dict[type, tuple[MemberDescriptorType, ...]] = {}
-    held = walk(model, partial(_parts_of_whole, slots))
+    held = walk([model], partial(_parts_of_whole, {}))
     return (value for value in held if isinstance(value, torch.Tensor))
 
 
-def _parts_of_whole(slots: dict[type, tuple[MemberDescriptorType, ...]], value: object) -> Iterator[object]:
+def _parts_of_whole(slots: _Slots, value: object) -> Iterator[object]:
     return iter(()) if isinstance(value, _ATOMIC) else _parts(value, slots)
 
 
-def _parts(value: object, slots: dict[type, tuple[MemberDescriptorType, ...]]) -> Iterator[object]:
+def _parts(value: object, slots: _Slots) -> Iterator[object]:
     """What `value` holds directly; `slots` caches the slots of each class."""
     if isinstance(value, dict):
         yield from value
@@ -161,15 +175,14 @@ def _dress(old: torch.Tensor, new: torch.Tensor) -> torch.Tensor:
 
 def _copy(
     model: ModuleT,
-    tensors: Mapping[int, torch.Tensor],
+    reached: _Reached,
     chosen: Mapping[int, torch.Tensor],
     required: Mapping[int, torch.Tensor],
 ) -> ModuleT:
     """A deep copy of `model` with the `chosen` tensors, of which the `required` ones must have arrived."""
     before = [(vars(module), dict(vars(module))) for module in model.modules()]
-    memo: dict[int, Any] = dict(chosen)
-    slots: dict[type, tuple[MemberDescriptorType, ...]] = {}
-    twins = twins_of(model, partial(_parts_of_whole, slots))
+    memo: dict[int, Any] = {**dict(_empty_tables(model)), **chosen}
+    twins = twins_of(model, reached.functions, partial(_parts_of_whole, {}))
     memo.update({id(twin.old): twin.new for twin in twins})
     try:
         copied = copy.deepcopy(model, memo)
@@ -177,10 +190,10 @@ def _copy(
             twin.fill(memo)
         renew_weak_references(model, memo)
         _restore_graph_modules(model, memo)
-        _copy_attributes(tensors, memo)
+        _copy_attributes(reached.tensors, memo)
     except Exception as error:
         raise SpeedupError(
-            f"cannot copy this {type(model).__name__}{_uncopiable(model, tensors)}:"
+            f"cannot copy this {type(model).__name__}{_uncopiable(model, reached.tensors)}:"
             f" {type(error).__name__}: {error}. Remove that attribute or hook, or let it be deep-copied."
         ) from error
     finally:
@@ -191,6 +204,17 @@ def _copy(
                 state.update(saved)
     _check_arrived(model, copied, required)
     return copied
+
+
+def _empty_tables(model: nn.Module) -> Iterator[tuple[int, Any]]:
+    """Copies, by id, of the tables without entries that modules hold: a dozen each, for hooks above all.
+
+    A deep copy goes a long way around to make these.
+    """
+    for module in model.modules():
+        for value in vars(module).values():
+            if type(value) in (dict, OrderedDict) and not value and not getattr(value, "__dict__", None):
+                yield id(value), type(value)()
 
 
 def _restore_graph_modules(model: nn.Module, memo: dict[int, Any]) -> None:

@@ -572,3 +572,20 @@ def test_annotations_of_closures_are_copied_unread() -> None:
     assert copied.call is not model.call
     names["Absent"] = "told"
     assert copied.call.__annotations__ == {"x": "told", "return": "told"}
+
+
+@pytest.mark.parametrize("duplicate", [share_module, lambda model: copy_module(model, {})])
+def test_empty_tables_of_a_copy_are_its_own(duplicate: Callable[[nn.Module], nn.Module]) -> None:
+    model = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2))
+    shared: dict[str, int] = {}
+    one: Any = model[0]
+    other: Any = model[1]
+    one.cache, other.cache, one.order = shared, shared, OrderedDict[str, int]()
+    one.order.note = "kept"
+    copied: Any = duplicate(model)
+    copied[0].cache["a"] = 1
+    copied[0].order["b"] = 2
+    copied[0].register_forward_hook(lambda module, args, output: None)
+    assert copied[1].cache is copied[0].cache
+    assert (type(copied[0].order), copied[0].order.note) == (OrderedDict, "kept")
+    assert (one.cache, other.cache, dict(one.order), dict(one._forward_hooks)) == ({}, {}, {}, {})
