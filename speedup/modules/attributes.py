@@ -22,6 +22,8 @@ from speedup.ir.expressions import AttributeOf
 _STEPS = re.compile(r"(?:^|\.)(\w+)|\[(\d+)\]|\['([^']*)'\]")
 _CONFIG_NAMES = re.compile(r"config|cfg|args|params|options|spec", re.IGNORECASE)
 _OF_ANY_MODULE = frozenset(dir(nn.Module))
+# What most attributes are, and no integer is in.
+_PLAIN = frozenset((str, bool, float, type(None)))
 _DEPTH = 3
 
 Replace = Callable[[AttributeOf], int]
@@ -29,29 +31,39 @@ Replace = Callable[[AttributeOf], int]
 
 def replace_integers(model: nn.Module, replace: Replace) -> None:
     """Put `replace(attribute)` for every integer attribute of every module of `model`, in place."""
+    of_classes: dict[type, dict[str, int]] = {}
     for path, module in model.named_modules():
-        for name, value in list(_own_attributes(module)):
+        if type(module) not in of_classes:
+            of_classes[type(module)] = _class_integers(type(module))
+        for name, value in list(_own_attributes(module, of_classes[type(module)])):
             found = _replace(value, path, name, replace, _DEPTH)
             if found is not value:
                 vars(module)[name] = found
 
 
-def _own_attributes(module: nn.Module) -> Iterator[tuple[str, Any]]:
+def _own_attributes(module: nn.Module, of_class: dict[str, int]) -> Iterator[tuple[str, Any]]:
     """What a module's forward finds as `self.name`: its own attributes, then its classes' integers."""
-    for name, value in vars(module).items():
+    own = vars(module)
+    for name, value in own.items():
         if name not in _OF_ANY_MODULE and not isinstance(value, nn.Module):
             yield name, value
-    for kind in type(module).__mro__[: type(module).__mro__.index(nn.Module)]:
-        for name, value in vars(kind).items():
-            if type(value) is int and name not in vars(module) and not name.startswith("__"):
-                yield name, value
+    yield from ((name, value) for name, value in of_class.items() if name not in own)
+
+
+def _class_integers(kind: type) -> dict[str, int]:
+    """The integers that a module of class `kind` finds in it, or in one that it comes from."""
+    found: dict[str, Any] = {}
+    for base in kind.__mro__[: kind.__mro__.index(nn.Module)]:
+        # What a class says hides what those say that it comes from, whatever that is.
+        found.update((name, value) for name, value in vars(base).items() if name not in found)
+    return {n: v for n, v in found.items() if type(v) is int and not n.startswith("__")}
 
 
 def _replace(value: Any, path: str, name: str, replace: Replace, depth: int) -> Any:
     """`value` with its integers replaced; the same object when there are none."""
     if type(value) is int:
         return replace(AttributeOf(path, name, value))
-    if not depth:
+    if not depth or type(value) in _PLAIN:
         return value
     parts = list(_parts(value))
     found = {key: _replace(part, path, f"{name}{step}", replace, depth - 1) for key, step, part in parts}

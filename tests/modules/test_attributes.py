@@ -440,3 +440,42 @@ def test_a_number_is_set_in_a_copy_of_what_holds_it(name: str) -> None:
     replace_integers(module, lambda a: int(found.setdefault(a.name, a.number)))
     assert [n for n, number in found.items() if number == 77] == [name]
     assert (str(held), Holder.KIND) == (before, 3)
+
+
+def test_what_a_class_says_hides_what_those_say_that_it_comes_from() -> None:
+    class Plain(nn.Module):
+        parts, width, depth = 2, 4, 6
+
+    class Derived(Plain):
+        parts = 3
+        width: Any = None
+
+    module = Derived()
+    found: list[tuple[str, float]] = []
+
+    def note(attribute: AttributeOf) -> int:
+        found.append((attribute.name, attribute.number))
+        return 10 * int(attribute.number)
+
+    replace_integers(module, note)
+    assert found == [("parts", 3), ("depth", 6)]
+    assert (module.parts, module.width, module.depth) == (30, None, 60)
+
+
+def test_a_number_that_a_class_sets_anew_is_the_one_that_is_traced() -> None:
+    class Halves(nn.Module):
+        parts = 2
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.head = nn.Linear(4, 12), nn.Linear(12, 3)
+            self.double()
+
+        def forward(self, x: Tensor) -> Tensor:
+            first, *_ = torch.relu(self.first(x)).chunk(self.parts, dim=1)
+            return self.head(torch.cat([first] * self.parts, dim=1))
+
+    class Thirds(Halves):
+        parts = 3
+
+    shrunk(Thirds(), vectors, {"first": {"weight": torch.arange(12)[:, None].expand(12, 4) % 4 != 0}})
