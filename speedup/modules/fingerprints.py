@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Literal
 
 import torch
@@ -16,6 +16,8 @@ from speedup.torch_api import unsaved_buffers_of
 # At most so many lanes that they stay in the cache and that torch does not yet share them out to threads,
 # which on a busy machine would wait for one another at every step. And words for each lane.
 _LANES, _FEW_LANES, _DEPTH = 1 << 15, 1 << 12, 16
+# Tensors of few words whose checksums are computed in one go.
+_TOGETHER = 64
 # Words that are asked for at once.
 _PIECE = 1 << 22
 # The odd constant of Fibonacci hashing (Knuth 1973) for 32 bits, as a signed integer.
@@ -67,10 +69,12 @@ def fingerprints_of(model: nn.Module, made: Collection[str] = ()) -> tuple[Finge
     """
     first: dict[int, TensorFingerprint] = {}
     tensors: list[TensorFingerprint] = []
-    for name, tensor, role in _named(model):
+    named = tuple(_named(model))
+    sums = _checksums({id(tensor): tensor for _, tensor, _ in named})
+    for name, tensor, role in named:
         known = first.get(id(tensor))
         if known is None:
-            content = tuple(tensor.shape), tensor.dtype, checksum(tensor)
+            content = tuple(tensor.shape), tensor.dtype, sums[id(tensor)]
             address = None if name in made else id(tensor)
             first[id(tensor)] = known = TensorFingerprint(name, *content, role=role, address=address)
             tensors.append(known)
@@ -121,8 +125,46 @@ def checksum(tensor: Tensor) -> int:
     if tensor.layout is not torch.strided:
         parts = tuple(checksum(part) for part in _parts(tensor.detach()))
         return checksum(torch.tensor(parts, dtype=torch.int64))
-    flat = tensor.detach().contiguous().reshape(-1).view(torch.uint8)
+    flat = _bytes(tensor)
     return checksum_of_bytes(lambda start, stop: flat[start:stop], flat.numel(), flat.device)
+
+
+def _checksums(tensors: Mapping[int, Tensor]) -> Mapping[int, int]:
+    """The checksum of each tensor. Those of few words are taken together: there are many in a model."""
+    together: dict[torch.device, list[tuple[int, Tensor]]] = {}
+    found: dict[int, int] = {}
+    for key, tensor in tensors.items():
+        size = tensor.numel() * tensor.element_size() if tensor.layout is torch.strided else 0
+        if not tensor.is_meta and 0 < size <= 4 * _FEW_LANES and not size % 4:
+            together.setdefault(tensor.device, []).append((key, _bytes(tensor).view(torch.int32)))
+        else:
+            found[key] = checksum(tensor)
+    for few in together.values():
+        for start in range(0, len(few), _TOGETHER):
+            keys, words = zip(*few[start : start + _TOGETHER], strict=True)
+            found.update(zip(keys, _checksums_of_few(words), strict=True))
+    return found
+
+
+def _checksums_of_few(several: Sequence[Tensor]) -> list[int]:
+    """The checksums of tensors of words, each of no more than there are lanes."""
+    device = several[0].device
+    # One lane more is there for what is less than a word.
+    counts = torch.tensor([len(words) + 1 for words in several], device=device)
+    rest = torch.zeros(1, dtype=torch.int32, device=device)
+    lanes = torch.cat([part for words in several for part in (words, rest)])
+    lanes += lanes >> 15
+    # Where each lane is in its own tensor, from 1 on.
+    places = torch.arange(1, len(lanes) + 1, device=device)
+    owner = torch.repeat_interleave(torch.arange(len(several), device=device), counts)
+    places -= (counts.cumsum(0) - counts)[owner]
+    mixed = _mix(lanes.to(torch.int64), places)
+    sums: list[int] = torch.zeros_like(counts).index_add_(0, owner, mixed).tolist()
+    return sums
+
+
+def _bytes(tensor: Tensor) -> Tensor:
+    return tensor.detach().contiguous().reshape(-1).view(torch.uint8)
 
 
 def _parts(tensor: Tensor) -> tuple[Tensor, ...]:
@@ -156,11 +198,11 @@ def checksum_of_bytes(
             lane, spare = lanes[: block.numel()], shifted[: block.numel()]
             torch.add(block, lane, alpha=_STEP, out=lane)
             lane.add_(torch.bitwise_right_shift(lane, 15, out=spare))
-    return int(_mix(lanes.to(torch.int64)).sum())
+    return int(_mix(lanes.to(torch.int64), torch.arange(1, len(lanes) + 1, device=device)).sum())
 
 
-def _mix(lanes: Tensor) -> Tensor:
-    mixed = (lanes + torch.arange(1, len(lanes) + 1, device=lanes.device).mul_(_RAMP)).mul_(_FIRST)
+def _mix(lanes: Tensor, places: Tensor) -> Tensor:
+    mixed = (lanes + places * _RAMP).mul_(_FIRST)
     mixed.bitwise_xor_(mixed >> 29).mul_(_SECOND)
     return mixed.bitwise_xor_(mixed >> 32)
 
