@@ -11,16 +11,28 @@ from math import prod
 from typing import Any
 
 import torch
+from attrs import field, frozen
 from torch import Tensor
 
-from speedup.ir.expressions import Root, SizeOf, derived_in, recompute, sizes_in
+from speedup.ir.expressions import (
+    Argument,
+    Derived,
+    Expression,
+    Lookup,
+    Root,
+    Settled,
+    SizeOf,
+    derived_in,
+    evaluate_expression,
+    recompute,
+    sizes_in,
+)
 from speedup.ir.graph import Graph, Op, Shape, Value, call_arguments
 from speedup.ir.operators import functional_form
 
 _RECURRENT = ("lstm", "gru", "rnn_")
 Unit = frozenset[tuple[int, int]]
 """Dimensions of inputs, each by the input's number and its own."""
-_Meta = Mapping[int, Tensor | float]
 
 
 def resized_shapes(graph: Graph, shapes: Sequence[Shape], wanted: Iterable[int]) -> Mapping[int, Shape]:
@@ -29,30 +41,19 @@ def resized_shapes(graph: Graph, shapes: Sequence[Shape], wanted: Iterable[int])
     Those that come after an op that does not run at these sizes are missing.
     """
     chosen = frozenset(wanted)
-    tensors: dict[int, Tensor | float] = {
-        value.index: _empty(shape, value) for value, shape in zip(graph.inputs, shapes, strict=True)
-    }
-    tensors.update({value.index: _empty(value.shape, value) for value in graph.state})
-    # Layers are many and sizes few: what an op has made of some sizes it makes of them again.
-    seen: dict[Any, Sequence[Any]] = graph.once("runs without data", dict)
-    needed: dict[frozenset[int], Sequence[int]] = graph.once("needed for sizes", dict)
+    found: _Found = dict(graph.once("state without data", lambda: _state(graph)))
+    found.update((v.index, _empty(shape, v)) for v, shape in zip(graph.inputs, shapes, strict=True))
+    runs: _Runs = graph.once("runs without data", _Runs)
+    needed: dict[frozenset[int], Sequence[_Step]] = graph.once("needed for sizes", dict)
     if chosen not in needed:
-        needed[chosen] = _needed(graph, chosen)
-    for number in needed[chosen]:
-        op = graph.ops[number]
-        if all(graph.is_fixed(r) for r in op.results):
-            tensors.update((r.index, _empty(r.shape, r)) for r in op.results)
-            continue
-        if op.results and all(r.is_number for r in op.results):
-            # Which numbers the forward reads from tensors decides no size.
-            tensors.update((r.index, 1.0 if r.dtype.is_floating_point else 1) for r in op.results)
-            continue
+        needed[chosen] = [runs.step(graph, number) for number in _needed(graph, chosen)]
+    for step in needed[chosen]:
         try:
-            results = _run(op, tensors, seen)
+            results = runs.results(step, found) if step.given is None else step.given
         except Exception:  # operators raise anything where sizes do not fit
             break
-        tensors.update({r.index: t for r, t in zip(op.results, results, strict=False)})
-    return {index: _shape(tensors[index]) for index in chosen if index in tensors}
+        found.update(zip(step.results, results, strict=False))
+    return {index: found[index].shape for index in chosen if index in found}
 
 
 def changing_together(shapes: Iterable[tuple[int, Shape]], first: int = 0) -> Mapping[Unit, int]:
@@ -72,12 +73,108 @@ def changing_together(shapes: Iterable[tuple[int, Shape]], first: int = 0) -> Ma
     return found
 
 
-def _shape(found: Tensor | float) -> Shape:
-    return tuple(found.shape) if isinstance(found, Tensor) else ()
+@frozen(eq=False)
+class _Sized:
+    """A tensor without data, or a number, and what it is as far as sizes go."""
+
+    held: Any
+    key: Any
+
+    @property
+    def shape(self) -> Shape:
+        return tuple(self.held.shape) if isinstance(self.held, Tensor) else ()
 
 
-def _empty(shape: Shape, value: Value) -> Tensor:
-    return torch.empty(shape, dtype=value.dtype, device="meta")
+_Found = dict[int, _Sized]
+
+
+def _sized(held: Any) -> _Sized:
+    return _Sized(held, _key_of(held))
+
+
+def _empty(shape: Shape, value: Value) -> _Sized:
+    return _sized(torch.empty(shape, dtype=value.dtype, device="meta"))
+
+
+def _state(graph: Graph) -> _Found:
+    return {value.index: _empty(value.shape, value) for value in graph.state}
+
+
+@frozen(eq=False)
+class _Step:
+    """An op to be run. Ops of one `kind` make the same of `operands` of the same sizes and equal `numbers`.
+
+    `given` is what it makes where that is the same in every call.
+    """
+
+    op: Op
+    kind: int
+    operands: tuple[int, ...]
+    numbers: tuple[Expression, ...]
+    results: tuple[int, ...]
+    given: tuple[_Sized, ...] | None
+
+
+@frozen(eq=False)
+class _Runs:
+    """What ops have made of tensors without data.
+
+    Layers are many and sizes few: what an op has made of some sizes it makes of them again. None where it
+    does not run.
+    """
+
+    kinds: dict[Any, int] = field(factory=dict)
+    steps: dict[int, _Step] = field(factory=dict)
+    seen: dict[Any, Sequence[_Sized] | None] = field(factory=dict)
+
+    def step(self, graph: Graph, number: int) -> _Step:
+        if number not in self.steps:
+            self.steps[number] = self._step(graph, graph.ops[number])
+        return self.steps[number]
+
+    def _step(self, graph: Graph, op: Op) -> _Step:
+        arguments = tuple(op.arguments.values())
+        given: tuple[_Sized, ...] | None = None
+        if all(graph.is_fixed(r) for r in op.results):
+            given = tuple(_empty(r.shape, r) for r in op.results)
+        elif op.results and all(r.is_number for r in op.results):
+            # Which numbers the forward reads from tensors decides no size.
+            given = tuple(_sized(1.0 if r.dtype.is_floating_point else 1) for r in op.results)
+        # What these make hangs on the sizes that they were traced at.
+        itself = op.index if op.is_inner or op.name.startswith(_RECURRENT) else None
+        kind = (op.target, itself, _form_of(arguments), tuple(r.dtype for r in op.results))
+        heeded = () if op.is_inner or _is_pointwise(op) else derived_in(arguments)
+        numbers = tuple(one.expression for one in heeded)
+        results = tuple(r.index for r in op.results)
+        place = self.kinds.setdefault(kind, len(self.kinds))
+        return _Step(op, place, tuple(v.index for v in op.operands), numbers, results, given)
+
+    def results(self, step: _Step, found: _Found) -> Sequence[_Sized]:
+        def lookup(root: Root) -> Any:
+            return found[root.value].shape[root.dim] if isinstance(root, SizeOf) else root.number
+
+        numbers = tuple(_key_of(evaluate_expression(one, lookup)) for one in step.numbers)
+        key = step.kind, tuple(found[index].key for index in step.operands), numbers
+        if key not in self.seen:
+            self.seen[key] = None
+            self.seen[key] = tuple(map(_sized, _run(step.op, found, lookup)))
+        made = self.seen[key]
+        if made is None:
+            raise ValueError(f"{step.op.label} does not run at these sizes")
+        return made
+
+
+def _is_pointwise(op: Op) -> bool:
+    return torch.Tag.pointwise in functional_form(op.target).tags
+
+
+def _form_of(argument: Argument) -> Any:
+    """What an argument of an op is but for its values and for the numbers that follow from sizes."""
+    if isinstance(argument, Value | Derived):
+        return type(argument)
+    if isinstance(argument, Settled):
+        return _key_of(argument.number)
+    return tuple(map(_form_of, argument)) if isinstance(argument, tuple) else _key_of(argument)
 
 
 def _needed(graph: Graph, wanted: frozenset[int]) -> Sequence[int]:
@@ -95,14 +192,14 @@ def _needed(graph: Graph, wanted: frozenset[int]) -> Sequence[int]:
     return sorted(found)
 
 
-def _check_recurrent(op: Op, tensors: _Meta) -> None:
+def _check_recurrent(op: Op, found: _Found) -> None:
     """Refuse states that do not fit the data of a recurrent layer: torch's own code would read past them."""
     data, *states = (v for v in op.operands if v.ndim == op.operands[0].ndim and not v.is_state)
-    found = _shape(tensors[data.index])
+    given = found[data.index].shape
     batch = 0 if op.get("batch_first") or data.ndim < 3 else 1
-    fits = found[-1] == data.shape[-1] and all(
-        (shape := _shape(tensors[v.index]))[-1] == v.shape[-1]
-        and shape[-2] == (found[batch] if v.shape[-2] == data.shape[batch] else v.shape[-2])
+    fits = given[-1] == data.shape[-1] and all(
+        (shape := found[v.index].shape)[-1] == v.shape[-1]
+        and shape[-2] == (given[batch] if v.shape[-2] == data.shape[batch] else v.shape[-2])
         and shape[:-2] == v.shape[:-2]
         for v in states
     )
@@ -110,49 +207,39 @@ def _check_recurrent(op: Op, tensors: _Meta) -> None:
         raise ValueError(f"the states of {op.label} do not fit its data")
 
 
-def _run(op: Op, tensors: _Meta, seen: dict[Any, Sequence[Any]]) -> Sequence[Any]:
+def _run(op: Op, found: _Found, lookup: Lookup) -> Sequence[Any]:
+    """What the op makes of what was `found`."""
     if op.name.startswith(_RECURRENT):
-        _check_recurrent(op, tensors)
-
-    def lookup(root: Root) -> Any:
-        return _shape(tensors[root.value])[root.dim] if isinstance(root, SizeOf) else root.number
+        _check_recurrent(op, found)
 
     def fill(argument: Any) -> Any:
         if isinstance(argument, Value):
-            return tensors[argument.index]
+            return found[argument.index].held
         if isinstance(argument, tuple):
             return [fill(part) for part in argument]
         return recompute(argument, lookup)
 
     if op.is_inner:
-        data = tensors[op.operands[0].index]
+        data = found[op.operands[0].index].held
         if isinstance(data, Tensor):
             return [data.new_empty(_inner_shape(op.operands[0].shape, tuple(data.shape), op.result.shape))]
-    target = functional_form(op.target)
-    if torch.Tag.pointwise in target.tags:
+    if _is_pointwise(op):
         # Torch's own ways to the same shape take many times longer.
-        given = [_shape(tensors[v.index]) for v in op.operands]
+        given = [found[v.index].shape for v in op.operands]
         shape = torch.broadcast_shapes(*given)  # type: ignore[no-untyped-call]
-        return [_empty(shape, result) for result in op.results]
+        return [torch.empty(shape, dtype=result.dtype, device="meta") for result in op.results]
     filled = {name: fill(argument) for name, argument in op.arguments.items()}
     if "device" in filled:
         filled["device"] = torch.device("meta")
     positional, keywords = call_arguments(op, filled)
-    key = (target, _key_of(positional), _key_of(keywords))
-    if key not in seen:
-        results = target(*positional, **keywords)
-        seen[key] = results if isinstance(results, list | tuple) else [results]
-    return seen[key]
+    results = functional_form(op.target)(*positional, **keywords)
+    return results if isinstance(results, list | tuple) else [results]
 
 
 def _key_of(argument: Any) -> Any:
     """What an argument is as far as sizes go."""
     if isinstance(argument, Tensor):
         return tuple(argument.shape), argument.stride(), argument.dtype
-    if isinstance(argument, list | tuple):
-        return tuple(map(_key_of, argument))
-    if isinstance(argument, dict):
-        return tuple((name, _key_of(part)) for name, part in argument.items())
     try:
         hash(argument)
     except TypeError:
