@@ -249,6 +249,29 @@ def _spread(a: Tensor, b: Tensor | None) -> float:
     return between or size or 1.0
 
 
+def rows_like(reference: Leaves, other: Leaves) -> Leaves | None:
+    """`other`, outputs of a batch of another size, as outputs of the shapes of `reference`: one of the two
+    batches is one row, which stands beside each of the other's.
+
+    None where an output does not have a row for each input.
+    """
+    if len(reference) != len(other):
+        return None
+    found: Leaves = []
+    for (place, want), (_, have) in zip(reference, other, strict=True):
+        if isinstance(want, Tensor):
+            if not isinstance(have, Tensor) or want.ndim != have.ndim:
+                return None
+            differing = [d for d in range(want.ndim) if want.shape[d] != have.shape[d]]
+            extents = [{want.shape[d], have.shape[d]} for d in differing]
+            if len(extents) != 1 or 1 not in extents[0] or 0 in extents[0]:
+                return None
+            found.append((place, have.narrow(differing[0], 0, 1).expand(want.shape)))
+        else:
+            found.append((place, have))
+    return found
+
+
 def _real(leaf: Any) -> Any:
     """A complex tensor as pairs of real numbers, any other leaf as it is."""
     is_complex = isinstance(leaf, Tensor) and leaf.is_complex()

@@ -11,8 +11,8 @@ from attrs import frozen
 from torch import Tensor, nn
 
 from speedup.building.binding import bind_plan, current_plan, first_words, plain_model
-from speedup.building.comparison import Comparison, Leaves, error_line, scratch_copy, tolerance
-from speedup.building.draws import Values, draws, first_taken
+from speedup.building.comparison import Comparison, Leaves, error_line, rows_like, scratch_copy, tolerance
+from speedup.building.draws import Draw, Values, draws, first_taken
 from speedup.building.expected import actual_trace, first_difference
 from speedup.cutting.tensors import apply_edits
 from speedup.errors import ExportError, InputError, OutputError, StructureError
@@ -189,6 +189,19 @@ def _errors(
     call: int, one: Comparison, generator: torch.Generator, is_found: bool
 ) -> Iterator[tuple[Drawn, float]]:
     """The error at the example's batch size and, where the model takes it, at another."""
+    taken = list(_references(call, one, generator, is_found))
+    for drawn, draw, reference in taken:
+        rows = (rows_like(reference, found) for _, other, found in taken if other is not draw)
+        # How much outputs vary is seen from row to row, where each input has one.
+        varied = next((leaves for leaves in rows if leaves is not None), None)
+        other = _other(one, drawn.batch, generator) if varied is None else varied
+        yield drawn, one.error(draw.tensors, reference, other)
+
+
+def _references(
+    call: int, one: Comparison, generator: torch.Generator, is_found: bool
+) -> Iterator[tuple[Drawn, Draw, Leaves]]:
+    """Draws of different batch sizes, and what the masked model returns there."""
     own = batch_size(one.example)
     for size in (None,) if own is None else (own, 1 if own != 1 else 2):
         try:
@@ -201,8 +214,7 @@ def _errors(
             if size == own:
                 raise _does_not_run(one, error) from error
             continue
-        other = _other(one, size, generator)
-        yield Drawn(call, size, draw.floats, draw.integers), one.error(draw.tensors, reference, other)
+        yield Drawn(call, size, draw.floats, draw.integers), draw, reference
 
 
 def _other(one: Comparison, size: int | None, generator: torch.Generator) -> Leaves | None:

@@ -1,7 +1,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any
+from math import prod
+from typing import Any, ClassVar
 
 import pytest
 import torch
@@ -20,6 +21,7 @@ from speedup import (
     plan_speedup,
     verify,
 )
+from speedup.building.comparison import Leaves, rows_like
 from speedup.engine.lattice import Fact, constant, indicator
 from speedup.ir.graph import Op
 from speedup.rules.pointwise import ELEMENTWISE
@@ -385,3 +387,65 @@ def test_verification_writes_to_no_buffer() -> None:
     small = materialize(plan_speedup(model, torch.randn(2, 4, dtype=torch.float64)))
     assert small.steps == 0
     assert model.steps == 0
+
+
+class Noting(nn.Module):
+    """Notes the batch sizes that it runs at; what it returns varies little beside its size."""
+
+    ran: ClassVar[list[int]] = []
+
+    def __init__(self, *, sums: bool = False) -> None:
+        super().__init__()
+        self.layer = nn.Linear(8, 6)
+        self.head = nn.Linear(6, 4)
+        self.sums = sums
+        nn.init.constant_(self.head.bias, 1e4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not torch.compiler.is_exporting():
+            self.ran.append(len(x))
+        found = self.head(torch.relu(self.layer(x)))
+        return found.sum(0) if self.sums else found
+
+
+def _noted(model: Noting) -> tuple[nn.Module, list[int]]:
+    plan = plan_speedup(model, torch.randn(1, 8), {"layer": rows(model.layer, 0)})
+    small = materialize(plan, verify="none")
+    Noting.ran.clear()
+    verify(plan, small)
+    ran = sorted(Noting.ran)
+    _nudge("head.bias", 0.5)(small)
+    with pytest.raises(OutputError):
+        verify(plan, small)
+    return small, ran
+
+
+def test_how_much_rows_vary_is_seen_on_the_batches_that_are_compared() -> None:
+    assert _noted(Noting())[1] == [1, 1, 2, 2]
+
+
+def test_how_much_outputs_without_rows_vary_is_seen_on_further_inputs() -> None:
+    assert _noted(Noting(sums=True))[1] == [1, 1, 1, 2, 2, 2]
+
+
+def _leaves(*shapes: tuple[int, ...]) -> Leaves:
+    return [(f"[{n}]", torch.arange(float(prod(shape))).reshape(shape)) for n, shape in enumerate(shapes)]
+
+
+def test_rows_of_another_batch_stand_beside_each_row() -> None:
+    found = rows_like(_leaves((3, 2), (1, 3, 2)), _leaves((1, 2), (1, 1, 2)))
+    assert found is not None
+    assert [leaf.tolist() for _, leaf in found] == [[[0, 1]] * 3, [[[0, 1]] * 3]]
+    narrowed = rows_like(_leaves((1, 2)), _leaves((3, 2)))
+    assert narrowed is not None and narrowed[0][1].tolist() == [[0, 1]]
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [((2,), (2,)), ((1, 1), (2, 2)), ((1, 2), (2,)), ((2, 2), (3, 2)), ((1, 2), (0, 2))],
+    ids=["no row", "two dimensions", "another rank", "two batches of several", "no rows at all"],
+)
+def test_outputs_without_a_row_for_each_input_are_not_compared_with_others(
+    one: tuple[int, ...], other: tuple[int, ...]
+) -> None:
+    assert rows_like(_leaves(one), _leaves(other)) is None
