@@ -139,7 +139,10 @@ def test_several_calls_and_sizes_are_traced_once() -> None:
     assert plan_speedup(traced, masks=masks(1)) == plan_speedup(model, X, masks(1), others=others)
 
 
-def test_what_the_readme_says_of_many_plans_runs_as_it_stands(capsys: pytest.CaptureFixture[str]) -> None:
-    example = example_run_by(__file__)
+@pytest.mark.parametrize("word", ["for count in", "def cost_of"], ids=["sweep", "annealing"])
+def test_what_the_readme_says_of_many_plans_runs_as_it_stands(
+    word: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    example = example_run_by(__file__, word)
     exec(example, {})
     assert f"{example}```\n\n```text\n{capsys.readouterr().out}```" in README
