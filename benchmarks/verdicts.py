@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
+from statistics import fmean
 
 from attrs import asdict
 from rich.table import Table
@@ -34,6 +35,38 @@ def table(results: Sequence[Exactness], title: str) -> Table:
     for result in results:
         table.add_row(result.name, *_cells(result), style=None if result.is_exact(TOLERANCE) else "red")
     return table
+
+
+def work_table(results: Sequence[Exactness], title: str) -> Table:
+    """What layers keep beside what masks allow them, and the errors at each batch size; means at the end."""
+    batches = next((result.batches for result in results if result.batches), ())
+    table = Table(title=f"{title}: parts kept, what masks allow, and relative error")
+    headings = ("model", "params", "layers keep", "masks allow", "of the saving")
+    for heading in (*headings, *(f"error at {at.size}" for at in batches), "untouched", "plan s"):
+        table.add_column(heading, justify="left" if heading == "model" else "right")
+    for result in results:
+        exact = result.is_exact(TOLERANCE)
+        table.add_row(result.name, *_work_cells(result), style=None if exact else "red")
+    counted = [result.work for result in results if result.work is not None]
+    if counted:
+        kept, allowed = fmean(work.kept for work in counted), fmean(work.allowed for work in counted)
+        table.add_section()
+        table.add_row("mean", "", *_saving_cells(kept, allowed))
+    return table
+
+
+def _work_cells(result: Exactness) -> Iterable[str]:
+    work = result.work
+    yield f"{result.parameters_kept:.3f}" if result.parameters_before else "-"
+    yield from ("-", "-", "-") if work is None else _saving_cells(work.kept, work.allowed)
+    yield from (_at_size(at) for at in result.batches)
+    yield "no" if result.touched else "yes"
+    yield "failed" if result.failure else f"{result.plan_seconds:.2f}"
+
+
+def _saving_cells(kept: float, allowed: float) -> Iterable[str]:
+    share = f"{(1 - kept) / (1 - allowed):.0%}" if allowed < 1 else "-"
+    return (f"{kept:.3f}", f"{allowed:.3f}", share)
 
 
 def size_table(results: Sequence[Exactness], title: str) -> Table:

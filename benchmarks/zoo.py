@@ -1,9 +1,15 @@
-"""Compression and equivalence on the models of torchvision, timm or transformers, masked at random or by R1.
+"""Compression and equivalence on the models of torchvision, timm, transformers and other libraries.
 
 `python -m benchmarks.zoo [NAMES...] [--library torchvision] [--max-params 100e6] [--json FILE]` takes every
 classifier of at most that many parameters, with half of every convolution's filters masked; with `--library
 timm` a model of each family, or of transformers each of its tiny models, with random rows of every layer
 masked. All are in float64 and in a lively state; it exits with 1 if one is inexact or was touched.
+
+Of the other libraries it takes some models of theirs, one per family and small; the table then has the
+errors at two batch sizes, and beside the multiply-accumulates that layers keep what the masks allow them:
+rows with a living weight, from columns that vary between two inputs, each layer on its own. What is not
+installed is told with the command that installs it. With `--free` plans are made as if calls cost nothing:
+models this small do not pay for lowerings that larger ones of their kind get.
 
 With `--sizes` torchvision's classifiers have half of all rows masked, those of linear layers too. Each is
 planned at one resolution and compared at that and at two others, one of them odd; the table has a column for
@@ -17,6 +23,7 @@ import json
 import time
 import traceback
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from enum import StrEnum
 from functools import partial
 from pathlib import Path
@@ -26,11 +33,13 @@ import torch
 import typer
 from rich.console import Console
 
-from benchmarks.verdicts import TOLERANCE, print_faults, record, size_table, table, verdict
+from benchmarks.verdicts import TOLERANCE, print_faults, record, size_table, table, verdict, work_table
 from tests.support import timm_models, transformers_models, vision
+from tests.support.costs import free_calls
 from tests.support.masking import Recipe, random_row_masks
 from tests.support.measure import Exactness
-from tests.support.zoo import check_classifier, check_timm, check_transformers
+from tests.support.third_party import LibraryMissingError, require
+from tests.support.zoo import check_classifier, check_third_party, check_timm, check_transformers
 
 
 class Library(StrEnum):
@@ -39,13 +48,16 @@ class Library(StrEnum):
     TORCHVISION = "torchvision"
     TIMM = "timm"
     TRANSFORMERS = "transformers"
+    PYTORCHCV = "pytorchcv"
+    SEGMENTATION_MODELS = "segmentation-models-pytorch"
+    VIT_PYTORCH = "vit-pytorch"
+    X_TRANSFORMERS = "x-transformers"
+    DIFFUSERS = "diffusers"
+    MONAI = "monai"
+    OPEN_CLIP = "open-clip-torch"
 
 
-_MASKED = {
-    Library.TORCHVISION: "R1",
-    Library.TIMM: "Random rows",
-    Library.TRANSFORMERS: "Random rows",
-}
+_OURS = (Library.TORCHVISION, Library.TIMM, Library.TRANSFORMERS)
 Check: TypeAlias = Callable[..., Exactness]
 
 
@@ -61,24 +73,31 @@ def main(
         bool, typer.Option(help="Make each model a second time, as the library checks it.")
     ] = False,
     sizes: Annotated[bool, typer.Option("--sizes", help="Compare classifiers at other resolutions.")] = False,
+    free: Annotated[bool, typer.Option("--free", help="Plan as if calls cost nothing.")] = False,
     threads: Annotated[int, typer.Option(help="Threads torch may use.")] = 1,
 ) -> None:
     if sizes and library is not Library.TORCHVISION:
         raise typer.BadParameter("--sizes is for torchvision's classifiers")
     torch.set_num_threads(threads)
-    known, check = _models(library, max_params, seed)
-    check, masked = partial(check, also_verified=verify), _MASKED[library]
+    try:
+        known, check = _models(library, max_params, seed)
+    except LibraryMissingError as error:
+        raise typer.BadParameter(str(error)) from error
+    check = partial(check, also_verified=verify)
+    masked = "R1" if library is Library.TORCHVISION else "Random rows"
     if sizes:
         # R1 leaves attention and its kin alone, which look at sizes most.
         recipe = partial(random_row_masks, fraction=0.5, seed=seed)
         check, masked = partial(_checked_at_sizes, recipe=recipe, also_verified=verify), "Half of all rows"
     results: list[Exactness] = []
     for name in names or known:
-        results.append(_checked(name, check))
+        with free_calls() if free else nullcontext():
+            results.append(_checked(name, check))
         if json_file is not None:
             json_file.write_text(json.dumps([record(result) for result in results], indent=1) + "\n")
     title = f"{masked} in float64; {threads} thread(s)"
-    Console().print(size_table(results, title) if sizes else table(results, title))
+    make_table = size_table if sizes else table if library in _OURS else work_table
+    Console().print(make_table(results, title))
     print_faults(results)
     raise typer.Exit(0 if all(result.is_exact(TOLERANCE) for result in results) else 1)
 
@@ -92,6 +111,9 @@ def _models(library: Library, max_params: float, seed: int) -> tuple[Sequence[st
             return timm_models.families(), partial(check_timm, seed=seed)
         case Library.TRANSFORMERS:
             return transformers_models.classes(), partial(check_transformers, seed=seed)
+        case _:
+            check = partial(check_third_party, library.value, seed=seed)
+            return tuple(require(library.value).cases), check
 
 
 def _checked_at_sizes(name: str, *, recipe: Recipe, also_verified: bool) -> Exactness:

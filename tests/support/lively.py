@@ -120,10 +120,11 @@ def _calibrate(model: nn.Module, example_inputs: Inputs, draw: _Draw) -> None:
             elif (affine := _last_affine(module)) is not None and uses[id(affine[0])] == 1:
                 hook = module.register_forward_hook(_once(_settle_affine, draw))
                 stack.callback(hook.remove)
-        _call(model, example_inputs)
+        call(model, example_inputs)
 
 
-def _call(model: nn.Module, inputs: Inputs) -> None:
+def call(model: nn.Module, inputs: Inputs) -> None:
+    """Call `model` with what is a tensor, a tuple of arguments or a mapping of keyword arguments."""
     if isinstance(inputs, Tensor):
         model(inputs)
     elif isinstance(inputs, Mapping):

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from tests.support.lively import Inputs
 from tests.support.untouched import differences, snapshot
+from tests.support.work import Work, layers_work
 
 if TYPE_CHECKING:
     from speedup import Plan
@@ -30,7 +31,7 @@ _CONSTANT_BELOW = 1e-6
 
 @frozen
 class AtSize:
-    """How the small model did on inputs of one size; `error` is None where the masked model refuses it."""
+    """How the small model did on inputs of one size, or of one batch size; `error` is None where the masked model refuses it."""
 
     size: int
     error: float | None
@@ -43,7 +44,8 @@ class Exactness:
     `error` is the largest `relative_error` met, `nan` if it never came to a comparison; `touched` names
     what planning or materializing changed in the model; `failure` is the traceback or the broken promise,
     if any. Zeros stand for what was not reached. Times are in seconds. `sizes` holds what each of the sizes
-    that were asked for on their own added to it; their errors count for `error`.
+    that were asked for on their own added to it; their errors count for `error`. `batches` holds the errors by
+    batch size at the inputs' own size, `work` what masks allow and what was made of it, if that was asked for.
     """
 
     name: str
@@ -57,6 +59,8 @@ class Exactness:
     plan_seconds: float = 0.0
     materialize_seconds: float = 0.0
     sizes: tuple[AtSize, ...] = ()
+    batches: tuple[AtSize, ...] = ()
+    work: Work | None = None
 
     @property
     def parameters_kept(self) -> float:
@@ -91,6 +95,7 @@ def check_exact(
     sizes: Mapping[int, MakeInputs] = MappingProxyType({}),
     batch_sizes: Sequence[int] = BATCH_SIZES,
     also_verified: bool = False,
+    counts_work: bool = False,
     **planning: Any,
 ) -> Exactness:
     """Plan and materialize `model`; compare with `apply_masks` at several batch and input sizes.
@@ -101,7 +106,7 @@ def check_exact(
     told one by one. Both models are compared in eval mode.
 
     The library's own verification is off, so that it cannot be what passes; with `also_verified` the plan
-    is materialized a second time with it. `planning` are options of `plan_speedup`. Nothing
+    is materialized a second time with it. With `counts_work` the work of the layers is counted. `planning` are options of `plan_speedup`. Nothing
     is raised: whatever goes wrong is in the result, see `Exactness.require_exact`.
     """
     from speedup import apply_masks
@@ -110,13 +115,16 @@ def check_exact(
     result = Exactness(name or type(model).__name__)
     try:
         result, small = _compacted(result, model, masks, make_inputs, also_verified, planning)
-        calls = [(make_inputs, batch) for batch in batch_sizes]
-        calls += [(make, batch_sizes[0]) for make in other_inputs]
         masked = apply_masks(model, masks).eval()
-        error = _largest_error(masked, small.eval(), calls)
+        small.eval()
+        batches = tuple(AtSize(batch, _error_at(masked, small, make_inputs, batch)) for batch in batch_sizes)
+        others = [_error_at(masked, small, make, batch_sizes[0]) for make in other_inputs]
         at_sizes = tuple(_at_size(size, masked, small, make, batch_sizes[0]) for size, make in sizes.items())
-        errors = [error, *(one.error for one in at_sizes if one.error is not None)]
-        result = evolve(result, error=max(errors), sizes=at_sizes)
+        errors = [one.error for one in (*batches, *at_sizes) if one.error is not None]
+        result = evolve(result, error=max(*errors, *others), sizes=at_sizes, batches=batches)
+        if counts_work:
+            one, other, *_ = inputs_of(make_inputs, batch_sizes[-1])
+            result = evolve(result, work=layers_work(masked, small, one, other))
     except Exception:
         result = evolve(result, failure=traceback.format_exc())
     return evolve(result, touched=differences(before, snapshot(model)))
@@ -180,8 +188,8 @@ def _compacted(
     return measured, small
 
 
-def _largest_error(masked: nn.Module, small: nn.Module, calls: Sequence[tuple[MakeInputs, int]]) -> float:
-    return max(relative_error(masked, small, inputs_of(make, batch)) for make, batch in calls)
+def _error_at(masked: nn.Module, small: nn.Module, make: MakeInputs, batch: int) -> float:
+    return relative_error(masked, small, inputs_of(make, batch))
 
 
 def _at_size(size: int, masked: nn.Module, small: nn.Module, make: MakeInputs, batch: int) -> AtSize:

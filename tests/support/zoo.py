@@ -1,7 +1,7 @@
-"""The check of one model of torchvision, timm or transformers, with masks that suit each library.
+"""The check of one model of torchvision, timm, transformers or another library, with masks that suit each.
 
 torchvision's classifiers have half of each convolution's filters masked by default, which is R1; the models
-of timm and transformers random rows of every layer.
+of the others random rows of every layer.
 """
 
 from __future__ import annotations
@@ -17,6 +17,8 @@ from tests.support import timm_models, transformers_models, vision
 from tests.support.lively import make_lively
 from tests.support.masking import Masks, Recipe, l1_half_masks, random_row_and_bias_masks
 from tests.support.measure import BATCH_SIZES, Exactness, MakeInputs, check_exact, inputs_of, relative_error
+from tests.support.third_party import require
+from tests.support.third_party.case import built
 from tests.support.transformers_cases import Call
 
 _SEED = 7
@@ -139,6 +141,19 @@ def check_transformers(name: str, *, seed: int = _SEED, also_verified: bool = Fa
         name=name,
         other_inputs=[] if other is None else [partial(_call, name, other)],
         also_verified=also_verified,
+    )
+
+
+def check_third_party(
+    library: str, name: str, *, seed: int = _SEED, also_verified: bool = False
+) -> Exactness:
+    """Plan, materialize and compare the model `name` of a library, in float64, and count its layers' work."""
+    case = require(library).cases[name]
+    recipe = partial(random_row_and_bias_masks, seed=seed)
+    model = built(case)
+    make_lively(model, case.inputs(_CALIBRATION_CALLS, seed), seed=seed, recipe=recipe)
+    return check_exact(
+        model, recipe(model), case.inputs, name=name, also_verified=also_verified, counts_work=True
     )
 
 
