@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import logging
+import sys
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stderr
@@ -45,6 +46,19 @@ def unfused() -> Iterator[None]:
         yield
     finally:
         torch.backends.mha.set_fastpath_enabled(before)
+
+
+@contextmanager
+def uncompiled() -> Iterator[None]:
+    """Let what a forward has compiled, flex_attention too, run as it is written: a compiler would compile
+    those who watch the forward along with it.
+    """
+    # Where neither is loaded nothing is compiled, and what sets the stance takes seconds to load.
+    if not any(name in sys.modules for name in ("torch._dynamo", "torch.nn.attention.flex_attention")):
+        yield
+        return
+    with torch.compiler.set_stance("force_eager"):
+        yield
 
 
 @contextmanager

@@ -15,7 +15,7 @@ from torch.overrides import TorchFunctionMode
 from speedup.ir.graph import Shape
 from speedup.ir.inputs import Example, leaves_of
 from speedup.modules.copying import copy_module, named_tensors
-from speedup.modules.isolation import isolated, quiet, unfused
+from speedup.modules.isolation import isolated, quiet, uncompiled, unfused
 from speedup.modules.surroundings import is_tensor, surroundings_kept
 from speedup.torch_api import DisableTorchFunction, TreeSpec, tree_flatten, tree_leaves
 from speedup.tracing.trace import export_error
@@ -89,7 +89,7 @@ def run_copy(clone: nn.Module, example: Example, watching: AbstractContextManage
     args, kwargs = example.with_fresh_objects().call([t.clone() for t in example.tensors])
     try:
         kept = surroundings_kept(clone, is_tensor)
-        with isolated(), kept, quiet(), unfused(), torch.no_grad(), watching or nullcontext():
+        with isolated(), kept, quiet(), unfused(), uncompiled(), torch.no_grad(), watching or nullcontext():
             torch.manual_seed(_SEED)
             clone(*args, **kwargs)
     except Exception as error:

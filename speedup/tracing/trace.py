@@ -22,7 +22,7 @@ from speedup.ir.graph import Graph
 from speedup.ir.inputs import Example
 from speedup.modules.attention import MultiheadAttention
 from speedup.modules.copying import copy_module, named_tensors, share_module
-from speedup.modules.isolation import isolated, lean, quiet, unfused
+from speedup.modules.isolation import isolated, lean, quiet, uncompiled, unfused
 from speedup.modules.surroundings import surroundings_kept
 from speedup.torch_api import is_fake
 from speedup.tracing.captured import capture_program
@@ -181,7 +181,7 @@ def _tracing(clone: nn.Module) -> Iterator[None]:
     """Let `clone` be traced without leaving traces around; what that raises becomes an `ExportError`."""
     try:
         kept = surroundings_kept(clone, _is_traced)
-        with isolated(), quiet(), lean(), unfused(), kept, torch.no_grad():
+        with isolated(), quiet(), lean(), unfused(), uncompiled(), kept, torch.no_grad():
             yield
     except Exception as error:
         raise export_error(error, clone, "torch.export cannot trace the model") from error
