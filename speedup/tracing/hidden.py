@@ -11,7 +11,7 @@ import builtins
 import inspect
 from collections import ChainMap
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from functools import _lru_cache_wrapper
+from functools import _lru_cache_wrapper, lru_cache
 from types import BuiltinFunctionType, CodeType, FrameType, FunctionType, MappingProxyType, ModuleType
 from typing import Any
 
@@ -143,8 +143,8 @@ class _Reading:
         tree = syntax_of(code)
         if tree is None:
             return ""
-        sized = _names_of(tree, given, _holds_size)
-        numbers = _names_of(tree, numbers, _is_size)
+        sized = _names_of(tree, frozenset(given), _holds_size)
+        numbers = _names_of(tree, frozenset(numbers), _is_size)
         return next(filter(None, (self._of_node(node, sized, numbers) for node in ast.walk(tree))), "")
 
     def _of_node(self, node: ast.AST, sized: Collection[str], numbers: Collection[str]) -> str:
@@ -239,9 +239,11 @@ def is_message(frame: FrameType) -> bool:
     return False
 
 
+# Frames of one function come up in every trace of a model, and long functions take long.
+@lru_cache(maxsize=1024)
 def _names_of(
-    tree: ast.AST, given: Collection[str], holds: Callable[[ast.expr, Collection[str]], bool]
-) -> Collection[str]:
+    tree: ast.AST, given: frozenset[str], holds: Callable[[ast.expr, Collection[str]], bool]
+) -> frozenset[str]:
     """The names in a function that may have been assigned what `holds`; `given` do from the start."""
     found = set(given)
     while True:
@@ -254,7 +256,7 @@ def _names_of(
                     if holds(value, found):
                         found.update(n.id for n in ast.walk(target) if isinstance(n, ast.Name))
         if len(found) == before:
-            return found
+            return frozenset(found)
 
 
 def _holds_size(node: ast.expr, sized: Collection[str]) -> bool:
