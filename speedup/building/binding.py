@@ -108,7 +108,8 @@ def require_architecture(
         )
     for edit in plan.edits:
         if isinstance(edit, RewriteForward):
-            require_restated(type(model.get_submodule(edit.path)), edit.functions)
+            module = model.get_submodule(edit.path)
+            require_restated(type(module), edit.functions, vars(module))
 
 
 def _unlike(plan: Plan, modules: dict[str, nn.Module]) -> Iterator[str]:

@@ -1,14 +1,15 @@
 """Rewrite the source of forwards so that their calls state what the small model needs.
 
 Only the innermost module whose own code states a number is rewritten, and of that only the
-call. A function that the forward calls by its name gets a copy of its own for this module.
+call. A function that the forward calls by its name gets a copy of its own for this module; one that
+the module keeps as an attribute too, or the text of a lambda stands in the attribute's place.
 What cannot be found in the source, or is also run where it must stay as it is, is declined.
 """
 
 from __future__ import annotations
 
 import ast
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from itertools import dropwhile
 from types import MappingProxyType
@@ -19,12 +20,13 @@ from torch import fx, nn
 
 from speedup.analyses.analysis import Analysis
 from speedup.errors import SpeedupError
+from speedup.forwards.kept_functions import Kept, kept_function
 from speedup.forwards.phrasing import Phrase, phrase_of
 from speedup.forwards.source import Assignment, first_argument, is_code, is_fresh, is_wrapper, source_file
 from speedup.ir.edits import Rewritten
 from speedup.ir.graph import Frame, Op, Value
 from speedup.lowerings import HELPERS, Lowering
-from speedup.lowerings.syntax import Change, Extent
+from speedup.lowerings.syntax import Change, Extent, Position, end_of, start_of
 from speedup.modules.functions import names_of, unwrap
 from speedup.modules.rewritten import built_methods
 
@@ -34,12 +36,14 @@ Site = tuple[str, Frame]
 @frozen(eq=False)
 class Route:
     """From a method of the owner to the function with the call: `names[0]` is the method, each
-    other one a function that the one before calls by name. `frames` are theirs, outermost first;
+    other one a function that the one before calls by name, or keeps as an attribute of its object.
+    `frames` are theirs, outermost first, `kept` the attributes in their places, for each but the method;
     `scope` is what the last one finds by name.
     """
 
     names: tuple[str, ...]
     frames: tuple[Frame, ...]
+    kept: tuple[Kept | None, ...]
     scope: Mapping[str, Any]
 
 
@@ -127,15 +131,16 @@ class SourceRewriter:
             if found is not None:
                 method = unwrap(found)
                 own = frames[: position + 1]
-                helpers = _helpers(method, own)
-                if helpers is None or not all(_is_defined(f) for f in own):
+                helpers = _helpers(method, own, vars(module))
+                if helpers is None or not _is_defined(frame):
                     return None
                 callers = list(dropwhile(partial(is_wrapper, found), frames[position + 1 :]))
                 if not (_is_called_on_self(frame, callers[0]) if callers else _is_run(module, frame)):
                     return None
-                last = helpers[-1][1] if helpers else method
-                names = (_last_name(frame), *(name for name, _ in helpers))
-                return Route(names, tuple(reversed(own)), names_of(last))
+                last = helpers[-1].function if helpers else method
+                names = (_last_name(frame), *(helper.name for helper in helpers))
+                kept = tuple(helper.kept for helper in helpers)
+                return Route(names, tuple(reversed(own)), kept, names_of(last))
         return None
 
 
@@ -233,30 +238,61 @@ def _is_called_on_self(method: Frame, caller: Frame) -> bool:
     return ast.unparse(call.func) in spoken
 
 
-def _helpers(method: Any, frames: Sequence[Frame]) -> tuple[tuple[str, Any], ...] | None:
-    """The helpers, by name, by which the method of `frames[-1]` gets down to `frames[0]`."""
-    names: list[tuple[str, Any]] = []
+@frozen(eq=False)
+class _Helper:
+    """A function on the way to a call: the name of its draft, and as what attribute it is kept, if so."""
+
+    name: str
+    function: Any
+    kept: Kept | None = None
+
+
+def _helpers(method: Any, frames: Sequence[Frame], attributes: dict[str, Any]) -> tuple[_Helper, ...] | None:
+    """The helpers by which the method of `frames[-1]`, of an object with `attributes`, gets down to
+    `frames[0]`.
+    """
+    found: list[_Helper] = []
     caller = method
     for position in range(len(frames) - 1, 0, -1):
         file = source_file(frames[position].file)
         call = None if file is None else file.expression(frames[position])
-        name = getattr(getattr(call, "func", None), "id", None)
-        callee = None if name is None else names_of(caller).get(name)
-        if name is None or callee is None or not is_code(callee, frames[position - 1]):
+        inner = frames[position - 1]
+        kept = None if found else kept_function(call, attributes, method, inner)
+        if kept is not None:
+            # A lambda's draft goes by the attribute, since another one may read the same.
+            shown = kept.written if _is_lambda(kept) else kept.stand_in
+            helper = _Helper(ast.unparse(shown), kept.function, kept)
+        else:
+            name = getattr(getattr(call, "func", None), "id", None)
+            callee = None if name is None else names_of(caller).get(name)
+            if name is None or callee is None or not is_code(callee, inner):
+                return None
+            if HELPERS.get(name) is callee:
+                # What an earlier plan borrowed is no code of the model's.
+                return None
+            helper = _Helper(name, unwrap(callee))
+        # Of a lambda only the text goes elsewhere, and nothing that it calls.
+        is_last = position == 1
+        if not (is_last if _is_lambda(helper.kept) else _is_defined(inner)):
             return None
-        if HELPERS.get(name) is callee:
-            # What an earlier plan borrowed is no code of the model's.
-            return None
-        caller = unwrap(callee)
-        names.append((name, caller))
-    return tuple(names)
+        caller = helper.function
+        found.append(helper)
+    return tuple(found)
+
+
+def _is_lambda(kept: Kept | None) -> bool:
+    return kept is not None and isinstance(kept.stand_in, ast.Lambda)
 
 
 @frozen(eq=False)
 class _Draft:
-    """One function on its way to be rewritten; `changes` with what each is within: one may be in another."""
+    """One function on its way to be rewritten; `changes` with what each is within: one may be in another.
+
+    `kept` are the attributes as which the one that calls it keeps it, where it is called so.
+    """
 
     frame: Frame
+    kept: dict[Position, Kept] = field(factory=dict)
     changes: dict[tuple[Extent, Change], None] = field(factory=dict)
     helpers: dict[str, _Draft] = field(factory=dict)
     borrowed: dict[str, None] = field(factory=dict)
@@ -265,13 +301,33 @@ class _Draft:
         file = source_file(self.frame.file)
         function = None if file is None else file.function(self.frame)
         assert file is not None and function is not None, "a route leads through known functions only"
-        helpers = tuple(draft.finish(own) for own, draft in self.helpers.items())
+        helpers = {own: draft for own, draft in self.helpers.items() if draft.stands_in is None}
+        inner = [draft for draft in self.helpers.values() if draft.stands_in is not None]
+        changes = list(self.changes)
+        changes += (change for draft in self.helpers.values() for change in draft.in_place_of_attributes())
+        borrowed = dict.fromkeys((*self.borrowed, *(one for draft in inner for one in draft.borrowed)))
         return Rewritten(
             name,
-            file.with_changes(function, self.changes),
-            helpers,
-            tuple(self.borrowed),
+            file.with_changes(function, changes),
+            tuple(draft.finish(own) for own, draft in helpers.items()),
+            tuple(borrowed),
         )
+
+    @property
+    def stands_in(self) -> ast.Lambda | None:
+        """The lambda that this is, if it is one."""
+        nodes = (kept.stand_in for kept in self.kept.values())
+        return next((node for node in nodes if isinstance(node, ast.Lambda)), None)
+
+    def in_place_of_attributes(self) -> Iterator[tuple[Extent, Change]]:
+        """The changes of the source around it that say it in the place of attributes."""
+        file, node = source_file(self.frame.file), self.stands_in
+        for kept in self.kept.values():
+            text = ast.unparse(kept.stand_in)
+            if node is not None and file is not None:
+                text = f"({file.expression_with_changes(node, self.changes)})"
+            start, end = start_of(kept.written), end_of(kept.written)
+            yield (start, end), Change(start, end, text)
 
 
 def rewritten_functions(
@@ -285,8 +341,10 @@ def rewritten_functions(
         route, phrase = rewriter.route(op), rewriter.phrase(op, lowering, analysis)
         assert route is not None and phrase is not None, "only what can be written is restated"
         level = drafts.setdefault(op.owner.path, {})
-        for name, frame in zip(route.names, route.frames, strict=True):
+        for name, frame, kept in zip(route.names, route.frames, (None, *route.kept), strict=True):
             draft = level.setdefault(name, _Draft(frame))
+            if kept is not None:
+                draft.kept[start_of(kept.written)] = kept
             level = draft.helpers
         draft.changes.update(((phrase.extent, change), None) for change in phrase.changes)
         draft.borrowed.update(dict.fromkeys(phrase.borrowed))

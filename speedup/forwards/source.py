@@ -62,12 +62,23 @@ class SourceFile:
         """
         first = definition_line(function)
         last = function.end_lineno or first
+        return _dedent(b"".join(self._changed(first, last, changes)).decode().rstrip() + "\n")
+
+    def expression_with_changes(self, node: ast.expr, changes: Iterable[tuple[Extent, Change]]) -> str:
+        """The same of an expression."""
+        (first, left), (last, right) = start_of(node), end_of(node)
+        outside = len(self.lines[last - 1]) - right
+        text = b"".join(self._changed(first, last, changes))
+        return text[left : len(text) - outside].decode()
+
+    def _changed(self, first: int, last: int, changes: Iterable[tuple[Extent, Change]]) -> list[bytes]:
+        """The lines from `first` to `last` with `changes` made."""
         lines = list(self.lines[first - 1 : last])
         for _, change in sorted(changes, key=cmp_to_key(_compare_changes), reverse=True):
             (top, left), (bottom, right) = change.start, change.end
             head, tail = lines[top - first][:left], lines[bottom - first][right:]
             lines[top - first : bottom - first + 1] = [head + change.text.encode() + tail]
-        return _dedent(b"".join(lines).decode().rstrip() + "\n")
+        return lines
 
 
 def _compare_changes(one: tuple[Extent, Change], other: tuple[Extent, Change]) -> int:
