@@ -38,10 +38,10 @@ def table(results: Sequence[Exactness], title: str) -> Table:
 
 
 def work_table(results: Sequence[Exactness], title: str) -> Table:
-    """What layers keep beside what masks allow them, and the errors at each batch size; means at the end."""
+    """What layers keep beside what they need, the errors at each batch size; at the end means."""
     batches = next((result.batches for result in results if result.batches), ())
-    table = Table(title=f"{title}: parts kept, what masks allow, and relative error")
-    headings = ("model", "params", "layers keep", "masks allow", "of the saving")
+    table = Table(title=f"{title}: parts kept, what layers need, relative error")
+    headings = ("model", "params", "MACs kept", "needed", "over", "of the saving")
     for heading in (*headings, *(f"error at {at.size}" for at in batches), "untouched", "plan s"):
         table.add_column(heading, justify="left" if heading == "model" else "right")
     for result in results:
@@ -58,7 +58,7 @@ def work_table(results: Sequence[Exactness], title: str) -> Table:
 def _work_cells(result: Exactness) -> Iterable[str]:
     work = result.work
     yield f"{result.parameters_kept:.3f}" if result.parameters_before else "-"
-    yield from ("-", "-", "-") if work is None else _saving_cells(work.kept, work.allowed)
+    yield from ("-",) * 4 if work is None else _saving_cells(work.kept, work.allowed)
     yield from (_at_size(at) for at in result.batches)
     yield "no" if result.touched else "yes"
     yield "failed" if result.failure else f"{result.plan_seconds:.2f}"
@@ -66,7 +66,7 @@ def _work_cells(result: Exactness) -> Iterable[str]:
 
 def _saving_cells(kept: float, allowed: float) -> Iterable[str]:
     share = f"{(1 - kept) / (1 - allowed):.0%}" if allowed < 1 else "-"
-    return (f"{kept:.3f}", f"{allowed:.3f}", share)
+    return (f"{kept:.3f}", f"{allowed:.3f}", f"{kept / allowed:.2f}" if allowed else "-", share)
 
 
 def size_table(results: Sequence[Exactness], title: str) -> Table:

@@ -11,6 +11,9 @@ rows with a living weight, from columns that vary between two inputs, each layer
 installed is told with the command that installs it. With `--free` plans are made as if calls cost nothing:
 models this small do not pay for lowerings that larger ones of their kind get.
 
+With `--whole-layers` it takes detectors, DeepLab, ResNetV2, RepVGG and Llama with whole layers masked, and
+says what they keep beside what each layer needs by itself.
+
 With `--sizes` torchvision's classifiers have half of all rows masked, those of linear layers too. Each is
 planned at one resolution and compared at that and at two others, one of them odd; the table has a column for
 every size. Models that are made for one resolution refuse the others.
@@ -31,14 +34,17 @@ from typing import Annotated, TypeAlias
 
 import torch
 import typer
+from attrs import evolve
 from rich.console import Console
 
+from benchmarks.insight import analysis_of, macs
 from benchmarks.verdicts import TOLERANCE, print_faults, record, size_table, table, verdict, work_table
-from tests.support import timm_models, transformers_models, vision
+from tests.support import timm_models, transformers_models, vision, whole_layers
 from tests.support.costs import free_calls
 from tests.support.masking import Recipe, random_row_masks
-from tests.support.measure import Exactness
+from tests.support.measure import Exactness, check_exact
 from tests.support.third_party import LibraryMissingError, require
+from tests.support.work import Work
 from tests.support.zoo import check_classifier, check_third_party, check_timm, check_transformers
 
 
@@ -73,6 +79,7 @@ def main(
         bool, typer.Option(help="Make each model a second time, as the library checks it.")
     ] = False,
     sizes: Annotated[bool, typer.Option("--sizes", help="Compare classifiers at other resolutions.")] = False,
+    whole: Annotated[bool, typer.Option("--whole-layers", help="Models with whole layers masked.")] = False,
     free: Annotated[bool, typer.Option("--free", help="Plan as if calls cost nothing.")] = False,
     threads: Annotated[int, typer.Option(help="Threads torch may use.")] = 1,
 ) -> None:
@@ -80,15 +87,19 @@ def main(
         raise typer.BadParameter("--sizes is for torchvision's classifiers")
     torch.set_num_threads(threads)
     try:
-        known, check = _models(library, max_params, seed)
+        known, check = _whole_layers() if whole else _models(library, max_params, seed)
     except LibraryMissingError as error:
         raise typer.BadParameter(str(error)) from error
     check = partial(check, also_verified=verify)
     masked = "R1" if library is Library.TORCHVISION else "Random rows"
+    make_table = table if library in _OURS else work_table
+    if whole:
+        masked, make_table = "Whole layers masked", work_table
     if sizes:
         # R1 leaves attention and its kin alone, which look at sizes most.
         recipe = partial(random_row_masks, fraction=0.5, seed=seed)
         check, masked = partial(_checked_at_sizes, recipe=recipe, also_verified=verify), "Half of all rows"
+        make_table = size_table
     results: list[Exactness] = []
     for name in names or known:
         with free_calls() if free else nullcontext():
@@ -96,7 +107,6 @@ def main(
         if json_file is not None:
             json_file.write_text(json.dumps([record(result) for result in results], indent=1) + "\n")
     title = f"{masked} in float64; {threads} thread(s)"
-    make_table = size_table if sizes else table if library in _OURS else work_table
     Console().print(make_table(results, title))
     print_faults(results)
     raise typer.Exit(0 if all(result.is_exact(TOLERANCE) for result in results) else 1)
@@ -114,6 +124,20 @@ def _models(library: Library, max_params: float, seed: int) -> tuple[Sequence[st
         case _:
             check = partial(check_third_party, library.value, seed=seed)
             return tuple(require(library.value).cases), check
+
+
+def _whole_layers() -> tuple[Sequence[str], Check]:
+    return tuple(whole_layers.CASES), _checked_with_whole_layers_masked
+
+
+def _checked_with_whole_layers_masked(name: str, *, also_verified: bool) -> Exactness:
+    """With the work of all layers as planning counts it: what the rows need that are read."""
+    case = whole_layers.CASES[name]
+    model = case.build(case.masks)
+    masks = case.masks(model)
+    result = check_exact(model, masks, case.inputs, name=name, also_verified=also_verified)
+    before, _, needed = macs(analysis_of(model, case.inputs(2, 0), masks))
+    return evolve(result, work=Work(before, needed, result.macs_after))
 
 
 def _checked_at_sizes(name: str, *, recipe: Recipe, also_verified: bool) -> Exactness:

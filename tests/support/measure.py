@@ -31,7 +31,10 @@ _CONSTANT_BELOW = 1e-6
 
 @frozen
 class AtSize:
-    """How the small model did on inputs of one size, or of one batch size; `error` is None where the masked model refuses it."""
+    """How the small model did on inputs of one size, or of one batch size.
+
+    `error` is None where the masked model refuses it.
+    """
 
     size: int
     error: float | None
@@ -44,8 +47,8 @@ class Exactness:
     `error` is the largest `relative_error` met, `nan` if it never came to a comparison; `touched` names
     what planning or materializing changed in the model; `failure` is the traceback or the broken promise,
     if any. Zeros stand for what was not reached. Times are in seconds. `sizes` holds what each of the sizes
-    that were asked for on their own added to it; their errors count for `error`. `batches` holds the errors by
-    batch size at the inputs' own size, `work` what masks allow and what was made of it, if that was asked for.
+    that were asked for on their own added to it; their errors count for `error`. `batches` holds the errors
+    by batch size at the inputs' own size, `work` what layers need and what they do, if that was asked for.
     """
 
     name: str
@@ -106,8 +109,9 @@ def check_exact(
     told one by one. Both models are compared in eval mode.
 
     The library's own verification is off, so that it cannot be what passes; with `also_verified` the plan
-    is materialized a second time with it. With `counts_work` the work of the layers is counted. `planning` are options of `plan_speedup`. Nothing
-    is raised: whatever goes wrong is in the result, see `Exactness.require_exact`.
+    is materialized a second time with it. With `counts_work` the work of the layers is counted.
+    `planning` are options of `plan_speedup`. Nothing is raised: whatever goes wrong is in the result, see
+    `Exactness.require_exact`.
     """
     from speedup import apply_masks
 

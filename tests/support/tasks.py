@@ -175,8 +175,8 @@ FLOW: Mapping[str, Task] = MappingProxyType(
 TASKS: Mapping[str, Task] = MappingProxyType({**SEGMENTATION, **DETECTION, **VIDEO, **FLOW})
 
 
-def lively_model(name: str) -> nn.Module:
-    """The model `name` in float64 and in a lively state."""
+def lively_model(name: str, recipe: Recipe | None = None) -> nn.Module:
+    """The model `name` in float64 and in a lively state, for the masks of its task or of `recipe`."""
     task, models = TASKS[name], vision.torchvision_models()
     if name in DETECTION:
         vision_ops.provide()
@@ -191,7 +191,7 @@ def lively_model(name: str) -> nn.Module:
         model = Observed(model, task.observed)
     if name in FLOW:
         model = InDouble(model)
-    make_lively(model, task.make_inputs(task.calibration, _SEED), _SEED, task.recipe)
+    make_lively(model, task.make_inputs(task.calibration, _SEED), _SEED, recipe or task.recipe)
     return model
 
 

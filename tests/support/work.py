@@ -37,7 +37,7 @@ class Product:
 class Work:
     """Multiply-accumulates of the layers of one call.
 
-    `before` of the masked model, `needed` by its living rows from columns that vary, `after` of the small one.
+    `before` of the masked model, `needed` by its living rows of columns that vary, `after` of the small one
     """
 
     before: int
@@ -109,7 +109,11 @@ class _Recorder(TorchDispatchMode):
         elif func in _MATRIX_PRODUCTS:
             data, weight = (args[at] for at in _MATRIX_PRODUCTS[func])
             if weight.untyped_storage().data_ptr() in self._parameters:
-                self.found.append(Product(data.T.clone(), weight.T[None, :, :, None].clone(), data.shape[0] * weight.numel()))
+                self.found.append(
+                    Product(
+                        data.T.clone(), weight.T[None, :, :, None].clone(), data.shape[0] * weight.numel()
+                    )
+                )
         return result
 
 

@@ -9,8 +9,12 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.attention.flex_attention import flex_attention
+from torch.testing import assert_close
 
 from speedup import ExportError, OutputError, Plan, apply_masks, materialize, plan_speedup, verify
+from tests.support.contract import dropped
+from tests.support.drawn import doubles
 from tests.support.untouched import differences, snapshot
 
 WIDTH = 6
@@ -619,3 +623,44 @@ def test_module_that_the_example_calls_with_nothing_stays_whole() -> None:
     x = torch.randn(9, 4, dtype=torch.float64)
     assert small.head[0].out_features == 6
     torch.testing.assert_close(small(x), masked(x))
+
+
+class Flexible(nn.Module):
+    """Attention by flex_attention between two layers, and a feed-forward part."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.Linear(16, 32)
+        self.parts = nn.Sequential(nn.Linear(32, 64), nn.ReLU(), nn.Linear(64, 16))
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.first(x).unflatten(-1, (4, 8)).transpose(1, 2)
+        y = flex_attention(y, y, y, score_mod=lambda score, b, h, i, j: score + (i - j) * 0.1)
+        assert isinstance(y, Tensor)
+        return self.parts(y.transpose(1, 2).flatten(2))
+
+
+class Compiled(nn.Module):
+    """Compiles a function of its own, and branches on its data."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.parts = nn.Sequential(nn.Linear(16, 64), nn.ReLU(), nn.Linear(64, 16))
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = torch.compile(torch.sin, fullgraph=True)(self.parts(x))
+        return y if y.sum() > 0 else -y
+
+
+@pytest.mark.parametrize(("kind", "why"), [(Flexible, "flex_attention"), (Compiled, "")])
+@torch.no_grad()
+def test_what_a_forward_compiles_stays_apart_and_the_rest_is_planned(kind: type[nn.Module], why: str) -> None:
+    torch.manual_seed(0)
+    model = kind().double().eval()
+    masks = dropped(model, {"parts.0": range(32)})
+    plan = plan_speedup(model, doubles(6, 16)(), masks)
+    assert why in plan.report.outside[0].reason
+    small: Any = materialize(plan)
+    assert small.parts[0].out_features == 32
+    x = doubles(9, 16)(3)
+    assert_close(small(x), apply_masks(model, masks)(x))

@@ -1,4 +1,4 @@
-"""Models of libraries that are not installed with this project, one per family, small and with random weights.
+"""Models of libraries that are not installed with this project: one per family, small, of random weights.
 
 A library is one file: a mapping from names to cases, built without a look at the network. Where one is not
 installed, `require` says how to.

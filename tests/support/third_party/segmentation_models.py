@@ -10,7 +10,7 @@ from torch import nn
 
 from tests.support.third_party.case import Case, images, read_only
 
-_SIZE = 96
+_SIZE = 128
 _PAIRS = (
     ("Unet", "resnet18"),
     ("Unet", "efficientnet-b0"),
