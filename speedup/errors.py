@@ -76,7 +76,14 @@ class NonFiniteWeightError(SpeedupError, ValueError):
 
 
 class ExportError(SpeedupError):
-    """`torch.export` could not trace the model; says in which module and why."""
+    """`torch.export` could not trace the model; says in which module and why.
+
+    `module` is the path of the innermost module that raised, where that is known.
+    """
+
+    def __init__(self, message: str, module: str | None = None) -> None:
+        super().__init__(message)
+        self.module = module
 
 
 class UnknownModuleError(SpeedupError, KeyError):

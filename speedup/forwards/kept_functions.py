@@ -14,7 +14,6 @@ from attrs import frozen
 
 from speedup.forwards.source import first_argument, is_code, source_file
 from speedup.ir.graph import Frame
-from speedup.lowerings.syntax import end_of, start_of
 from speedup.modules.functions import names_of
 from speedup.tracing.frames import syntax_of
 
@@ -47,8 +46,6 @@ def kept_function(
     if not isinstance(function, FunctionType) or not is_code(function, frame):
         return None
     found = stand_in(function, method)
-    if isinstance(found, ast.Lambda) and not _is_within(frame, found):
-        return None
     return None if found is None else Kept(function, written, found)
 
 
@@ -89,8 +86,3 @@ def _is_same(name: str, there: Any, method: FunctionType, shared: bool) -> bool:
         return False
     one, other = there.get(name, _ABSENT), names_of(method).get(name, _ABSENT)
     return one is other and (shared or one is _ABSENT or isinstance(one, _FIXED))
-
-
-def _is_within(frame: Frame, node: ast.expr) -> bool:
-    top, left, bottom, right = frame.span
-    return start_of(node) <= (top, left) and (bottom, right) <= end_of(node)

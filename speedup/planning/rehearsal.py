@@ -38,12 +38,18 @@ def rehearse(
     try:
         graph = retrace(hollow_copy(model, edits, filled=read), calls, islands).graph
         difference = first_difference(expected, actual_trace(graph, expected.opaque))
-    except (ExportError, SpeedupError):
+    except ExportError as error:
+        return _around(error.module, changed) or changed
+    except SpeedupError:
         return changed
     if difference is None:
         return frozenset()
-    around = frozenset(path for path in changed if _is_around(path, difference.path))
-    return around or changed
+    return _around(difference.path, changed) or changed
+
+
+def _around(path: str | None, changed: frozenset[str]) -> frozenset[str]:
+    """Those of the modules `changed` that are, or hold, the one at `path`."""
+    return frozenset(one for one in changed if path is not None and _is_around(one, path))
 
 
 def _is_around(outer: str, inner: str) -> bool:

@@ -189,19 +189,25 @@ def _tracing(clone: nn.Module) -> Iterator[None]:
 
 def export_error(error: Exception, clone: nn.Module, headline: str) -> ExportError:
     """`headline`, and which module of `clone` the error comes from, with its line and first words."""
-    names = {id(m): name for name, m in clone.named_modules()}
+    # torch.export runs others in their place, which hold the same.
+    names = {id(vars(m)): name for name, m in clone.named_modules()}
     culprit = ""
     line = ""
+    path = None
     for frame, number in traceback.walk_tb(error.__traceback__):
         owner = frame.f_locals.get("self")
-        if isinstance(owner, nn.Module) and id(owner) in names and frame.f_code.co_name == "forward":
-            culprit = f"{names[id(owner)] or 'the model itself'} ({type(owner).__name__})"
+        if not isinstance(owner, nn.Module) or id(vars(owner)) not in names:
+            continue
+        path = names[id(vars(owner))]
+        if frame.f_code.co_name == "forward":
+            culprit = f"{path or 'the model itself'} ({type(owner).__name__})"
             line = f" at line {number} of {frame.f_code.co_filename.rsplit('/', 1)[-1]}"
     reason = str(error).strip().splitlines()
     first = reason[0] if reason else "no message"
     return ExportError(
         f"{headline}: {culprit or 'its inputs'}{line} raised {type(error).__name__}: {first}. "
-        + _advice(first, clone)
+        + _advice(first, clone),
+        path,
     )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
 import torch
 from torch import Tensor, nn
 
@@ -73,3 +74,36 @@ def test_hollow_copy_has_the_new_shapes_and_next_to_no_memory() -> None:
     assert [tuple(p.shape) for p in hollow.parameters()] == [(100, 400), (100,), (2, 100), (2,)]
     assert all(p.untyped_storage().nbytes() <= 4 for p in hollow.parameters())
     assert hollow[0].out_features == 100 and model[0].out_features == 300
+
+
+class Insists(nn.Module):
+    """Wants as many features as ever, and hides that."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.wide, self.enter, self.leave = 8, nn.Linear(6, 8), nn.Linear(8, 6)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.enter(x)
+        if int(str(y.shape[-1])) != 8:
+            raise ValueError("eight features are wanted")
+        return self.leave(y.reshape(-1, self.wide)).view(x.shape)
+
+
+class Literal(nn.Module):
+    """Has its width in its source."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.enter, self.leave = nn.Linear(6, 8), nn.Linear(8, 6)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.leave(self.enter(x).reshape(-1, 8)).view(x.shape)
+
+
+def test_module_that_cannot_change_keeps_no_other_from_changing(monkeypatch: pytest.MonkeyPatch) -> None:
+    # As where the library does not see what becomes of a size.
+    monkeypatch.setattr("speedup.tracing.record.hidden_use", lambda frame: None)
+    rows = {"0.enter": (0, 5), "1.enter": (2, 3, 4)}
+    _, small = shrunk(nn.Sequential(Insists(), Literal()), sequences, rows)
+    assert (small[0].enter.out_features, small[1].enter.out_features) == (8, 5)

@@ -17,7 +17,7 @@ from speedup.errors import ExportError
 from speedup.ir.evaluation import evaluate
 from speedup.ir.graph import Graph, Origin
 from speedup.ir.inputs import example_from, tensors_of
-from speedup.tracing.trace import Trace, trace_call
+from speedup.tracing.trace import Trace, capture, export, trace_call
 from tests.support.soundness import Calling, graph_of
 from tests.support.untouched import differences, snapshot
 
@@ -533,3 +533,28 @@ def test_a_trace_that_cannot_be_made_functional_is_refused_like_one_that_cannot_
 
     with pytest.raises(ExportError, match=r"torch\.export cannot trace the model"):
         traced(Drawing())
+
+
+class Refuses(nn.Module):
+    def forward(this, x: Tensor) -> Tensor:  # noqa: N805  as some write it
+        raise ValueError("not today")
+
+
+class Checks(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        raise ValueError("not today")
+
+
+@pytest.mark.parametrize("trace", [capture, export])
+def test_error_names_the_module_that_raised(trace: Callable[..., object]) -> None:
+    model = nn.Sequential(nn.Linear(3, 3), nn.Sequential(Refuses()))
+    with pytest.raises(ExportError) as found:
+        trace(model, example_from(torch.ones(2, 3), None))
+    assert found.value.module == "1.0"
+
+
+@pytest.mark.parametrize("trace", [capture, export])
+def test_error_tells_the_line_of_the_forward_that_raised(trace: Callable[..., object]) -> None:
+    model = nn.Sequential(nn.Linear(3, 3), nn.Sequential(Checks()))
+    with pytest.raises(ExportError, match=r"1\.0 \(Checks\) at line \d+ of test_trace\.py raised ValueError"):
+        trace(model, example_from(torch.ones(2, 3), None))

@@ -3,9 +3,30 @@
 from __future__ import annotations
 
 from property_tests.faults.fault import Fault
-from property_tests.faults.killers import FORMS, PLANNED_AGAIN, TRACES
+from property_tests.faults.killers import COMPILED, FORMS, NAMED, PLANNED_AGAIN, REHEARSAL, TRACES
 
 FAULTS: tuple[Fault, ...] = (
+    Fault(
+        "traces: one module that cannot change keeps all others from changing",
+        "planning.rehearsal",
+        "return _around(error.module, changed) or changed",
+        "return changed",
+        (REHEARSAL,),
+    ),
+    Fault(
+        "traces: modules that torch.export puts in the place of others are strangers",
+        "tracing.trace",
+        "{id(vars(m)): name for name, m in clone.named_modules()}",
+        "{id(m): name for name, m in clone.named_modules()}",
+        (NAMED,),
+    ),
+    Fault(
+        "traces: what a forward compiles is compiled with those who watch",
+        "modules.isolation",
+        'torch.compiler.set_stance("force_eager")',
+        'torch.compiler.set_stance("default")',
+        (COMPILED,),
+    ),
     Fault(
         "traces: a forward that catches the tape's error is believed",
         "tracing.captured",
