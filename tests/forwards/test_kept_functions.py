@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import inspect
-import math
 import textwrap
 from collections.abc import Callable
 from typing import Any
@@ -25,6 +24,7 @@ vectors = doubles(4)
 GONE = (0, 3, 4, 7, 11)
 WIDE = 12
 HALF: Any = 0.5
+scale = 1.5
 
 
 class Net(nn.Module):
@@ -65,8 +65,8 @@ class Shadowed(Net):
     """A name of the lambda is another thing in the forward."""
 
     def forward(self, x: Tensor) -> Tensor:
-        math = F
-        return self.head(self.between(math.relu(self.first(x))))
+        scale = 3.0
+        return self.head(self.between(scale * F.relu(self.first(x))))
 
 
 def in_rows(y: Tensor) -> Tensor:
@@ -132,7 +132,7 @@ def closed_over(wide: Tensor) -> Callable[[Tensor], Tensor]:
 
 
 DECLINED: dict[str, Callable[[], nn.Module]] = {
-    "a name of the forward": lambda: Shadowed(lambda y: math.sqrt(4.0) * y.view(-1, 12)),
+    "a name of the forward": lambda: Shadowed(lambda y: scale * y.view(-1, 12)),
     "a name that only the lambda has": lambda: Net(closed_over(torch.ones(()))),
     "a default": lambda: Net(lambda y, wide=HALF: y.view(-1, 12) * wide),
     "a function of another file": lambda: Net(spoken.as_rows),
