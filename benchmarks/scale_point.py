@@ -25,7 +25,7 @@ from torch import Tensor, nn
 
 from benchmarks.clock import forget_peak, peak, timed
 from speedup import Plan, materialize, plan_speedup
-from speedup.checkpoints import compacting
+from speedup.checkpoints import compacting, shards
 from speedup.cli import app
 from tests.support import vision
 
@@ -161,7 +161,7 @@ def _writing() -> Iterator[list[float]]:
     """Seconds from the first byte that is written to the end of the block, when all is on the disk."""
     began: list[float] = []
     found: list[float] = []
-    write_shard = compacting.write_shard
+    write_shard = shards.write_shard
 
     def write(*args: Any) -> None:
         began.append(time.perf_counter())
