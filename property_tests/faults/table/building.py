@@ -182,8 +182,8 @@ FAULTS = (
     Fault(
         "building: tensors that stay as they are are shared with the model",
         "modules.copying",
-        "    return _copy(model, tensors, {**cleaned, **replaced}, required=replaced)",
-        "    return _copy(model, tensors, {**tensors, **cleaned, **replaced}, required=replaced)",
+        "    return _copy(model, reached, {**cleaned, **replaced}, required=replaced)",
+        "    return _copy(model, reached, {**reached.tensors, **cleaned, **replaced}, required=replaced)",
         (OTHERS, COPYING),
     ),
     Fault(
