@@ -39,7 +39,7 @@ def rehearse(
         graph = retrace(hollow_copy(model, edits, filled=read), calls, islands).graph
         difference = first_difference(expected, actual_trace(graph, expected.opaque))
     except ExportError as error:
-        return _around(error.module, changed) or changed
+        return _alike(_around(error.module, changed), changed, model) or changed
     except SpeedupError:
         return changed
     if difference is None:
@@ -50,6 +50,12 @@ def rehearse(
 def _around(path: str | None, changed: frozenset[str]) -> frozenset[str]:
     """Those of the modules `changed` that are, or hold, the one at `path`."""
     return frozenset(one for one in changed if path is not None and _is_around(one, path))
+
+
+def _alike(paths: frozenset[str], changed: frozenset[str], model: nn.Module) -> frozenset[str]:
+    """Those of the modules `changed` of the same classes as those at `paths`: each would take a rehearsal."""
+    kinds = {type(model.get_submodule(path)) for path in paths}
+    return frozenset(path for path in changed if type(model.get_submodule(path)) in kinds)
 
 
 def _is_around(outer: str, inner: str) -> bool:

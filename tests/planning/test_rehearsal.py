@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from speedup import plan_speedup
 from speedup.building.applying import hollow_copy
 from speedup.ir.edits import RewriteForward, SetAttribute, Slice
-from tests.support.contract import shrunk
+from speedup.planning.rehearsal import rehearse
+from tests.support.contract import dropped, shrunk
 from tests.support.drawn import doubles
 
 sequences = doubles(3, 6)
@@ -77,17 +78,15 @@ def test_hollow_copy_has_the_new_shapes_and_next_to_no_memory() -> None:
 
 
 class Insists(nn.Module):
-    """Wants as many features as ever, and hides that."""
+    """Wants its number to be as large as ever, and raises an error where it is not."""
 
     def __init__(self) -> None:
         super().__init__()
         self.wide, self.enter, self.leave = 8, nn.Linear(6, 8), nn.Linear(8, 6)
 
     def forward(self, x: Tensor) -> Tensor:
-        y = self.enter(x)
-        if int(str(y.shape[-1])) != 8:
-            raise ValueError("eight features are wanted")
-        return self.leave(y.reshape(-1, self.wide)).view(x.shape)
+        last = list(range(self.wide))[7]
+        return self.leave(self.enter(x).reshape(-1, self.wide)).view(x.shape) * last
 
 
 class Literal(nn.Module):
@@ -101,9 +100,20 @@ class Literal(nn.Module):
         return self.leave(self.enter(x).reshape(-1, 8)).view(x.shape)
 
 
-def test_module_that_cannot_change_keeps_no_other_from_changing(monkeypatch: pytest.MonkeyPatch) -> None:
-    # As where the library does not see what becomes of a size.
-    monkeypatch.setattr("speedup.tracing.record.hidden_use", lambda frame: None)
+def test_module_that_raises_keeps_no_other_from_changing() -> None:
     rows = {"0.enter": (0, 5), "1.enter": (2, 3, 4)}
     _, small = shrunk(nn.Sequential(Insists(), Literal()), sequences, rows)
-    assert (small[0].enter.out_features, small[1].enter.out_features) == (8, 5)
+    assert (small[0].wide, small[0].enter.out_features, small[1].enter.out_features) == (8, 6, 5)
+
+
+def test_modules_of_one_class_stay_as_they_are_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[frozenset[str]] = []
+
+    def counted(*arguments: Any) -> frozenset[str]:
+        asked.append(rehearse(*arguments))
+        return asked[-1]
+
+    monkeypatch.setattr("speedup.planning.planner.rehearse", counted)
+    model = nn.Sequential(*(Insists() for _ in range(3))).double().eval()
+    plan_speedup(model, sequences(), dropped(model, {"0.enter": (0,), "1.enter": (1,), "2.enter": (2, 3)}))
+    assert asked == [{"0", "1", "2"}, frozenset()]
