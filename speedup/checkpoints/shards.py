@@ -16,7 +16,6 @@ from torch import Tensor
 
 from speedup.errors import InputError
 from speedup.ir.graph import Shape
-from speedup.ir.tensor_text import bytes_of
 from speedup.stored.reading import INDEX, SINGLE, TYPES
 
 _NAMES: Final = MappingProxyType({dtype: name for name, dtype in TYPES.items()})
@@ -105,4 +104,9 @@ def write_shard(path: Path, tensors: Sequence[NewTensor], wrote: Callable[[int],
         file.write(len(text).to_bytes(8, "little") + text)
         for tensor in ordered:
             for block in tensor.blocks():
-                wrote(file.write(bytes_of(block)))
+                wrote(file.write(_memory_of(block)))
+
+
+def _memory_of(tensor: Tensor) -> memoryview:
+    """The elements of a tensor in order, as the machine holds them; not copied where they lie so."""
+    return tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data

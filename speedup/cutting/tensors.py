@@ -89,9 +89,10 @@ class TensorChange:
         return self._with_columns(self._with_values(block, rows), first).contiguous()
 
     def _with_values(self, block: Tensor, rows: Tensor) -> Tensor:
-        if self.mask is not None:
+        kept = None if self.mask is None else _rows_of(self.mask, rows)
+        if kept is not None and not kept.all():
             zero = torch.zeros((), dtype=block.dtype, device=block.device)
-            block = torch.where(_rows_of(self.mask, rows).to(block.device), block, zero)
+            block = torch.where(kept.to(block.device), block, zero)
         for edit in self.edits:
             match edit:
                 case AddToParameter(_, delta, _):

@@ -126,8 +126,8 @@ FAULTS = (
     Fault(
         "building: masks are not applied",
         "cutting.tensors",
-        "torch.where(_rows_of(self.mask, rows).to(block.device), block, zero)",
-        "torch.where(_rows_of(self.mask, rows).to(block.device), block, block + zero)",
+        "torch.where(kept.to(block.device), block, zero)",
+        "torch.where(kept.to(block.device), block, block + zero)",
         (OTHERS,),
     ),
     Fault(
