@@ -82,6 +82,9 @@ def rows_with_norms(model: nn.Module) -> Masks:
 
 _RECIPES: dict[str, Callable[[nn.Module], Masks]] = {"rows": rows_with_biases, "hidden": hidden_channels}
 _SHIFTS = "norms behind the masked rows shift them by biases without masks, which are folded"
+_DEPTHWISE = (
+    "masked channels go through depthwise convolutions, which or whose norms shift them by such biases"
+)
 _ZEROS = "the random weights are zero where no mask is: with others in their place the plans are equal"
 # Between the masks and what could go there are numbers.
 _BY_NUMBERS = {
@@ -92,11 +95,11 @@ _BY_NUMBERS = {
     ("Mamba2ForCausalLM", "rows"): _ZEROS,
     ("MambaForCausalLM", "rows"): _ZEROS,
     ("MobileBertModel", "rows"): _SHIFTS,
-    ("MobileNetV2ForImageClassification", "rows"): _SHIFTS,
-    ("MobileViTForImageClassification", "rows"): _SHIFTS,
+    ("MobileNetV2ForImageClassification", "rows"): _DEPTHWISE,
+    ("MobileViTForImageClassification", "rows"): _DEPTHWISE,
     ("RegNetForImageClassification", "rows"): _SHIFTS,
     ("ResNetForImageClassification", "rows"): _SHIFTS,
-    ("SegformerForSemanticSegmentation", "rows"): _SHIFTS,
+    ("SegformerForSemanticSegmentation", "rows"): _DEPTHWISE,
     ("Wav2Vec2ForCTC", "rows"): _SHIFTS,
 }
 
