@@ -214,6 +214,15 @@ def test_a_weight_that_is_loaded_brings_its_order(is_assigned: bool) -> None:
         torch.testing.assert_close(made(x), layer(x))
 
 
+def test_an_order_that_is_written_to_alone_is_the_new_one() -> None:
+    made, x = sparse_layer(blocky(nn.Linear(32, 48).eval(), 8), "bsr", 8, True), torch.randn(3, 32)
+    with torch.no_grad():
+        made(x)
+        assert made.weight_row_order is not None
+        made.weight_row_order.copy_(made.weight_row_order.roll(1))
+        torch.testing.assert_close(made(x), made.dense()(x))
+
+
 @pytest.mark.parametrize("kernel", ["csr", "bags"])
 @pytest.mark.parametrize(
     ("layer", "x"),
