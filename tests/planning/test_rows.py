@@ -8,6 +8,7 @@ import pickle
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -412,7 +413,23 @@ class Repeated(Block):
         return out
 
 
-@pytest.mark.parametrize("kind", [Listed, Renamed, Passed, OfTheCaller, Scaled, Repeated, HeldToo])
+class HeldInAList(ScaledBefore):
+    """An operation gives the name something, but not the tensor that is written to."""
+
+    def only(self, listed: list[Tensor]) -> Tensor:
+        return listed[0]
+
+    def forward(self, x: Tensor) -> Tensor:
+        scaled = self.scale * self.branch(x)
+        result: Any = [scaled] * 1
+        result = self.only(result)
+        result += x
+        return torch.maximum(result, scaled.tanh())
+
+
+@pytest.mark.parametrize(
+    "kind", [Listed, Renamed, Passed, OfTheCaller, Scaled, Repeated, HeldToo, HeldInAList]
+)
 def test_sums_that_say_more_stay(kind: type[Block]) -> None:
     model, masks = lively(Net(kind))
     without, plan = plans(model, masks)

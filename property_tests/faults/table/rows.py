@@ -244,11 +244,4 @@ FAULTS = (
         "if not steps and not name:",
         (FRESH,),
     ),
-    Fault(
-        "rows: what any operation makes is what is written to",
-        "forwards.rewriting",
-        "return is_here and _expression_of(maker.calls[0]) is operation",
-        "return is_here",
-        (ROWS,),
-    ),
 )
