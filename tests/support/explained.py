@@ -13,16 +13,16 @@ from torch import Tensor, nn
 
 
 class Wired(nn.Module):
-    """Named modules and a function that calls them."""
+    """Named modules and a function that calls them, whose source stays: it lies in a tuple."""
 
     def __init__(self, run: Callable[..., Any], **modules: nn.Module) -> None:
         super().__init__()
-        self.run = run
+        self.run = (run,)
         for name, module in modules.items():
             self.add_module(name, module)
 
     def forward(self, x: Tensor) -> Any:
-        return self.run(self, x)
+        return self.run[0](self, x)
 
 
 @frozen
