@@ -16,8 +16,10 @@ from torch.nn import functional as F
 
 from speedup import Plan, apply_masks, load, materialize, plan_speedup, save, verify
 from speedup.errors import PlanFormatError
-from speedup.ir.edits import NewBias
+from speedup.ir.edits import ConstantTensor, NewBias
+from speedup.ir.inputs import example_from
 from speedup.lowerings.fill_rows import FillRows, fill_rows
+from speedup.tracing.islands import survey
 from tests.support import lowered
 from tests.support.lowered import (
     are_alike,
@@ -593,3 +595,18 @@ def test_torch_fx_traces_the_call_as_it_is() -> None:
     model, masks = lively(net(WithTime))
     _, plan = plans(model, masks)
     require_traced_by_fx(materialize(plan).eval(), fill_rows)
+
+
+def test_both_tensors_of_a_call_are_filled() -> None:
+    class Product(nn.Module):
+        def forward(self, a: Tensor, b: Tensor) -> Tensor:
+            return a * b
+
+    both = tuple(torch.ones(3, 2) for _ in range(2))
+    (op,) = survey(Product(), (example_from(both, None),)).trace.graph.ops
+    first = FillRows("self", 1, (0,), 2, "first", ConstantTensor(torch.tensor([0.0, 5.0])))
+    lowering = FillRows("other", 1, (1,), 2, "second", ConstantTensor(torch.tensor([7.0, 0.0])), first)
+    a, b = torch.randn(3, 1), torch.randn(3, 1)
+    (result,) = lowering.compute(op, op.arguments, [a, b])
+    assert torch.equal(result, torch.cat([a * 7, 5 * b], 1))
+    assert [bias.name for bias in lowering.biases("")] == ["second", "first"]
