@@ -254,9 +254,7 @@ def _helpers(method: Any, frames: Sequence[Frame], attributes: dict[str, Any]) -
     found: list[_Helper] = []
     caller = method
     for position in range(len(frames) - 1, 0, -1):
-        file = source_file(frames[position].file)
-        call = None if file is None else file.expression(frames[position])
-        inner = frames[position - 1]
+        call, inner = _expression_of(frames[position]), frames[position - 1]
         kept = None if found else kept_function(call, attributes, method, inner)
         if kept is not None:
             # A lambda's draft goes by the attribute, since another one may read the same.

@@ -6,8 +6,6 @@ of a weight that are zero need nothing, nor do columns that meet data which are 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -15,6 +13,7 @@ from attrs import frozen
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from speedup.modules.isolation import unfused
 from tests.support.lively import Inputs, call
 
 _ATEN = torch.ops.aten
@@ -80,20 +79,9 @@ def _needed(product: Product, again: Product) -> int:
 
 def _products(model: nn.Module, inputs: Inputs) -> list[Product]:
     recorder = _Recorder({p.untyped_storage().data_ptr() for p in model.parameters()})
-    with torch.no_grad(), _written_out_attention(), recorder:
+    with torch.no_grad(), unfused(), recorder:
         call(model, inputs)
     return recorder.found
-
-
-@contextmanager
-def _written_out_attention() -> Iterator[None]:
-    """nn.MultiheadAttention and its kin call their layers, not one operator for all of them."""
-    before = torch.backends.mha.get_fastpath_enabled()
-    torch.backends.mha.set_fastpath_enabled(False)
-    try:
-        yield
-    finally:
-        torch.backends.mha.set_fastpath_enabled(before)
 
 
 class _Recorder(TorchDispatchMode):
