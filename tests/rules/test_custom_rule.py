@@ -367,17 +367,22 @@ def test_the_rule_of_roi_pool_couples_both_results() -> None:
         def __init__(self) -> None:
             super().__init__()
             self.before, self.after = nn.Conv2d(3, 6, 3, bias=False), nn.Linear(6, 4)
+            self.where = nn.Linear(6, 4)
             self.register_buffer("boxes", boxes)
             self.double()
 
         def forward(self, x: Tensor) -> Tensor:
-            return self.after(torch.ops.speedup_tests.roi_pool(self.before(x), self.boxes)[0].flatten(1))
+            values, places = torch.ops.speedup_tests.roi_pool(self.before(x), self.boxes)
+            return self.after(values.flatten(1)) + self.where(places.flatten(1).double())
 
     model = Regions()
-    masks = {"before.weight": (torch.arange(6) % 2 > 0)[:, None, None, None]}
+    alive = torch.arange(6) % 2 > 0
+    masks = {"before.weight": alive[:, None, None, None], "where.weight": alive[None]}
     small = materialize(
         plan_speedup(model, images(1), masks, rules=extended({torch.ops.speedup_tests.roi_pool: rule}))
     )
 
     require_exact(apply_masks(model, masks), small, images)
     assert small.get_submodule("before").out_channels == 3
+    assert small.get_submodule("where").in_features == 3
+    assert small.get_submodule("where").in_features == 3

@@ -42,6 +42,20 @@ class CalledTwice(nn.Module):
         return self.leave(torch.relu(y) * self.grouped(self.beside(x)))
 
 
+class ScaledByWeight(nn.Module):
+    """A convolution in groups whose weight is read by something else too."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.enter = nn.Conv2d(3, CHANNELS, 1)
+        self.grouped = nn.Conv2d(CHANNELS, CHANNELS, 3, groups=2)
+        self.leave = nn.Conv2d(CHANNELS, 2, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.grouped(torch.relu(self.enter(x))) / self.grouped.weight.norm()
+        return self.leave(torch.relu(y))
+
+
 class NormedInGroups(nn.Module):
     """A norm of channels in groups between two convolutions."""
 
@@ -87,7 +101,7 @@ def test_whatever_channels_are_masked_the_small_model_is_exact(
         check_exact(model, rows_masked(model, generator), images, name=f"seed {seed}").require_exact(1e-9)
 
 
-@pytest.mark.parametrize("kind", [CalledTwice, NormedInGroups])
+@pytest.mark.parametrize("kind", [CalledTwice, ScaledByWeight, NormedInGroups])
 def test_groups_that_are_shared_or_normed_stay_exact(kind: type[nn.Module]) -> None:
     for seed in range(6):
         generator = torch.Generator().manual_seed(seed)

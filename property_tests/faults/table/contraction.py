@@ -46,8 +46,8 @@ FAULTS = (
     Fault(
         "coupling: a grouped weight that is called twice shrinks for one call",
         "rules.contraction",
-        "    if not together:\n        shared",
-        "    if weight.ndim < 0:\n        shared",
+        "    together = site.counterparts(weight)\n    if not together:\n        shared",
+        "    together = site.counterparts(weight) or (site.op.index,)\n    if not together:\n        shared",
         (GROUPS,),
     ),
     Fault(
