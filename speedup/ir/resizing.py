@@ -7,6 +7,7 @@ anew. It holds as long as the forward takes the same way.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from functools import lru_cache
 from math import prod
 from typing import Any
 
@@ -31,6 +32,8 @@ from speedup.ir.graph import Graph, Op, Shape, Value, call_arguments
 from speedup.ir.operators import functional_form
 
 _RECURRENT = ("lstm", "gru", "rnn_")
+# Bounds of what a process remembers.
+_MOST_KINDS, _MOST_MADE = 1 << 14, 1 << 16
 Unit = frozenset[tuple[int, int]]
 """Dimensions of inputs, each by the input's number and its own."""
 
@@ -100,32 +103,51 @@ def _state(graph: Graph) -> _Found:
     return {value.index: _empty(value.shape, value) for value in graph.state}
 
 
-@frozen(eq=False)
-class _Step:
-    """An op to be run. Ops of one `kind` make the same of `operands` of the same sizes and equal `numbers`.
+@frozen(cache_hash=True)
+class _Kind:
+    """What tells ops apart that make other results of operands of the same sizes and equal numbers.
 
-    `given` is what it makes where that is the same in every call.
+    `itself` is the graph, and the op, where what it makes hangs on more.
     """
 
+    target: Any
+    itself: Any
+    form: Any
+    dtypes: tuple[torch.dtype, ...]
+    default: torch.dtype
+
+
+@frozen(eq=False)
+class _Step:
+    """An op that is run on `operands`, with `numbers`; `given` is what it makes where that never changes."""
+
     op: Op
-    kind: int
+    kind: _Kind
     operands: tuple[int, ...]
     numbers: tuple[Expression, ...]
     results: tuple[int, ...]
     given: tuple[_Sized, ...] | None
 
 
+@lru_cache(maxsize=_MOST_KINDS)
+def _interned(kind: _Kind) -> _Kind:
+    """The first that was equal: one object is compared in no time."""
+    return kind
+
+
+_made: dict[Any, Sequence[_Sized] | None] = {}
+"""What ops have made of tensors without data, by their kind and what they were given; None where one does
+not run. Layers are many and sizes few, in all graphs of a process.
+"""
+
+
 @frozen(eq=False)
 class _Runs:
-    """What ops have made of tensors without data.
+    """How the ops of a graph are run on tensors without data."""
 
-    Layers are many and sizes few: what an op has made of some sizes it makes of them again. None where it
-    does not run.
-    """
-
-    kinds: dict[Any, int] = field(factory=dict)
     steps: dict[int, _Step] = field(factory=dict)
-    seen: dict[Any, Sequence[_Sized] | None] = field(factory=dict)
+    # Stands for the graph where kinds of ops are told apart.
+    name: object = field(factory=object)
 
     def step(self, graph: Graph, number: int) -> _Step:
         if number not in self.steps:
@@ -140,14 +162,19 @@ class _Runs:
         elif op.results and all(r.is_number for r in op.results):
             # Which numbers the forward reads from tensors decides no size.
             given = tuple(_sized(1.0 if r.dtype.is_floating_point else 1) for r in op.results)
-        # What these make hangs on the sizes that they were traced at.
-        itself = op.index if op.is_inner or op.name.startswith(_RECURRENT) else None
-        kind = (op.target, itself, _form_of(arguments), tuple(r.dtype for r in op.results))
+        dtypes = tuple(r.dtype for r in op.results)
+        kind = _Kind(op.target, self._itself(op), _form_of(arguments), dtypes, torch.get_default_dtype())
         heeded = () if op.is_inner or _is_pointwise(op) else derived_in(arguments)
         numbers = tuple(one.expression for one in heeded)
         results = tuple(r.index for r in op.results)
-        place = self.kinds.setdefault(kind, len(self.kinds))
-        return _Step(op, place, tuple(v.index for v in op.operands), numbers, results, given)
+        return _Step(op, _interned(kind), tuple(v.index for v in op.operands), numbers, results, given)
+
+    def _itself(self, op: Op) -> Any:
+        if op.is_inner or op.name.startswith(_RECURRENT):
+            # What these make hangs on the sizes that they were traced at.
+            return self.name, op.index
+        # The code of an operator that is not torch's own may become another.
+        return None if op.target.namespace == "aten" else self.name
 
     def results(self, step: _Step, found: _Found) -> Sequence[_Sized]:
         def lookup(root: Root) -> Any:
@@ -155,10 +182,12 @@ class _Runs:
 
         numbers = tuple(_key_of(evaluate_expression(one, lookup)) for one in step.numbers)
         key = step.kind, tuple(found[index].key for index in step.operands), numbers
-        if key not in self.seen:
-            self.seen[key] = None
-            self.seen[key] = tuple(map(_sized, _run(step.op, found, lookup)))
-        made = self.seen[key]
+        if key not in _made:
+            if len(_made) >= _MOST_MADE:
+                _made.clear()
+            _made[key] = None
+            _made[key] = tuple(map(_sized, _run(step.op, found, lookup)))
+        made = _made[key]
         if made is None:
             raise ValueError(f"{step.op.label} does not run at these sizes")
         return made
@@ -192,25 +221,42 @@ def _needed(graph: Graph, wanted: frozenset[int]) -> Sequence[int]:
     return sorted(found)
 
 
-def _check_recurrent(op: Op, found: _Found) -> None:
-    """Refuse states that do not fit the data of a recurrent layer: torch's own code would read past them."""
-    data, *states = (v for v in op.operands if v.ndim == op.operands[0].ndim and not v.is_state)
-    given = found[data.index].shape
-    batch = 0 if op.get("batch_first") or data.ndim < 3 else 1
-    fits = given[-1] == data.shape[-1] and all(
-        (shape := found[v.index].shape)[-1] == v.shape[-1]
-        and shape[-2] == (given[batch] if v.shape[-2] == data.shape[batch] else v.shape[-2])
-        and shape[:-2] == v.shape[:-2]
-        for v in states
-    )
-    if not fits:
-        raise ValueError(f"the states of {op.label} do not fit its data")
+def _recurrent(op: Op, found: _Found) -> Sequence[Tensor]:
+    """What a recurrent layer or cell makes: torch's own way to that takes it apart, step by step.
+
+    Raises:
+        ValueError: the states do not fit the data, which torch's own code would read past, or there is none.
+    """
+    source = op.operands[0]
+    data, states = found[source.index].shape, _states(op)
+    batch = 0 if op.get("batch_first") or source.ndim < 3 else 1
+    made = []
+    for v in states:
+        shape = found[v.index].shape
+        across = data[batch] if v.shape[-2] == source.shape[batch] else v.shape[-2]
+        fits = shape[-1] == v.shape[-1] and shape[:-2] == v.shape[:-2] and (v.is_state or shape[-2] == across)
+        if not fits:
+            raise ValueError(f"the states of {op.label} do not fit its data")
+        made.append((*shape[:-2], across, shape[-1]))
+    if data[-1] != source.shape[-1]:
+        raise ValueError(f"the data of {op.label} have other features")
+    if "_cell" not in op.name:
+        if data[1 - batch] == 0:
+            raise ValueError(f"{op.label} has no step to make")
+        made.insert(0, (*data[:-1], op.results[0].shape[-1]))
+    return [torch.empty(s, dtype=r.dtype, device="meta") for s, r in zip(made, op.results, strict=True)]
+
+
+def _states(op: Op) -> Sequence[Value]:
+    """The states that a recurrent layer or cell starts from."""
+    given = op["hx"]
+    return (given,) if isinstance(given, Value) else given
 
 
 def _run(op: Op, found: _Found, lookup: Lookup) -> Sequence[Any]:
     """What the op makes of what was `found`."""
-    if op.name.startswith(_RECURRENT):
-        _check_recurrent(op, found)
+    if op.name.startswith(_RECURRENT) and "batch_sizes" not in op.arguments:
+        return _recurrent(op, found)
 
     def fill(argument: Any) -> Any:
         if isinstance(argument, Value):

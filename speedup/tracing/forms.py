@@ -7,6 +7,7 @@ apart. A call of operands of the same forms, with the same other arguments, retu
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from functools import cache
 from typing import Any
 
 import torch
@@ -18,6 +19,8 @@ from speedup.torch_api import FakeTensorMode, Overload, hollow_tensor, is_alias_
 # What a cast of torch.autocast depends on is known for these.
 _DEVICES = ("cpu", "cuda", "meta")
 _AUTOCASTS = ("cpu", "cuda")
+# A bound of what a process remembers.
+_MOST_SEEN = 1 << 16
 _PLAIN = (bool, int, float, complex, str, type(None))
 _SETTINGS = (torch.dtype, torch.device, torch.layout, torch.memory_format)
 
@@ -36,49 +39,57 @@ class Form:
         return cls(tuple(tensor.shape), tensor.stride(), tensor.dtype, tensor.device)
 
 
+_seen: dict[Any, tuple[Form, ...]] = {}
+"""The forms of results by operator and arguments, of all traces of a process."""
+
+
 class Forms:
-    """The forms of results by operator and arguments; lives for one trace."""
+    """What operators return in one trace."""
 
     def __init__(self, fakes: FakeTensorMode) -> None:
         self._fakes = fakes
-        self._results: dict[Any, Form] = {}
-        self._is_new: dict[Overload, bool] = {}
 
     def call(self, func: Overload, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
         """What `func` returns; it is run where none of its calls was of this form."""
-        key = self._key(func, args, kwargs)
-        known = None if key is None else self._results.get(key)
-        if known is not None:
-            return hollow_tensor(known.shape, known.strides, known.dtype, known.device, self._fakes)
+        key = _key(func, args, kwargs)
+        if key in _seen:
+            made = tuple(map(self._hollow, _seen[key]))
+            return made if len(made) > 1 else made[0]
         result = func(*args, **kwargs)
-        if key is not None and _is_plain(result) and not _is_given(result, (args, kwargs)):
-            self._results[key] = Form.of(result)
+        results = result if isinstance(result, tuple) else (result,)
+        if key is not None and all(_is_plain(r) and not _is_given(r, (args, kwargs)) for r in results):
+            if len(_seen) >= _MOST_SEEN:
+                _seen.clear()
+            _seen[key] = tuple(map(Form.of, results))
         return result
 
-    def _key(self, func: Overload, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
-        """What the form of a result follows from; None where that is not known."""
-        if func not in self._is_new:
-            self._is_new[func] = _returns_new(func)
-        if not self._is_new[func] or torch.is_grad_enabled():
-            return None
-        try:
-            key = func, _form(args), _form(kwargs)
-        except _UnknownFormError:
-            return None
-        casts = (torch.is_autocast_enabled(d) and torch.get_autocast_dtype(d) for d in _AUTOCASTS)
-        return *key, torch.get_default_dtype(), *casts
+    def _hollow(self, form: Form) -> Tensor:
+        return hollow_tensor(form.shape, form.strides, form.dtype, form.device, self._fakes)
+
+
+def _key(func: Overload, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
+    """What the forms of results follow from; None where that is not known."""
+    if not _returns_new(func) or torch.is_grad_enabled():
+        return None
+    try:
+        key = func, _form(args), _form(kwargs)
+    except _UnknownFormError:
+        return None
+    casts = (torch.is_autocast_enabled(d) and torch.get_autocast_dtype(d) for d in _AUTOCASTS)
+    return *key, torch.get_default_dtype(), *casts
 
 
 class _UnknownFormError(Exception):
     """A result may depend on more of an argument than its form."""
 
 
+@cache
 def _returns_new(func: Overload) -> bool:
-    """Whether an operator of torch's own writes nothing, and returns one tensor that is no view."""
+    """Whether an operator of torch's own writes nothing, and returns tensors that are no views."""
     schema = schema_of(func)
     arguments = (*schema.arguments, *schema.returns)
-    is_one = [str(one.type) for one in schema.returns] == ["Tensor"]
-    return func.namespace == "aten" and is_one and all(one.alias_info is None for one in arguments)
+    kinds = {str(one.type) for one in schema.returns}
+    return func.namespace == "aten" and kinds == {"Tensor"} and all(a.alias_info is None for a in arguments)
 
 
 def _is_plain(tensor: Any) -> bool:

@@ -1,5 +1,10 @@
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import pytest
 import torch
 from torch import Tensor, nn
 
@@ -71,3 +76,43 @@ class Scaled(nn.Module):
 
 def test_numbers_that_decide_no_size_are_not_computed() -> None:
     assert _ends(_graph(Scaled(), 2, 3), (2, 1)) == [(2, 1)]
+
+
+class Steps(nn.Module):
+    """Three steps of a cell."""
+
+    def __init__(self, kind: Callable[[int, int], nn.Module]) -> None:
+        super().__init__()
+        self.cell = kind(4, 6)
+
+    def forward(self, x: Tensor) -> Tensor:
+        state: Any = None
+        for step in range(3):
+            state = self.cell(x[:, step], state)
+        made: Tensor = state[0] if isinstance(state, tuple) else state
+        return made
+
+
+_LAYERS: list[Callable[[], nn.Module]] = [
+    *(
+        partial(kind, 4, 6, num_layers=layers, batch_first=leads, bidirectional=both)
+        for kind in (nn.LSTM, nn.GRU, nn.RNN)
+        for layers in (1, 2)
+        for leads in (False, True)
+        for both in (False, True)
+    ),
+    partial(nn.LSTM, 4, 6, proj_size=3, batch_first=True),
+    *(partial(Steps, kind) for kind in (nn.LSTMCell, nn.GRUCell, nn.RNNCell)),
+]
+
+
+@pytest.mark.parametrize("make", _LAYERS, ids=str)
+def test_recurrent_layers_make_what_torch_makes_of_them(make: Callable[[], nn.Module]) -> None:
+    model = make().eval()
+    graph = _graph(model, 2, 5, 4)
+    for shape in [(2, 5, 4), (3, 7, 4), (1, 4, 4), (2, 0, 4), (0, 5, 4), (2, 5, 3)]:
+        try:
+            made = torch.utils._pytree.tree_leaves(model(torch.randn(*shape)))
+        except (RuntimeError, IndexError):
+            made = []
+        assert _ends(graph, shape) == [tuple(tensor.shape) for tensor in made], shape

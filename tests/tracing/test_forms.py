@@ -55,6 +55,16 @@ def test_what_is_remembered_is_not_run_again() -> None:
     assert not is_alias_of(first, again)
 
 
+@pytest.mark.parametrize("function", [ATEN.native_layer_norm.default, ATEN.max.dim], ids=str)
+def test_several_results_are_remembered_each_by_its_form(function: Overload) -> None:
+    rest = (1,) if function is ATEN.max.dim else ([3], None, None, 1e-5)
+    first, again = twice(function, (of(2, 3), *rest), (of(2, 3), *rest))
+    with FakeTensorMode():
+        wanted = [*map(Form.of, function(torch.empty(2, 3), *rest))]
+    assert [*map(Form.of, first)] == [*map(Form.of, again)] == wanted
+    assert not any(is_alias_of(one, other) for one, other in zip(first, again, strict=True))
+
+
 def test_settings_count() -> None:
     with FakeTensorMode() as mode, torch.no_grad():
         forms, x, half = Forms(mode), torch.empty(2, 3), torch.bfloat16

@@ -84,8 +84,8 @@ FAULTS = (
     Fault(
         "sizes: layers with other settings make the same sizes",
         "ir.resizing",
-        "kind = (op.target, itself, _form_of(arguments), tuple(r.dtype for r in op.results))",
-        "kind = (op.target, itself, tuple(r.dtype for r in op.results))",
+        "_Kind(op.target, self._itself(op), _form_of(arguments), dtypes",
+        "_Kind(op.target, self._itself(op), (), dtypes",
         ("tests/ir/test_resizing.py",),
     ),
     Fault(

@@ -128,8 +128,8 @@ FAULTS: tuple[Fault, ...] = (
     Fault(
         "forms: a tensor that is handed on is taken for a new one",
         "tracing.forms",
-        "_is_plain(result) and not _is_given(result, (args, kwargs)):",
-        "_is_plain(result):",
+        "_is_plain(r) and not _is_given(r, (args, kwargs)) for r",
+        "_is_plain(r) for r",
         (FORMS,),
     ),
     Fault(
@@ -156,8 +156,22 @@ FAULTS: tuple[Fault, ...] = (
     Fault(
         "forms: results are remembered where gradients are followed",
         "tracing.forms",
-        "if not self._is_new[func] or torch.is_grad_enabled():",
-        "if not self._is_new[func]:",
+        "if not _returns_new(func) or torch.is_grad_enabled():",
+        "if not _returns_new(func):",
         (FORMS,),
+    ),
+    Fault(
+        "forms: all results are of the first one's form",
+        "tracing.forms",
+        "_seen[key] = tuple(map(Form.of, results))",
+        "_seen[key] = (Form.of(results[0]),) * len(results)",
+        (FORMS,),
+    ),
+    Fault(
+        "sizes: steps are taken for sequences",
+        "ir.resizing",
+        'batch = 0 if op.get("batch_first") or source.ndim < 3 else 1',
+        'batch = 1 if op.get("batch_first") or source.ndim < 3 else 0',
+        ("tests/ir/test_resizing.py",),
     ),
 )
