@@ -10,13 +10,11 @@ import sys
 import traceback
 from typing import Annotated, Any
 
-import torch
 import typer
 from typer.core import TyperGroup
 from typer.exceptions import TyperException
 
 from speedup.cli import commands
-from speedup.cli.summaries import error_summary
 from speedup.errors import EquivalenceError, SpeedupError
 from speedup.rendering.versions import package_version
 
@@ -89,6 +87,8 @@ app = typer.Typer(
 
 def _print_version(is_asked: bool) -> None:
     if is_asked:
+        import torch
+
         python = ".".join(map(str, sys.version_info[:3]))
         typer.echo(f"speedup {package_version()} (torch {torch.__version__}, Python {python})")
         raise typer.Exit
@@ -126,4 +126,6 @@ def _said(error: Exception) -> str:
 
 
 def _print_json(error: Exception, said: str, code: int) -> None:
-    typer.echo(json.dumps(error_summary(error, said, code)))
+    """Print the type of an error, what it says, and the exit code."""
+    summary = {"type": type(error).__name__, "message": said, "exit_code": code}
+    typer.echo(json.dumps({"error": summary}))

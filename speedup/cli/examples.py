@@ -10,10 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from speedup.cli.options import SYNTAX
 from speedup.cli.references import read_state
 from speedup.errors import InputError, WeightsError
-
-SYNTAX = "1x3x224x224, 1x3x224x224:float16, ids=1x16:int64:1000 (a keyword argument, integers below 1000)"
 
 CALL_SYNTAX = '--call "1x3x97x97" or --call "ids=1x1:int64:1000 past=1x4x5x8"'
 

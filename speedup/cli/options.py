@@ -7,7 +7,11 @@ from typing import Annotated
 
 import typer
 
-from speedup.cli.examples import SYNTAX
+SYNTAX = "1x3x224x224, 1x3x224x224:float16, ids=1x16:int64:1000 (a keyword argument, integers below 1000)"
+"""How an example input is written."""
+
+SCORE_NAMES = ("l1", "l2", "fpgm", "slimming", "random")
+"""What `speedup prune` may tell channels apart by."""
 
 Model = Annotated[
     str,

@@ -10,12 +10,13 @@ from types import MappingProxyType
 import torch
 from torch import Tensor
 
+from speedup.cli.options import SCORE_NAMES
 from speedup.errors import PruningError
 from speedup.pruners import GeometricMedian, Norm, Random, Scores, Slimming
 from speedup.writing import replacing
 
 SCORES: Mapping[str, Scores] = MappingProxyType(
-    {"l1": Norm(1), "l2": Norm(2), "fpgm": GeometricMedian(), "slimming": Slimming(), "random": Random()}
+    dict(zip(SCORE_NAMES, (Norm(1), Norm(2), GeometricMedian(), Slimming(), Random()), strict=True))
 )
 """Those that need no data. Others are for `make_masks`."""
 

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from pathlib import Path
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -12,11 +11,15 @@ from torch import Tensor, nn
 
 from speedup.cli.examples import call_of, example_of
 from speedup.cli.placing import device_of, dtype_of, placed_call, placed_model
+from speedup.cli.progress import Steps
 from speedup.cli.references import factory_of, fill_model, hollow_model, makes_other_weights
+from speedup.cli.request import PlanRequest
 from speedup.errors import InputError
+from speedup.measuring.estimating import estimate_latency
 from speedup.plan import Plan
 from speedup.planning.choosing import Lowerings, resolve_lowerings
 from speedup.planning.planner import plan_speedup
+from speedup.rendering.latency import LatencyEstimate
 from speedup.uniform import plan_uniform
 
 _FRESH = "the weights are freshly initialised, as {} makes others each time; pass --weights for trained ones"
@@ -46,45 +49,38 @@ class PlanArguments:
 
 
 def read_plan_arguments(
-    model: str,
-    inputs: Sequence[str],
-    calls: Sequence[str] | None,
-    weights: Path | None,
-    masks: str | None,
-    keep: Sequence[str] | None,
-    align: int | None,
-    lowerings: str,
-    device: str | None = None,
-    dtype: str | None = None,
-    *,
-    asks_for_weights: bool = False,
-    hollow: bool = False,
-    uniform: int | None = None,
+    request: PlanRequest, *, asks_for_weights: bool = False, hollow: bool = False
 ) -> PlanArguments:
     """The subject that a command line names; inputs first, as reading them is quick.
 
     With `asks_for_weights` there is a warning where the weights are nobody's. A `hollow` model is made
-    without memory for its weights: what goes then follows from masks alone. `uniform` is the multiple that
-    widths of repeated blocks, which then agree, are.
+    without memory for its weights: what goes then follows from masks alone.
     """
-    if align is not None and uniform is not None:
+    if request.align is not None and request.uniform is not None:
         raise InputError("--uniform aligns widths too: leave --align out")
-    place = torch.device("meta") if hollow else device_of(device), dtype_of(dtype)
+    place = torch.device("meta") if hollow else device_of(request.device), dtype_of(request.dtype)
     example, *others = (
-        placed_call(call, *place) for call in (example_of(inputs), *map(call_of, calls or ()))
+        placed_call(call, *place) for call in (example_of(request.inputs), *map(call_of, request.calls or ()))
     )
-    wanted = resolve_lowerings(lowerings if lowerings in ("auto", "none") else lowerings.split(","))
-    factory = factory_of(model)
-    made = hollow_model(factory) if hollow else fill_model(factory(), weights)
-    fresh = asks_for_weights and weights is None and makes_other_weights(factory, made)
+    named = request.lowerings
+    wanted = resolve_lowerings(named if named in ("auto", "none") else named.split(","))
+    factory = factory_of(request.model)
+    made = hollow_model(factory) if hollow else fill_model(factory(), request.weights)
+    fresh = asks_for_weights and request.weights is None and makes_other_weights(factory, made)
     return PlanArguments(
         placed_model(made, *place),
         example,
         tuple(others),
-        masks,
-        tuple(keep or ()),
-        align,
+        request.masks,
+        tuple(request.keep or ()),
+        request.align,
         wanted,
-        (_FRESH.format(model),) if fresh else (),
-        uniform,
+        (_FRESH.format(request.model),) if fresh else (),
+        request.uniform,
     )
+
+
+def estimate_for(plan: Plan, step: Steps) -> LatencyEstimate:
+    """How long forwards take here, as a step of its own."""
+    with step("measuring"):
+        return estimate_latency(plan)

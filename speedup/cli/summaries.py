@@ -108,11 +108,6 @@ def demo_summary(outcomes: Sequence[Outcome]) -> dict[str, Any]:
     return {**_versions(()), "cases": cases}
 
 
-def error_summary(error: Exception, said: str, code: int) -> dict[str, Any]:
-    """The type of an error, what it says, and the exit code."""
-    return {"error": {"type": type(error).__name__, "message": said, "exit_code": code}}
-
-
 def _versions(warnings: Sequence[str]) -> dict[str, Any]:
     return {"speedup": package_version(), "torch": torch.__version__, "warnings": list(warnings)}
 

@@ -5,8 +5,6 @@ from __future__ import annotations
 from datetime import date
 from importlib import metadata
 
-import torch
-
 
 def package_version() -> str:
     """The version of the distribution that the command belongs to; "unknown" where none is installed."""
@@ -16,4 +14,6 @@ def package_version() -> str:
 
 def made_today() -> str:
     """The date and the versions that a report was made with, in one line."""
+    import torch  # Not for those who ask for the package's version alone.
+
     return f"{date.today().isoformat()}, speedup {package_version()}, torch {torch.__version__}"

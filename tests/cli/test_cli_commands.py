@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import importlib
 import json
 import re
@@ -365,6 +366,37 @@ def test_the_package_can_be_run_as_a_module() -> None:
         cwd=ROOT,
     )
     assert "compact" in done.stdout
+
+
+_ASKS_FOR_HELP = """
+import sys
+from speedup.cli import app
+try:
+    app({line!r}.split())
+except SystemExit as ended:
+    code = ended.code
+print({{"code": code, "loaded": [name for name in ("torch", "numpy") if name in sys.modules]}})
+"""
+
+
+@pytest.mark.parametrize(
+    ("line", "code"),
+    [
+        ("--help", 0),
+        *((f"{one} --help", 0) for one in ("prune", "plan", "compact", "verify", "report", "bench", "demo")),
+        ("plan --unheard-of", 2),
+        ("compact --json", 2),
+    ],
+)
+def test_help_and_usage_are_told_without_torch(line: str, code: int) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", _ASKS_FOR_HELP.format(line=line)],
+        capture_output=True,
+        text=True,
+        check=True,
+        cwd=ROOT,
+    )
+    assert ast.literal_eval(done.stdout.splitlines()[-1]) == {"code": code, "loaded": []}
 
 
 BRANCHING = "{folder}/nets.py:Branching --input x=1x3x8x8"
