@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from speedup.building.applying import change_modules
 from speedup.building.binding import current_plan, plain_model
+from speedup.building.pretrained import let_save
 from speedup.building.streaming import build_from_checkpoint
 from speedup.building.verifying import verify as check
 from speedup.cutting.tensors import apply_edits
@@ -35,7 +36,9 @@ def materialize(
 
     It shares no storage with the planned model, which is not changed. Peak memory is that of
     both models. Weights that `torch.nn.utils` computes before each forward are plain parameters of it, under
-    the names that they have without that ("conv.weight"), unless they were planned to stay as they are.
+    the names that they have without that ("conv.weight"), unless they were planned to stay as they are. A
+    model of transformers saves itself, by `save_pretrained`, as `speedup.hf.save_pretrained` does; for that
+    it holds on to the plan, with its masks.
 
     Args:
         plan: what `plan_speedup` or `Plan.from_json` returned.
@@ -85,13 +88,14 @@ def materialize(
     with torch.inference_mode(mode=False):
         if checkpoint is not None:
             small = build_from_checkpoint(plan, model, checkpoint, device, checked=verify != "none")
-            return small if choices is None else with_kernels(small, choices)
-        plan = current_plan(plan, model)
-        small = cut_model(plan, plain_model(plan).model)
+        else:
+            plan = current_plan(plan, model)
+            small = cut_model(plan, plain_model(plan).model)
         if choices is not None:
             small = with_kernels(small, choices)
-        if verify != "none":
+        if checkpoint is None and verify != "none":
             check(plan, small, level=verify)
+        let_save(small, plan)
     return small
 
 

@@ -23,7 +23,7 @@ from speedup.building.applying import hollow_copy
 from speedup.building.binding import calls_on, require_architecture
 from speedup.building.expected import actual_trace, first_difference
 from speedup.cutting.tensors import planned_shapes
-from speedup.errors import SpeedupError
+from speedup.errors import ArchitectureError, SpeedupError
 from speedup.ir.edits import AdoptAttention, NewBias, RewriteForward
 from speedup.ir.graph import Shape
 from speedup.modules.copying import copy_module, held_tensors
@@ -68,10 +68,14 @@ class StockForm:
 
 @frozen
 class OwnForm:
-    """No sizes in a config make the small model: the `reason`, and which `sizes` no longer are one number."""
+    """No sizes in a config make the small model: the `reason`, and which `sizes` no longer are one number.
+
+    `is_foreign` says that the config does not even make the planned model.
+    """
 
     reason: str
     sizes: tuple[str, ...] = ()
+    is_foreign: bool = False
 
     @property
     def loading(self) -> str:
@@ -98,6 +102,10 @@ def find_form(plan: Plan, config: Mapping[str, Any]) -> StockForm | OwnForm:
             base = maker.model()
         except Exception as error:  # as a class does where its config is not right
             return OwnForm(f"its class refuses config.json: {error}")
+        try:
+            require_architecture(plan, base, fingerprints_of(base), dtypes=False)
+        except ArchitectureError as error:
+            return OwnForm(str(error), is_foreign=True)
         try:
             return _found(plan, config, maker, base)
         except SpeedupError as error:
@@ -173,7 +181,6 @@ def _shapes_of(model: nn.Module) -> _Shapes:
 
 
 def _found(plan: Plan, config: Mapping[str, Any], maker: _Maker, base: nn.Module) -> StockForm | OwnForm:
-    require_architecture(plan, base, fingerprints_of(base), dtypes=False)
     other = next((e for e in plan.edits if isinstance(e, NewBias | AdoptAttention)), None)
     if other is not None:
         what = f"has a bias {other.name!r}" if isinstance(other, NewBias) else f"computes {other.path!r}"

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from speedup._stable import EARLIER_PLANS_KEY, PLAN_KEY, SPARSE_KEY, TRAITS_KEYS
 from speedup.building.applying import change_modules, hollow_copy
 from speedup.building.binding import plain_model, require_architecture
+from speedup.building.pretrained import let_save
 from speedup.cutting.planned import shapes_fault
 from speedup.errors import FileWriteError, ModelError, PlanFormatError, SavedModelError
 from speedup.files.sparse_records import (
@@ -135,6 +136,7 @@ def load(
             with torch.device(device):
                 model = make_model()
             small = source.assemble(model)
+        let_save(small, plan)
     return small
 
 

@@ -12,7 +12,7 @@ from typing import Any
 from torch import nn
 
 from speedup.checkpoints.compacting import PLAN_FILE, new_config
-from speedup.checkpoints.stock import StockForm, find_form
+from speedup.checkpoints.stock import OwnForm, StockForm, find_form
 from speedup.cutting.planned import shapes_fault
 from speedup.errors import FileWriteError, InputError, ModelError, SavedModelError
 from speedup.ir.edits import SetAttribute
@@ -28,9 +28,10 @@ _CONFIG_PREFIX = "config."
 def save_pretrained(small: nn.Module, plan: Plan, folder: StrPath, **options: Any) -> None:
     """Save what `materialize(plan)` made of a model of transformers, trained since or not.
 
-    Its own `save_pretrained` would write the sizes of the planned model beside tensors of other shapes. The
-    folder is one that `speedup.hf.from_pretrained` loads; where some sizes in a config make the small model
-    without scaling any weight, the class's own `from_pretrained` does too.
+    The model's own `save_pretrained` comes here too. The stock one would write the sizes of the planned model
+    beside tensors of other shapes. The folder is one that `speedup.hf.from_pretrained` loads; where some
+    sizes in a config make the small model without scaling any weight, the class's own `from_pretrained` does
+    too.
 
     Args:
         small: the small model, a `transformers.PreTrainedModel`.
@@ -40,7 +41,7 @@ def save_pretrained(small: nn.Module, plan: Plan, folder: StrPath, **options: An
 
     Raises:
         ModelError: the model is none of transformers.
-        SavedModelError: it is not what this plan makes.
+        SavedModelError: it is not what this plan makes, or was planned when it was small already.
         InputError: `push_to_hub` is among the options.
         FileWriteError: the folder cannot be written to.
     """
@@ -55,6 +56,12 @@ def save_pretrained(small: nn.Module, plan: Plan, folder: StrPath, **options: An
     kind = next(k for k in type(small).__mro__ if not rewritten_functions_of(k))
     config = {**json.loads(config.to_json_string()), "architectures": [kind.__name__], **_sizes_before(plan)}
     form = find_form(plan, config)
+    if isinstance(form, OwnForm) and form.is_foreign:
+        raise SavedModelError(
+            f"the config of {kind.__name__} does not make the model that was planned: {form.reason} Of "
+            "several plans, one after the other, no folder of transformers tells; write the model with "
+            "speedup.save."
+        )
     said = new_config(config, form if not isinstance(form, StockForm) or not form.factors else form.unscaled)
     save_small(small, plan, kind, said, folder, options)
 

@@ -27,8 +27,22 @@ from speedup.torch_api import make_subclass
 ModuleT = TypeVar("ModuleT", bound=nn.Module)
 _Slots = dict[type, tuple[MemberDescriptorType, ...]]
 
+
+@frozen(eq=False)
+class Kept:
+    """Something about a module that holds none of its tensors, and that its copies keep, the very same."""
+
+    value: Any
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Kept:
+        return self
+
+
 # What a deep copy hands over as it is, and what therefore cannot hide a tensor from it.
-_ATOMIC = (str, bytes, int, float, complex, type(None), type, ModuleType, FunctionType, BuiltinFunctionType)
+_ATOMIC = (
+    *(str, bytes, int, float, complex, type(None), type),
+    *(ModuleType, FunctionType, BuiltinFunctionType, Kept),
+)
 # Most of what is met is of these types, which are looked up faster than classes are gone through.
 _PLAIN = frozenset((str, bytes, int, float, complex, bool, type(None)))
 

@@ -202,6 +202,9 @@ class Recorder(ProxyTorchDispatchMode):  # type: ignore[no-untyped-call]
             return func(*args, **kwargs)
         if func is _ATEN.lift_fresh.default:
             func = _ATEN.lift_fresh_copy.default
+        if func is _ATEN.detach_.default and args[0].is_meta and self.tape.found(args[0]) is None:
+            # `torch.tensor` lifts what it makes, but on the meta device it leaves that out.
+            self.tape.call(_ATEN.lift_fresh_copy.default, (self.tape.node(args[0]),), {}, args[0])
         try:
             given, named = self._nodes_in(args), {name: self._nodes_in(one) for name, one in kwargs.items()}
             result = self.tape.forms.call(func, args, kwargs)

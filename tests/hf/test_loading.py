@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -23,11 +24,14 @@ from speedup import (
     apply_masks,
     compact_checkpoint,
     hf,
+    load,
     materialize,
+    plan_speedup,
+    save,
 )
 from tests.support.attention_models import missing, transformers
 from tests.support.folders import content, tensors_in
-from tests.support.small_transformers import CASES, IDS, gpt2, uneven_plan, uniform_plan
+from tests.support.small_transformers import CASES, IDS, gpt2, llama, uneven_plan, uniform_plan
 
 pytestmark = pytest.mark.skipif(bool(missing(("transformers",))), reason="transformers is not installed")
 
@@ -127,6 +131,73 @@ def test_what_materialize_makes_is_saved_with_its_plan(tmp_path: Path) -> None:
     with pytest.raises(FileWriteError, match="cannot be written"):
         hf.save_pretrained(small, plan, tmp_path / "file" / "folder")
     assert sorted(os.listdir(tmp_path)) == ["file", "uneven", "uniform"]
+
+
+def pickled(model: Any, folder: Path) -> Any:
+    torch.save(model, folder / "whole.pt")
+    return torch.load(folder / "whole.pt", weights_only=False)
+
+
+def read_again(model: Any, folder: Path) -> Any:
+    save(model, uneven_plan("gpt2"), folder / "small.safetensors")
+    return load(folder / "small.safetensors", lambda: type(gpt2().model)(gpt2().model.config))
+
+
+def cut_from_a_checkpoint(model: Any, folder: Path) -> Any:
+    large = gpt2().save(folder / "large")
+    return materialize(uneven_plan("gpt2"), gpt2().model, checkpoint=large, verify="none")
+
+
+@pytest.mark.parametrize(
+    "way",
+    [lambda model, _: model, lambda model, _: deepcopy(model), pickled, read_again, cut_from_a_checkpoint],
+)
+def test_small_models_save_themselves_as_what_they_are(
+    way: Callable[[Any, Path], Any], tmp_path: Path
+) -> None:
+    made = materialize(uneven_plan("gpt2"), verify="none")
+    small = way(made, tmp_path)
+    with torch.no_grad():
+        for parameter in small.parameters():
+            parameter.mul_(1.01)
+    small.save_pretrained(tmp_path / "small", is_main_process=False)
+    assert not (tmp_path / "small").exists()
+    small.save_pretrained(tmp_path / "small", state_dict=small.state_dict(), max_shard_size="20KB")
+    assert len([*(tmp_path / "small").glob("*.safetensors")]) > 1
+    assert torch.equal(logits(hf.from_pretrained(tmp_path / "small")), logits(small))
+    assert small is made or not torch.equal(logits(small), logits(made))
+
+
+def test_a_model_that_returns_its_cache_is_of_the_stock_class_too(tmp_path: Path) -> None:
+    pruned = llama()
+    masks = {name: torch.arange(48) < 32 for name in pruned.masks if "gate_proj" in name or "up_proj" in name}
+    masks = {name: mask[:, None].expand(48, 32) for name, mask in masks.items()}
+    small = materialize(plan_speedup(pruned.model, {"input_ids": IDS}, masks))
+    small.save_pretrained(tmp_path)  # type: ignore[operator]
+    stock = type(pruned.model).from_pretrained(tmp_path)
+    assert type(stock) is type(pruned.model) and stock.config.intermediate_size == 32
+    assert torch.equal(logits(stock), logits(small))
+
+
+def test_models_that_no_plan_changed_save_themselves_as_before(tmp_path: Path) -> None:
+    same = materialize(plan_speedup(gpt2().model, gpt2().call), verify="none")
+    assert "save_pretrained" not in vars(same)
+    same.save_pretrained(tmp_path)  # type: ignore[operator]
+    assert torch.equal(logits(type(gpt2().model).from_pretrained(tmp_path)), logits(same))
+
+
+def test_small_models_of_several_plans_are_not_saved_as_those_of_one(tmp_path: Path) -> None:
+    first = materialize(uneven_plan("gpt2"), verify="none")
+    name = "transformer.h.0.mlp.c_fc.weight"
+    width = first.get_parameter(name).shape[1]
+    masks = {
+        name: (torch.arange(width) < 50).expand(32, width),
+        name.replace("weight", "bias"): torch.arange(width) < 50,
+    }
+    small = materialize(plan_speedup(first, gpt2().call, masks))
+    with pytest.raises(SavedModelError, match=r"write the model with speedup\.save"):
+        small.save_pretrained(tmp_path)  # type: ignore[operator]
+    assert os.listdir(tmp_path) == []
 
 
 def damaged_config(folder: Path, **entries: Any) -> None:

@@ -125,6 +125,14 @@ def test_forwards_are_written_down_as_torch_export_does(kind: str) -> None:
     assert_captured(Holding(FORWARDS[kind]))
 
 
+def test_a_constant_in_code_is_lifted_on_the_meta_device_too() -> None:
+    model = Holding(lambda m, x: torch.cat([torch.tensor([], device=x.device), m.layer(x).flatten()]))
+    real = capture(model, example_from(X))
+    hollow = capture(model.to("meta"), example_from(X.to("meta")))
+    assert real is not None and hollow is not None
+    assert [str(op.target) for op in hollow.graph.ops] == [str(op.target) for op in real.graph.ops]
+
+
 def tied() -> nn.Module:
     model = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4))
     model[1].weight = model[0].weight

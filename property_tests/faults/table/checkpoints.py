@@ -217,6 +217,27 @@ FAULTS = (
         (f"{LOADING}::test_it_is_saved_as_what_it_is",),
     ),
     Fault(
+        "hf: small models save themselves as the large one",
+        "building.materializing",
+        "        let_save(small, plan)\n",
+        "",
+        (f"{LOADING}::test_small_models_save_themselves_as_what_they_are",),
+    ),
+    Fault(
+        "hf: a copy of a small model saves the one that it was copied from",
+        "building.pretrained",
+        "self.small = small",
+        "self.small = Kept(small)",
+        (f"{LOADING}::test_small_models_save_themselves_as_what_they_are",),
+    ),
+    Fault(
+        "hf: a small model of several plans is saved as that of one",
+        "checkpoints.stock",
+        "return OwnForm(str(error), is_foreign=True)",
+        "return OwnForm(str(error))",
+        (f"{LOADING}::test_small_models_of_several_plans_are_not_saved_as_those_of_one",),
+    ),
+    Fault(
         "building: a trace tells where its tensors were made",
         "building.expected",
         '_NOT_COMPARED = ("bias", "device")',
