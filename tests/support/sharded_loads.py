@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable, Mapping
 from functools import partial
@@ -46,7 +47,11 @@ def main() -> None:
             check_weights(folder / f"{case}{dim}", model, plan, mesh, dim)
     check_training(folder / "training", mesh)
     check_faults(folder, mesh)
+    dist.barrier()
     dist.destroy_process_group()
+    # Threads of torch's that are still there when an interpreter ends may take the process down.
+    sys.stdout.flush()
+    os._exit(0)
 
 
 def held(*what: object) -> None:
