@@ -37,6 +37,7 @@ _ROOMS = MappingProxyType(
         "restore_masks": "speedup.masks.value",
         "restore_plan": "speedup.plan",
         "restore_rewritten": "speedup.modules.rewritten",
+        "restore_sparse_conv1d": "speedup.sparse.layers",
         "restore_sparse_conv2d": "speedup.sparse.layers",
         "restore_sparse_linear": "speedup.sparse.layers",
     }

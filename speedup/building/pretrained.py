@@ -11,7 +11,7 @@ from typing import Any
 import attrs
 from torch import nn
 
-from speedup.modules.copying import Kept
+from speedup.modules.copying import HeldAsIs
 from speedup.plan import Plan
 from speedup.writing import StrPath
 
@@ -24,7 +24,7 @@ class SavesSmall:
 
     def __init__(self, small: nn.Module, plan: Plan) -> None:
         self.small = small
-        self.plan = Kept(plan)
+        self.plan = HeldAsIs(plan)
 
     def __call__(self, save_directory: StrPath, is_main_process: bool = True, **options: Any) -> None:
         """As `speedup.hf.save_pretrained` does; the options are those of transformers.

@@ -15,7 +15,7 @@ from speedup.ir.graph import Shape
 from speedup.sparse.applying import is_packed, replaced_layer, unfused_layers, unpack_layer, weight_of
 from speedup.sparse.compressed import Compressed
 from speedup.sparse.kernels import KERNELS, require_sound
-from speedup.sparse.layers import sparse_class_of
+from speedup.sparse.layers import SparseConv1D, sparse_class_of
 from speedup.sparse.ordering import Order
 from speedup.sparse.weight import COLUMN_ORDER, COLUMNS, PIECES, POINTERS, ROW_ORDER, VALUES, SparseModule
 from speedup.text.json_values import add_values
@@ -25,7 +25,8 @@ from speedup.text.json_values import add_values
 class SparseRecord:
     """A layer with a sparse weight: path, kernel, shape of the weight, and whether that was trainable.
 
-    Of a `packed` one, attention has weight and bias as parameters of its own where they are dense.
+    Of a `packed` one, attention has weight and bias as parameters of its own where they are dense. A
+    `transposed` weight is (inputs, outputs).
     """
 
     path: str
@@ -33,6 +34,7 @@ class SparseRecord:
     shape: Shape
     trainable: bool
     packed: bool = False
+    transposed: bool = False
 
     def name(self, piece: str) -> str:
         """What a tensor of the layer is called in the model."""
@@ -45,14 +47,20 @@ class SparseRecord:
     @property
     def matrix_shape(self) -> tuple[int, int]:
         """The shape of the weight as a matrix."""
-        return self.shape[0], self.shape[1]
+        rows, columns = self.shape[:2]
+        return (columns, rows) if self.transposed else (rows, columns)
 
 
 def sparse_records(model: nn.Module) -> tuple[SparseRecord, ...]:
     """Of a model's layers with sparse weights."""
     return tuple(
         SparseRecord(
-            path, module.kernel, tuple(weight_of(module).shape), module.trainable, is_packed(model, path)
+            path,
+            module.kernel,
+            tuple(weight_of(module).shape),
+            module.trainable,
+            is_packed(model, path),
+            isinstance(module, SparseConv1D),
         )
         for path, module in model.named_modules()
         if isinstance(module, SparseModule)

@@ -26,6 +26,7 @@ from speedup.modules.copying import copy_module, share_module
 from speedup.modules.isolation import isolated
 from speedup.plan import Plan
 from speedup.sparse.applying import (
+    matrix_of,
     pattern_of,
     put_kernels,
     sparse_capable,
@@ -166,7 +167,7 @@ def _measured(
         return evolve(choice, why="the forward does not call it")
     if zeros < _LEAST_ZEROS:
         return evolve(choice, why=f"less than {_LEAST_ZEROS:.0%} are zero")
-    proposed = list(candidates_for(weight))
+    proposed = list(candidates_for(matrix_of(layer)))
     if not proposed:
         return evolve(choice, why=f"no kernel takes {weight.dtype} on {weight.device.type}")
     runs = [
@@ -184,11 +185,10 @@ def _measured(
     return evolve(choice, taken=best)
 
 
-def candidates_for(weight: Tensor) -> Iterator[Candidate]:
+def candidates_for(matrix: Tensor) -> Iterator[Candidate]:
     """What is worth measuring for a weight: kernels that run where it is and take its form; without times."""
-    matrix = weight.detach().reshape(weight.shape[0], -1)
     for kernel in KERNELS.values():
-        if not kernel.takes(weight.device.type, weight.dtype) or not kernel.fits(matrix):
+        if not kernel.takes(matrix.device.type, matrix.dtype) or not kernel.fits(matrix):
             continue
         for side in kernel.sides:
             plain = block_fill(matrix, side)
@@ -317,5 +317,6 @@ def _type_name(small: nn.Module, example: Example) -> str:
 def _described(layer: nn.Module) -> str:
     if isinstance(layer, nn.Linear):
         return f"Linear({layer.in_features}, {layer.out_features})"
-    assert isinstance(layer, nn.Conv2d)
+    if not isinstance(layer, nn.Conv2d):
+        return repr(layer)
     return f"Conv2d({layer.in_channels}, {layer.out_channels}, 1)"

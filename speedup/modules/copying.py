@@ -29,19 +29,19 @@ _Slots = dict[type, tuple[MemberDescriptorType, ...]]
 
 
 @frozen(eq=False)
-class Kept:
+class HeldAsIs:
     """Something about a module that holds none of its tensors, and that its copies keep, the very same."""
 
     value: Any
 
-    def __deepcopy__(self, memo: dict[int, Any]) -> Kept:
+    def __deepcopy__(self, memo: dict[int, Any]) -> HeldAsIs:
         return self
 
 
 # What a deep copy hands over as it is, and what therefore cannot hide a tensor from it.
 _ATOMIC = (
     *(str, bytes, int, float, complex, type(None), type),
-    *(ModuleType, FunctionType, BuiltinFunctionType, Kept),
+    *(ModuleType, FunctionType, BuiltinFunctionType, HeldAsIs),
 )
 # Most of what is met is of these types, which are looked up faster than classes are gone through.
 _PLAIN = frozenset((str, bytes, int, float, complex, bool, type(None)))

@@ -178,3 +178,10 @@ def weight_of(layer: nn.Module) -> Tensor:
     weight = layer.weight
     assert isinstance(weight, torch.Tensor)
     return weight
+
+
+def matrix_of(layer: nn.Module) -> Tensor:
+    """The weight of a layer that can have a sparse one, as (outputs, inputs), without gradient."""
+    kind = sparse_class_of(layer)
+    assert kind is not None
+    return kind.as_matrix(weight_of(layer).detach())

@@ -1,4 +1,4 @@
-"""The layers of torch with sparse weights: `SparseLinear`, `SparseConv2d`."""
+"""Layers with sparse weights: `SparseLinear` and `SparseConv2d`, and `SparseConv1D` of transformers."""
 
 from __future__ import annotations
 
@@ -121,6 +121,65 @@ class SparseConv2d(SparseModule, nn.Conv2d):
         return restore_sparse_conv2d, (), self.__getstate__()
 
 
+class SparseConv1D(SparseModule):
+    """The `Conv1D` of transformers, a linear layer whose weight is (inputs, outputs); see `SparseModule`.
+
+    Maps (..., nx) to (..., nf), as in the blocks of GPT-2. `weight` is the strided weight (nx, nf), put
+    together anew each time.
+    """
+
+    nf: int
+    nx: int
+
+    @property
+    def weight(self) -> Tensor:
+        """(nx, nf), strided, without gradient."""
+        return self.matrix().t().contiguous()
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        return self.nf, self.nx
+
+    @staticmethod
+    def as_matrix(weight: Tensor) -> Tensor:
+        return weight.t()
+
+    @staticmethod
+    def can_hold(layer: nn.Module) -> bool:
+        """Whether `layer` is of the kind that this class takes over."""
+        kind = type(layer)
+        return (kind.__module__, kind.__name__) == ("transformers.pytorch_utils", "Conv1D")
+
+    def dense(self) -> nn.Module:
+        from transformers.pytorch_utils import Conv1D
+
+        return plain_layer(self, Conv1D)
+
+    def extra_repr(self) -> str:
+        """As of the layer, with what is sparse."""
+        return f"nf={self.nf}, nx={self.nx}{super().extra_repr()}"
+
+    def multiplied(self, x: Tensor) -> Tensor:
+        """The forward by the kernel."""
+        found = self._product(x.view(-1, self.nx))
+        return found.view(*x.shape[:-1], self.nf)
+
+    def _fits(self, x: Tensor) -> bool:
+        return super()._fits(x) and x.ndim > 0 and x.shape[-1] == self.nx
+
+    def _by_traced(self, x: Tensor) -> Tensor:
+        found: Tensor = self._traced_product(x.view(-1, self.nx)) + self.bias
+        return found.view(*x.shape[:-1], self.nf)
+
+    def _by_dense(self, x: Tensor) -> Tensor:
+        found: Tensor = torch.addmm(self.bias, x.view(-1, x.shape[-1]), self.weight)
+        return found.view(*x.shape[:-1], self.nf)
+
+    def __reduce_ex__(self, protocol: Any) -> tuple[Any, ...]:
+        """By a function, whose address never changes."""
+        return restore_sparse_conv1d, (), self.__getstate__()
+
+
 @stable
 def restore_sparse_linear() -> SparseLinear:
     """An empty layer, which a pickle fills."""
@@ -133,8 +192,15 @@ def restore_sparse_conv2d() -> SparseConv2d:
     return SparseConv2d.__new__(SparseConv2d)
 
 
+@stable
+def restore_sparse_conv1d() -> SparseConv1D:
+    """An empty layer, which a pickle fills."""
+    return SparseConv1D.__new__(SparseConv1D)
+
+
 def sparse_class_of(layer: nn.Module) -> type[SparseModule] | None:
     """The class that takes over `layer`, None where there is none."""
     if type(layer) in (nn.Linear, nn.modules.linear.NonDynamicallyQuantizableLinear):
         return SparseLinear
-    return SparseConv2d if SparseConv2d.can_hold(layer) else None
+    kinds: tuple[type[SparseConv2d | SparseConv1D], ...] = (SparseConv2d, SparseConv1D)
+    return next((kind for kind in kinds if kind.can_hold(layer)), None)

@@ -58,8 +58,7 @@ class SparseModule(nn.Module):
 
         `is_ordered` puts rows and columns in an order that makes blocks, where there is one.
         """
-        weight: Tensor = layer.weight.detach()  # type: ignore[operator]
-        matrix = weight.reshape(weight.shape[0], -1)
+        matrix = cls.as_matrix(layer.weight.detach())  # type: ignore[operator]
         order = block_order(matrix, side) if is_ordered else None
         return cls.holding(layer, kernel, compress(matrix, side, order))
 
@@ -79,6 +78,11 @@ class SparseModule(nn.Module):
         made.register_buffer(ROW_ORDER, None if order is None else order.rows)
         made.register_buffer(COLUMN_ORDER, None if order is None else order.columns)
         return made
+
+    @staticmethod
+    def as_matrix(weight: Tensor) -> Tensor:
+        """A weight of the layer as (outputs, inputs)."""
+        return weight.reshape(weight.shape[0], -1)
 
     def dense(self) -> nn.Module:
         """The layer of torch with the same weight as a strided parameter, and the same hooks and flags."""

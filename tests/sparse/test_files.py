@@ -13,9 +13,9 @@ from torch import nn
 
 from speedup import Plan, SavedModelError, load, materialize, plan_speedup, save
 from speedup._stable import SPARSE_KEY
-from speedup.sparse.layers import SparseLinear
+from speedup.sparse.layers import SparseConv1D, SparseLinear
 from speedup.sparse.weight import SparseModule
-from tests.support.sparse import blocky, chosen_everywhere, thinned
+from tests.support.sparse import blocky, chosen_everywhere, conv1d, thinned
 
 
 class Net(nn.Module):
@@ -60,6 +60,22 @@ def test_a_saved_model_comes_back_sparse_and_the_same_to_the_bit(
     for model in (again, small):
         flags = [module.trainable for module in model.modules() if isinstance(module, SparseModule)]
         assert flags == [True, False, True]
+
+
+def test_transposed_weights_come_back_too(tmp_path: Path) -> None:
+    def make() -> nn.Module:
+        return nn.Sequential(conv1d(32, 64), nn.ReLU(), conv1d(64, 16))
+
+    model = make().eval()
+    thinned(model.get_submodule("0"), 0.8)
+    blocky(model.get_submodule("2"), 8)
+    plan = plan_speedup(model, torch.randn(2, 32))
+    small = materialize(plan, choices=chosen_everywhere(plan))
+    assert [type(layer) for layer in small.children()] == [SparseConv1D, nn.ReLU, SparseConv1D]
+    save(small, plan, tmp_path / "small.safetensors")
+    again = load(tmp_path / "small.safetensors", make)
+    x = torch.randn(3, 32)
+    assert repr(again) == repr(small) and torch.equal(again(x), small(x))
 
 
 def test_a_file_is_smaller_than_that_of_dense_weights(tmp_path: Path) -> None:

@@ -5,19 +5,29 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TypeVar
 
+import pytest
 import torch
 from attrs import evolve
 from torch import nn
 
 from speedup import Choices, Plan, materialize
 from speedup.measuring.tuning import candidates_for
-from speedup.sparse.applying import pattern_of, sparse_capable, unpacked_model, weight_of
+from speedup.sparse.applying import matrix_of, pattern_of, sparse_capable, unpacked_model, weight_of
 from speedup.sparse.layers import sparse_class_of
 from speedup.sparse.machine import this_machine
 from speedup.sparse.measured import LayerChoice, Measured
 from speedup.sparse.weight import SparseModule
+from tests.support.attention_models import transformers
 
 L = TypeVar("L", bound=nn.Module)
+
+
+def conv1d(inputs: int, outputs: int) -> nn.Module:
+    """The layer of transformers that GPT-2 is made of."""
+    pytest.importorskip("transformers", exc_type=ImportError)
+    made: nn.Module = transformers().pytorch_utils.Conv1D(outputs, inputs)
+    nn.init.normal_(made.get_parameter("bias"))
+    return made
 
 
 def thinned(layer: L, share: float) -> L:
@@ -63,7 +73,7 @@ def choices_of(plan: Plan, pick: Callable[[int], int]) -> Choices:
     for path, layer in sparse_capable(unpacked_model(materialize(plan, verify="none"))):
         weight = weight_of(layer)
         dtype = str(weight.dtype).removeprefix("torch.")
-        candidates = tuple(evolve(one, seconds=_SECOND) for one in candidates_for(weight))
+        candidates = tuple(evolve(one, seconds=_SECOND) for one in candidates_for(matrix_of(layer)))
         taken = pick(len(candidates)) if candidates and (weight == 0).any() else -1
         zeros = 1.0 - int(torch.count_nonzero(weight)) / weight.numel()
         layers.append(

@@ -227,7 +227,7 @@ FAULTS = (
         "hf: a copy of a small model saves the one that it was copied from",
         "building.pretrained",
         "self.small = small",
-        "self.small = Kept(small)",
+        "self.small = HeldAsIs(small)",
         (f"{LOADING}::test_small_models_save_themselves_as_what_they_are",),
     ),
     Fault(

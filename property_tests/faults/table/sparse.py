@@ -126,6 +126,20 @@ FAULTS = (
         (SPARSE_LAYERS,),
     ),
     Fault(
+        "sparse: a transposed weight is held as it lies",
+        "sparse.layers",
+        "        return weight.t()\n",
+        "        return weight\n",
+        (SPARSE_LAYERS,),
+    ),
+    Fault(
+        "sparse: the shape of a transposed weight is not turned in a file",
+        "files.sparse_records",
+        "return (columns, rows) if self.transposed else (rows, columns)",
+        "return rows, columns",
+        ("tests/sparse/test_files.py::test_transposed_weights_come_back_too",),
+    ),
+    Fault(
         "sparse: the rows of a bag are added without their weights",
         "sparse.kernels",
         "matrix.values(), True)[0]",
