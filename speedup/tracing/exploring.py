@@ -25,7 +25,7 @@ from speedup.ir.resizing import resized_shapes
 from speedup.rules import STANDARD
 from speedup.rules.extents import Extents
 from speedup.tracing.merging import same_program
-from speedup.tracing.nearby import LARGEST, near_shapes, of_shapes, resized_example, shapes_of
+from speedup.tracing.nearby import LARGEST, near_shapes, of_shapes, paired_shapes, resized_example, shapes_of
 from speedup.tracing.questions import (
     FEW_ROUNDS,
     Question,
@@ -43,6 +43,8 @@ from speedup.tracing.trace import Trace
 # Traces that are made besides those of the given calls; sizes of these that a model may refuse for one
 # question; sizes that are tried on paper for one question, for one of a variant, and in all.
 _MOST_TRACES, _MOST_REFUSALS, _MOST_TRIALS, _FEW_TRIALS, _MOST_IN_ALL = 14, 3, 32, 12, 128
+# Of two sizes at once, which are tried where no single one leads anywhere: in all.
+_MOST_PAIRED = 64
 # Of a model that has refused so many, further sizes that it is run at before they are traced: for one
 # question, and in all.
 _MOST_RUNS, _RUNS_IN_ALL = 12, 36
@@ -148,7 +150,7 @@ class _Explorer:
         self.untraced: dict[Key, str] = {}
         # Questions to which another answer led to another program.
         self.telling: set[Key] = set()
-        self.trials = self.refusals = self.runs = 0
+        self.trials = self.paired = self.refusals = self.runs = 0
         ops = sum(len(trace.graph.ops) for _, trace in traced)
         self.paper_ops = max(_PAPER_OPS, _PAPER_RUNS * ops)
         self.views: list[_View] = []
@@ -293,7 +295,7 @@ class _Explorer:
 
     def _candidates(self, asked: _Asked, wish: Callable[[Any], bool]) -> Iterator[Example]:
         """Calls near the traced one at which the number would be as wished, the nearest first."""
-        question, paper, tries = asked.question, asked.paper, 0
+        question, paper, tries, any_runs = asked.question, asked.paper, 0, False
         doubtful: list[tuple[Shape, ...]] = []
         unsure: list[tuple[Shape, ...]] = []
         for shapes in near_shapes(asked.example, question, paper.graph):
@@ -307,13 +309,30 @@ class _Explorer:
             number = number_of(question.expression, sizes.__getitem__)
             is_large = max(prod(shape) for shape in shapes) > LARGEST
             if number is not None and wish(number) and (is_large or paper.runs(shapes)):
+                any_runs = True
                 yield (of_shapes if is_large else resized_example)(asked.example, shapes)
             elif number is not None and wish(number):
                 unsure.append(shapes)
             elif number is None and not is_large and len(doubtful) < _MOST_DOUBTFUL:
                 doubtful.append(shapes)
+        if not any_runs:
+            yield from self._paired(asked, wish)
         # Where the sizes cannot be worked out on paper, only the forward itself can tell.
         yield from (resized_example(asked.example, shapes) for shapes in (*unsure, *doubtful))
+
+    def _paired(self, asked: _Asked, wish: Callable[[Any], bool]) -> Iterator[Example]:
+        """Calls at two other sizes at once at which the number would be as wished, and all ops run."""
+        question, paper = asked.question, asked.paper
+        for shapes in paired_shapes(asked.example, question, paper.graph):
+            if shapes not in paper.known:
+                if self.paired >= _MOST_PAIRED:
+                    return
+                self.paired += 1
+            found = paper.sizes(shapes)
+            sizes = {s: found[s.value][s.dim] for s in sizes_in(question.expression) if s.value in found}
+            number = number_of(question.expression, sizes.__getitem__)
+            if number is not None and wish(number) and paper.runs(shapes):
+                yield resized_example(asked.example, shapes)
 
     def _combine(self) -> Sequence[Pair]:
         """Trace sizes at which what two questions of a given call come out as has not been seen together.

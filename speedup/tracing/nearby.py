@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from itertools import chain, combinations
+from itertools import chain, combinations, islice, permutations
+from math import ceil, floor
 
 import torch
 from torch import Tensor
@@ -16,6 +17,8 @@ from speedup.tracing.questions import FEW_ROUNDS, Question, constants_in, is_cou
 
 # Elements of an input that is made up to be traced.
 LARGEST = 1 << 24
+# How many extents are tried together with what makes up for them.
+_MOST_PAIRED_STEPS = 12
 _NEAR, _FURTHER = (1, -1), (2, -2, 3, 4, 5, 6, 7, 8)
 
 
@@ -54,6 +57,36 @@ def _reshape(shapes: Sequence[Shape], has_batch: bool) -> Iterator[tuple[Shape, 
                         tuple(new.get(dim, n) for dim, n in enumerate(shape)) if len(shape) == rank else shape
                         for shape in shapes
                     )
+
+
+def paired_shapes(example: Example, question: Question, graph: Graph) -> Iterator[tuple[Shape, ...]]:
+    """Shapes of a call in which one extent makes up for another: for models that flatten what they compute.
+
+    The product of both stays about the same, as that of the sizes that are computed of them has to.
+    """
+    shapes = shapes_of(example)
+    has_batch = batch_size(example) is not None
+    dims = [(unit, extent) for unit, extent in _units(example) if _is_alike(unit, has_batch)]
+    done = {shapes}
+    for rank in range(_MOST_PAIRED_STEPS):
+        for (one, extent), (other, beside) in permutations(dims, 2):
+            steps = list(islice(_steps(extent, question, graph), _MOST_PAIRED_STEPS))
+            if one & other or rank >= len(steps):
+                continue
+            product = extent * beside / steps[rank]
+            for further in dict.fromkeys(
+                (floor(product), ceil(product), floor(product) - 1, ceil(product) + 1)
+            ):
+                found = _change(_change(shapes, one, steps[rank]), other, further)
+                if further > 0 and found not in done:
+                    done.add(found)
+                    yield found
+
+
+def _is_alike(unit: Unit, has_batch: bool) -> bool:
+    """Whether it is the same dimension of some inputs, and not the batch."""
+    dims = {dim for _, dim in unit}
+    return len(dims) == 1 and not (has_batch and 0 in dims)
 
 
 def _may_change(unit: tuple[Unit, int], shapes: tuple[Shape, ...], graph: Graph) -> bool:

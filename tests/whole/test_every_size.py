@@ -424,6 +424,56 @@ def test_inputs_change_together_though_channels_are_as_many() -> None:
             torch.testing.assert_close(small(*given), masked(*given), rtol=1e-9, atol=1e-12)
 
 
+class Flattening(nn.Module):
+    """Smooths by as many rounds as the width says, or by other layers for wide images, and flattens.
+
+    So it takes those images alone whose maps, of about half the size, have twelve places.
+    """
+
+    def __init__(self, by_rounds: bool) -> None:
+        super().__init__()
+        self.by_rounds = by_rounds
+        self.enter, self.again = nn.Conv2d(2, 6, 1), nn.Conv2d(6, 6, 1)
+        self.smaller, self.leave = nn.Conv2d(6, 3, (1, 3), stride=2, padding=1), nn.Linear(36, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.enter(x)
+        if self.by_rounds:
+            for _ in range(x.shape[-1] // 3):
+                x = torch.tanh(self.again(x))
+        elif x.shape[-1] > 5:
+            x = torch.tanh(self.again(x))
+        return self.leave(self.smaller(x).flatten(1))
+
+
+@pytest.mark.parametrize("by_rounds", [True, False], ids=["rounds", "comparison"])
+@pytest.mark.parametrize("planned", [(9, 4), (9, 3), (6, 6)], ids=str)
+def test_one_extent_may_have_to_make_up_for_another(by_rounds: bool, planned: tuple[int, int]) -> None:
+    torch.manual_seed(0)
+    model, rows = Flattening(by_rounds).double().eval(), torch.arange(6) > 2
+    masks = {"again.weight": rows[:, None, None, None].expand(6, 6, 1, 1), "again.bias": rows}
+    masks |= {
+        "enter.weight": rows.flip(0)[:, None, None, None].expand(6, 2, 1, 1),
+        "enter.bias": rows.flip(0),
+    }
+    small = materialize(plan_speedup(model, torch.randn(2, 2, *planned, dtype=torch.float64), masks))
+    masked = apply_masks(model, masks)
+    for height, width in (
+        (9, 4),
+        (10, 3),
+        (6, 6),
+        (5, 5),
+        (4, 8),
+        (3, 7),
+        (2, 12),
+        (1, 11),
+        (21, 2),
+        (22, 1),
+    ):
+        x = torch.randn(3, 2, height, width, dtype=torch.float64)
+        torch.testing.assert_close(small(x), masked(x), rtol=1e-9, atol=1e-12)
+
+
 @pytest.mark.parametrize("length", [5, 7])
 def test_an_error_that_the_forward_catches_is_no_raw_error(length: int) -> None:
     torch.manual_seed(0)

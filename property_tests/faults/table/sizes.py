@@ -26,6 +26,13 @@ FAULTS = (
         (*sequences_of("layer of longer inputs", "comparison"), SIZED_SEQUENCES),
     ),
     Fault(
+        "sizes: no extent makes up for another",
+        "tracing.exploring",
+        "        if not any_runs:\n            yield from self._paired(asked, wish)\n",
+        "",
+        ("tests/whole/test_every_size.py::test_one_extent_may_have_to_make_up_for_another",),
+    ),
+    Fault(
         "sizes: a number used out of sight asks for no other size",
         "ir.graph",
         "return (*self.guards, *self.uses)",
