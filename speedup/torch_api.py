@@ -66,6 +66,7 @@ __all__ = [  # noqa: RUF022  by what they are for
     "get_proxy_mode",  # the trace under way, whose last nodes are those that a call created
     "get_proxy_slot",  # the node that made a tensor
     "CUSTOM",  # key of `Node.meta` for what others note, which torch.export keeps through its passes
+    "has_known_numbers",  # of a tensor of a trace, such as torch.tensor(3) makes
     "is_fake",  # whether a tensor is one of a trace, without data
     "disable_current_modes",  # to compute with numbers in the middle of a trace
     "DisableTorchFunction",  # to look at a call's arguments without that being taken for a call
@@ -155,6 +156,11 @@ def hollow_tensor(
     with torch._C._DisableTorchDispatch():
         hollow = torch.empty_strided(shape, strides, dtype=dtype, device="meta")
         return FakeTensor(mode, hollow, device)
+
+
+def has_known_numbers(fake: torch.Tensor) -> bool:
+    """Whether a tensor without data remembers its numbers, so that Python may read them."""
+    return getattr(fake, "constant", None) is not None
 
 
 @contextmanager

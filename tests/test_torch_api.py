@@ -55,6 +55,7 @@ from speedup.torch_api import (
     fx_config,
     get_proxy_mode,
     get_proxy_slot,
+    has_known_numbers,
     hollow_tensor,
     is_alias_of,
     is_fake,
@@ -187,6 +188,13 @@ def trees() -> None:
     assert str(tree_structure(tree_unflatten(others, spec))) == str(spec)
     assert tree_map(str, ((1, [2]), {"k": None})) == (("1", ["2"]), {"k": "None"})
     assert tree_structure([1, (2,)]) != tree_structure((1, [2]))
+
+
+def known_numbers() -> None:
+    with FakeTensorMode():
+        made = torch.tensor(3)
+        assert has_known_numbers(made) and has_known_numbers(made > 2) and bool(made > 2)
+        assert not has_known_numbers(torch.empty(2)) and not has_known_numbers(torch.empty(2) > 2)
 
 
 def fake() -> None:
@@ -491,6 +499,7 @@ PROBES: Mapping[str, Callable[..., None]] = {
     "ProxyTorchDispatchMode": proxy_dispatch_mode,
     **dict.fromkeys(("FakeTensorMode", "DependsOnDataError", "fake_like", "enable_python_dispatcher"), fakes),
     **dict.fromkeys(("hollow_tensor", "is_alias_of"), hollow_tensors),
+    "has_known_numbers": known_numbers,
     "exporting_state": exporting,
     "WeakTensorKeyDictionary": weak_keys,
     "DEVICE_OF": device_of,

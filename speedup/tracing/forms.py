@@ -14,7 +14,15 @@ import torch
 from attrs import frozen
 from torch import Tensor
 
-from speedup.torch_api import FakeTensorMode, Overload, hollow_tensor, is_alias_of, is_fake, schema_of
+from speedup.torch_api import (
+    FakeTensorMode,
+    Overload,
+    has_known_numbers,
+    hollow_tensor,
+    is_alias_of,
+    is_fake,
+    schema_of,
+)
 
 # What a cast of torch.autocast depends on is known for these.
 _DEVICES = ("cpu", "cuda", "meta")
@@ -93,10 +101,10 @@ def _returns_new(func: Overload) -> bool:
 
 
 def _is_plain(tensor: Any) -> bool:
-    """Whether it is a tensor without data, of which nothing is put off."""
+    """Whether it is a tensor without data, of which nothing is put off and no number is known."""
     if not isinstance(tensor, Tensor) or not is_fake(tensor) or tensor.device.type not in _DEVICES:
         return False
-    return not (tensor.is_conj() or tensor.is_neg())
+    return not (tensor.is_conj() or tensor.is_neg() or has_known_numbers(tensor))
 
 
 def _form(argument: Any) -> Any:

@@ -65,6 +65,16 @@ def test_several_results_are_remembered_each_by_its_form(function: Overload) -> 
     assert not any(is_alias_of(one, other) for one, other in zip(first, again, strict=True))
 
 
+def test_numbers_that_are_known_are_not_forgotten() -> None:
+    with FakeTensorMode() as mode, torch.no_grad():
+        forms = Forms(mode)
+        for number, is_more in ((3, True), (1, False), (3, True)):
+            assert bool(forms.call(ATEN.gt.Scalar, (torch.tensor(number), 2), {})) is is_more
+        unknown = forms.call(ATEN.gt.Scalar, (torch.empty((), dtype=torch.int64), 2), {})
+        assert unknown.shape == ()
+        assert bool(forms.call(ATEN.gt.Scalar, (torch.tensor(3), 2), {}))
+
+
 def test_settings_count() -> None:
     with FakeTensorMode() as mode, torch.no_grad():
         forms, x, half = Forms(mode), torch.empty(2, 3), torch.bfloat16

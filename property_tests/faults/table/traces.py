@@ -161,6 +161,13 @@ FAULTS: tuple[Fault, ...] = (
         (FORMS,),
     ),
     Fault(
+        "forms: numbers that are known are forgotten",
+        "tracing.forms",
+        " or has_known_numbers(tensor))",
+        ")",
+        (FORMS,),
+    ),
+    Fault(
         "forms: all results are of the first one's form",
         "tracing.forms",
         "_seen[key] = tuple(map(Form.of, results))",
