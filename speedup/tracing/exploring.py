@@ -18,7 +18,7 @@ from attrs import define, field, frozen
 from torch import Tensor
 
 from speedup.errors import ExportError
-from speedup.ir.expressions import Attempt, Use, sizes_in
+from speedup.ir.expressions import Attempt, Guard, SizeOf, Use, sizes_in
 from speedup.ir.graph import Graph, Origin, Shape
 from speedup.ir.inputs import Example
 from speedup.ir.resizing import resized_shapes
@@ -60,6 +60,8 @@ _MOST_COMBINED, _OPS_COMBINED, _MOST_CROSSED = 6, 2000, 8
 _PAPER_OPS, _PAPER_RUNS = 3_000, 60
 # Ops of these traces, of all together, that are never too many.
 _LEAST_OPS = 2000
+# Traces that are made to see what rounds of a loop do to code that other sizes reach.
+_MOST_ROUNDS_CROSSED = 8
 # A model that has refused so many sizes and taken none is taken to insist on its own.
 _INSISTS = 6
 
@@ -154,6 +156,10 @@ class _Explorer:
         ops = sum(len(trace.graph.ops) for _, trace in traced)
         self.paper_ops = max(_PAPER_OPS, _PAPER_RUNS * ops)
         self.views: list[_View] = []
+        # Questions about sizes that may hang on rounds of a loop, which a trace shows as they are in it; and
+        # what these sizes were.
+        self.hidden: dict[Key, _Asked] = {}
+        self.hidden_sizes: dict[Key, set[tuple[int, ...]]] = {}
         # By trace, how its comparisons came out.
         self.outcomes: list[Mapping[Key, bool]] = []
 
@@ -167,12 +173,14 @@ class _Explorer:
                 break
             if not self._answer(open_[0]):
                 settled.add(open_[0])
+        crossed = self._cross_rounds()
         untried = self._combine()
         # What the model refuses needs no trace.
         settled.update(self.questions if self._insists() else ())
         open_ = [k for k in self.questions if not self._is_answered(k)]
         left = [k for k in open_ if k not in settled or k in self.untraced]
         words = [self._words(k) for k in left]
+        words += [assumption(asked.question, asked.paper.graph, None) for asked in crossed]
         if untried:
             places = " and at ".join(
                 dict.fromkeys(self.questions[key].question.where for key, _ in untried[0])
@@ -211,6 +219,8 @@ class _Explorer:
         wanted = (size.value for question in asked for size in sizes_in(question.expression))
         paper = _Paper(graph, frozenset(wanted))
         self.views.append(_View(call, example, paper, {(call, type(q), q.key): q for q in asked}))
+        if any(isinstance(question, Use) and is_count(question) for question in asked):
+            self._note_hidden(example, paper, call, asked)
         outcomes = {(call, type(q), q.key): outcome_of(q, q.number) for q in asked}
         self.outcomes.append({key: outcome for key, outcome in outcomes.items() if outcome is not None})
         for question in asked:
@@ -219,6 +229,83 @@ class _Explorer:
             if key not in self.questions and may_differ(question):
                 self.questions[key] = _Asked(question, example, paper, call)
         return {(call, type(question), question.key) for question in asked}
+
+    def _note_hidden(self, example: Example, paper: _Paper, call: int, asked: Sequence[Question]) -> None:
+        """Take in questions about sizes that no input's is seen to decide, but maybe rounds of a loop."""
+        others = (q for q in paper.graph.questions if q.key is not None and q not in asked)
+        for question in others:
+            is_told = isinstance(question, Guard) or is_count(question)
+            if is_told and may_differ(question) and any(True for _ in sizes_in(question.expression)):
+                key = (call, type(question), question.key)
+                self.seen.setdefault(key, set()).add(question.number)
+                self.hidden.setdefault(key, _Asked(question, example, paper, call))
+                numbers = tuple(_sizes_asked(question, paper.graph).values())
+                self.hidden_sizes.setdefault(key, set()).add(numbers)
+
+    def _cross_rounds(self) -> Sequence[_Asked]:
+        """Trace further sizes for what all traces ask by one number, though rounds of a loop decide it.
+
+        Behind a loop whose rounds follow an input, sizes follow it that no operator says to: a trace shows
+        as many rounds as it has. Returns what was left.
+        """
+        left, most = [], len(self.traced) + _MOST_ROUNDS_CROSSED
+        for key, asked in list(self.hidden.items()):
+            for shapes in self._further(key, asked):
+                place = asked.call, shapes
+                if len(self.seen[key]) > 1:
+                    break
+                if place in self.tried or max(prod(shape) for shape in shapes) > LARGEST:
+                    continue
+                if self._is_full() or len(self.traced) >= most:
+                    left.append(asked)
+                    break
+                self.tried[place] = ""
+                example = resized_example(asked.example, shapes)
+                try:
+                    trace = self.retrace(example)
+                except ExportError:
+                    continue
+                self.traced.append((example, trace))
+                self._note(example, trace.graph, asked.call)
+        return left
+
+    def _further(self, key: Key, asked: _Asked) -> Iterator[tuple[Shape, ...]]:
+        """Sizes for a question that rounds decide: those of other traces, where it is not one of the example;
+        once they are seen to matter, such as would give another number were its sizes those of the input.
+        """
+        crossed = list(self._beside(asked))
+        while crossed and len(self.hidden_sizes[key]) == 1:
+            yield crossed.pop(0)
+        if len(self.hidden_sizes[key]) > 1:
+            yield from self._predicted(key, asked)
+        yield from crossed
+
+    def _beside(self, asked: _Asked) -> Iterator[tuple[Shape, ...]]:
+        """The sizes at which a question was first seen, each with what other traces have for the others."""
+        base, own = shapes_of(self.traced[asked.call][0]), shapes_of(asked.example)
+        if own != base and _is_like(own, base):
+            for view in (view for view in self.views if view.call == asked.call):
+                other = shapes_of(view.example)
+                if _is_like(other, base):
+                    yield tuple(
+                        tuple(n if n != was else new for was, n, new in zip(*extents, strict=True))
+                        for extents in zip(base, own, other, strict=True)
+                    )
+
+    def _predicted(self, key: Key, asked: _Asked) -> Iterator[tuple[Shape, ...]]:
+        """Near sizes at which a question would have another number, if its sizes are those of the input."""
+        question, graph = asked.question, asked.paper.graph
+        sizes, own = _sizes_asked(question, graph), shapes_of(asked.example)
+        for shapes in near_shapes(asked.example, question, graph):
+            changed = {
+                n: new
+                for extents in zip(own, shapes, strict=True)
+                for n, new in zip(*extents, strict=True)
+                if n != new
+            }
+            then = {size: changed.get(n, n) for size, n in sizes.items()}
+            if number_of(question.expression, then.__getitem__) not in self.seen[key]:
+                yield shapes
 
     def _is_answered(self, key: Key) -> bool:
         return not any(True for _ in self._wishes(key))
@@ -439,6 +526,11 @@ def _outcome_at(question: Question, shapes: Mapping[int, Shape]) -> bool | None:
     found = {s: shapes[s.value][s.dim] for s in sizes_in(question.expression) if s.value in shapes}
     number = number_of(question.expression, found.__getitem__)
     return None if number is None else outcome_of(question, number)
+
+
+def _sizes_asked(question: Question, graph: Graph) -> Mapping[SizeOf, int]:
+    """The sizes that a question is about, as they were in its trace."""
+    return {s: graph.values[s.value].shape[s.dim] for s in sizes_in(question.expression)}
 
 
 def _unique(shapes: Iterable[tuple[Shape, ...] | None]) -> Iterator[tuple[Shape, ...]]:

@@ -474,6 +474,50 @@ def test_one_extent_may_have_to_make_up_for_another(by_rounds: bool, planned: tu
         torch.testing.assert_close(small(x), masked(x), rtol=1e-9, atol=1e-12)
 
 
+class Scanned(nn.Module):
+    """A hand-written recurrence, whose stacked states are treated by how many there are.
+
+    That follows the length of the input, though no operator says so: a trace stacks as many as it has.
+    """
+
+    def __init__(self, kind: str, per: int) -> None:
+        super().__init__()
+        self.kind, self.per = kind, per
+        self.enter, self.cell = nn.Linear(5, 6), nn.Linear(12, 6)
+        self.again, self.leave = nn.Linear(6, 6), nn.Linear(6, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x, state, states = self.enter(x), x.new_zeros(x.shape[0], 6), []
+        for step in range(x.shape[1]):
+            state = torch.tanh(self.cell(torch.cat([x[:, step], state], 1)))
+            states.append(state)
+        y = torch.stack(states, 1)
+        if self.kind == "comparison":
+            return self.leave(torch.tanh(self.again(y)) if y.shape[1] > self.per else y)
+        if self.kind == "rounds, batches of one go past them" and x.shape[0] == 1:
+            return self.leave(y)
+        for _ in range(y.shape[1] // self.per):
+            y = torch.tanh(self.again(y))
+        return self.leave(y)
+
+
+@pytest.mark.parametrize("planned", [(1, 3), (2, 5)], ids=str)
+@pytest.mark.parametrize("per", [3, 20])
+@pytest.mark.parametrize("kind", ["comparison", "rounds", "rounds, batches of one go past them"])
+def test_sizes_may_hang_on_the_rounds_of_a_loop(kind: str, per: int, planned: tuple[int, int]) -> None:
+    torch.manual_seed(0)
+    model, rows = Scanned(kind, per).double().eval(), torch.arange(6) > 2
+    masks = {"again.weight": rows[:, None].expand(6, 6), "again.bias": rows}
+    masks |= {"cell.weight": rows.flip(0)[:, None].expand(6, 12), "cell.bias": rows.flip(0)}
+    plan = plan_speedup(model, torch.randn(*planned, 5, dtype=torch.float64), masks)
+    assert not plan.assumptions
+    small, masked = materialize(plan), apply_masks(model, masks)
+    for batch in (1, 3):
+        for length in (1, 2, 3, 6, 8, 19, 20, 21, 41):
+            x = torch.randn(batch, length, 5, dtype=torch.float64)
+            torch.testing.assert_close(small(x), masked(x), rtol=1e-9, atol=1e-12)
+
+
 @pytest.mark.parametrize("length", [5, 7])
 def test_an_error_that_the_forward_catches_is_no_raw_error(length: int) -> None:
     torch.manual_seed(0)

@@ -26,6 +26,20 @@ FAULTS = (
         (*sequences_of("layer of longer inputs", "comparison"), SIZED_SEQUENCES),
     ),
     Fault(
+        "sizes: rounds of a loop decide no sizes behind it",
+        "tracing.exploring",
+        "self._note_hidden(example, paper, call, asked)",
+        "pass",
+        ("tests/whole/test_every_size.py::test_sizes_may_hang_on_the_rounds_of_a_loop",),
+    ),
+    Fault(
+        "sizes: rounds are not crossed with sizes that reach other code",
+        "tracing.exploring",
+        "crossed = list(self._beside(asked))",
+        "crossed: list[Any] = []",
+        ("tests/whole/test_every_size.py::test_sizes_may_hang_on_the_rounds_of_a_loop",),
+    ),
+    Fault(
         "sizes: no extent makes up for another",
         "tracing.exploring",
         "        if not any_runs:\n            yield from self._paired(asked, wish)\n",
