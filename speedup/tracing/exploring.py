@@ -198,12 +198,14 @@ class _Explorer:
         return assumption(asked.question, asked.paper.graph, self.untraced.get(key))
 
     def _is_full(self) -> bool:
-        """Whether enough was traced: so many calls, or several times the ops of those that were given."""
-        more = self.traced[self.first :]
+        """Whether enough was traced: so many calls, or so many ops."""
+        return len(self.traced) - self.first >= _MOST_TRACES or self._is_heavy()
+
+    def _is_heavy(self) -> bool:
+        """Whether what was traced has several times the ops of the calls that were given."""
         given = sum(len(trace.graph.ops) for _, trace in self.traced[: self.first])
-        return len(more) >= _MOST_TRACES or sum(len(t.graph.ops) for _, t in more) > max(
-            _LEAST_OPS, 8 * given
-        )
+        more = sum(len(trace.graph.ops) for _, trace in self.traced[self.first :])
+        return more > max(_LEAST_OPS, 8 * given)
 
     def _insists(self) -> bool:
         return self.refusals >= _INSISTS and len(self.traced) == self.first
@@ -256,7 +258,7 @@ class _Explorer:
                     break
                 if place in self.tried or max(prod(shape) for shape in shapes) > LARGEST:
                     continue
-                if self._is_full() or len(self.traced) >= most:
+                if self._is_heavy() or len(self.traced) >= most:
                     left.append(asked)
                     break
                 self.tried[place] = ""

@@ -501,15 +501,14 @@ class Scanned(nn.Module):
         return self.leave(y)
 
 
-@pytest.mark.parametrize("planned", [(1, 3), (2, 5)], ids=str)
 @pytest.mark.parametrize("per", [3, 20])
 @pytest.mark.parametrize("kind", ["comparison", "rounds", "rounds, batches of one go past them"])
-def test_sizes_may_hang_on_the_rounds_of_a_loop(kind: str, per: int, planned: tuple[int, int]) -> None:
+def test_sizes_may_hang_on_the_rounds_of_a_loop(kind: str, per: int) -> None:
     torch.manual_seed(0)
     model, rows = Scanned(kind, per).double().eval(), torch.arange(6) > 2
     masks = {"again.weight": rows[:, None].expand(6, 6), "again.bias": rows}
     masks |= {"cell.weight": rows.flip(0)[:, None].expand(6, 12), "cell.bias": rows.flip(0)}
-    plan = plan_speedup(model, torch.randn(*planned, 5, dtype=torch.float64), masks)
+    plan = plan_speedup(model, torch.randn(1, 3, 5, dtype=torch.float64), masks)
     assert not plan.assumptions
     small, masked = materialize(plan), apply_masks(model, masks)
     for batch in (1, 3):
