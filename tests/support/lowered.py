@@ -91,6 +91,8 @@ def require_any_batch_and_compiled_whole(small: nn.Module) -> None:
     exported = torch.export.export(small, (images(16, 2, 0),), dynamic_shapes=({0: batch},)).module()
     x = images(16, 5, 1)
     torch.testing.assert_close(exported(x), small(x))
+    # What other tests compiled counts too, and code is compiled anew so many times only.
+    torch.compiler.reset()
     compiled = torch.compile(small, backend="eager", fullgraph=True)
     torch.testing.assert_close(compiled(x), small(x))
 
