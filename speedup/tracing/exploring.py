@@ -404,15 +404,23 @@ class _Explorer:
                 unsure.append(shapes)
             elif number is None and not is_large and len(doubtful) < _MOST_DOUBTFUL:
                 doubtful.append(shapes)
-        if not any_runs:
-            yield from self._paired(asked, wish)
+        paired = [] if any_runs else list(self._paired(asked, wish, unsure))
+        yield from (resized_example(asked.example, shapes) for shapes, runs in paired if runs)
         # Where the sizes cannot be worked out on paper, only the forward itself can tell.
-        yield from (resized_example(asked.example, shapes) for shapes in (*unsure, *doubtful))
+        further = [shapes for shapes, runs in paired if not runs][:_MOST_DOUBTFUL]
+        yield from (resized_example(asked.example, shapes) for shapes in (*unsure, *doubtful, *further))
 
-    def _paired(self, asked: _Asked, wish: Callable[[Any], bool]) -> Iterator[Example]:
-        """Calls at two other sizes at once at which the number would be as wished, and all ops run."""
+    def _paired(
+        self, asked: _Asked, wish: Callable[[Any], bool], unsure: Sequence[tuple[Shape, ...]]
+    ) -> Iterator[tuple[tuple[Shape, ...], bool]]:
+        """Sizes at which the number would be as wished, a second one changed, and whether all ops run there.
+
+        `unsure` are sizes at which it would be, one changed each, and at which some op does not run.
+        """
         question, paper = asked.question, asked.paper
-        for shapes in paired_shapes(asked.example, question, paper.graph):
+        for shapes in chain.from_iterable(paired_shapes(asked.example, one) for one in unsure):
+            if max(prod(shape) for shape in shapes) > LARGEST:
+                continue
             if shapes not in paper.known:
                 if self.paired >= _MOST_PAIRED:
                     return
@@ -420,8 +428,8 @@ class _Explorer:
             found = paper.sizes(shapes)
             sizes = {s: found[s.value][s.dim] for s in sizes_in(question.expression) if s.value in found}
             number = number_of(question.expression, sizes.__getitem__)
-            if number is not None and wish(number) and paper.runs(shapes):
-                yield resized_example(asked.example, shapes)
+            if number is not None and wish(number):
+                yield shapes, paper.runs(shapes)
 
     def _combine(self) -> Sequence[Pair]:
         """Trace sizes at which what two questions of a given call come out as has not been seen together.

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from itertools import chain, combinations, islice, permutations
-from math import ceil, floor
+from itertools import chain, combinations
+from math import ceil, floor, prod
 
 import torch
 from torch import Tensor
@@ -17,8 +17,6 @@ from speedup.tracing.questions import FEW_ROUNDS, Question, constants_in, is_cou
 
 # Elements of an input that is made up to be traced.
 LARGEST = 1 << 24
-# How many extents are tried together with what makes up for them.
-_MOST_PAIRED_STEPS = 12
 _NEAR, _FURTHER = (1, -1), (2, -2, 3, 4, 5, 6, 7, 8)
 
 
@@ -59,28 +57,23 @@ def _reshape(shapes: Sequence[Shape], has_batch: bool) -> Iterator[tuple[Shape, 
                     )
 
 
-def paired_shapes(example: Example, question: Question, graph: Graph) -> Iterator[tuple[Shape, ...]]:
-    """Shapes of a call in which one extent makes up for another: for models that flatten what they compute.
+def paired_shapes(example: Example, changed: tuple[Shape, ...]) -> Iterator[tuple[Shape, ...]]:
+    """`changed`, shapes of a call with another size, with one more that makes up for it.
 
-    The product of both stays about the same, as that of the sizes that are computed of them has to.
+    For models that flatten what they compute: the product of both stays about the same, as that of the sizes
+    that are computed of them has to.
     """
-    shapes = shapes_of(example)
-    has_batch = batch_size(example) is not None
-    dims = [(unit, extent) for unit, extent in _units(example) if _is_alike(unit, has_batch)]
-    done = {shapes}
-    for rank in range(_MOST_PAIRED_STEPS):
-        for (one, extent), (other, beside) in permutations(dims, 2):
-            steps = list(islice(_steps(extent, question, graph), _MOST_PAIRED_STEPS))
-            if one & other or rank >= len(steps):
-                continue
-            product = extent * beside / steps[rank]
-            for further in dict.fromkeys(
-                (floor(product), ceil(product), floor(product) - 1, ceil(product) + 1)
-            ):
-                found = _change(_change(shapes, one, steps[rank]), other, further)
-                if further > 0 and found not in done:
-                    done.add(found)
-                    yield found
+    shapes, has_batch = shapes_of(example), batch_size(example) is not None
+    ratios = (prod(new) / prod(old) for old, new in zip(shapes, changed, strict=True) if prod(old))
+    ratio = next((ratio for ratio in ratios if ratio not in (0, 1)), 1.0)
+    for unit, extent in _units(example):
+        moved = any(shapes[number][dim] != changed[number][dim] for number, dim in unit)
+        if moved or not _is_alike(unit, has_batch):
+            continue
+        exact = extent / ratio
+        for other in dict.fromkeys((floor(exact), ceil(exact), floor(exact) - 1, ceil(exact) + 1)):
+            if other not in (0, extent) and other > 0:
+                yield _change(changed, unit, other)
 
 
 def _is_alike(unit: Unit, has_batch: bool) -> bool:

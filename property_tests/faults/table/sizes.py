@@ -42,8 +42,8 @@ FAULTS = (
     Fault(
         "sizes: no extent makes up for another",
         "tracing.exploring",
-        "        if not any_runs:\n            yield from self._paired(asked, wish)\n",
-        "",
+        "paired = [] if any_runs else list(self._paired(asked, wish, unsure))",
+        "paired: list[Any] = []",
         ("tests/whole/test_every_size.py::test_one_extent_may_have_to_make_up_for_another",),
     ),
     Fault(
