@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from itertools import chain, combinations, islice, product, zip_longest
-from math import prod
 from typing import Any
 
 import torch
@@ -18,14 +17,22 @@ from attrs import define, field, frozen
 from torch import Tensor
 
 from speedup.errors import ExportError
-from speedup.ir.expressions import Attempt, Guard, SizeOf, Use, sizes_in
+from speedup.ir.expressions import Attempt, Guard, Use, sizes_in
 from speedup.ir.graph import Graph, Origin, Shape
 from speedup.ir.inputs import Example
 from speedup.ir.resizing import resized_shapes
 from speedup.rules import STANDARD
 from speedup.rules.extents import Extents
 from speedup.tracing.merging import same_program
-from speedup.tracing.nearby import LARGEST, near_shapes, of_shapes, paired_shapes, resized_example, shapes_of
+from speedup.tracing.nearby import (
+    is_large,
+    near_shapes,
+    of_shapes,
+    paired_shapes,
+    resized_example,
+    shapes_of,
+    sizes_asked,
+)
 from speedup.tracing.questions import (
     FEW_ROUNDS,
     Question,
@@ -241,7 +248,7 @@ class _Explorer:
                 key = (call, type(question), question.key)
                 self.seen.setdefault(key, set()).add(question.number)
                 self.hidden.setdefault(key, _Asked(question, example, paper, call))
-                numbers = tuple(_sizes_asked(question, paper.graph).values())
+                numbers = tuple(sizes_asked(question, paper.graph).values())
                 self.hidden_sizes.setdefault(key, set()).add(numbers)
 
     def _cross_rounds(self) -> Sequence[_Asked]:
@@ -256,7 +263,7 @@ class _Explorer:
                 place = asked.call, shapes
                 if len(self.seen[key]) > 1:
                     break
-                if place in self.tried or max(prod(shape) for shape in shapes) > LARGEST:
+                if place in self.tried or is_large(shapes):
                     continue
                 if self._is_heavy() or len(self.traced) >= most:
                     left.append(asked)
@@ -297,7 +304,7 @@ class _Explorer:
     def _predicted(self, key: Key, asked: _Asked) -> Iterator[tuple[Shape, ...]]:
         """Near sizes at which a question would have another number, if its sizes are those of the input."""
         question, graph = asked.question, asked.paper.graph
-        sizes, own = _sizes_asked(question, graph), shapes_of(asked.example)
+        sizes, own = sizes_asked(question, graph), shapes_of(asked.example)
         for shapes in near_shapes(asked.example, question, graph):
             changed = {
                 n: new
@@ -352,7 +359,7 @@ class _Explorer:
                         self.untraced.setdefault(key, self.tried[place])
                     continue
                 self.tried[place] = ""
-                if max(prod(shape) for shape in shapes) > LARGEST:
+                if is_large(shapes):
                     if not refused:
                         self.untraced.setdefault(key, "are too large to be tried")
                     break
@@ -393,16 +400,13 @@ class _Explorer:
                     continue
                 tries += 1
                 self.trials += 1
-            found = paper.sizes(shapes)
-            sizes = {s: found[s.value][s.dim] for s in sizes_in(question.expression) if s.value in found}
-            number = number_of(question.expression, sizes.__getitem__)
-            is_large = max(prod(shape) for shape in shapes) > LARGEST
-            if number is not None and wish(number) and (is_large or paper.runs(shapes)):
+            number, too_large = _number_at(question, paper.sizes(shapes)), is_large(shapes)
+            if number is not None and wish(number) and (too_large or paper.runs(shapes)):
                 any_runs = True
-                yield (of_shapes if is_large else resized_example)(asked.example, shapes)
+                yield (of_shapes if too_large else resized_example)(asked.example, shapes)
             elif number is not None and wish(number):
                 unsure.append(shapes)
-            elif number is None and not is_large and len(doubtful) < _MOST_DOUBTFUL:
+            elif number is None and not too_large and len(doubtful) < _MOST_DOUBTFUL:
                 doubtful.append(shapes)
         paired = [] if any_runs else list(self._paired(asked, wish, unsure))
         yield from (resized_example(asked.example, shapes) for shapes, runs in paired if runs)
@@ -419,15 +423,13 @@ class _Explorer:
         """
         question, paper = asked.question, asked.paper
         for shapes in chain.from_iterable(paired_shapes(asked.example, one) for one in unsure):
-            if max(prod(shape) for shape in shapes) > LARGEST:
+            if is_large(shapes):
                 continue
             if shapes not in paper.known:
                 if self.paired >= _MOST_PAIRED:
                     return
                 self.paired += 1
-            found = paper.sizes(shapes)
-            sizes = {s: found[s.value][s.dim] for s in sizes_in(question.expression) if s.value in found}
-            number = number_of(question.expression, sizes.__getitem__)
+            number = _number_at(question, paper.sizes(shapes))
             if number is not None and wish(number):
                 yield shapes, paper.runs(shapes)
 
@@ -489,7 +491,7 @@ class _Explorer:
         most = _MOST_TRIALS if view.example is self.traced[view.call][0] else _FEW_TRIALS
         more = islice(_unique(chain.from_iterable(zip_longest(*near))), most)
         candidates = dict.fromkeys((*view.paper.known, *self._crossed(view.call), *more))
-        small = [c for c in candidates if max(prod(shape) for shape in c) <= LARGEST]
+        small = [c for c in candidates if not is_large(c)]
         known = [c for c in small if c in view.paper.known]
         new = [c for c in small if c not in view.paper.known]
         affordable = max(self.paper_ops, 0) // max(len(view.paper.graph.ops), 1)
@@ -533,14 +535,14 @@ def _pairs(outcomes: Mapping[Key, bool | None], keys: Sequence[Key]) -> Iterator
 
 def _outcome_at(question: Question, shapes: Mapping[int, Shape]) -> bool | None:
     """Which way a question comes out where values have these shapes; None where that is not known."""
-    found = {s: shapes[s.value][s.dim] for s in sizes_in(question.expression) if s.value in shapes}
-    number = number_of(question.expression, found.__getitem__)
+    number = _number_at(question, shapes)
     return None if number is None else outcome_of(question, number)
 
 
-def _sizes_asked(question: Question, graph: Graph) -> Mapping[SizeOf, int]:
-    """The sizes that a question is about, as they were in its trace."""
-    return {s: graph.values[s.value].shape[s.dim] for s in sizes_in(question.expression)}
+def _number_at(question: Question, shapes: Mapping[int, Shape]) -> Any:
+    """What a question's number is where values have these shapes; None where that is not known."""
+    found = {s: shapes[s.value][s.dim] for s in sizes_in(question.expression) if s.value in shapes}
+    return number_of(question.expression, found.__getitem__)
 
 
 def _unique(shapes: Iterable[tuple[Shape, ...] | None]) -> Iterator[tuple[Shape, ...]]:

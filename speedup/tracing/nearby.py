@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import chain, combinations
 from math import ceil, floor, prod
 
 import torch
 from torch import Tensor
 
-from speedup.ir.expressions import Attempt, Guard, Use, sizes_in
+from speedup.ir.expressions import Attempt, Guard, SizeOf, Use, sizes_in
 from speedup.ir.graph import Graph, Shape
 from speedup.ir.inputs import Example, batch_size
 from speedup.ir.resizing import Unit, changing_together, resized_shapes
@@ -116,7 +116,9 @@ def _units(example: Example) -> Iterator[tuple[Unit, int]]:
 def _steps(extent: int, question: Question, graph: Graph) -> Iterator[int]:
     """Other extents in the place of one, the likeliest to answer the question first."""
     found: dict[int, None] = {}
-    ratios = {max(1, round(extent / size)) for size in _numbers(question, graph) if 0 < size <= extent}
+    ratios = {
+        max(1, round(extent / size)) for size in sizes_asked(question, graph).values() if 0 < size <= extent
+    }
     constants = sorted({int(c) for c in constants_in(question.expression) if 0 < c < LARGEST})
     few = FEW_ROUNDS if isinstance(question, Use) and is_count(question) else ()
     if isinstance(question, Attempt) and not question.outcome:
@@ -167,6 +169,11 @@ def of_shapes(example: Example, shapes: Sequence[Shape]) -> Example:
     )
 
 
-def _numbers(question: Question, graph: Graph) -> list[int]:
-    """The sizes that a question is about, as they were."""
-    return [graph.values[s.value].shape[s.dim] for s in sizes_in(question.expression)]
+def sizes_asked(question: Question, graph: Graph) -> Mapping[SizeOf, int]:
+    """The sizes that a question is about, as they were in its trace."""
+    return {s: graph.values[s.value].shape[s.dim] for s in sizes_in(question.expression)}
+
+
+def is_large(shapes: Sequence[Shape]) -> bool:
+    """Whether a call of these shapes is too large to be traced."""
+    return max(map(prod, shapes)) > LARGEST
