@@ -182,11 +182,12 @@ class _Explorer:
                 settled.add(open_[0])
         crossed = self._cross_rounds()
         untried = self._combine()
-        # What the model refuses needs no trace.
-        settled.update(self.questions if self._insists() else ())
+        if self._insists():
+            why = f"were refused, all {self._refused()} that were tried"
+            settled.update(self.questions)
+            self.untraced = {k: self.untraced.get(k, why) for k in self.questions}
         open_ = [k for k in self.questions if not self._is_answered(k)]
-        left = [k for k in open_ if k not in settled or k in self.untraced]
-        words = [self._words(k) for k in left]
+        words = [self._words(k) for k in open_ if k not in settled or k in self.untraced]
         words += [assumption(asked.question, asked.paper.graph, None) for asked in crossed]
         if untried:
             places = " and at ".join(
@@ -216,6 +217,10 @@ class _Explorer:
 
     def _insists(self) -> bool:
         return self.refusals >= _INSISTS and len(self.traced) == self.first
+
+    def _refused(self) -> int:
+        """How many sizes the model did not take."""
+        return sum(not why for why in self.tried.values()) - self.first
 
     def _note(self, example: Example, graph: Graph, call: int) -> Collection[Key]:
         """Take in the questions of a trace, and what it has to say to those of others. Returns their keys."""

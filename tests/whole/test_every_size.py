@@ -528,3 +528,25 @@ def test_an_error_that_the_forward_catches_is_no_raw_error(length: int) -> None:
     except SpeedupError:
         return
     torch.testing.assert_close(small(x), apply_masks(model, masks)(x), rtol=1e-9, atol=1e-12)
+
+
+class Insisting(nn.Module):
+    """Takes sequences of a few lengths, far from each other, and treats the longest in another way."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.enter, self.again, self.leave = nn.Linear(6, 8), nn.Linear(8, 8), nn.Linear(8, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if x.shape[1] not in (5, 1777):
+            raise ValueError(f"sequences of 5 or of 1777 tokens, not of {x.shape[1]}")
+        x = torch.tanh(self.enter(x))
+        return self.leave(torch.tanh(self.again(x)) if x.shape[1] > 977 else x)
+
+
+def test_a_model_that_refuses_whatever_is_tried_is_said_to() -> None:
+    torch.manual_seed(0)
+    model, rows = Insisting().double().eval(), torch.arange(8) > 2
+    plan = plan_speedup(model, torch.randn(2, 5, 6, dtype=torch.float64), {"enter.weight": rows[:, None]})
+    (told,) = (line for line in plan.assumptions if "977" in line)
+    assert "shape[1] <= 977 (at line" in told and "were refused, all" in told

@@ -47,6 +47,13 @@ FAULTS = (
         ("tests/whole/test_every_size.py::test_one_extent_may_have_to_make_up_for_another",),
     ),
     Fault(
+        "sizes: what a model that refuses all sizes asks is not said",
+        "tracing.exploring",
+        "{k: self.untraced.get(k, why) for k in self.questions}",
+        "dict(self.untraced)",
+        ("tests/whole/test_every_size.py::test_a_model_that_refuses_whatever_is_tried_is_said_to",),
+    ),
+    Fault(
         "sizes: a number used out of sight asks for no other size",
         "ir.graph",
         "return (*self.guards, *self.uses)",
