@@ -44,19 +44,38 @@ def resized_shapes(graph: Graph, shapes: Sequence[Shape], wanted: Iterable[int])
     Those that come after an op that does not run at these sizes are missing.
     """
     chosen = frozenset(wanted)
+    found, _ = _run_at(graph, shapes, chosen)
+    return {index: found[index].shape for index in chosen if index in found}
+
+
+def count_runs(graph: Graph, shapes: Sequence[Shape], wanted: Iterable[int]) -> tuple[int, int]:
+    """Of the ops that the values `wanted` come from, how many run before one does not, and all of them."""
+    chosen = frozenset(wanted)
+    return _run_at(graph, shapes, chosen)[1], len(_steps(graph, chosen))
+
+
+def _run_at(graph: Graph, shapes: Sequence[Shape], wanted: frozenset[int]) -> tuple[_Found, int]:
+    """What the ops make before one does not run, and how many do."""
     found: _Found = dict(graph.once("state without data", lambda: _state(graph)))
     found.update((v.index, _empty(shape, v)) for v, shape in zip(graph.inputs, shapes, strict=True))
     runs: _Runs = graph.once("runs without data", _Runs)
-    needed: dict[frozenset[int], Sequence[_Step]] = graph.once("needed for sizes", dict)
-    if chosen not in needed:
-        needed[chosen] = [runs.step(graph, number) for number in _needed(graph, chosen)]
-    for step in needed[chosen]:
+    steps = _steps(graph, wanted)
+    for number, step in enumerate(steps):
         try:
             results = runs.results(step, found) if step.given is None else step.given
         except Exception:  # operators raise anything where sizes do not fit
-            break
+            return found, number
         found.update(zip(step.results, results, strict=False))
-    return {index: found[index].shape for index in chosen if index in found}
+    return found, len(steps)
+
+
+def _steps(graph: Graph, wanted: frozenset[int]) -> Sequence[_Step]:
+    """The ops that the values come from, in order."""
+    runs: _Runs = graph.once("runs without data", _Runs)
+    needed: dict[frozenset[int], Sequence[_Step]] = graph.once("needed for sizes", dict)
+    if wanted not in needed:
+        needed[wanted] = [runs.step(graph, number) for number in _needed(graph, wanted)]
+    return needed[wanted]
 
 
 def changing_together(shapes: Iterable[tuple[int, Shape]], first: int = 0) -> Mapping[Unit, int]:

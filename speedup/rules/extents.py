@@ -13,6 +13,7 @@ from typing import Any
 from attrs import field, frozen
 
 from speedup.engine.constraints import Dim
+from speedup.ir.companions import change_extent, fitting_shapes
 from speedup.ir.expressions import (
     Derived,
     Root,
@@ -200,18 +201,17 @@ def _trials(graph: Graph) -> Iterator[tuple[Dim, bool]]:
         end = graph.starts[call + 1] if call + 1 < len(graph.starts) else len(graph.ops)
         results = [r for op in graph.ops[graph.starts[call] : end] for r in op.results]
         inputs = [n for n, v in enumerate(graph.inputs) if _is_read_in(call, v, graph)]
-        trial = _Trial(graph, [r.index for r in results])
+        trial = _Trial(graph, results)
         changed: set[Dim] = set()
         unsure: set[Dim] = set()
-        for unit, extent in changing_together((n, graph.inputs[n].shape) for n in inputs).items():
+        units = changing_together((n, graph.inputs[n].shape) for n in inputs)
+        for unit, extent in units.items():
             found = trial.of(unit, extent)
-            for value in results if found is not None else ():
-                measured = (found or {}).get(value.index)
-                for axis, before in enumerate(value.shape):
-                    if measured is None:
-                        unsure.add((value.index, axis))
-                    elif measured[axis] != before:
-                        changed.add((value.index, axis))
+            if found is not None:
+                changed.update(trial.others(found))
+                unsure.update(trial.missing(found))
+        for found in trial.together(units):
+            changed.update(trial.others(found))
         for dim in ((value.index, axis) for value in results for axis in range(value.ndim)):
             if dim in changed or dim not in unsure:
                 yield dim, dim in changed
@@ -221,6 +221,8 @@ def _is_read_in(call: int, value: Value, graph: Graph) -> bool:
     return any(graph.call_of(reader) == call for reader in graph.readers[value.index])
 
 
+# To find sizes that go together: ops that are run for one call, and sizes of a unit that others are to fit.
+_MOST_RUN, _MOST_REFUSED = 20_000, 3
 _STEPS: Sequence[Callable[[int], int]] = (
     lambda n: 2 * n,
     lambda n: n + 1,
@@ -235,16 +237,38 @@ _STEPS: Sequence[Callable[[int], int]] = (
 
 @frozen(eq=False)
 class _Trial:
-    """What the values `wanted` of one call would measure at other sizes of its inputs."""
+    """What the results of one call's ops would measure at other sizes of its inputs."""
 
     graph: Graph
-    wanted: Sequence[int]
+    results: Sequence[Value]
+    # By unit the sizes at which some op does not run.
+    refused: dict[Unit, list[tuple[Shape, ...]]] = field(factory=dict)
+
+    @cached_property
+    def _wanted(self) -> Sequence[int]:
+        return [value.index for value in self.results]
 
     @cached_property
     def _runs(self) -> bool:
         """Whether the ops run without data at all, at the sizes of the trace."""
-        found = resized_shapes(self.graph, [v.shape for v in self.graph.inputs], self.wanted)
-        return len(found) == len(self.wanted)
+        return len(self.at([v.shape for v in self.graph.inputs])) == len(self.results)
+
+    def at(self, shapes: Sequence[Shape]) -> Mapping[int, Shape]:
+        """The shapes, by index, where the inputs have these `shapes`, up to where the ops do not run."""
+        return resized_shapes(self.graph, shapes, self._wanted)
+
+    def others(self, found: Mapping[int, Shape]) -> Iterator[Dim]:
+        """The dimensions that are not as they were in the trace."""
+        for value in self.results:
+            measured = found.get(value.index, value.shape)
+            if measured != value.shape:
+                yield from ((value.index, d) for d, n in enumerate(value.shape) if measured[d] != n)
+
+    def missing(self, found: Mapping[int, Shape]) -> Iterator[Dim]:
+        """Those of which it is not known."""
+        for value in self.results:
+            if value.index not in found:
+                yield from ((value.index, dim) for dim in range(value.ndim))
 
     def of(self, unit: Unit, extent: int) -> Mapping[int, Shape] | None:
         """The shapes at another extent of `unit`, one at which most of the ops run.
@@ -253,20 +277,38 @@ class _Trial:
         """
         best: Mapping[int, Shape] = {}
         is_same_way = True
+        refused = self.refused.setdefault(unit, [])
+        own = [value.shape for value in self.graph.inputs]
         for step in _STEPS:
             if step(extent) < 1:
                 continue
-            shapes = [
-                tuple(step(n) if (number, dim) in unit else n for dim, n in enumerate(value.shape))
-                for number, value in enumerate(self.graph.inputs)
-            ]
-            found = resized_shapes(self.graph, shapes, self.wanted)
-            if len(found) == len(self.wanted):
+            shapes = change_extent(own, unit, step(extent))
+            found = self.at(shapes)
+            if len(found) == len(self.results):
                 return found
+            refused.append(shapes)
             is_same_way = is_same_way and self._runs and self._goes_on(shapes, found)
             if len(found) > len(best):
                 best = found
         return None if is_same_way else best
+
+    def together(self, units: Mapping[Unit, int]) -> Iterator[Mapping[int, Shape]]:
+        """The shapes where other extents change with one that was refused, so that all ops run."""
+        left = _MOST_RUN
+        for refused in self.refused.values() if self._runs else ():
+            for shapes in refused[:_MOST_REFUSED]:
+                fitting = None
+                for attempt in fitting_shapes(self.graph, shapes, self._wanted, units):
+                    left -= attempt.runs + 1
+                    if attempt.is_whole or left < 0:
+                        fitting = attempt if attempt.is_whole else None
+                        break
+                if fitting is not None:
+                    yield self.at(fitting.shapes)
+                if left < 0:
+                    return
+                if fitting is not None:
+                    break
 
     def _goes_on(self, shapes: Sequence[Shape], found: Mapping[int, Shape]) -> bool:
         """Whether the forward makes the same of sizes as in the trace, up to where the ops do not run."""

@@ -17,10 +17,11 @@ from attrs import define, field, frozen
 from torch import Tensor
 
 from speedup.errors import ExportError
+from speedup.ir.companions import fitting_shapes
 from speedup.ir.expressions import Attempt, Guard, Use, sizes_in
 from speedup.ir.graph import Graph, Origin, Shape
 from speedup.ir.inputs import Example
-from speedup.ir.resizing import resized_shapes
+from speedup.ir.resizing import count_runs, resized_shapes
 from speedup.rules import STANDARD
 from speedup.rules.extents import Extents
 from speedup.tracing.merging import same_program
@@ -28,10 +29,10 @@ from speedup.tracing.nearby import (
     is_large,
     near_shapes,
     of_shapes,
-    paired_shapes,
     resized_example,
     shapes_of,
     sizes_asked,
+    units_of,
 )
 from speedup.tracing.questions import (
     FEW_ROUNDS,
@@ -50,8 +51,10 @@ from speedup.tracing.trace import Trace
 # Traces that are made besides those of the given calls; sizes of these that a model may refuse for one
 # question; sizes that are tried on paper for one question, for one of a variant, and in all.
 _MOST_TRACES, _MOST_REFUSALS, _MOST_TRIALS, _FEW_TRIALS, _MOST_IN_ALL = 14, 3, 32, 12, 128
-# Of two sizes at once, which are tried where no single one leads anywhere: in all.
-_MOST_PAIRED = 64
+# Ops that are run on paper, in all, to find sizes that change together where no single one leads anywhere.
+_FITTING_OPS = 60_000
+# Of such sizes, how many that fit to one near size.
+_MOST_FITTING = 3
 # Of a model that has refused so many, further sizes that it is run at before they are traced: for one
 # question, and in all.
 _MOST_RUNS, _RUNS_IN_ALL = 12, 36
@@ -64,7 +67,7 @@ _MOST_ATTEMPTS = 5
 _MOST_COMBINED, _OPS_COMBINED, _MOST_CROSSED = 6, 2000, 8
 # Ops that are run on paper, in all, to find sizes at which questions come out otherwise together: so many, or
 # so many times those of the calls that were given.
-_PAPER_OPS, _PAPER_RUNS = 3_000, 60
+_PAPER_OPS, _PAPER_RUNS = 12_000, 60
 # Ops of these traces, of all together, that are never too many.
 _LEAST_OPS = 2000
 # Traces that are made to see what rounds of a loop do to code that other sizes reach.
@@ -126,12 +129,25 @@ class _Paper:
     wanted: frozenset[int]
     known: dict[tuple[Shape, ...], Mapping[int, Shape]] = field(factory=dict)
 
+    @property
+    def ends(self) -> frozenset[int]:
+        """The values in question, and those that the forward returns."""
+        return self.wanted.union(value.index for value in self.graph.outputs)
+
+    @property
+    def is_runnable(self) -> bool:
+        """Whether the ops run on paper at the trace's own sizes."""
+        return self.runs(tuple(value.shape for value in self.graph.inputs))
+
     def sizes(self, shapes: tuple[Shape, ...]) -> Mapping[int, Shape]:
         """The shapes of the values in question, where the inputs have these `shapes`."""
         if shapes not in self.known:
-            ends = (value.index for value in self.graph.outputs)
-            self.known[shapes] = resized_shapes(self.graph, shapes, self.wanted.union(ends))
+            self.known[shapes] = resized_shapes(self.graph, shapes, self.ends)
         return self.known[shapes]
+
+    def runs_at(self, shapes: tuple[Shape, ...]) -> int:
+        """How many of the ops run there, and so what it costs to find out."""
+        return count_runs(self.graph, shapes, self.ends)[0]
 
     def runs(self, shapes: tuple[Shape, ...]) -> bool:
         """Whether all of the trace's ops run there; else the model refuses it, or goes another way."""
@@ -159,7 +175,9 @@ class _Explorer:
         self.untraced: dict[Key, str] = {}
         # Questions to which another answer led to another program.
         self.telling: set[Key] = set()
-        self.trials = self.paired = self.refusals = self.runs = 0
+        self.refusals = self.runs = 0
+        self.trials = 0.0
+        self.fitting_ops = _FITTING_OPS
         ops = sum(len(trace.graph.ops) for _, trace in traced)
         self.paper_ops = max(_PAPER_OPS, _PAPER_RUNS * ops)
         self.views: list[_View] = []
@@ -396,47 +414,61 @@ class _Explorer:
 
     def _candidates(self, asked: _Asked, wish: Callable[[Any], bool]) -> Iterator[Example]:
         """Calls near the traced one at which the number would be as wished, the nearest first."""
-        question, paper, tries, any_runs = asked.question, asked.paper, 0, False
+        question, paper, tries, any_runs = asked.question, asked.paper, 0.0, False
         doubtful: list[tuple[Shape, ...]] = []
         unsure: list[tuple[Shape, ...]] = []
+        others: list[tuple[Shape, ...]] = []
         for shapes in near_shapes(asked.example, question, paper.graph):
             if shapes not in paper.known:
                 if tries >= _MOST_TRIALS or self.trials >= _MOST_IN_ALL:
                     continue
-                tries += 1
-                self.trials += 1
+                share = (paper.runs_at(shapes) + 1) / (len(paper.graph.ops) + 1)
+                tries += share
+                self.trials += share
             number, too_large = _number_at(question, paper.sizes(shapes)), is_large(shapes)
             if number is not None and wish(number) and (too_large or paper.runs(shapes)):
                 any_runs = True
                 yield (of_shapes if too_large else resized_example)(asked.example, shapes)
             elif number is not None and wish(number):
                 unsure.append(shapes)
-            elif number is None and not too_large and len(doubtful) < _MOST_DOUBTFUL:
+            elif number is None and not too_large:
                 doubtful.append(shapes)
-        paired = [] if any_runs else list(self._paired(asked, wish, unsure))
-        yield from (resized_example(asked.example, shapes) for shapes, runs in paired if runs)
+            elif not too_large and not paper.runs(shapes):
+                others.append(shapes)
+        further: list[tuple[Shape, ...]] = []
+        for shapes, runs in () if any_runs else self._fitting(asked, wish, (*unsure, *doubtful, *others)):
+            if runs:
+                yield resized_example(asked.example, shapes)
+            else:
+                further.append(shapes)
         # Where the sizes cannot be worked out on paper, only the forward itself can tell.
-        further = [shapes for shapes, runs in paired if not runs][:_MOST_DOUBTFUL]
-        yield from (resized_example(asked.example, shapes) for shapes in (*unsure, *doubtful, *further))
+        for shapes in (*unsure, *doubtful[:_MOST_DOUBTFUL], *further[:_MOST_DOUBTFUL]):
+            yield resized_example(asked.example, shapes)
 
-    def _paired(
-        self, asked: _Asked, wish: Callable[[Any], bool], unsure: Sequence[tuple[Shape, ...]]
+    def _fitting(
+        self, asked: _Asked, wish: Callable[[Any], bool], refused: Sequence[tuple[Shape, ...]]
     ) -> Iterator[tuple[tuple[Shape, ...], bool]]:
-        """Sizes at which the number would be as wished, a second one changed, and whether all ops run there.
+        """Sizes at which the number would be as wished, some more of them changed, and whether all ops run.
 
-        `unsure` are sizes at which it would be, one changed each, and at which some op does not run.
+        `refused` are near sizes at which some op does not run. Where none does at the trace's own, nobody
+        knows on paper which do.
         """
         question, paper = asked.question, asked.paper
-        for shapes in chain.from_iterable(paired_shapes(asked.example, one) for one in unsure):
-            if is_large(shapes):
-                continue
-            if shapes not in paper.known:
-                if self.paired >= _MOST_PAIRED:
+        units = dict(units_of(asked.example))
+        for shapes in refused:
+            whole = 0
+            for attempt in fitting_shapes(paper.graph, shapes, paper.ends, units):
+                self.fitting_ops -= attempt.runs + 1
+                if self.fitting_ops < 0:
                     return
-                self.paired += 1
-            number = _number_at(question, paper.sizes(shapes))
-            if number is not None and wish(number):
-                yield shapes, paper.runs(shapes)
+                if is_large(attempt.shapes) or (not attempt.is_whole and paper.is_runnable):
+                    continue
+                number = _number_at(question, paper.sizes(attempt.shapes))
+                if number is not None and wish(number):
+                    yield attempt.shapes, attempt.is_whole
+                whole += attempt.is_whole
+                if whole >= _MOST_FITTING:
+                    break
 
     def _combine(self) -> Sequence[Pair]:
         """Trace sizes at which what two questions of a given call come out as has not been seen together.
@@ -496,12 +528,31 @@ class _Explorer:
         most = _MOST_TRIALS if view.example is self.traced[view.call][0] else _FEW_TRIALS
         more = islice(_unique(chain.from_iterable(zip_longest(*near))), most)
         candidates = dict.fromkeys((*view.paper.known, *self._crossed(view.call), *more))
-        small = [c for c in candidates if not is_large(c)]
-        known = [c for c in small if c in view.paper.known]
-        new = [c for c in small if c not in view.paper.known]
-        affordable = max(self.paper_ops, 0) // max(len(view.paper.graph.ops), 1)
-        self.paper_ops -= len(new) * len(view.paper.graph.ops)
-        return sorted((*known, *new[:affordable]), key=lambda c: not view.paper.runs(c))
+        found: dict[tuple[Shape, ...], None] = {}
+        for shapes in candidates:
+            if is_large(shapes):
+                continue
+            if shapes not in view.paper.known:
+                if self.paper_ops < 0:
+                    continue
+                self.paper_ops -= view.paper.runs_at(shapes) + 1
+            found[shapes] = None
+            fitting = None if view.paper.runs(shapes) else self._first_fitting(view, shapes)
+            if fitting is not None:
+                found[fitting] = None
+        return sorted(found, key=lambda c: not view.paper.runs(c))
+
+    def _first_fitting(self, view: _View, shapes: tuple[Shape, ...]) -> tuple[Shape, ...] | None:
+        """Sizes at which all ops run, more of them changed than of `shapes`; None where there are none."""
+        for attempt in fitting_shapes(
+            view.paper.graph, shapes, view.paper.ends, dict(units_of(view.example))
+        ):
+            self.fitting_ops -= attempt.runs + 1
+            if attempt.is_whole and not is_large(attempt.shapes):
+                return attempt.shapes
+            if self.fitting_ops < 0:
+                break
+        return None
 
     def _crossed(self, call: int) -> Iterator[tuple[Shape, ...]]:
         """Sizes that two of the calls differ in from the example, put together."""

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import chain, combinations
-from math import ceil, floor, prod
+from math import prod
 
 import torch
 from torch import Tensor
 
+from speedup.ir.companions import change_extent
 from speedup.ir.expressions import Attempt, Guard, SizeOf, Use, sizes_in
 from speedup.ir.graph import Graph, Shape
 from speedup.ir.inputs import Example, batch_size
@@ -28,11 +29,13 @@ def shapes_of(example: Example) -> tuple[Shape, ...]:
 def near_shapes(example: Example, question: Question, graph: Graph) -> Iterator[tuple[Shape, ...]]:
     """Shapes of a call with other sizes, the nearest first: one size that inputs share, then single ones."""
     shapes = shapes_of(example)
-    units = [one for one in _units(example) if _may_change(one, shapes, graph)]
+    units = [one for one in units_of(example) if _may_change(one, shapes, graph)]
     steps = {unit: list(_steps(extent, question, graph)) for unit, extent in units}
     done = {shapes}
     for rank in range(max(map(len, steps.values()), default=0)):
-        near = (_change(shapes, unit, steps[unit][rank]) for unit, _ in units if rank < len(steps[unit]))
+        near = (
+            change_extent(shapes, unit, steps[unit][rank]) for unit, _ in units if rank < len(steps[unit])
+        )
         same = _reshape(shapes, batch_size(example) is not None) if rank == 1 else ()
         for found in chain(near, same):
             if found not in done:
@@ -57,31 +60,6 @@ def _reshape(shapes: Sequence[Shape], has_batch: bool) -> Iterator[tuple[Shape, 
                     )
 
 
-def paired_shapes(example: Example, changed: tuple[Shape, ...]) -> Iterator[tuple[Shape, ...]]:
-    """`changed`, shapes of a call with another size, with one more that makes up for it.
-
-    For models that flatten what they compute: the product of both stays about the same, as that of the sizes
-    that are computed of them has to.
-    """
-    shapes, has_batch = shapes_of(example), batch_size(example) is not None
-    ratios = (prod(new) / prod(old) for old, new in zip(shapes, changed, strict=True) if prod(old))
-    ratio = next((ratio for ratio in ratios if ratio not in (0, 1)), 1.0)
-    for unit, extent in _units(example):
-        moved = any(shapes[number][dim] != changed[number][dim] for number, dim in unit)
-        if moved or not _is_alike(unit, has_batch):
-            continue
-        exact = extent / ratio
-        for other in dict.fromkeys((floor(exact), ceil(exact), floor(exact) - 1, ceil(exact) + 1)):
-            if other not in (0, extent) and other > 0:
-                yield _change(changed, unit, other)
-
-
-def _is_alike(unit: Unit, has_batch: bool) -> bool:
-    """Whether it is the same dimension of some inputs, and not the batch."""
-    dims = {dim for _, dim in unit}
-    return len(dims) == 1 and not (has_batch and 0 in dims)
-
-
 def _may_change(unit: tuple[Unit, int], shapes: tuple[Shape, ...], graph: Graph) -> bool:
     """Whether the ops that read the inputs run at any other extent, as they do not with more channels."""
     places, extent = unit
@@ -90,20 +68,13 @@ def _may_change(unit: tuple[Unit, int], shapes: tuple[Shape, ...], graph: Graph)
         readers = [graph.ops[r] for v in graph.inputs for r in graph.readers[v.index]]
         first = [op for op in readers if all(v in graph.inputs or graph.is_fixed(v) for v in op.operands)]
         wanted = {r.index for op in first for r in op.results if not op.is_inner}
-        others = (_change(shapes, places, n) for n in (2 * extent, extent + 1, 3 * extent))
+        others = (change_extent(shapes, places, n) for n in (2 * extent, extent + 1, 3 * extent))
         return not wanted or any(len(resized_shapes(graph, other, wanted)) == len(wanted) for other in others)
 
     return graph.once(f"may change {sorted(places)}", ask)
 
 
-def _change(shapes: Sequence[Shape], unit: Unit, extent: int) -> tuple[Shape, ...]:
-    return tuple(
-        tuple(extent if (number, dim) in unit else n for dim, n in enumerate(shape))
-        for number, shape in enumerate(shapes)
-    )
-
-
-def _units(example: Example) -> Iterator[tuple[Unit, int]]:
+def units_of(example: Example) -> Iterator[tuple[Unit, int]]:
     """Dimensions of the inputs that may change together, with their extent."""
     shapes = shapes_of(example)
     has_batch = batch_size(example) is not None

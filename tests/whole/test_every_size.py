@@ -474,6 +474,38 @@ def test_one_extent_may_have_to_make_up_for_another(by_rounds: bool, planned: tu
         torch.testing.assert_close(small(x), masked(x), rtol=1e-9, atol=1e-12)
 
 
+class Halved(nn.Module):
+    """Halves its images, rounding up, and flattens them: one row less changes nothing, two are refused."""
+
+    def __init__(self, question: str) -> None:
+        super().__init__()
+        self.question = question
+        self.enter, self.halve = nn.Conv2d(2, 6, 1), nn.Conv2d(6, 6, 1, stride=2)
+        self.again, self.leave = nn.Conv2d(6, 6, 1), nn.Linear(48, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.halve(torch.tanh(self.enter(x)))
+        asked = x.shape[-1] in (2, 1) if self.question == "narrow" else x.shape[-1] > 7
+        return self.leave((torch.tanh(self.again(x)) if asked else x).flatten(1))
+
+
+@pytest.mark.parametrize("question", ["narrow", "wide"])
+@pytest.mark.parametrize("planned", [(4, 7), (3, 8), (4, 8)], ids=str)
+def test_extents_that_no_single_change_moves_may_be_others(question: str, planned: tuple[int, int]) -> None:
+    torch.manual_seed(0)
+    model, rows = Halved(question).double().eval(), torch.arange(6) > 2
+    masks = {"again.weight": rows[:, None, None, None].expand(6, 6, 1, 1), "again.bias": rows}
+    masks |= {
+        "halve.weight": rows.flip(0)[:, None, None, None].expand(6, 6, 1, 1),
+        "halve.bias": rows.flip(0),
+    }
+    small = materialize(plan_speedup(model, torch.randn(2, 2, *planned, dtype=torch.float64), masks))
+    masked = apply_masks(model, masks)
+    for height, width in ((4, 7), (3, 8), (8, 4), (7, 3), (16, 2), (15, 1), (2, 16), (1, 15)):
+        x = torch.randn(3, 2, height, width, dtype=torch.float64)
+        torch.testing.assert_close(small(x), masked(x), rtol=1e-9, atol=1e-12)
+
+
 class Scanned(nn.Module):
     """A hand-written recurrence, whose stacked states are treated by how many there are.
 

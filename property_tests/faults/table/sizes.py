@@ -40,11 +40,35 @@ FAULTS = (
         ("tests/whole/test_every_size.py::test_sizes_may_hang_on_the_rounds_of_a_loop",),
     ),
     Fault(
-        "sizes: no extent makes up for another",
+        "sizes: no other size changes with one",
         "tracing.exploring",
-        "paired = [] if any_runs else list(self._paired(asked, wish, unsure))",
-        "paired: list[Any] = []",
-        ("tests/whole/test_every_size.py::test_one_extent_may_have_to_make_up_for_another",),
+        "for shapes, runs in () if any_runs else self._fitting(asked, wish, (*unsure, *doubtful, *others)):",
+        "for shapes, runs in tuple[Any]():",
+        (
+            "tests/whole/test_every_size.py::test_one_extent_may_have_to_make_up_for_another",
+            "tests/whole/test_sizes_together.py",
+        ),
+    ),
+    Fault(
+        "sizes: no more than two change together",
+        "ir.companions",
+        "len(path) < _MOST_COMPANIONS",
+        "len(path) < 1",
+        ("tests/whole/test_sizes_together.py",),
+    ),
+    Fault(
+        "sizes: what is in proportion changes by as much",
+        "ir.companions",
+        "floor(extent * new / old), ceil(extent * new / old)",
+        "extent, extent",
+        ("tests/whole/test_sizes_together.py",),
+    ),
+    Fault(
+        "sizes: pairs of questions are looked at where one size changes alone",
+        "tracing.exploring",
+        "fitting = None if view.paper.runs(shapes) else self._first_fitting(view, shapes)",
+        "fitting = None",
+        ("tests/whole/test_sizes_together.py",),
     ),
     Fault(
         "sizes: what a model that refuses all sizes asks is not said",
@@ -52,6 +76,13 @@ FAULTS = (
         "{k: self.untraced.get(k, why) for k in self.questions}",
         "dict(self.untraced)",
         ("tests/whole/test_every_size.py::test_a_model_that_refuses_whatever_is_tried_is_said_to",),
+    ),
+    Fault(
+        "sizes: only what one extent alone changes follows the input",
+        "rules.extents",
+        "for found in trial.together(units):",
+        "for found in tuple[Any]():",
+        ("tests/whole/test_every_size.py::test_extents_that_no_single_change_moves_may_be_others",),
     ),
     Fault(
         "sizes: a number used out of sight asks for no other size",
