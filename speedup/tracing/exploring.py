@@ -13,15 +13,13 @@ from itertools import chain, combinations, islice, product, zip_longest
 from typing import Any
 
 import torch
-from attrs import define, field, frozen
+from attrs import frozen
 from torch import Tensor
 
 from speedup.errors import ExportError
-from speedup.ir.companions import fitting_shapes
 from speedup.ir.expressions import Attempt, Guard, Use, sizes_in
 from speedup.ir.graph import Graph, Origin, Shape
 from speedup.ir.inputs import Example
-from speedup.ir.resizing import count_runs, resized_shapes
 from speedup.rules import STANDARD
 from speedup.rules.extents import Extents
 from speedup.tracing.merging import same_program
@@ -32,8 +30,8 @@ from speedup.tracing.nearby import (
     resized_example,
     shapes_of,
     sizes_asked,
-    units_of,
 )
+from speedup.tracing.paper import Paper
 from speedup.tracing.questions import (
     FEW_ROUNDS,
     Question,
@@ -105,8 +103,7 @@ class _Asked:
     """A question that a trace leaves open, and the trace."""
 
     question: Question
-    example: Example
-    paper: _Paper
+    paper: Paper
     # Which of the given calls it is about; the calls of other sizes are variants of one of these.
     call: int
 
@@ -116,42 +113,8 @@ class _View:
     """A trace as a source of sizes: the given call that it is a variant of, and its questions by key."""
 
     call: int
-    example: Example
-    paper: _Paper
+    paper: Paper
     questions: Mapping[Key, Question]
-
-
-@define(eq=False)
-class _Paper:
-    """What the sizes that a trace's questions are about would be in other calls; each is worked out once."""
-
-    graph: Graph
-    wanted: frozenset[int]
-    known: dict[tuple[Shape, ...], Mapping[int, Shape]] = field(factory=dict)
-
-    @property
-    def ends(self) -> frozenset[int]:
-        """The values in question, and those that the forward returns."""
-        return self.wanted.union(value.index for value in self.graph.outputs)
-
-    @property
-    def is_runnable(self) -> bool:
-        """Whether the ops run on paper at the trace's own sizes."""
-        return self.runs(tuple(value.shape for value in self.graph.inputs))
-
-    def sizes(self, shapes: tuple[Shape, ...]) -> Mapping[int, Shape]:
-        """The shapes of the values in question, where the inputs have these `shapes`."""
-        if shapes not in self.known:
-            self.known[shapes] = resized_shapes(self.graph, shapes, self.ends)
-        return self.known[shapes]
-
-    def runs_at(self, shapes: tuple[Shape, ...]) -> int:
-        """How many of the ops run there, and so what it costs to find out."""
-        return count_runs(self.graph, shapes, self.ends)[0]
-
-    def runs(self, shapes: tuple[Shape, ...]) -> bool:
-        """Whether all of the trace's ops run there; else the model refuses it, or goes another way."""
-        return all(value.index in self.sizes(shapes) for value in self.graph.outputs)
 
 
 class _Explorer:
@@ -249,20 +212,20 @@ class _Explorer:
             if question.key is not None and extents.follow_input(question.expression)
         ]
         wanted = (size.value for question in asked for size in sizes_in(question.expression))
-        paper = _Paper(graph, frozenset(wanted))
-        self.views.append(_View(call, example, paper, {(call, type(q), q.key): q for q in asked}))
+        paper = Paper(example, graph, frozenset(wanted))
+        self.views.append(_View(call, paper, {(call, type(q), q.key): q for q in asked}))
         if any(isinstance(question, Use) and is_count(question) for question in asked):
-            self._note_hidden(example, paper, call, asked)
+            self._note_hidden(paper, call, asked)
         outcomes = {(call, type(q), q.key): outcome_of(q, q.number) for q in asked}
         self.outcomes.append({key: outcome for key, outcome in outcomes.items() if outcome is not None})
         for question in asked:
             key = (call, type(question), question.key)
             self.seen.setdefault(key, set()).add(question.number)
             if key not in self.questions and may_differ(question):
-                self.questions[key] = _Asked(question, example, paper, call)
+                self.questions[key] = _Asked(question, paper, call)
         return {(call, type(question), question.key) for question in asked}
 
-    def _note_hidden(self, example: Example, paper: _Paper, call: int, asked: Sequence[Question]) -> None:
+    def _note_hidden(self, paper: Paper, call: int, asked: Sequence[Question]) -> None:
         """Take in questions about sizes that no input's is seen to decide, but maybe rounds of a loop."""
         others = (q for q in paper.graph.questions if q.key is not None and q not in asked)
         for question in others:
@@ -270,7 +233,7 @@ class _Explorer:
             if is_told and may_differ(question) and any(True for _ in sizes_in(question.expression)):
                 key = (call, type(question), question.key)
                 self.seen.setdefault(key, set()).add(question.number)
-                self.hidden.setdefault(key, _Asked(question, example, paper, call))
+                self.hidden.setdefault(key, _Asked(question, paper, call))
                 numbers = tuple(sizes_asked(question, paper.graph).values())
                 self.hidden_sizes.setdefault(key, set()).add(numbers)
 
@@ -292,7 +255,7 @@ class _Explorer:
                     left.append(asked)
                     break
                 self.tried[place] = ""
-                example = resized_example(asked.example, shapes)
+                example = resized_example(asked.paper.example, shapes)
                 try:
                     trace = self.retrace(example)
                 except ExportError:
@@ -314,10 +277,10 @@ class _Explorer:
 
     def _beside(self, asked: _Asked) -> Iterator[tuple[Shape, ...]]:
         """The sizes at which a question was first seen, each with what other traces have for the others."""
-        base, own = shapes_of(self.traced[asked.call][0]), shapes_of(asked.example)
+        base, own = shapes_of(self.traced[asked.call][0]), shapes_of(asked.paper.example)
         if own != base and _is_like(own, base):
             for view in (view for view in self.views if view.call == asked.call):
-                other = shapes_of(view.example)
+                other = shapes_of(view.paper.example)
                 if _is_like(other, base):
                     yield tuple(
                         tuple(n if n != was else new for was, n, new in zip(*extents, strict=True))
@@ -327,8 +290,8 @@ class _Explorer:
     def _predicted(self, key: Key, asked: _Asked) -> Iterator[tuple[Shape, ...]]:
         """Near sizes at which a question would have another number, if its sizes are those of the input."""
         question, graph = asked.question, asked.paper.graph
-        sizes, own = sizes_asked(question, graph), shapes_of(asked.example)
-        for shapes in near_shapes(asked.example, question, graph):
+        sizes, own = sizes_asked(question, graph), shapes_of(asked.paper.example)
+        for shapes in near_shapes(asked.paper.example, question, graph):
             changed = {
                 n: new
                 for extents in zip(own, shapes, strict=True)
@@ -418,17 +381,17 @@ class _Explorer:
         doubtful: list[tuple[Shape, ...]] = []
         unsure: list[tuple[Shape, ...]] = []
         others: list[tuple[Shape, ...]] = []
-        for shapes in near_shapes(asked.example, question, paper.graph):
+        for shapes in near_shapes(asked.paper.example, question, paper.graph):
             if shapes not in paper.known:
                 if tries >= _MOST_TRIALS or self.trials >= _MOST_IN_ALL:
                     continue
-                share = (paper.runs_at(shapes) + 1) / (len(paper.graph.ops) + 1)
+                share = paper.cost(shapes) / (len(paper.graph.ops) + 1)
                 tries += share
                 self.trials += share
-            number, too_large = _number_at(question, paper.sizes(shapes)), is_large(shapes)
+            number, too_large = paper.number(question, shapes), is_large(shapes)
             if number is not None and wish(number) and (too_large or paper.runs(shapes)):
                 any_runs = True
-                yield (of_shapes if too_large else resized_example)(asked.example, shapes)
+                yield (of_shapes if too_large else resized_example)(asked.paper.example, shapes)
             elif number is not None and wish(number):
                 unsure.append(shapes)
             elif number is None and not too_large:
@@ -438,12 +401,14 @@ class _Explorer:
         further: list[tuple[Shape, ...]] = []
         for shapes, runs in () if any_runs else self._fitting(asked, wish, (*unsure, *doubtful, *others)):
             if runs:
-                yield resized_example(asked.example, shapes)
-            else:
-                further.append(shapes)
+                yield resized_example(asked.paper.example, shapes)
+                continue
+            further.append(shapes)
+            if len(further) >= _MOST_DOUBTFUL:
+                break
         # Where the sizes cannot be worked out on paper, only the forward itself can tell.
-        for shapes in (*unsure, *doubtful[:_MOST_DOUBTFUL], *further[:_MOST_DOUBTFUL]):
-            yield resized_example(asked.example, shapes)
+        for shapes in (*unsure, *doubtful[:_MOST_DOUBTFUL], *further):
+            yield resized_example(asked.paper.example, shapes)
 
     def _fitting(
         self, asked: _Asked, wish: Callable[[Any], bool], refused: Sequence[tuple[Shape, ...]]
@@ -454,16 +419,15 @@ class _Explorer:
         knows on paper which do.
         """
         question, paper = asked.question, asked.paper
-        units = dict(units_of(asked.example))
         for shapes in refused:
             whole = 0
-            for attempt in fitting_shapes(paper.graph, shapes, paper.ends, units):
+            for attempt in paper.fitting(shapes):
                 self.fitting_ops -= attempt.runs + 1
                 if self.fitting_ops < 0:
                     return
                 if is_large(attempt.shapes) or (not attempt.is_whole and paper.is_runnable):
                     continue
-                number = _number_at(question, paper.sizes(attempt.shapes))
+                number = paper.number(question, attempt.shapes)
                 if number is not None and wish(number):
                     yield attempt.shapes, attempt.is_whole
                 whole += attempt.is_whole
@@ -513,8 +477,8 @@ class _Explorer:
         known = {pair for outcomes in self.outcomes for pair in _pairs(outcomes, both)}
         for view in (view for view in self.views if view.call == call):
             for shapes in self._places(view, both):
-                sizes = view.paper.sizes(shapes)
-                there = {key: _outcome_at(q, sizes) for key, q in view.questions.items() if key in ways}
+                asked = ((key, q) for key, q in view.questions.items() if key in ways)
+                there = {key: view.paper.outcome(q, shapes) for key, q in asked}
                 new = [pair for pair in _pairs(there, both) if pair not in known]
                 if new:
                     found[shapes] = tuple(dict.fromkeys((*found.get(shapes, ()), *new)))
@@ -523,9 +487,9 @@ class _Explorer:
     def _places(self, view: _View, keys: Collection[Key]) -> Sequence[tuple[Shape, ...]]:
         """Sizes near those of a trace; first those at which its own ops run, as others may be refused."""
         asked = [question for key, question in view.questions.items() if key in keys]
-        near = (near_shapes(view.example, question, view.paper.graph) for question in asked)
+        near = (near_shapes(view.paper.example, question, view.paper.graph) for question in asked)
         # What the example is near to is looked at thoroughly, what others are near to less so.
-        most = _MOST_TRIALS if view.example is self.traced[view.call][0] else _FEW_TRIALS
+        most = _MOST_TRIALS if view.paper.example is self.traced[view.call][0] else _FEW_TRIALS
         more = islice(_unique(chain.from_iterable(zip_longest(*near))), most)
         candidates = dict.fromkeys((*view.paper.known, *self._crossed(view.call), *more))
         found: dict[tuple[Shape, ...], None] = {}
@@ -535,7 +499,7 @@ class _Explorer:
             if shapes not in view.paper.known:
                 if self.paper_ops < 0:
                     continue
-                self.paper_ops -= view.paper.runs_at(shapes) + 1
+                self.paper_ops -= view.paper.cost(shapes)
             found[shapes] = None
             fitting = None if view.paper.runs(shapes) else self._first_fitting(view, shapes)
             if fitting is not None:
@@ -544,9 +508,7 @@ class _Explorer:
 
     def _first_fitting(self, view: _View, shapes: tuple[Shape, ...]) -> tuple[Shape, ...] | None:
         """Sizes at which all ops run, more of them changed than of `shapes`; None where there are none."""
-        for attempt in fitting_shapes(
-            view.paper.graph, shapes, view.paper.ends, dict(units_of(view.example))
-        ):
+        for attempt in view.paper.fitting(shapes) if self.fitting_ops > 0 else ():
             self.fitting_ops -= attempt.runs + 1
             if attempt.is_whole and not is_large(attempt.shapes):
                 return attempt.shapes
@@ -587,18 +549,6 @@ def _pairs(outcomes: Mapping[Key, bool | None], keys: Sequence[Key]) -> Iterator
     """The pairs of ways that questions came out, in the order of `keys`."""
     ways = ((key, outcomes.get(key)) for key in keys)
     yield from combinations(((key, way) for key, way in ways if way is not None), 2)
-
-
-def _outcome_at(question: Question, shapes: Mapping[int, Shape]) -> bool | None:
-    """Which way a question comes out where values have these shapes; None where that is not known."""
-    number = _number_at(question, shapes)
-    return None if number is None else outcome_of(question, number)
-
-
-def _number_at(question: Question, shapes: Mapping[int, Shape]) -> Any:
-    """What a question's number is where values have these shapes; None where that is not known."""
-    found = {s: shapes[s.value][s.dim] for s in sizes_in(question.expression) if s.value in shapes}
-    return number_of(question.expression, found.__getitem__)
 
 
 def _unique(shapes: Iterable[tuple[Shape, ...] | None]) -> Iterator[tuple[Shape, ...]]:

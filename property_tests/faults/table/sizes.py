@@ -28,7 +28,7 @@ FAULTS = (
     Fault(
         "sizes: rounds of a loop decide no sizes behind it",
         "tracing.exploring",
-        "self._note_hidden(example, paper, call, asked)",
+        "self._note_hidden(paper, call, asked)",
         "pass",
         ("tests/whole/test_every_size.py::test_sizes_may_hang_on_the_rounds_of_a_loop",),
     ),
