@@ -51,8 +51,8 @@ from speedup.tracing.trace import Trace
 _MOST_TRACES, _MOST_REFUSALS, _MOST_TRIALS, _FEW_TRIALS, _MOST_IN_ALL = 14, 3, 32, 12, 128
 # Ops that are run on paper, in all, to find sizes that change together where no single one leads anywhere.
 _FITTING_OPS = 60_000
-# Of such sizes, how many that fit to one near size.
-_MOST_FITTING = 3
+# Of such sizes, how many that fit to one near size; near sizes to which nothing fits until none is expected.
+_MOST_FITTING, _MOST_UNFITTED = 3, 16
 # Of a model that has refused so many, further sizes that it is run at before they are traced: for one
 # question, and in all.
 _MOST_RUNS, _RUNS_IN_ALL = 12, 36
@@ -65,7 +65,7 @@ _MOST_ATTEMPTS = 5
 _MOST_COMBINED, _OPS_COMBINED, _MOST_CROSSED = 6, 2000, 8
 # Ops that are run on paper, in all, to find sizes at which questions come out otherwise together: so many, or
 # so many times those of the calls that were given.
-_PAPER_OPS, _PAPER_RUNS = 12_000, 60
+_PAPER_OPS, _PAPER_RUNS = 12_000, 24
 # Ops of these traces, of all together, that are never too many.
 _LEAST_OPS = 2000
 # Traces that are made to see what rounds of a loop do to code that other sizes reach.
@@ -141,6 +141,10 @@ class _Explorer:
         self.refusals = self.runs = 0
         self.trials = 0.0
         self.fitting_ops = _FITTING_OPS
+        # Of the given calls those that were found to take sizes that change together, and to how many sizes
+        # of the others nothing was found that fits.
+        self.fitted: set[int] = set()
+        self.unfitted: dict[int, int] = {}
         ops = sum(len(trace.graph.ops) for _, trace in traced)
         self.paper_ops = max(_PAPER_OPS, _PAPER_RUNS * ops)
         self.views: list[_View] = []
@@ -420,6 +424,10 @@ class _Explorer:
         """
         question, paper = asked.question, asked.paper
         for shapes in refused:
+            if asked.call not in self.fitted:
+                if self.unfitted.setdefault(asked.call, 0) >= _MOST_UNFITTED:
+                    return
+                self.unfitted[asked.call] += 1
             whole = 0
             for attempt in paper.fitting(shapes):
                 self.fitting_ops -= attempt.runs + 1
@@ -427,6 +435,8 @@ class _Explorer:
                     return
                 if is_large(attempt.shapes) or (not attempt.is_whole and paper.is_runnable):
                     continue
+                if attempt.is_whole:
+                    self.fitted.add(asked.call)
                 number = paper.number(question, attempt.shapes)
                 if number is not None and wish(number):
                     yield attempt.shapes, attempt.is_whole
@@ -508,7 +518,8 @@ class _Explorer:
 
     def _first_fitting(self, view: _View, shapes: tuple[Shape, ...]) -> tuple[Shape, ...] | None:
         """Sizes at which all ops run, more of them changed than of `shapes`; None where there are none."""
-        for attempt in view.paper.fitting(shapes) if self.fitting_ops > 0 else ():
+        is_worth_it = view.call in self.fitted and self.fitting_ops > 0
+        for attempt in view.paper.fitting(shapes) if is_worth_it else ():
             self.fitting_ops -= attempt.runs + 1
             if attempt.is_whole and not is_large(attempt.shapes):
                 return attempt.shapes
