@@ -236,9 +236,16 @@ def state_along(one: Fact, dim: int, extent: int) -> tuple[Tensor, Tensor, Tenso
     value, first = one.value, one.value
     for other in range(one.ndim):
         if other != dim:
-            first = first.narrow(other, 0, 1)
+            first = _first_of(first, other)
     varies = any_along(value != first, dim, extent)
     return known, ~varies, first.reshape(-1).expand(extent)
+
+
+def _first_of(tensor: Tensor, dim: int) -> Tensor:
+    """The first along `dim`, which keeps extent 1; zero where there is none, as all of none are."""
+    if tensor.shape[dim]:
+        return tensor.narrow(dim, 0, 1)
+    return tensor.new_zeros(*tensor.shape[:dim], 1, *tensor.shape[dim + 1 :])
 
 
 def vector(values: Tensor, dim: int, ndim: int) -> Tensor:
@@ -274,7 +281,7 @@ def uniform_along(tensor: Tensor, dims: Iterable[int]) -> bool:
         return True
     first = tensor
     for dim in chosen:
-        first = first.narrow(dim, 0, 1)
+        first = _first_of(first, dim)
     return bool((tensor == first).all())
 
 
@@ -285,6 +292,6 @@ def uniform_fact(one: Fact, dims: Iterable[int]) -> Fact:
         return one
     first = one.value
     for dim in chosen:
-        first = first.narrow(dim, 0, 1)
+        first = _first_of(first, dim)
     found = fact(*broadcast(all_over(one.known & (one.value == first), chosen), first))
     return evolve(found, varies=one.varies, stated=one.bounds)

@@ -51,7 +51,7 @@ def fitting_shapes(
         units: dimensions of the inputs that may change together, with their extents in the trace.
     """
     own = tuple(value.shape for value in graph.inputs)
-    moved = _moved(own, shapes)
+    moved = changed_places(own, shapes)
     if moved:
         number, dim = min(moved)
         search = _Search(graph, frozenset(wanted), units, moved, own[number][dim], shapes[number][dim])
@@ -138,8 +138,8 @@ def _unlikeliness(unit: Unit) -> tuple[bool, bool, int]:
     return 0 in dims, len(dims) > 1, -len(unit)
 
 
-def _moved(own: Sequence[Shape], shapes: Sequence[Shape]) -> Unit:
-    """The places at which the shapes are not the trace's."""
+def changed_places(own: Sequence[Shape], shapes: Sequence[Shape]) -> Unit:
+    """The places at which shapes of the inputs are not their `own`."""
     return frozenset(
         (number, dim)
         for number, (before, after) in enumerate(zip(own, shapes, strict=True))

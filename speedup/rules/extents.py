@@ -13,7 +13,7 @@ from typing import Any
 from attrs import field, frozen
 
 from speedup.engine.constraints import Dim
-from speedup.ir.companions import change_extent, fitting_shapes
+from speedup.ir.companions import Attempt, change_extent, fitting_shapes
 from speedup.ir.expressions import (
     Derived,
     Root,
@@ -212,6 +212,7 @@ def _trials(graph: Graph) -> Iterator[tuple[Dim, bool]]:
                 unsure.update(trial.missing(found))
         for found in trial.together(units):
             changed.update(trial.others(found))
+            unsure.update(trial.missing(found))
         for dim in ((value.index, axis) for value in results for axis in range(value.ndim)):
             if dim in changed or dim not in unsure:
                 yield dim, dim in changed
@@ -293,22 +294,26 @@ class _Trial:
         return None if is_same_way else best
 
     def together(self, units: Mapping[Unit, int]) -> Iterator[Mapping[int, Shape]]:
-        """The shapes where other extents change with one that was refused, so that all ops run."""
+        """The shapes where other extents change with one that was refused, so that all ops run.
+
+        Or, where they never do, so many that the forward is seen to go another way.
+        """
         left = _MOST_RUN
         for refused in self.refused.values() if self._runs else ():
             for shapes in refused[:_MOST_REFUSED]:
-                fitting = None
+                best: Attempt | None = None
                 for attempt in fitting_shapes(self.graph, shapes, self._wanted, units):
                     left -= attempt.runs + 1
+                    if best is None or attempt.runs > best.runs:
+                        best = attempt
                     if attempt.is_whole or left < 0:
-                        fitting = attempt if attempt.is_whole else None
                         break
-                if fitting is not None:
-                    yield self.at(fitting.shapes)
+                found = {} if best is None else self.at(best.shapes)
+                if best is not None and (best.is_whole or not self._goes_on(best.shapes, found)):
+                    yield found
+                    break
                 if left < 0:
                     return
-                if fitting is not None:
-                    break
 
     def _goes_on(self, shapes: Sequence[Shape], found: Mapping[int, Shape]) -> bool:
         """Whether the forward makes the same of sizes as in the trace, up to where the ops do not run."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Mapping
 from itertools import zip_longest
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import attrs
 import torch
@@ -18,6 +18,7 @@ from speedup.testing.grammar.site import BlockSite, Layout, Shape, pick, result_
 from speedup.testing.grammar.sized import LONGEST, looks_at_sizes
 from speedup.testing.grammar.transitions import TRANSITIONS
 from speedup.testing.modules import (
+    Aligned,
     CrossAttention,
     EncoderDecoder,
     Film,
@@ -142,10 +143,36 @@ def other_sizes(network: Network) -> tuple[Call, ...]:
     few = 1000 if looks_at_sizes(network.module) else 3
     found: list[Call] = []
     for call in (network.inputs, *network.calls):
-        tried = zip_longest(*(_variants(given) for given in call))
+        tried = _alike(network, call) or zip_longest(*(_variants(given) for given in call))
         nearby = [_fill(one, call) for one in tried if any(v is not None for v in one)]
         found += [one for one in nearby if one != call and _takes(network, one)][:few]
     return tuple(found)
+
+
+def _alike(network: Network, call: Call) -> list[tuple[Input, ...]]:
+    """The two inputs at other sizes that fit together; none where they go with each other as they are."""
+    merge = next((spec for spec in network.module.walk() if spec.make is Aligned), None)
+    if merge is None:
+        return []
+    how, dims = cast("tuple[str, tuple[int, ...]]", merge.arguments[2:])
+    first, second = (given for given in call if isinstance(given, Input))
+    return [(one, _beside(one, second, how, dims)) for one in _variants(first)]
+
+
+def _beside(first: Input, second: Input, how: str, dims: tuple[int, ...]) -> Input:
+    """The second input of `Aligned` at the sizes that go with those of the first; `dims` count the batch."""
+    sizes = list(second.sizes)
+    for dim in dims:
+        sizes[dim - 1] = _SECOND[how](first.sizes[dim - 1])
+    return attrs.evolve(second, sizes=tuple(sizes))
+
+
+# How long the second input of `Aligned` is where the first is so long.
+_SECOND: Mapping[str, Callable[[int], int]] = {
+    "repeated": lambda n: n // 2,
+    "averaged": lambda n: 2 * n,
+    "cut": lambda n: n + 2,
+}
 
 
 def _variants(given: Input | str) -> tuple[Input, ...]:
@@ -285,6 +312,21 @@ def _two_alike(draw: st.DrawFn) -> Front:
     return Front(inputs, merge, attrs.evolve(made, sizes=sizes), is_merged=True)
 
 
+def _of_two_sizes(draw: st.DrawFn) -> Front:
+    layout: Layout = pick(draw, "image", "tokens")
+    shape, other = _draw_shape(draw, layout), _draw_shape(draw, layout)
+    how, dims = pick(draw, *_SECOND), (1,) if layout == "tokens" else (2, 3)
+    if how == "repeated":
+        even = tuple(n if place + 1 not in dims else n - n % 2 for place, n in enumerate(shape.sizes))
+        shape = attrs.evolve(shape, sizes=even)
+    hidden = draw(st.integers(2, 8))
+    sizes = (*shape.space, hidden) if layout == "tokens" else (hidden, *shape.space)
+    first = Input(shape.sizes)
+    second = _beside(first, Input(other.sizes), how, dims)
+    merge = Spec.of(Aligned, adapter(shape, hidden), adapter(other, hidden), how, dims)
+    return Front((first, second), merge, Shape(layout, sizes), is_merged=True)
+
+
 def _conditioned_image(draw: st.DrawFn) -> Front:
     image, vector = _draw_shape(draw, "image"), _draw_shape(draw, "vector")
     hidden = draw(st.integers(2, 8))
@@ -339,6 +381,8 @@ _FRONTS: Mapping[Family, tuple[Callable[[st.DrawFn], Front], ...]] = {
     "pair": (
         _two_alike,
         _two_alike,
+        _of_two_sizes,
+        _of_two_sizes,
         _conditioned_image,
         _cross_attended,
         _encoded_and_decoded,

@@ -17,9 +17,11 @@ from attrs import frozen
 from torch import Tensor
 
 from speedup.errors import ExportError
+from speedup.ir.companions import changed_places
 from speedup.ir.expressions import Attempt, Guard, Use, sizes_in
 from speedup.ir.graph import Graph, Origin, Shape
 from speedup.ir.inputs import Example
+from speedup.ir.resizing import Unit
 from speedup.rules import STANDARD
 from speedup.rules.extents import Extents
 from speedup.tracing.merging import same_program
@@ -51,8 +53,9 @@ from speedup.tracing.trace import Trace
 _MOST_TRACES, _MOST_REFUSALS, _MOST_TRIALS, _FEW_TRIALS, _MOST_IN_ALL = 14, 3, 32, 12, 128
 # Ops that are run on paper, in all, to find sizes that change together where no single one leads anywhere.
 _FITTING_OPS = 60_000
-# Of such sizes, how many that fit to one near size; near sizes to which nothing fits until none is expected.
-_MOST_FITTING, _MOST_UNFITTED = 3, 16
+# Of such sizes, how many that fit to one near size; and to how many of one unit nothing has to fit, until
+# none is expected to.
+_MOST_FITTING, _MOST_UNFITTED = 3, 6
 # Of a model that has refused so many, further sizes that it is run at before they are traced: for one
 # question, and in all.
 _MOST_RUNS, _RUNS_IN_ALL = 12, 36
@@ -141,10 +144,10 @@ class _Explorer:
         self.refusals = self.runs = 0
         self.trials = 0.0
         self.fitting_ops = _FITTING_OPS
-        # Of the given calls those that were found to take sizes that change together, and to how many sizes
-        # of the others nothing was found that fits.
+        # Of the given calls those that were found to take sizes that change together; and, by call and what
+        # was changed, to how many sizes nothing was found that fits.
         self.fitted: set[int] = set()
-        self.unfitted: dict[int, int] = {}
+        self.unfitted: dict[tuple[int, Unit], int] = {}
         ops = sum(len(trace.graph.ops) for _, trace in traced)
         self.paper_ops = max(_PAPER_OPS, _PAPER_RUNS * ops)
         self.views: list[_View] = []
@@ -184,6 +187,8 @@ class _Explorer:
             )
         if self.paper_ops < 0:
             words.append("what is asked about sizes does not matter together; not all sizes were looked at")
+        if self.fitting_ops < 0:
+            words.append("no other way is gone where several sizes change together; not all were looked at")
         return Exploration(tuple(self._different()), tuple(dict.fromkeys(words)))
 
     def _words(self, key: Key) -> str:
@@ -304,7 +309,9 @@ class _Explorer:
             }
             then = {size: changed.get(n, n) for size, n in sizes.items()}
             if number_of(question.expression, then.__getitem__) not in self.seen[key]:
-                yield shapes
+                is_refused = asked.call in self.fitted and not asked.paper.runs(shapes)
+                fitting = self._first_fitting(asked.paper, asked.call, shapes) if is_refused else None
+                yield shapes if fitting is None else fitting
 
     def _is_answered(self, key: Key) -> bool:
         return not any(True for _ in self._wishes(key))
@@ -406,12 +413,10 @@ class _Explorer:
         for shapes, runs in () if any_runs else self._fitting(asked, wish, (*unsure, *doubtful, *others)):
             if runs:
                 yield resized_example(asked.paper.example, shapes)
-                continue
-            further.append(shapes)
-            if len(further) >= _MOST_DOUBTFUL:
-                break
+            else:
+                further.append(shapes)
         # Where the sizes cannot be worked out on paper, only the forward itself can tell.
-        for shapes in (*unsure, *doubtful[:_MOST_DOUBTFUL], *further):
+        for shapes in (*unsure, *doubtful[:_MOST_DOUBTFUL], *further[:_MOST_DOUBTFUL]):
             yield resized_example(asked.paper.example, shapes)
 
     def _fitting(
@@ -419,30 +424,40 @@ class _Explorer:
     ) -> Iterator[tuple[tuple[Shape, ...], bool]]:
         """Sizes at which the number would be as wished, some more of them changed, and whether all ops run.
 
-        `refused` are near sizes at which some op does not run. Where none does at the trace's own, nobody
-        knows on paper which do.
+        `refused` are near sizes at which some op does not run. Of those at which not all do, as where a loop
+        has other rounds, these are given that run as far as any that fit to the same near size.
         """
         question, paper = asked.question, asked.paper
         for shapes in refused:
-            if asked.call not in self.fitted:
-                if self.unfitted.setdefault(asked.call, 0) >= _MOST_UNFITTED:
-                    return
-                self.unfitted[asked.call] += 1
-            whole = 0
+            moved = asked.call, changed_places(shapes_of(paper.example), shapes)
+            misfits = self.unfitted.get(moved, 0)
+            if misfits >= _MOST_UNFITTED:
+                continue
+            whole, furthest, there = 0, paper.cost(shapes), None
+            fits = False
             for attempt in paper.fitting(shapes):
                 self.fitting_ops -= attempt.runs + 1
+                fits = fits or attempt.runs >= furthest
                 if self.fitting_ops < 0:
                     return
-                if is_large(attempt.shapes) or (not attempt.is_whole and paper.is_runnable):
+                is_further = attempt.runs >= furthest or not paper.is_runnable
+                if is_large(attempt.shapes) or not (attempt.is_whole or is_further):
                     continue
                 if attempt.is_whole:
                     self.fitted.add(asked.call)
                 number = paper.number(question, attempt.shapes)
                 if number is not None and wish(number):
-                    yield attempt.shapes, attempt.is_whole
+                    if attempt.is_whole:
+                        yield attempt.shapes, True
+                    else:
+                        furthest, there = attempt.runs + 1, attempt.shapes
                 whole += attempt.is_whole
                 if whole >= _MOST_FITTING:
                     break
+            if there is not None and not whole:
+                yield there, False
+            if not fits:
+                self.unfitted[moved] = misfits + 1
 
     def _combine(self) -> Sequence[Pair]:
         """Trace sizes at which what two questions of a given call come out as has not been seen together.
@@ -511,15 +526,15 @@ class _Explorer:
                     continue
                 self.paper_ops -= view.paper.cost(shapes)
             found[shapes] = None
-            fitting = None if view.paper.runs(shapes) else self._first_fitting(view, shapes)
+            fitting = None if view.paper.runs(shapes) else self._first_fitting(view.paper, view.call, shapes)
             if fitting is not None:
                 found[fitting] = None
         return sorted(found, key=lambda c: not view.paper.runs(c))
 
-    def _first_fitting(self, view: _View, shapes: tuple[Shape, ...]) -> tuple[Shape, ...] | None:
+    def _first_fitting(self, paper: Paper, call: int, shapes: tuple[Shape, ...]) -> tuple[Shape, ...] | None:
         """Sizes at which all ops run, more of them changed than of `shapes`; None where there are none."""
-        is_worth_it = view.call in self.fitted and self.fitting_ops > 0
-        for attempt in view.paper.fitting(shapes) if is_worth_it else ():
+        is_worth_it = call in self.fitted and self.fitting_ops > 0
+        for attempt in paper.fitting(shapes) if is_worth_it else ():
             self.fitting_ops -= attempt.runs + 1
             if attempt.is_whole and not is_large(attempt.shapes):
                 return attempt.shapes

@@ -24,6 +24,7 @@ from speedup.engine.lattice import (
     join,
     split_runs,
     spread,
+    state_along,
     uniform_along,
     unknown,
     vector,
@@ -237,6 +238,14 @@ def test_uniform_along_compares_the_content_at_every_index(
         whole = tensor.expand(SHAPE)
         expected = all(torch.equal(whole, whole.roll(1, dim)) for dim in dims)
         assert uniform_along(tensor, dims) is expected
+
+
+def test_where_there_is_nothing_all_of_it_is_the_same() -> None:
+    none = constant(torch.zeros(3, 0, 2))
+    for dim, extent in enumerate((3, 0, 2)):
+        known, uniform, value = state_along(none, dim, extent)
+        assert known.all() and uniform.all() and len(known) == len(uniform) == len(value) == extent
+    assert uniform_along(torch.zeros(3, 0), [1]) and uniform_along(torch.zeros(0, 2), [0, 1])
 
 
 def test_uniform_along_several_dimensions_sees_a_difference_on_the_diagonal() -> None:

@@ -122,6 +122,10 @@ JOINS: Mapping[str, tuple[Join, Sizes]] = MappingProxyType(
 )
 
 
+# Where so much would have to be tried that it is not, and the plan says so.
+TOO_MANY = ("three pooled scales", "a position each", "a border less")
+
+
 class Joined(nn.Module):
     """Joins its inputs, and goes another way by a size of the first, or of what is joined."""
 
@@ -129,7 +133,7 @@ class Joined(nn.Module):
         super().__init__()
         self.join, self.question, self.bound = join, question, bound
         self.enter, self.side = nn.Linear(5, 8), nn.Linear(5, 8)
-        self.again, self.leave = nn.Linear(8, 8), nn.Linear(8, 3)
+        self.again, self.other, self.leave = nn.Linear(8, 8), nn.Linear(8, 8), nn.Linear(8, 3)
 
     def forward(self, *given: Tensor) -> Tensor:
         y = torch.tanh(self.join(self.enter, self.side, given))
@@ -138,6 +142,10 @@ class Joined(nn.Module):
             for _ in range(size // self.bound):
                 y = torch.tanh(self.again(y))
             return self.leave(y)
+        if self.question == "states":
+            # No operator says that as many are stacked as there were steps.
+            y = y + torch.stack([torch.tanh(self.again(part)) for part in y.unbind(-2)], -2)
+            return self.leave(torch.tanh(self.other(y)) if y.shape[-2] > self.bound else y)
         if self.question == "together":
             side = torch.tanh(self.again(y)) if size > self.bound else 0
             return self.leave(y + side if given[0].shape[0] == 1 else y)
@@ -151,6 +159,7 @@ class Joined(nn.Module):
         ("of what is joined", 3),
         ("of what is joined", 12),
         ("rounds", 3),
+        ("states", 3),
         ("together", 12),
     ],
 )
@@ -159,16 +168,45 @@ def test_sizes_that_change_together_are_looked_at(name: str, question: str, boun
     torch.manual_seed(0)
     join, sizes = JOINS[name]
     model, rows = Joined(join, question, bound).double().eval(), torch.arange(8) > 2
-    masks = {"again.weight": rows[:, None].expand(8, 8), "again.bias": rows}
+    masks = {f"{layer}.weight": rows[:, None].expand(8, 8) for layer in ("again", "other")}
+    masks |= {f"{layer}.bias": rows for layer in ("again", "other")}
     masks |= {f"{layer}.weight": rows.flip(0)[:, None].expand(8, 5) for layer in ("enter", "side")}
     masks |= {f"{layer}.bias": rows.flip(0) for layer in ("enter", "side")}
 
     def call(number: int, batch: int) -> tuple[Tensor, ...]:
         return tuple(torch.randn(size, dtype=torch.float64) for size in sizes(number, batch))
 
-    small = materialize(plan_speedup(model, call(2, 2), masks))
-    masked = apply_masks(model, masks)
+    plan = plan_speedup(model, call(2, 2), masks)
+    if question == "states" and name in TOO_MANY:
+        assert any("several sizes change together" in line for line in plan.assumptions)
+        return
+    small, masked = materialize(plan), apply_masks(model, masks)
     for number in (1, 2, 3, 5, 6, 13, 16):
         for batch in (1, 3):
             given = call(number, batch)
             torch.testing.assert_close(small(*given), masked(*given), rtol=1e-9, atol=1e-12)
+
+
+class Inner(nn.Module):
+    """What lies between the first and the last, of which there may be nothing."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.enter, self.leave = nn.Linear(5, 8), nn.Linear(8, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        result: Tensor = self.leave(torch.tanh(self.enter(x)[:, 1:-1]))
+        return result
+
+
+@pytest.mark.parametrize("length", [2, 3])
+def test_a_call_of_which_nothing_is_left_is_planned_for(length: int) -> None:
+    torch.manual_seed(0)
+    model, rows = Inner().double().eval(), torch.arange(8) > 2
+    masks = {"enter.weight": rows[:, None].expand(8, 5), "enter.bias": rows}
+    given = torch.randn(2, length, 5, dtype=torch.float64)
+    plan = plan_speedup(model, given, masks, others=[torch.randn(1, 2, 5, dtype=torch.float64)])
+    small, masked = materialize(plan), apply_masks(model, masks)
+    for tokens in (2, 3, 6):
+        x = torch.randn(3, tokens, 5, dtype=torch.float64)
+        torch.testing.assert_close(small(x), masked(x), rtol=1e-9, atol=1e-12)

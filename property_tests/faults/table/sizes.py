@@ -64,6 +64,20 @@ FAULTS = (
         ("tests/whole/test_sizes_together.py",),
     ),
     Fault(
+        "sizes: sizes that were not looked at together are not told",
+        "tracing.exploring",
+        "if self.fitting_ops < 0:\n            words",
+        "if False:\n            words",
+        ("tests/whole/test_sizes_together.py",),
+    ),
+    Fault(
+        "sizes: where no size fits as a whole none is tried",
+        "tracing.exploring",
+        "if there is not None and not whole:",
+        "if False:",
+        ("tests/whole/test_sizes_together.py",),
+    ),
+    Fault(
         "sizes: pairs of questions are looked at where one size changes alone",
         "tracing.exploring",
         "fitting = None if view.paper.runs(shapes) else self._first_fitting(view, shapes)",

@@ -35,7 +35,16 @@ from speedup.testing.modules.layout import (
     View,
 )
 from speedup.testing.modules.literals import LiteralChunk, LiteralFlatten, LiteralHeads, LiteralSplit
-from speedup.testing.modules.network import Film, Merge, Net, Prediction, Result, Siamese, TwoInputNet
+from speedup.testing.modules.network import (
+    Aligned,
+    Film,
+    Merge,
+    Net,
+    Prediction,
+    Result,
+    Siamese,
+    TwoInputNet,
+)
 from speedup.testing.modules.numbers import ItemNumber, PeakScale
 from speedup.testing.modules.parameters import (
     BufferShift,
@@ -67,6 +76,7 @@ from speedup.testing.modules.sized import (
 from speedup.testing.modules.transformer import EncoderDecoder, SharedKeys, SkipLevel, TransformerBlock
 
 __all__ = [
+    "Aligned",
     "Along",
     "Attention",
     "BatchShortcut",

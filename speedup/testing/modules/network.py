@@ -99,6 +99,39 @@ class Merge(nn.Module):
                 return torch.cat([left, right], dim=self.dim)
 
 
+class Aligned(nn.Module):
+    """Each input through a branch of its own, then the second, of other sizes, brought to those of the first.
+
+    Along `dims` it is half as long and repeated, twice as long and averaged, or longer by two and cut.
+    """
+
+    def __init__(
+        self,
+        left: nn.Module,
+        right: nn.Module,
+        how: Literal["repeated", "averaged", "cut"],
+        dims: tuple[int, ...],
+    ) -> None:
+        super().__init__()
+        self.left = left
+        self.right = right
+        self.how = how
+        self.dims = dims
+
+    def forward(self, x: Tensor, y: Tensor) -> Tensor:
+        left: Tensor = self.left(x)
+        right: Tensor = self.right(y)
+        for dim in self.dims:
+            match self.how:
+                case "repeated":
+                    right = right.repeat_interleave(2, dim)
+                case "averaged":
+                    right = right.unflatten(dim, (-1, 2)).mean(dim + 1)  # type: ignore[no-untyped-call]
+                case "cut":
+                    right = right.narrow(dim, 1, right.shape[dim] - 2)
+        return left + right
+
+
 class Siamese(nn.Module):
     """Both inputs through one and the same body; the difference of the results."""
 
