@@ -14,7 +14,7 @@ from speedup.analyses.steadiness import steady_facts
 from speedup.engine.lattice import Fact, constant, fact, unknown
 from speedup.errors import RuleError
 from speedup.ir.evaluation import evaluate
-from speedup.ir.expressions import Argument, Settled
+from speedup.ir.expressions import Argument, Settled, derived_in
 from speedup.ir.graph import Graph, Op, Value
 from speedup.rules import Rules, rule_of
 from speedup.rules.extents import Extents
@@ -97,7 +97,13 @@ def _transfer(op: Op, facts: Sequence[Fact], rules: Rules, extents: Extents) -> 
 
 
 def _can_run(op: Op, facts: Sequence[Fact], extents: Extents) -> bool:
-    """Whether the op is a pure function of constants, given element by element or of one size only."""
+    """Whether the op is a pure function of constants, given element by element or of one size only.
+
+    What it makes of numbers that follow the inputs' sizes, as a table of positions that is stretched to them,
+    is a constant of the example's sizes alone.
+    """
+    if any(extents.follow_input(one.expression) for one in derived_in(tuple(op.arguments.values()))):
+        return False
     deterministic = torch.Tag.nondeterministic_seeded not in op.target.tags and op.target.namespace == "aten"
     given = all(
         f.is_given(v.shape) or (f.is_all_known() and not any(extents.may_vary(v, d) for d in range(v.ndim)))

@@ -24,7 +24,7 @@ from speedup.engine.lattice import (
     fact,
     indicator,
     spread,
-    uniform_along,
+    uniform_fact,
     unknown,
 )
 from speedup.ir.evaluation import evaluate
@@ -286,14 +286,11 @@ def _space(op: Op, rank: int) -> range:
 
 
 def _pool_known(op: Op, facts: Facts, rank: int, keeps_constants: Callable[[Op], bool]) -> tuple[Fact, ...]:
-    data = facts[0]
-    space = _space(op, rank)
-    flat = data.is_unknown or not (uniform_along(data.value, space) and uniform_along(data.known, space))
-    if flat:
+    # Of each channel by itself: others may be tables of positions, which are another number at each place.
+    data = uniform_fact(facts[0], _space(op, rank))
+    if data.is_unknown:
         return nothing_known(op, facts)
     known, value = data.known, data.value
-    for dim in space:
-        known, value = known.narrow(dim, 0, 1), value.narrow(dim, 0, 1)
     if not keeps_constants(op):
         known = known & (value == 0)
     rest = tuple(unknown(r.ndim, r.dtype) for r in op.results[1:])

@@ -582,3 +582,36 @@ def test_a_model_that_refuses_whatever_is_tried_is_said_to() -> None:
     plan = plan_speedup(model, torch.randn(2, 5, 6, dtype=torch.float64), {"enter.weight": rows[:, None]})
     (told,) = (line for line in plan.assumptions if "977" in line)
     assert "shape[1] <= 977 (at line" in told and "were refused, all" in told
+
+
+class Stretched(nn.Module):
+    """Tokens get positions of a table that is stretched to their number; one of them is what is returned."""
+
+    def __init__(self, token: int) -> None:
+        super().__init__()
+        self.enter, self.leave, self.token = nn.Linear(2, 6), nn.Linear(6, 3), token
+        self.table = nn.Parameter(torch.randn(1, 6, 5))
+
+    def forward(self, x: Tensor) -> Tensor:
+        table = nn.functional.interpolate(self.table, size=x.shape[1], mode="linear")
+        result: Tensor = self.leave((self.enter(x) + table.transpose(1, 2))[:, self.token])
+        return result
+
+
+@pytest.mark.parametrize("token", [0, -1])
+@pytest.mark.parametrize("planned", [2, 5, 6, 9])
+def test_what_a_stretched_table_holds_at_one_size_it_does_not_at_others(planned: int, token: int) -> None:
+    torch.manual_seed(0)
+    model, rows = Stretched(token).double().eval(), torch.tensor([1, 0, 1, 1, 0, 1]) > 0
+    masks = {"enter.weight": rows[:, None].expand(6, 2), "enter.bias": rows}
+    # Of the rows that are masked in front the table has one for the first positions, and none of the other.
+    places = torch.ones(6, 5, dtype=torch.bool)
+    places[1, 0], places[4] = False, False
+    masks["table"] = places[None]
+    plan = plan_speedup(model, torch.randn(1, planned, 2, dtype=torch.float64), masks)
+    small, masked = materialize(plan), apply_masks(model, masks)
+    assert not plan.assumptions
+    assert small.get_parameter("leave.weight").shape == (3, 5)
+    for length in (1, 2, 3, 4, 5, 6, 7, 9, 12):
+        x = torch.randn(2, length, 2, dtype=torch.float64)
+        torch.testing.assert_close(small(x), masked(x), rtol=1e-9, atol=1e-12)

@@ -78,6 +78,15 @@ FAULTS = (
         ("tests/whole/test_sizes_together.py",),
     ),
     Fault(
+        "sizes: a table that is stretched holds the same at every size",
+        "analyses.constants",
+        "if any(extents.follow_input(one.expression) for one in derived_in(tuple(op.arguments.values()))):",
+        "if False:",
+        (
+            "tests/whole/test_every_size.py::test_what_a_stretched_table_holds_at_one_size_it_does_not_at_others",
+        ),
+    ),
+    Fault(
         "sizes: pairs of questions are looked at where one size changes alone",
         "tracing.exploring",
         "fitting = None if view.paper.runs(shapes) else self._first_fitting(view, shapes)",
