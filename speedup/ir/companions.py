@@ -20,7 +20,7 @@ _MOST_COMPANIONS = 3
 
 
 @frozen
-class Attempt:
+class Fitting:
     """Shapes of the inputs that were tried, and how many ops run at them; `is_whole` says if all do."""
 
     shapes: tuple[Shape, ...]
@@ -38,7 +38,7 @@ def change_extent(shapes: Sequence[Shape], unit: Unit, extent: int) -> tuple[Sha
 
 def fitting_shapes(
     graph: Graph, shapes: Sequence[Shape], wanted: Collection[int], units: Mapping[Unit, int]
-) -> Iterator[Attempt]:
+) -> Iterator[Fitting]:
     """Tries `shapes` with further extents changed, so that all ops run that the values `wanted` come from.
 
     Where one more unit lets more ops run, but not all, another is changed too, and so on. Every attempt is
@@ -98,11 +98,11 @@ class _Search:
     old: int
     new: int
 
-    def at(self, shapes: tuple[Shape, ...]) -> Attempt:
+    def at(self, shapes: tuple[Shape, ...]) -> Fitting:
         runs, ops = count_runs(self.graph, shapes, self.wanted)
-        return Attempt(shapes, runs, runs == ops)
+        return Fitting(shapes, runs, runs == ops)
 
-    def beside(self, start: Attempt, changed: Unit, told: _Told) -> Iterator[Attempt]:
+    def beside(self, start: Fitting, changed: Unit, told: _Told) -> Iterator[Fitting]:
         """What comes of one unit more than those that are `changed` already, and of others then."""
         tried = {start.shapes}
         for relation, unit in self._in_order(changed):

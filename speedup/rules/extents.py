@@ -13,7 +13,7 @@ from typing import Any
 from attrs import field, frozen
 
 from speedup.engine.constraints import Dim
-from speedup.ir.companions import Attempt, change_extent, fitting_shapes
+from speedup.ir.companions import Fitting, change_extent, fitting_shapes
 from speedup.ir.expressions import (
     Derived,
     Root,
@@ -301,7 +301,7 @@ class _Trial:
         left = _MOST_RUN
         for refused in self.refused.values() if self._runs else ():
             for shapes in refused[:_MOST_REFUSED]:
-                best: Attempt | None = None
+                best: Fitting | None = None
                 for attempt in fitting_shapes(self.graph, shapes, self._wanted, units):
                     left -= attempt.runs + 1
                     if best is None or attempt.runs > best.runs:

@@ -18,10 +18,10 @@ from speedup.testing.grammar.site import BlockSite, Layout, Shape, pick, result_
 from speedup.testing.grammar.sized import LONGEST, looks_at_sizes
 from speedup.testing.grammar.transitions import TRANSITIONS
 from speedup.testing.modules import (
-    Aligned,
     CrossAttention,
     EncoderDecoder,
     Film,
+    Matched,
     Merge,
     Net,
     OptionalInput,
@@ -151,7 +151,7 @@ def other_sizes(network: Network) -> tuple[Call, ...]:
 
 def _alike(network: Network, call: Call) -> list[tuple[Input, ...]]:
     """The two inputs at other sizes that fit together; none where they go with each other as they are."""
-    merge = next((spec for spec in network.module.walk() if spec.make is Aligned), None)
+    merge = next((spec for spec in network.module.walk() if spec.make is Matched), None)
     if merge is None:
         return []
     how, dims = cast("tuple[str, tuple[int, ...]]", merge.arguments[2:])
@@ -160,14 +160,14 @@ def _alike(network: Network, call: Call) -> list[tuple[Input, ...]]:
 
 
 def _beside(first: Input, second: Input, how: str, dims: tuple[int, ...]) -> Input:
-    """The second input of `Aligned` at the sizes that go with those of the first; `dims` count the batch."""
+    """The second input of `Matched` at the sizes that go with those of the first; `dims` count the batch."""
     sizes = list(second.sizes)
     for dim in dims:
         sizes[dim - 1] = _SECOND[how](first.sizes[dim - 1])
     return attrs.evolve(second, sizes=tuple(sizes))
 
 
-# How long the second input of `Aligned` is where the first is so long.
+# How long the second input of `Matched` is where the first is so long.
 _SECOND: Mapping[str, Callable[[int], int]] = {
     "repeated": lambda n: n // 2,
     "averaged": lambda n: 2 * n,
@@ -323,7 +323,7 @@ def _of_two_sizes(draw: st.DrawFn) -> Front:
     sizes = (*shape.space, hidden) if layout == "tokens" else (hidden, *shape.space)
     first = Input(shape.sizes)
     second = _beside(first, Input(other.sizes), how, dims)
-    merge = Spec.of(Aligned, adapter(shape, hidden), adapter(other, hidden), how, dims)
+    merge = Spec.of(Matched, adapter(shape, hidden), adapter(other, hidden), how, dims)
     return Front((first, second), merge, Shape(layout, sizes), is_merged=True)
 
 

@@ -29,7 +29,7 @@ def shapes_of(example: Example) -> tuple[Shape, ...]:
 def near_shapes(example: Example, question: Question, graph: Graph) -> Iterator[tuple[Shape, ...]]:
     """Shapes of a call with other sizes, the nearest first: one size that inputs share, then single ones."""
     shapes = shapes_of(example)
-    units = [one for one in units_of(example) if _may_change(one, shapes, graph)]
+    units = [one for one in free_units(example) if _may_change(one, shapes, graph)]
     steps = {unit: list(_steps(extent, question, graph)) for unit, extent in units}
     done = {shapes}
     for rank in range(max(map(len, steps.values()), default=0)):
@@ -74,7 +74,7 @@ def _may_change(unit: tuple[Unit, int], shapes: tuple[Shape, ...], graph: Graph)
     return graph.once(f"may change {sorted(places)}", ask)
 
 
-def units_of(example: Example) -> Iterator[tuple[Unit, int]]:
+def free_units(example: Example) -> Iterator[tuple[Unit, int]]:
     """Dimensions of the inputs that may change together, with their extent."""
     shapes = shapes_of(example)
     has_batch = batch_size(example) is not None

@@ -7,12 +7,12 @@ from typing import Any
 
 from attrs import define, field
 
-from speedup.ir.companions import Attempt, fitting_shapes
+from speedup.ir.companions import Fitting, fitting_shapes
 from speedup.ir.expressions import sizes_in
 from speedup.ir.graph import Graph, Shape
 from speedup.ir.inputs import Example
 from speedup.ir.resizing import count_runs, resized_shapes
-from speedup.tracing.nearby import units_of
+from speedup.tracing.nearby import free_units
 from speedup.tracing.questions import Question, number_of, outcome_of
 
 
@@ -58,9 +58,9 @@ class Paper:
         number = self.number(question, shapes)
         return None if number is None else outcome_of(question, number)
 
-    def fitting(self, shapes: tuple[Shape, ...]) -> Iterator[Attempt]:
+    def fitting(self, shapes: tuple[Shape, ...]) -> Iterator[Fitting]:
         """Sizes that are tried in the place of `shapes`, at which not all ops run: more of them changed."""
-        return fitting_shapes(self.graph, shapes, self._ends, dict(units_of(self.example)))
+        return fitting_shapes(self.graph, shapes, self._ends, dict(free_units(self.example)))
 
     @property
     def _ends(self) -> frozenset[int]:

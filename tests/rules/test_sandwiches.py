@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from speedup import materialize, plan_speedup
+from speedup import apply_masks, materialize, plan_speedup
 from tests.support.measure import check_exact
 
 Function = Callable[[Tensor, Tensor], Any]
@@ -133,7 +133,7 @@ SHRINKING: dict[str, Function] = {
     "hstack": lambda a, b: torch.hstack([a, b]),
     "dstack": lambda a, b: torch.dstack([a[:, :, 0], b[:, :, 1]]),
     "column_stack": lambda a, b: torch.column_stack([a, b]),
-    "tensor_split": lambda a, b: a.tensor_split([3, 4], 2),
+    "tensor_split": lambda a, b: (a * torch.ones(4, 4).double()).tensor_split([3, 4], 2),
     "hsplit": lambda a, b: a.flip(1).mT.contiguous().dsplit(2),
     "diagonal": lambda a, b: a.diagonal(1, 2, 3),
     "diag_embed": lambda a, b: torch.diag_embed(a[..., 0].mT),
@@ -156,6 +156,8 @@ COUNTING: dict[str, Function] = {
 }
 # What is kept whole has to run all the same.
 KEPT: dict[str, Function] = {
+    # Images of 8 x 2 have as many features, of which others are of a channel.
+    "tensor_split_flattened": lambda a, b: a.tensor_split([3, 4], 2),
     "kron": lambda a, b: torch.kron(a, b[:1]),
     "topk_channels": lambda a, b: a.topk(3, 1)[0],
     "argsort_channels": lambda a, b: a.argsort(1),
@@ -214,6 +216,15 @@ def test_channels_that_are_zero_in_both_go(name: str) -> None:
     kept = int(masks["left.weight"].sum())
     left: Any = materialize(plan).get_submodule("left")
     assert left.weight.shape[0] == kept, str([b.reason for b in plan.blocked])
+
+
+def test_what_is_flattened_may_come_of_images_of_another_form() -> None:
+    model = made(KEPT["tensor_split_flattened"], 0)
+    masks = drop(model, 0, True)
+    small, masked = materialize(plan_speedup(model, image(2, 0), masks)), apply_masks(model, masks)
+    for height, width in ((4, 4), (8, 2)):
+        x = torch.randn(3, 3, height, width, dtype=torch.float64)
+        torch.testing.assert_close(small(x), masked(x), rtol=1e-9, atol=1e-12)
 
 
 @pytest.mark.parametrize("name", KEPT)

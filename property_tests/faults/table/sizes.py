@@ -89,7 +89,7 @@ FAULTS = (
     Fault(
         "sizes: pairs of questions are looked at where one size changes alone",
         "tracing.exploring",
-        "fitting = None if view.paper.runs(shapes) else self._first_fitting(view, shapes)",
+        "fitting = None if view.paper.runs(shapes) else self._first_fitting(view.paper, view.call, shapes)",
         "fitting = None",
         ("tests/whole/test_sizes_together.py",),
     ),

@@ -36,8 +36,8 @@ from speedup.testing.modules.layout import (
 )
 from speedup.testing.modules.literals import LiteralChunk, LiteralFlatten, LiteralHeads, LiteralSplit
 from speedup.testing.modules.network import (
-    Aligned,
     Film,
+    Matched,
     Merge,
     Net,
     Prediction,
@@ -76,7 +76,6 @@ from speedup.testing.modules.sized import (
 from speedup.testing.modules.transformer import EncoderDecoder, SharedKeys, SkipLevel, TransformerBlock
 
 __all__ = [
-    "Aligned",
     "Along",
     "Attention",
     "BatchShortcut",
@@ -113,6 +112,7 @@ __all__ = [
     "LiteralHeads",
     "LiteralSplit",
     "Map",
+    "Matched",
     "Merge",
     "Net",
     "Normalize",

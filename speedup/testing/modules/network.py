@@ -99,7 +99,7 @@ class Merge(nn.Module):
                 return torch.cat([left, right], dim=self.dim)
 
 
-class Aligned(nn.Module):
+class Matched(nn.Module):
     """Each input through a branch of its own, then the second, of other sizes, brought to those of the first.
 
     Along `dims` it is half as long and repeated, twice as long and averaged, or longer by two and cut.
