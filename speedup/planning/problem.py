@@ -34,8 +34,12 @@ from speedup.ir.expressions import SizeOf
 from speedup.ir.graph import Graph, Origin, Shape, Value
 from speedup.ir.inserting import Inserted, insert_copies
 from speedup.rules import Rules, rule_of
-from speedup.rules.extents import Extents
+from speedup.rules.extents import Extents, numbers_follow
+from speedup.rules.moves import axis_of
 from speedup.rules.site import Site
+
+_PICKING = ("index", "start", "end", "length")
+"""Arguments in which a call says which indices of a dimension it takes."""
 
 
 @frozen(eq=False)
@@ -217,6 +221,20 @@ def _copies(graph: Graph, constraints: Iterable[Constraint], rules: Rules) -> It
                 producer = graph.producer[value]
 
 
+def _picked_by_size(site: Site, extents: Extents) -> Iterable[Constraint]:
+    """Of what an op picks by a number that follows the inputs' sizes it may pick others in the next call."""
+    op = site.op
+    if rule_of(op, extents.rules).moves is not None and any(
+        name in op.arguments and numbers_follow(extents, op, name) for name in _PICKING
+    ):
+        source = op.operands[0]
+        axis = axis_of(op["dim"], source.ndim)
+        if not extents.may_vary(source, axis):
+            yield Pinned(
+                (source.index, axis), site.because("a slice that depends on the input's size reads it")
+            )
+
+
 def constraints_of(
     graph: Graph,
     sites: Sequence[Site],
@@ -241,6 +259,7 @@ def constraints_of(
             yield from coupled[site.op.index].couple()
             continue
         yield from couple_loosely(site, extents)
+        yield from _picked_by_size(site, extents)
         if site.op.is_rigid:
             yield from pinned_whole(site.op, site.because("the call it is part of insists on its sizes"))
     out_of_sight = Reason(None, "the forward takes this size out of sight (float(), len(), range(), ...)")

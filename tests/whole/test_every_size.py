@@ -615,3 +615,42 @@ def test_what_a_stretched_table_holds_at_one_size_it_does_not_at_others(planned:
     for length in (1, 2, 3, 4, 5, 6, 7, 9, 12):
         x = torch.randn(2, length, 2, dtype=torch.float64)
         torch.testing.assert_close(small(x), masked(x), rtol=1e-9, atol=1e-12)
+
+
+class Picking(nn.Module):
+    """Takes a row of a table, or some channels, by the number of tokens."""
+
+    def __init__(self, what: str) -> None:
+        super().__init__()
+        self.what = what
+        self.enter, self.leave = nn.Linear(2, 6), nn.Linear(6 if what.startswith("row") else 1, 3)
+        self.table = nn.Parameter(torch.randn(12, 6))
+
+    def forward(self, x: Tensor) -> Tensor:
+        tokens, y = x.shape[1], self.enter(x)
+        match self.what:
+            case "row":
+                y = y + self.table[tokens % 5]
+            case "row of a slice":
+                y = y + self.table[tokens % 5 :][0]
+            case "channel":
+                y = y[..., tokens % 5].unsqueeze(-1)
+            case "channels":
+                y = y[..., tokens % 5 :][..., :1]
+            case "narrow channels":
+                y = y.narrow(-1, tokens % 5, 1)
+        result: Tensor = self.leave(y)
+        return result
+
+
+@pytest.mark.parametrize("planned", [5, 3, 6])
+@pytest.mark.parametrize("what", ["row", "row of a slice", "channel", "channels", "narrow channels"])
+def test_what_is_picked_by_a_size_is_all_there(what: str, planned: int) -> None:
+    torch.manual_seed(0)
+    model, rows = Picking(what).double().eval(), torch.tensor([1, 0, 1, 1, 0, 1]) > 0
+    masks = {"enter.weight": rows[:, None].expand(6, 2), "enter.bias": rows}
+    plan = plan_speedup(model, torch.randn(1, planned, 2, dtype=torch.float64), masks)
+    small, masked = materialize(plan), apply_masks(model, masks)
+    for tokens in (1, 2, 3, 4, 5, 6, 7, 8, 9, 14):
+        x = torch.randn(2, tokens, 2, dtype=torch.float64)
+        torch.testing.assert_close(small(x), masked(x), rtol=1e-9, atol=1e-12)

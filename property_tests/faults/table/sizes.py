@@ -87,6 +87,13 @@ FAULTS = (
         ),
     ),
     Fault(
+        "sizes: what is picked by a size is what was picked",
+        "planning.problem",
+        "yield from _picked_by_size(site, extents)",
+        "pass",
+        ("tests/whole/test_every_size.py::test_what_is_picked_by_a_size_is_all_there",),
+    ),
+    Fault(
         "sizes: pairs of questions are looked at where one size changes alone",
         "tracing.exploring",
         "fitting = None if view.paper.runs(shapes) else self._first_fitting(view.paper, view.call, shapes)",
