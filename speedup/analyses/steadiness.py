@@ -84,16 +84,16 @@ def _unsteady(op: Op, value: Value, varying: Sequence[int], rules: Rules, extent
     if rule.moves is None:
         return varying
     if rule.arrangement == "turns" and not any(numbers_follow(extents, op, n) for n in op.arguments):
-        return tuple(d for d in varying if d in _axes(op, value, rule))
+        return tuple(d for d in varying if d in moved_axes(op, value, rule))
     others = [n for n in op.arguments if n not in STATED_SIZES]
     if any(numbers_follow(extents, op, n) for n in others):
-        return tuple(d for d in range(value.ndim) if d in _axes(op, value, rule))
+        return tuple(d for d in range(value.ndim) if d in moved_axes(op, value, rule))
     counted = [op.get(n) for n in _BOUNDS]
     if any(isinstance(n, int) and n < 0 for n in counted):
-        return tuple(d for d in varying if d in _axes(op, value, rule))
+        return tuple(d for d in varying if d in moved_axes(op, value, rule))
     if not varying or rule.arrangement == "joins":
         return ()
-    frayed = (d for d in varying if d in _axes(op, value, rule) and has_moving_end(value, d, extents))
+    frayed = (d for d in varying if d in moved_axes(op, value, rule) and has_moving_end(value, d, extents))
     return tuple(dict.fromkeys((*_tied(op, value, varying, rule.moves, extents), *frayed)))
 
 
@@ -127,7 +127,7 @@ def _moving_ends(extents: Extents) -> frozenset[Dim]:
     return frozenset(found)
 
 
-def _axes(op: Op, value: Value, rule: Rule) -> frozenset[int]:
+def moved_axes(op: Op, value: Value, rule: Rule) -> frozenset[int]:
     """The dimensions along which the op moves anything; all where it does not say."""
     given = op.get("dims", op.get("dim"))
     if rule.arrangement == "pads":

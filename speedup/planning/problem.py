@@ -23,6 +23,7 @@ from speedup.analyses.fills import Fill, Gap
 from speedup.analyses.gates import Gate
 from speedup.analyses.loosening import couple_loosely
 from speedup.analyses.partial_sums import PartialSum
+from speedup.analyses.told_by_size import kept_as_told_by_size
 from speedup.engine.borders import Bordered
 from speedup.engine.constraints import Carrier, Constraint, Copied, Dim, Pinned, Reason, Spanned
 from speedup.engine.keepsets import solve_keep_sets
@@ -34,12 +35,8 @@ from speedup.ir.expressions import SizeOf
 from speedup.ir.graph import Graph, Origin, Shape, Value
 from speedup.ir.inserting import Inserted, insert_copies
 from speedup.rules import Rules, rule_of
-from speedup.rules.extents import Extents, numbers_follow
-from speedup.rules.moves import axis_of
+from speedup.rules.extents import Extents
 from speedup.rules.site import Site
-
-_PICKING = ("index", "start", "end", "length")
-"""Arguments in which a call says which indices of a dimension it takes."""
 
 
 @frozen(eq=False)
@@ -221,20 +218,6 @@ def _copies(graph: Graph, constraints: Iterable[Constraint], rules: Rules) -> It
                 producer = graph.producer[value]
 
 
-def _picked_by_size(site: Site, extents: Extents) -> Iterable[Constraint]:
-    """Of what an op picks by a number that follows the inputs' sizes it may pick others in the next call."""
-    op = site.op
-    if rule_of(op, extents.rules).moves is not None and any(
-        name in op.arguments and numbers_follow(extents, op, name) for name in _PICKING
-    ):
-        source = op.operands[0]
-        axis = axis_of(op["dim"], source.ndim)
-        if not extents.may_vary(source, axis):
-            yield Pinned(
-                (source.index, axis), site.because("a slice that depends on the input's size reads it")
-            )
-
-
 def constraints_of(
     graph: Graph,
     sites: Sequence[Site],
@@ -259,7 +242,7 @@ def constraints_of(
             yield from coupled[site.op.index].couple()
             continue
         yield from couple_loosely(site, extents)
-        yield from _picked_by_size(site, extents)
+        yield from kept_as_told_by_size(site, extents)
         if site.op.is_rigid:
             yield from pinned_whole(site.op, site.because("the call it is part of insists on its sizes"))
     out_of_sight = Reason(None, "the forward takes this size out of sight (float(), len(), range(), ...)")

@@ -623,7 +623,7 @@ class Picking(nn.Module):
     def __init__(self, what: str) -> None:
         super().__init__()
         self.what = what
-        self.enter, self.leave = nn.Linear(2, 6), nn.Linear(6 if what.startswith("row") else 1, 3)
+        self.enter, self.leave = nn.Linear(2, 6), nn.LazyLinear(3)
         self.table = nn.Parameter(torch.randn(12, 6))
 
     def forward(self, x: Tensor) -> Tensor:
@@ -639,15 +639,42 @@ class Picking(nn.Module):
                 y = y[..., tokens % 5 :][..., :1]
             case "narrow channels":
                 y = y.narrow(-1, tokens % 5, 1)
+            case "rolled":
+                y = y.roll(tokens % 3, -1)
+            case "padded in front":
+                y = nn.functional.pad(y, (tokens % 3, 0))[..., :6]
+            case "padded behind":
+                y = nn.functional.pad(y, (0, tokens % 3))[..., -6:]
+            case "first chunk":
+                y = y.chunk(tokens % 2 + 1, -1)[0].mean(-1, keepdim=True)
+            case "columns of groups":
+                y = y.unflatten(-1, (-1, tokens % 2 + 1)).flip(-1).flatten(-2)
+            case "each again":
+                y = y.repeat_interleave(tokens % 3 + 1, -1)[..., :6]
+            case "all again":
+                y = y.repeat(1, 1, tokens % 3 + 1)[..., -6:]
+            case "windows":
+                y = y.unfold(-1, tokens % 3 + 1, 1).sum(-1)[..., :4]
+            case "turned":
+                y = y.flip(1 + tokens % 2)
+            case "summed":
+                y = y.sum(1 + tokens % 2, keepdim=True).expand(-1, tokens, 6)
         result: Tensor = self.leave(y)
         return result
 
 
 @pytest.mark.parametrize("planned", [5, 3, 6])
-@pytest.mark.parametrize("what", ["row", "row of a slice", "channel", "channels", "narrow channels"])
+@pytest.mark.parametrize(
+    "what",
+    (
+        "row, row of a slice, channel, channels, narrow channels, rolled, padded in front, padded behind, "
+        "first chunk, columns of groups, each again, all again, windows, turned, summed"
+    ).split(", "),
+)
 def test_what_is_picked_by_a_size_is_all_there(what: str, planned: int) -> None:
     torch.manual_seed(0)
     model, rows = Picking(what).double().eval(), torch.tensor([1, 0, 1, 1, 0, 1]) > 0
+    model(torch.randn(1, planned, 2, dtype=torch.float64))
     masks = {"enter.weight": rows[:, None].expand(6, 2), "enter.bias": rows}
     plan = plan_speedup(model, torch.randn(1, planned, 2, dtype=torch.float64), masks)
     small, masked = materialize(plan), apply_masks(model, masks)

@@ -89,7 +89,7 @@ FAULTS = (
     Fault(
         "sizes: what is picked by a size is what was picked",
         "planning.problem",
-        "yield from _picked_by_size(site, extents)",
+        "yield from kept_as_told_by_size(site, extents)",
         "pass",
         ("tests/whole/test_every_size.py::test_what_is_picked_by_a_size_is_all_there",),
     ),

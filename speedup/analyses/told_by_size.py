@@ -1,0 +1,81 @@
+"""What ops do to dimensions of one extent by numbers that follow the inputs' sizes: these stay whole.
+
+`x[..., n % 3]`, `x.roll(n, -1)`, `x.unflatten(-1, (n, -1))`: which elements end up where is another matter in
+each call. Where the dimension itself varies with the inputs nothing of it goes anyway.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from typing import Any
+
+from speedup.analyses.steadiness import moved_axes
+from speedup.engine.constraints import Constraint, Pinned
+from speedup.ir.expressions import derived_in
+from speedup.ir.graph import Op, Value
+from speedup.rules import rule_of
+from speedup.rules.extents import STATED_SIZES, Extents, numbers_follow
+from speedup.rules.moves import axis_of, moves_at
+from speedup.rules.rule import Moves, Rule
+from speedup.rules.site import Site
+
+_DIMS = ("dim", "dims", "dimension")
+
+
+def kept_as_told_by_size(site: Site, extents: Extents) -> Iterable[Constraint]:
+    """The constraints that keep them."""
+    op, rule = site.op, rule_of(site.op, extents.rules)
+    told = [name for name in op.arguments if numbers_follow(extents, op, name)]
+    if not told or rule.is_local:
+        return
+    reason = site.because("a slice that depends on the input's size reads it")
+    for value, dim in _places(op, rule, told, extents):
+        if not extents.may_vary(value, dim):
+            yield Pinned((value.index, dim), reason)
+
+
+def _places(op: Op, rule: Rule, told: Collection[str], extents: Extents) -> Iterator[tuple[Value, int]]:
+    values = [v for v in (*op.operands, *op.results) if v.ndim]
+    others = [name for name in told if name not in STATED_SIZES]
+    if any(name in _DIMS for name in told):
+        yield from ((value, dim) for value in values for dim in range(value.ndim))
+    elif isinstance(op.get("dimension"), int):
+        yield from ((value, axis_of(op["dimension"], op.operands[0].ndim)) for value in values)
+    elif rule.moves is not None and others:
+        for value in values:
+            yield from ((value, dim) for dim in _axes(op, value, rule, others, extents))
+    elif rule.moves is not None:
+        yield from _taken_apart(op, rule.moves, extents)
+
+
+def _axes(op: Op, value: Value, rule: Rule, told: Collection[str], extents: Extents) -> Iterable[int]:
+    """The dimensions that the numbers are for."""
+    if rule.arrangement == "pads":
+        amounts = op.arguments["pad"]
+        return {value.ndim - 1 - n // 2 for n in _following(amounts, extents) if n // 2 < value.ndim}
+    if "repeats" in told and isinstance(op.arguments["repeats"], tuple):
+        behind = len(op.arguments["repeats"]) - value.ndim
+        return {n - behind for n in _following(op.arguments["repeats"], extents) if n >= behind}
+    return moved_axes(op, value, rule)
+
+
+def _following(numbers: Any, extents: Extents) -> Sequence[int]:
+    """The places of a list at which a number follows the inputs' sizes."""
+    listed = numbers if isinstance(numbers, tuple) else (numbers,)
+    return [
+        n for n, one in enumerate(listed) if any(extents.follow_input(d.expression) for d in derived_in(one))
+    ]
+
+
+def _taken_apart(op: Op, moves: Moves, extents: Extents) -> Iterator[tuple[Value, int]]:
+    """Dimensions of one extent that are taken apart into some that vary."""
+    for move in moves_at(op, moves):
+        source, target = op.operands[move.operand], op.results[move.result]
+        for block in move.blocks:
+            wide = [d for d in block.source if source.shape[d] != 1]
+            if (
+                wide
+                and not any(extents.may_vary(source, d) for d in block.source)
+                and any(extents.may_vary(target, d) for d in block.target)
+            ):
+                yield from ((source, d) for d in wide)
