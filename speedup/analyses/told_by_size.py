@@ -1,6 +1,6 @@
 """What ops do to dimensions of one extent by numbers that follow the inputs' sizes: these stay whole.
 
-`x[..., n % 3]`, `x.roll(n, -1)`, `x.unflatten(-1, (n, -1))`: which elements end up where is another matter in
+`x[..., n % 3]`, `x.roll(n, -1)`, `x.chunk(n, -1)`: which elements end up where is another matter in
 each call. Where the dimension itself varies with the inputs nothing of it goes anyway.
 """
 
@@ -15,8 +15,8 @@ from speedup.ir.expressions import derived_in
 from speedup.ir.graph import Op, Value
 from speedup.rules import rule_of
 from speedup.rules.extents import STATED_SIZES, Extents, numbers_follow
-from speedup.rules.moves import axis_of, moves_at
-from speedup.rules.rule import Moves, Rule
+from speedup.rules.moves import axis_of
+from speedup.rules.rule import Rule
 from speedup.rules.site import Site
 
 _DIMS = ("dim", "dims", "dimension")
@@ -44,8 +44,6 @@ def _places(op: Op, rule: Rule, told: Collection[str], extents: Extents) -> Iter
     elif rule.moves is not None and others:
         for value in values:
             yield from ((value, dim) for dim in _axes(op, value, rule, others, extents))
-    elif rule.moves is not None:
-        yield from _taken_apart(op, rule.moves, extents)
 
 
 def _axes(op: Op, value: Value, rule: Rule, told: Collection[str], extents: Extents) -> Iterable[int]:
@@ -65,17 +63,3 @@ def _following(numbers: Any, extents: Extents) -> Sequence[int]:
     return [
         n for n, one in enumerate(listed) if any(extents.follow_input(d.expression) for d in derived_in(one))
     ]
-
-
-def _taken_apart(op: Op, moves: Moves, extents: Extents) -> Iterator[tuple[Value, int]]:
-    """Dimensions of one extent that are taken apart into some that vary."""
-    for move in moves_at(op, moves):
-        source, target = op.operands[move.operand], op.results[move.result]
-        for block in move.blocks:
-            wide = [d for d in block.source if source.shape[d] != 1]
-            if (
-                wide
-                and not any(extents.may_vary(source, d) for d in block.source)
-                and any(extents.may_vary(target, d) for d in block.target)
-            ):
-                yield from ((source, d) for d in wide)

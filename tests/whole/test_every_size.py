@@ -647,8 +647,6 @@ class Picking(nn.Module):
                 y = nn.functional.pad(y, (0, tokens % 3))[..., -6:]
             case "first chunk":
                 y = y.chunk(tokens % 2 + 1, -1)[0].mean(-1, keepdim=True)
-            case "columns of groups":
-                y = y.unflatten(-1, (-1, tokens % 2 + 1)).flip(-1).flatten(-2)
             case "each again":
                 y = y.repeat_interleave(tokens % 3 + 1, -1)[..., :6]
             case "all again":
@@ -668,7 +666,7 @@ class Picking(nn.Module):
     "what",
     (
         "row, row of a slice, channel, channels, narrow channels, rolled, padded in front, padded behind, "
-        "first chunk, columns of groups, each again, all again, windows, turned, summed"
+        "first chunk, each again, all again, windows, turned, summed"
     ).split(", "),
 )
 def test_what_is_picked_by_a_size_is_all_there(what: str, planned: int) -> None:
