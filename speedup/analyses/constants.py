@@ -14,10 +14,10 @@ from speedup.analyses.steadiness import steady_facts
 from speedup.engine.lattice import Fact, constant, fact, unknown
 from speedup.errors import RuleError
 from speedup.ir.evaluation import evaluate
-from speedup.ir.expressions import Argument, Settled, derived_in
+from speedup.ir.expressions import Argument, Settled
 from speedup.ir.graph import Graph, Op, Value
 from speedup.rules import Rules, rule_of
-from speedup.rules.extents import Extents
+from speedup.rules.extents import Extents, numbers_follow
 from speedup.rules.rule import full_values
 
 
@@ -102,11 +102,10 @@ def _can_run(op: Op, facts: Sequence[Fact], extents: Extents) -> bool:
     What it makes of numbers that follow the inputs' sizes, as a table of positions that is stretched to them,
     is a constant of the example's sizes alone.
     """
-    if any(extents.follow_input(one.expression) for one in derived_in(tuple(op.arguments.values()))):
-        return False
     deterministic = torch.Tag.nondeterministic_seeded not in op.target.tags and op.target.namespace == "aten"
     given = all(
         f.is_given(v.shape) or (f.is_all_known() and not any(extents.may_vary(v, d) for d in range(v.ndim)))
         for f, v in zip(facts, op.operands, strict=True)
     )
-    return bool(facts) and bool(op.results) and deterministic and given
+    is_pure = bool(facts) and bool(op.results) and deterministic and given
+    return is_pure and not any(numbers_follow(extents, op, name) for name in op.arguments)

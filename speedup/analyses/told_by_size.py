@@ -11,10 +11,9 @@ from typing import Any
 
 from speedup.analyses.steadiness import moved_axes
 from speedup.engine.constraints import Constraint, Pinned
-from speedup.ir.expressions import derived_in
 from speedup.ir.graph import Op, Value
 from speedup.rules import rule_of
-from speedup.rules.extents import STATED_SIZES, Extents, numbers_follow
+from speedup.rules.extents import STATED_SIZES, Extents, holds_following, numbers_follow
 from speedup.rules.moves import axis_of
 from speedup.rules.rule import Rule
 from speedup.rules.site import Site
@@ -25,8 +24,12 @@ _DIMS = ("dim", "dims", "dimension")
 def kept_as_told_by_size(site: Site, extents: Extents) -> Iterable[Constraint]:
     """The constraints that keep them."""
     op, rule = site.op, rule_of(site.op, extents.rules)
-    told = [name for name in op.arguments if numbers_follow(extents, op, name)]
-    if not told or rule.is_local:
+    if rule.is_local:
+        return
+    # Sizes that are stated say how much there is, but where they are those of windows.
+    names = [name for name in op.arguments if name not in STATED_SIZES or "dimension" in op.arguments]
+    told = [name for name in names if numbers_follow(extents, op, name)]
+    if not told:
         return
     reason = site.because("a slice that depends on the input's size reads it")
     for value, dim in _places(op, rule, told, extents):
@@ -36,14 +39,13 @@ def kept_as_told_by_size(site: Site, extents: Extents) -> Iterable[Constraint]:
 
 def _places(op: Op, rule: Rule, told: Collection[str], extents: Extents) -> Iterator[tuple[Value, int]]:
     values = [v for v in (*op.operands, *op.results) if v.ndim]
-    others = [name for name in told if name not in STATED_SIZES]
     if any(name in _DIMS for name in told):
         yield from ((value, dim) for value in values for dim in range(value.ndim))
     elif isinstance(op.get("dimension"), int):
         yield from ((value, axis_of(op["dimension"], op.operands[0].ndim)) for value in values)
-    elif rule.moves is not None and others:
+    elif rule.moves is not None:
         for value in values:
-            yield from ((value, dim) for dim in _axes(op, value, rule, others, extents))
+            yield from ((value, dim) for dim in _axes(op, value, rule, told, extents))
 
 
 def _axes(op: Op, value: Value, rule: Rule, told: Collection[str], extents: Extents) -> Iterable[int]:
@@ -60,6 +62,4 @@ def _axes(op: Op, value: Value, rule: Rule, told: Collection[str], extents: Exte
 def _following(numbers: Any, extents: Extents) -> Sequence[int]:
     """The places of a list at which a number follows the inputs' sizes."""
     listed = numbers if isinstance(numbers, tuple) else (numbers,)
-    return [
-        n for n, one in enumerate(listed) if any(extents.follow_input(d.expression) for d in derived_in(one))
-    ]
+    return [n for n, one in enumerate(listed) if holds_following(extents, one)]

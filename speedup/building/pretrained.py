@@ -63,12 +63,11 @@ def let_save(small: nn.Module, plan: Plan) -> None:
     """
     if not plan.edits or not hasattr(small, "save_pretrained"):
         return
-    kind, package = type(small).__name__, _package_of(small)
     if hasattr(getattr(small, "config", None), "to_json_string"):
         subject = attrs.evolve(plan.subject, model=None, islands=None, rules=None)
         vars(small)["save_pretrained"] = SavesSmall(small, attrs.evolve(plan, subject=subject))
-    elif package is not None:
-        vars(small)["save_pretrained"] = RefusesToSave(kind, package)
+    elif (package := _package_of(small)) is not None:
+        vars(small)["save_pretrained"] = RefusesToSave(type(small).__name__, package)
 
 
 def _package_of(small: nn.Module) -> str | None:

@@ -233,19 +233,19 @@ def any_along(tensor: Tensor, dim: int, extent: int) -> Tensor:
 def state_along(one: Fact, dim: int, extent: int) -> tuple[Tensor, Tensor, Tensor]:
     """Per index of `dim`: known at every place; the same at every place; the value if so."""
     known = ~any_along(~one.known, dim, extent)
-    value, first = one.value, one.value
-    for other in range(one.ndim):
-        if other != dim:
-            first = _first_of(first, other)
-    varies = any_along(value != first, dim, extent)
+    first = _first_of(one.value, (other for other in range(one.ndim) if other != dim))
+    varies = any_along(one.value != first, dim, extent)
     return known, ~varies, first.reshape(-1).expand(extent)
 
 
-def _first_of(tensor: Tensor, dim: int) -> Tensor:
-    """The first along `dim`, which keeps extent 1; zero where there is none, as all of none are."""
-    if tensor.shape[dim]:
-        return tensor.narrow(dim, 0, 1)
-    return tensor.new_zeros(*tensor.shape[:dim], 1, *tensor.shape[dim + 1 :])
+def _first_of(tensor: Tensor, dims: Iterable[int]) -> Tensor:
+    """The first along `dims`, which keep extent 1; zero where there is none, as all of none are."""
+    for dim in dims:
+        if tensor.shape[dim]:
+            tensor = tensor.narrow(dim, 0, 1)
+        else:
+            tensor = tensor.new_zeros(*tensor.shape[:dim], 1, *tensor.shape[dim + 1 :])
+    return tensor
 
 
 def vector(values: Tensor, dim: int, ndim: int) -> Tensor:
@@ -279,10 +279,7 @@ def uniform_along(tensor: Tensor, dims: Iterable[int]) -> bool:
     chosen = [d for d in dims if tensor.shape[d] != 1]
     if not chosen:
         return True
-    first = tensor
-    for dim in chosen:
-        first = _first_of(first, dim)
-    return bool((tensor == first).all())
+    return bool((tensor == _first_of(tensor, chosen)).all())
 
 
 def uniform_fact(one: Fact, dims: Iterable[int]) -> Fact:
@@ -290,8 +287,6 @@ def uniform_fact(one: Fact, dims: Iterable[int]) -> Fact:
     chosen = [d for d in dims if max(one.known.shape[d], one.value.shape[d]) != 1]
     if one.is_unknown or not chosen:
         return one
-    first = one.value
-    for dim in chosen:
-        first = _first_of(first, dim)
+    first = _first_of(one.value, chosen)
     found = fact(*broadcast(all_over(one.known & (one.value == first), chosen), first))
     return evolve(found, varies=one.varies, stated=one.bounds)

@@ -15,6 +15,7 @@ from attrs import field, frozen
 from speedup.engine.constraints import Dim
 from speedup.ir.companions import Fitting, change_extent, fitting_shapes
 from speedup.ir.expressions import (
+    Argument,
     Derived,
     Root,
     SizeOf,
@@ -189,7 +190,12 @@ def _sizes_of(argument: Any) -> Iterable[SizeOf]:
 
 def numbers_follow(extents: Extents, op: Op, argument: str) -> bool:
     """Whether an argument of `op` holds a number that may be another in another call."""
-    return any(extents.follow_input(d.expression) for d in derived_in(op.arguments[argument]))
+    return holds_following(extents, op.arguments[argument])
+
+
+def holds_following(extents: Extents, argument: Argument) -> bool:
+    """The same of an argument, or of a part of one."""
+    return any(extents.follow_input(d.expression) for d in derived_in(argument))
 
 
 def _trials(graph: Graph) -> Iterator[tuple[Dim, bool]]:
