@@ -142,6 +142,7 @@ CACHED = f"{EVERY_SIZE}::test_cached_arithmetic_on_sizes_holds_nothing_back"
 REMEMBERED = "tests/whole/test_remembered_tables.py"
 SEVERAL = "tests/whole/test_several_calls.py"
 NUMBERS = "tests/tracing/test_numbers_from_tensors.py"
+IN_C = "tests/whole/test_sizes_in_c.py"
 DRAWS = "tests/building/test_draws.py"
 
 

@@ -8,8 +8,10 @@ no trace, as nobody can call it so. What can be neither traced nor refused is sa
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from itertools import chain, combinations, islice, product, zip_longest
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -39,9 +41,11 @@ from speedup.tracing.questions import (
     Question,
     any_number,
     assumption,
+    is_choice,
     is_count,
     may_differ,
     number_of,
+    numbers_of,
     others_of,
     outcome_of,
     targets_of,
@@ -139,8 +143,9 @@ class _Explorer:
         }
         self.questions: dict[Key, _Asked] = {}
         self.untraced: dict[Key, str] = {}
-        # Questions to which another answer led to another program.
-        self.telling: set[Key] = set()
+        # By question, how many of its answers led to another program, and how many in a row now did not.
+        self.fresh: Counter[Key] = Counter()
+        self.stale: Counter[Key] = Counter()
         self.refusals = self.runs = 0
         self.trials = 0.0
         self.fitting_ops = _FITTING_OPS
@@ -212,6 +217,26 @@ class _Explorer:
         """How many sizes the model did not take."""
         return sum(not why for why in self.tried.values()) - self.first
 
+    def _take(
+        self, example: Example, trace: Trace, call: int, else_: Mapping[Key, Any] = MappingProxyType({})
+    ) -> None:
+        """Take in a further trace, which answers the questions `else_` so if it does not ask them.
+
+        The forward came another way then: that is an answer as well.
+        """
+        before = {key: len(seen) for key, seen in self.seen.items()}
+        is_new = all(not is_same_trace(trace, other) for _, other in self.traced)
+        is_other = is_new and all(not same_program(trace.graph, other.graph) for _, other in self.traced)
+        self.traced.append((example, trace))
+        asked = self._note(example, trace.graph, call)
+        for key, number in else_.items():
+            if key not in asked:
+                self.seen[key].add(number)
+        for key, count in before.items():
+            if len(self.seen[key]) > count:
+                self.fresh[key] += is_new
+                self.stale[key] = 0 if is_other else self.stale[key] + 1
+
     def _note(self, example: Example, graph: Graph, call: int) -> Collection[Key]:
         """Take in the questions of a trace, and what it has to say to those of others. Returns their keys."""
         extents = Extents(graph, STANDARD)
@@ -269,8 +294,7 @@ class _Explorer:
                     trace = self.retrace(example)
                 except ExportError:
                     continue
-                self.traced.append((example, trace))
-                self._note(example, trace.graph, asked.call)
+                self._take(example, trace, asked.call)
         return left
 
     def _further(self, key: Key, asked: _Asked) -> Iterator[tuple[Shape, ...]]:
@@ -334,7 +358,13 @@ class _Explorer:
         for target in targets_of(question):
             if target not in seen:
                 yield lambda number, target=target: number == target  # type: ignore[misc]
-        if len(seen) == 1 or (len(seen) <= others_of(question) and key not in self.telling):
+        for target in numbers_of(question):
+            if target not in seen:
+                yield lambda number, target=target: number == target  # type: ignore[misc]
+        # Of what is chosen from, each number may lead to something new; else one that does will do.
+        is_any = isinstance(question, Use) and is_choice(question) and not numbers_of(question)
+        is_open = (is_any or not self.fresh[key]) and self.stale[key] < others_of(question)
+        if len(seen) == 1 or is_open:
             yield lambda number: number not in seen
 
     def _answer(self, key: Key) -> bool:
@@ -374,12 +404,8 @@ class _Explorer:
                         self.tried[place] = "cannot be traced"
                         self.untraced.setdefault(key, "cannot be traced")
                     continue
-                if all(not is_same_trace(trace, other) for _, other in self.traced):
-                    self.telling.add(key)
-                self.traced.append((example, trace))
-                if key not in self._note(example, trace.graph, asked.call):
-                    # The forward came another way and did not ask: that is an answer as well.
-                    self.seen[key].add(None if not isinstance(asked.question, Use) else any_number(wish))
+                number = None if not isinstance(asked.question, Use) else any_number(wish)
+                self._take(example, trace, asked.call, {key: number})
                 return True
         return False
 
@@ -482,8 +508,7 @@ class _Explorer:
             except ExportError:
                 refused += 1
                 continue
-            self.traced.append((example, trace))
-            self._note(example, trace.graph, call)
+            self._take(example, trace, call)
             left = {s: [pair for pair in found if pair not in pairs] for s, found in open_.items()}
             open_ = {s: found for s, found in left.items() if found}
         return () if refused else tuple(dict.fromkeys(p for found in open_.values() for p in found))

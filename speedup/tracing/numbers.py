@@ -83,8 +83,7 @@ _CASTS: Mapping[torch.dtype, Callable[[Any], Number]] = MappingProxyType(
 
 def number_type(found: Any) -> torch.dtype | None:
     """The type in which a number that is only known at run time is computed; None for anything else."""
-    kinds = (torch.SymFloat, torch.SymInt, torch.SymBool)
-    return _KINDS[type(found)] if isinstance(found, kinds) else None
+    return _KINDS[type(found)] if type(found) in (torch.SymFloat, torch.SymInt, torch.SymBool) else None
 
 
 def is_arithmetic(node: Node) -> bool:

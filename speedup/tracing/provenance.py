@@ -1,8 +1,12 @@
 """Numbers that remember which tensor sizes and module attributes they came from.
 
-While a model is traced, `x.shape` and `self.heads` hand out `TrackedInt`s: ordinary ints that
+While a model is traced, `x.shape` and `self.heads` hand out `TrackedInt`s: numbers that pass for ints and
 carry their expression through Python arithmetic. Operators that receive one are annotated with
 it, so the frozen graph knows that an argument was `x.shape[1] // 2` and not a literal 32.
+
+They are no ints, so that code in C has to ask them for one, and is seen: `items[n]`, `items[:n]`, `"%d" % n`,
+`islice(items, n)`, `numpy.zeros(n)`. torch takes them as it takes its own symbolic numbers; before an
+operator runs, `Tracking` puts the plain ones in their place.
 
 Comparisons are recorded as guards, since the forward may branch on them. Whatever turns a
 tracked number into an untracked one (`float(n)`, `len(x)`) marks its roots as opaque.
@@ -11,7 +15,7 @@ tracked number into an untracked one (`float(n)`, `len(x)`) marks its roots as o
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 from typing import Any, cast
@@ -25,9 +29,9 @@ from speedup.ir.expressions import (
     Expression,
     roots_in,
 )
-from speedup.torch_api import CUSTOM, get_proxy_mode
+from speedup.torch_api import CUSTOM, get_proxy_mode, tree_map
 from speedup.tracing.frames import caller, is_library, users_frame
-from speedup.tracing.hidden import is_calling_cached, is_message
+from speedup.tracing.hidden import index_use, is_calling_cached, is_message
 from speedup.tracing.numbers import number_type
 from speedup.tracing.record import Record
 from speedup.tracing.sinks import watched
@@ -41,8 +45,9 @@ def notes_of(node: Node) -> dict[str, Any]:
 
 
 class Tracked:
-    """Mixin of tracked numbers: `expression` and the `record` of the trace they belong to."""
+    """Mixin of tracked numbers: the plain `number`, its `expression` and the `record` of the trace."""
 
+    number: Any
     expression: Expression
     record: Record
 
@@ -53,11 +58,27 @@ def _expression(operand: Any) -> Expression:
 
 def plain_number(operand: Any) -> Any:
     """A number without its provenance."""
-    if isinstance(operand, TrackedInt):
-        return int.__int__(operand)
-    if isinstance(operand, TrackedFloat):
-        return float.__float__(operand)
-    return operand
+    return operand.number if isinstance(operand, Tracked) else operand
+
+
+def plain_numbers(arguments: Any) -> Any:
+    """Arguments of a call without the provenance of the numbers in them; the same object if there is none."""
+    if isinstance(arguments, Tracked):
+        return arguments.number
+    if type(arguments) is dict:
+        plain = {key: plain_numbers(one) for key, one in arguments.items()}
+        return plain if any(plain[key] is not one for key, one in arguments.items()) else arguments
+    if type(arguments) is slice:
+        bounds = (arguments.start, arguments.stop, arguments.step)
+        return slice(*map(plain_number, bounds)) if any(map(is_tracked, bounds)) else arguments
+    if type(arguments) in (tuple, list, torch.Size):
+        items = [plain_numbers(one) for one in arguments]
+        is_same = all(new is old for new, old in zip(items, arguments, strict=True))
+        return arguments if is_same else type(arguments)(items)
+    if isinstance(arguments, tuple | list):
+        # One whose fields have names, say.
+        return tree_map(plain_number, arguments)
+    return arguments
 
 
 def _is_number(operand: Any) -> bool:
@@ -72,7 +93,8 @@ def is_tracked(item: object) -> bool:
 def track(number: float, expression: Expression, record: Record) -> Any:
     """`number` with its provenance."""
     kind = TrackedInt if isinstance(number, int) else TrackedFloat
-    result = kind(number)
+    result = kind.__new__(kind)
+    result.number = int(number) if isinstance(number, int) else number
     result.expression = expression
     result.record = record
     return result
@@ -84,7 +106,9 @@ def _read_back(number: Any) -> Any:
     None where the trace would lose sight of it.
     """
     dtype = torch.int64 if isinstance(number, int) else torch.float64
-    found = torch.scalar_tensor(number, dtype=dtype).item()
+    # Among arguments of a call that is noted, the number is told of already.
+    given = number if number.record.is_noting else plain_number(number)
+    found = torch.scalar_tensor(given, dtype=dtype).item()
     return None if number_type(found) is None else found
 
 
@@ -99,9 +123,6 @@ def _arithmetic(name: str, reflected: bool = False) -> Callable[..., Any]:
                 own = _read_back(self)
                 operands = (*others, own) if reflected else (own, *others)
                 return NotImplemented if own is None else function(*operands)
-            if any(isinstance(o, str | list | tuple) for o in others):
-                # So many items in a list, and as many turns of a loop over it.
-                mark_opaque(self, "a repeated list")
             return NotImplemented
         operands = (*others, self) if reflected else (self, *others)
         number = function(*(plain_number(o) for o in operands))
@@ -143,7 +164,9 @@ def _comparison(name: str) -> Callable[[Any, Any], Any]:
         outcome = function(plain_number(self), plain_number(other))
         expression = Arithmetic(name, (_expression(self), _expression(other)))
         frame = sys._getframe(1)
-        if expression.operands[0] != expression.operands[1] and not _only_checks(frame):
+        # A table compares what it has found by its hash, which is noted.
+        is_found = self.record.looked_up == (frame, frame.f_lasti)
+        if not is_found and expression.operands[0] != expression.operands[1] and not _only_checks(frame):
             self.record.guard(expression, outcome, users_frame(frame))
         return outcome
 
@@ -191,6 +214,31 @@ def _as_float(self: Any) -> Any:
     return float(self) if own is None else torch.sym_float(own)  # type: ignore[no-untyped-call]
 
 
+def _as_index(self: Any) -> int:
+    """The plain number, for code in C: it looks up by it, counts by it or computes with it."""
+    self.record.opaque_roots.extend(roots_in(self.expression))
+    frame = caller(0)
+    if frame is not None:
+        self.record.use(self.expression, self.number, index_use(frame), frame, may_repeat=True, hints=None)
+    return cast(int, self.number)
+
+
+def _as_node(self: Any) -> Any:
+    """What torch's own symbolic numbers compute with: the number as one of them."""
+    own = _read_back(self) if get_proxy_mode() is not None else None
+    if own is None:
+        raise AttributeError("a number out of the trace's sight has no node")
+    return own.node
+
+
+def _as_array(self: Any, dtype: Any = None, copy: bool | None = None) -> Any:
+    """What numpy makes of the number."""
+    mark_opaque(self, "numpy")
+    import numpy
+
+    return numpy.array(self.number, dtype=dtype)
+
+
 def _truth(self: Any) -> bool:
     outcome = bool(plain_number(self))
     self.record.guard(Arithmetic("ne", (self.expression, 0)), outcome, caller(1))
@@ -206,6 +254,7 @@ def _hash(self: Any) -> int:
     if frame is not None and is_calling_cached(frame):
         return hash((id(self.record), self.expression))
     if frame is not None and frame is sys._getframe(1):
+        self.record.looked_up = frame, frame.f_lasti
         self.record.use(self.expression, plain_number(self), "a lookup", frame, may_repeat=True, hints=None)
     return hash(plain_number(self))
 
@@ -243,41 +292,47 @@ _METHODS: dict[str, Callable[..., Any]] = {
     **{f"__{n}__": _comparison(n) for n in ("eq", "ne", "lt", "le", "gt", "ge")},
 }
 
-TrackedInt: Any = type(
-    "TrackedInt",
-    (Tracked, int),
-    {
+_ASKED_OF_INTS = ("bit_length", "bit_count", "to_bytes", "as_integer_ratio", "conjugate", "is_integer")
+_ASKED_OF_FLOATS = ("is_integer", "hex", "as_integer_ratio", "conjugate")
+
+
+def _tracked_type(name: str, symbolic: type, plain: type, asked: Iterable[str]) -> Any:
+    """The type of numbers that pass for those of type `plain`, and that torch takes for `symbolic` ones."""
+    methods = {
         **_METHODS,
-        **{name: _ask(name) for name in ("bit_length", "bit_count", "to_bytes", "as_integer_ratio")},
+        **{name: _ask(name) for name in asked},
+        "__class__": property(lambda self: plain),
         "__hash__": _hash,
-        "__deepcopy__": lambda self, memo: int.__int__(self),
-        "__reduce__": lambda self: (int, (int.__int__(self),)),
-    },
-)
-TrackedFloat: Any = type(
-    "TrackedFloat",
-    (Tracked, float),
-    {
-        **_METHODS,
-        **{name: _ask(name) for name in ("is_integer", "hex", "as_integer_ratio")},
-        "__hash__": _hash,
-        "__deepcopy__": lambda self, memo: float.__float__(self),
-        "__reduce__": lambda self: (float, (float.__float__(self),)),
-    },
-)
+        "__index__": _as_index if plain is int else None,
+        "__array__": _as_array,
+        "__deepcopy__": lambda self, memo: self.number,
+        "__copy__": lambda self: self.number,
+        "__reduce__": lambda self: (plain, (self.number,)),
+        "node": property(_as_node),
+        "real": property(lambda self: self),
+        "imag": property(lambda self: plain(0)),
+        "__sym_max__": max,
+        "__sym_min__": min,
+    }
+    return type(name, (Tracked, symbolic), {k: m for k, m in methods.items() if m is not None})
+
+
+TrackedInt: Any = _tracked_type("TrackedInt", torch.SymInt, int, _ASKED_OF_INTS)
+TrackedFloat: Any = _tracked_type("TrackedFloat", torch.SymFloat, float, _ASKED_OF_FLOATS)
 
 
 @contextmanager
 def follow_numbers(record: Record) -> Iterator[None]:
     """Follow tracked numbers of `record` into Python's own functions, until the end."""
 
-    def count(arguments: tuple[Any, ...], how: str) -> None:
+    def count(arguments: tuple[Any, ...], how: str) -> tuple[Any, ...]:
         frame = caller(2)
         for argument in arguments:
             if isinstance(argument, Tracked):
                 record.use(
                     argument.expression, plain_number(argument), how, frame, may_repeat=True, hints=None
                 )
+        return tuple(map(plain_number, arguments))
 
     def compute(name: str, arguments: tuple[Any, ...]) -> Any:
         number = FUNCTIONS[name](*map(plain_number, arguments))

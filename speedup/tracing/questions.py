@@ -26,16 +26,25 @@ from speedup.ir.graph import Graph
 
 Question = Guard | Use
 _MOST_TARGETS = 12
+# So many numbers in the place of one are all tried; sizes from 1 and from far away that tell which there are.
+_MOST_NUMBERS, _PERIOD, _FAR = 8, 60, 60 * 14 * 11 * 13 + 1
 # Counts that are seen besides one more, one fewer and none.
 FEW_ROUNDS = (1, 2, 3)
 
 # Uses that say how often something runs: more, less and not at all are other programs.
-_COUNTS = frozenset({"range()", "as many tensors", "len()", "a repeated list"})
+_COUNTS = frozenset({"range()", "as many tensors", "len()", "a repeated list", "a slice"})
+# Uses of which nobody can tell whether they do.
+_UNKNOWN = "code in C"
 
 
 def is_count(use: Use) -> bool:
-    """Whether a use says how often something runs."""
-    return use.how in _COUNTS
+    """Whether a use says how often something runs, as far as can be told."""
+    return use.how in _COUNTS or use.how == _UNKNOWN
+
+
+def is_choice(use: Use) -> bool:
+    """Whether a use may say which of several things is taken, each number another."""
+    return use.how not in _COUNTS
 
 
 def targets_of(question: Question) -> tuple[int, ...]:
@@ -54,23 +63,37 @@ def targets_of(question: Question) -> tuple[int, ...]:
     return tuple(n for n in dict.fromkeys(wanted) if n > 0 and n != size)[:_MOST_TARGETS]
 
 
-def outcome_of(question: Question, number: Any) -> bool | None:
-    """Which of two ways a number stands for: how a comparison comes out, whether something runs at all."""
+def outcome_of(question: Question, number: Any) -> Any:
+    """Which way a number stands for: how a comparison comes out, whether something runs at all, or which of a
+    few things is taken; None where it may stand for anything.
+    """
     if isinstance(question, Guard):
         return bool(number)
+    if is_choice(question):
+        return number if numbers_of(question) else None
     return bool(number > 0) if is_count(question) else None
 
 
 def others_of(question: Question) -> int:
-    """How many other numbers are to be seen: of a remainder all there are, if these are few."""
-    expression = question.expression
+    """How many other numbers in a row have to lead to nothing new, until none is expected to."""
+    return 3 if isinstance(question, Use) and question.may_repeat else 1
+
+
+def numbers_of(question: Question) -> tuple[int, ...]:
+    """All numbers that there are in the place of a use's, as of a remainder; none if they are many."""
     if isinstance(question, Guard):
-        return 1
-    if isinstance(expression, Arithmetic) and expression.function == "mod":
-        modulus = expression.operands[1]
-        if isinstance(modulus, int) and modulus > 1:
-            return max(3 if question.may_repeat else 1, min(modulus - 1, 4))
-    return 3 if question.may_repeat else 1
+        return ()
+    sizes = (None, *dict.fromkeys(sizes_in(question.expression)))
+    near, far = (
+        {
+            found
+            for number in range(first, first + _PERIOD)
+            for one in sizes
+            if (found := number_of(question.expression, partial(_probe, one, number))) is not None
+        }
+        for first in (1, _FAR)
+    )
+    return tuple(sorted(near)) if near == far and len(near) <= _MOST_NUMBERS else ()
 
 
 def any_number(wish: Callable[[Any], bool]) -> Any:

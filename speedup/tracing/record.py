@@ -5,15 +5,15 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from functools import reduce
-from types import CodeType, FrameType
+from types import FrameType
 from typing import Any
 
 from torch import Tensor, nn
 
 from speedup.ir.callsites import Running
-from speedup.ir.expressions import Arithmetic, Attempt, Expression, Guard, Root, SizeOf, Use, sizes_in
+from speedup.ir.expressions import Arithmetic, Attempt, Expression, Guard, Root, Use, sizes_in
 from speedup.tracing.frames import place
-from speedup.tracing.hidden import Hidden, hidden_use, hints_of
+from speedup.tracing.hidden import hints_of
 
 
 class Record:
@@ -21,7 +21,8 @@ class Record:
 
     `assigned` names buffers that the forward puts another tensor in the place of, `consulted` state whose
     numbers Python got; `reads_state` says whether it asked for some that it did not get. `checked` are
-    tensors that were taken to be as the forward insists on.
+    tensors that were taken to be as the forward insists on. `looked_up` is where a number was last asked for
+    its hash; `is_noting` says whether calls are noted now, as they are outside of calls that are.
     """
 
     def __init__(self) -> None:
@@ -34,7 +35,8 @@ class Record:
         self.reads_state = False
         self.checked: list[Tensor] = []
         self.calls: dict[tuple[Running, ...], int] = {}
-        self._hidden: dict[CodeType, Hidden | None] = {}
+        self.looked_up: tuple[FrameType, int] | None = None
+        self.is_noting = True
         self._seen: Counter[Any] = Counter()
 
     def watch(self, model: nn.Module) -> None:
@@ -81,21 +83,6 @@ class Record:
             where, key = self._place(frame)
             told = hints_of(frame) if hints is None else hints
             self.uses.append(Use(expression, number, how, may_repeat, told, where, key))
-
-    def read(self, sizes: Sequence[int], root: int, frame: FrameType | None) -> None:
-        """Note that code reads the sizes of a tensor: if it may hide what it does with them, as used."""
-        if frame is None:
-            return
-        if frame.f_code not in self._hidden:
-            self._hidden[frame.f_code] = hidden_use(frame)
-        hidden = self._hidden[frame.f_code]
-        if hidden is None:
-            return
-        for dim, size in enumerate(sizes):
-            if hidden.dims is None or {dim, dim - len(sizes)} & hidden.dims:
-                if not hidden.is_lookup:
-                    self.opaque_roots.append(SizeOf(root, dim))
-                self.use(SizeOf(root, dim), size, hidden.how, frame, may_repeat=True, hints=hidden.hints)
 
     def _place(self, frame: FrameType | None) -> tuple[str, Any]:
         where, key = place(frame, self._paths)

@@ -1,14 +1,13 @@
-"""Functions that would take a tracked number for an int are replaced, while a model is traced.
+"""Functions that take a tracked number out of sight are replaced, while a model is traced.
 
-C code asks a tracked number nothing: `range(n)` counts, `math.sqrt(n)` computes and `items[n]` looks up. What
-stands in the place of such functions tells of the numbers that they get.
+`range(n)` counts, which says more than that C code asks for the number, and what `math.sqrt(n)` computes can
+be followed. What stands in the place of such functions tells of the numbers that they get.
 """
 
 from __future__ import annotations
 
 import builtins
 import math
-import operator
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -31,19 +30,18 @@ class _RangeType(type):
 @contextmanager
 def watched(
     is_tracked: Callable[[Any], bool],
-    count: Callable[[tuple[Any, ...], str], None],
+    count: Callable[[tuple[Any, ...], str], tuple[Any, ...]],
     compute: Callable[[str, tuple[Any, ...]], Any],
 ) -> Iterator[None]:
     """Replace the functions that would take tracked numbers out of sight, until the end.
 
-    `count(arguments, how)` is told of numbers that go where they cannot be followed; `compute(name,
-    arguments)` is asked for what a function of the math module gives.
+    `count(arguments, how)` is told of numbers that go where they cannot be followed, and gives the plain
+    ones; `compute(name, arguments)` is asked for what a function of the math module gives.
     """
 
     def counted(*arguments: Any) -> range:
         if any(map(is_tracked, arguments)):
-            count(arguments, "range()")
-            arguments = tuple(operator_index(a) for a in arguments)
+            arguments = count(arguments, "range()")
         return _RANGE(*arguments)
 
     class Range(metaclass=_RangeType):
@@ -56,22 +54,13 @@ def watched(
 
         return call
 
-    operator_index = operator.index
-
-    def index(number: Any) -> int:
-        if is_tracked(number):
-            count((number,), "an index")
-        return int.__int__(number) if is_tracked(number) else operator_index(number)
-
     kept = {name: getattr(math, name) for name in MATH}
     builtins.range = Range  # type: ignore[misc]
-    operator.index = index
     for name, function in kept.items():
         setattr(math, name, followed(name, function))
     try:
         yield
     finally:
         builtins.range = _RANGE  # type: ignore[misc]
-        operator.index = operator_index
         for name, function in kept.items():
             setattr(math, name, function)

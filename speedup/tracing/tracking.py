@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterator, Mapping
+from types import FrameType
 from typing import Any, cast
 
 import torch
@@ -18,7 +19,7 @@ from speedup.tracing.adapting import ADAPTING
 from speedup.tracing.attempts import is_tried
 from speedup.tracing.checks import checked_truth
 from speedup.tracing.frames import users_frame
-from speedup.tracing.provenance import META_KEY, Tracked, plain_number, track
+from speedup.tracing.provenance import META_KEY, Tracked, plain_number, plain_numbers, track
 from speedup.tracing.reading import READING, Reading, State, is_selection, positions
 from speedup.tracing.record import Record
 from speedup.tracing.tape import node_of
@@ -58,6 +59,11 @@ _DATA = torch.Tensor.data.__get__  # type: ignore[attr-defined]
 _SQUEEZES = frozenset({torch.squeeze, torch.Tensor.squeeze, torch.Tensor.squeeze_})
 
 
+_OF_NUMBERS = frozenset({torch.sym_float, torch.sym_int, torch.sym_max, torch.sym_min, torch.sym_not})
+# Code of torch's own that hands sizes to C, and gives up what it traces where these are numbers of a trace.
+_UNTRACKED = "torch._functorch"
+
+
 # What says something about all sizes of a tensor together.
 _OF_ALL_SIZES: Mapping[Any, str] = {
     torch.Tensor.stride: "stride()",
@@ -92,7 +98,7 @@ class Tracking(TorchFunctionMode):
         """Run `func`; track the sizes it returns, annotate the nodes it creates."""
         kwargs = kwargs or {}
         if func == _SHAPE:
-            return self._read(args[0], func(*args))
+            return self._shape(args[0], func(*args), sys._getframe(1))
         if func in (torch.Tensor.size, torch.Tensor.numel, torch.numel, torch.Tensor.__len__):
             return self._size(func, args, kwargs)
         if func in _OF_ALL_SIZES:
@@ -102,11 +108,11 @@ class Tracking(TorchFunctionMode):
             func = torch.Tensor.detach
         mode = get_proxy_mode()
         if mode is None:
-            return func(*args, **kwargs)
+            return func(*plain_numbers(args), **plain_numbers(kwargs))
         reading = self._reading(func, args, kwargs, getattr(mode.tracer, "root", None))
         if reading is not None:
             if getattr(func, "__name__", "") not in _INDEXING:
-                return reading.call(func, args, kwargs)
+                return reading.call(func, plain_numbers(args), plain_numbers(kwargs))
             args = (args[0], reading.call(positions, args[1:], {}))
         if func == torch.Tensor.__bool__ and (truth := checked_truth(sys._getframe(1))) is not None:
             self.record.checked.append(args[0])
@@ -117,7 +123,7 @@ class Tracking(TorchFunctionMode):
         last = next(iter(reversed(nodes)), None)
         notes = self._notes(func, args, kwargs)
         try:
-            result = func(*args, **kwargs)
+            result = self._call(func, args, kwargs)
         except Exception:
             self._note_attempt((args, kwargs), None)
             raise
@@ -127,6 +133,16 @@ class Tracking(TorchFunctionMode):
             node.meta.setdefault(CUSTOM, {}).setdefault(META_KEY, {}).update(notes)
         self._note_attempt((args, kwargs), result)
         return result
+
+    def _call(self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """What a call returns for the plain numbers, if it is not made to compute with tracked ones."""
+        if func not in _OF_NUMBERS:
+            return func(*plain_numbers(args), **plain_numbers(kwargs))
+        self.record.is_noting = False
+        try:
+            return func(*args, **kwargs)
+        finally:
+            self.record.is_noting = True
 
     def _reading(
         self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any], root: object
@@ -232,15 +248,10 @@ class Tracking(TorchFunctionMode):
             self.record.opaque_roots.append(SizeOf(cast(int, root), dim))
             self.record.use(SizeOf(cast(int, root), dim), size, how, frame)
 
-    def _read(self, tensor: Any, shape: torch.Size) -> torch.Size:
-        """The sizes that a forward reads, tracked."""
-        root = self._root(tensor)
-        if root is not None:
-            self.record.read(tuple(shape), root, users_frame(sys._getframe(2)))
-        return self._shape(tensor, shape)
-
-    def _shape(self, tensor: Any, shape: torch.Size) -> torch.Size:
-        root = self._root(tensor)
+    def _shape(self, tensor: Any, shape: torch.Size, reader: FrameType) -> torch.Size:
+        """The sizes that code in the frame `reader` reads, tracked."""
+        is_untracked = reader.f_globals.get("__name__", "").startswith(_UNTRACKED)
+        root = None if is_untracked else self._root(tensor)
         if root is None:
             return shape
         return torch.Size([track(int(n), SizeOf(root, d), self.record) for d, n in enumerate(shape)])
@@ -249,12 +260,10 @@ class Tracking(TorchFunctionMode):
         tensor = args[0]
         root = self._root(tensor)
         frame = users_frame(sys._getframe(2))
-        if root is not None:
-            self.record.read(tuple(tensor.shape), root, frame)
-        shape = self._shape(tensor, torch.Size(tensor.shape))
+        shape = self._shape(tensor, torch.Size(tensor.shape), sys._getframe(2))
         if func == torch.Tensor.size:
             dim = kwargs.get("dim", args[1] if len(args) > 1 else None)
-            return shape if dim is None else shape[dim]
+            return shape if dim is None else shape[plain_number(dim)]
         if func == torch.Tensor.__len__:
             if root is not None:
                 self.record.opaque_roots.append(SizeOf(root, 0))

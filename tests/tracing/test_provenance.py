@@ -284,9 +284,9 @@ def test_a_size_that_becomes_a_plain_float_escapes(forward: Callable[[Tensor], A
     assert graph.opaque_roots == (SizeOf(graph.inputs[0].index, 1),)
 
 
-def test_all_sizes_of_a_shape_whose_elements_are_counted_escape() -> None:
+def test_the_sizes_of_a_shape_whose_elements_are_counted_escape() -> None:
     graph = graph_of(lambda x: x * x.shape[1:].numel(), X)
-    assert graph.opaque_roots == tuple(SizeOf(graph.inputs[0].index, dim) for dim in range(3))
+    assert graph.opaque_roots == tuple(SizeOf(graph.inputs[0].index, dim) for dim in (1, 2))
 
 
 @pytest.mark.parametrize("function", [math.sqrt, math.log, math.exp, math.log2])

@@ -6,6 +6,7 @@ from property_tests.faults.fault import Fault
 from property_tests.faults.killers import (
     CACHED,
     DRAWS,
+    IN_C,
     NUMBERS,
     REMEMBERED,
     SEVERAL,
@@ -166,9 +167,37 @@ FAULTS = (
     Fault(
         "sizes: a loop over a range counts the same at every size",
         "tracing.sinks",
-        '            count(arguments, "range()")\n',
-        "            pass\n",
+        'arguments = count(arguments, "range()")',
+        'arguments = tuple(getattr(a, "number", a) for a in arguments)',
         sequences_of("rounds", "range", "recurrence"),
+    ),
+    Fault(
+        "sizes: what code in C takes is the same at every size",
+        "tracing.provenance",
+        "self.record.use(self.expression, self.number, index_use(frame), frame, may_repeat=True, hints=None)",
+        "pass",
+        (IN_C,),
+    ),
+    Fault(
+        "sizes: a number that code in C takes does not escape",
+        "tracing.provenance",
+        "    self.record.opaque_roots.extend(roots_in(self.expression))\n    frame = caller(0)\n",
+        "    frame = caller(0)\n",
+        ("tests/tracing/test_provenance.py",),
+    ),
+    Fault(
+        "sizes: of a few numbers that choose one more is enough",
+        "tracing.exploring",
+        "for target in numbers_of(question):",
+        "for target in numbers_of(question)[:0]:",
+        (IN_C,),
+    ),
+    Fault(
+        "sizes: what is chosen twice is not chosen together",
+        "tracing.questions",
+        "return number if numbers_of(question) else None",
+        "return None",
+        (f"{IN_C}::test_what_code_in_c_does_with_a_size_holds_at_other_sizes",),
     ),
     Fault(
         "sizes: as many tensors come of a split at every size",
@@ -180,15 +209,16 @@ FAULTS = (
     Fault(
         "sizes: a size as a float is a constant",
         "tracing.provenance",
-        '_marking_opaque(n) for n in ("str", "repr", "format", "int", "float")',
-        '_marking_opaque(n) for n in ("str", "repr", "format", "int")',
+        '_marking_opaque(n) for n in ("str", "repr", "format", "int", "float")},',
+        '_marking_opaque(n) for n in ("str", "repr", "format", "int")},\n'
+        '    "__float__": lambda self: float(self.number),',
         sequences_of("float"),
     ),
     Fault(
         "sizes: the logarithm of a size is a constant",
         "tracing.sinks",
         "return compute(name, arguments) if any(map(is_tracked, arguments)) else function(*arguments)",
-        "return function(*((float if isinstance(a, float) else int).conjugate(a) for a in arguments))",
+        'return function(*(getattr(a, "number", a) for a in arguments))',
         sequences_of("log-n scaling", "square root"),
     ),
     Fault(
