@@ -18,7 +18,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from speedup import Masks, apply_masks, materialize, plan_speedup
+from speedup import apply_masks, materialize, plan_speedup
 
 _LENGTHS = range(1, 15)
 Way = Callable[["Chosen", int], Iterable[nn.Module]]
@@ -139,9 +139,9 @@ WAYS: dict[str, Way] = {
 }
 
 
-def _masks(net: Chosen) -> Masks:
+def _masks(net: Chosen) -> dict[str, Tensor]:
     dropped = {"enter": (0, 3), "layers.0": (1, 2), "layers.1": (3, 4), "layers.2": (2, 5)}
-    masks: Masks = {}
+    masks: dict[str, Tensor] = {}
     for name, rows in dropped.items():
         rows_kept = torch.ones(6)
         rows_kept[list(rows)] = 0
