@@ -72,15 +72,22 @@ def place(frame: FrameType | None, paths: Mapping[int, str]) -> tuple[str, Any]:
         if outer.f_code is WRAPPED_CALL_IMPL:
             key.append(paths.get(id(vars(outer.f_locals["self"])), ""))
         elif _is_users(outer):
-            key.append((outer.f_code, outer.f_lasti))
+            key.append((outer.f_code, _position(outer.f_code, outer.f_lasti)))
         outer = outer.f_back
     return where, tuple(key)
+
+
+# An instruction that has been run a few times may be run as another one of its expression.
+@lru_cache(maxsize=4096)
+def _position(code: CodeType, offset: int) -> tuple[int | None, int | None, int | None, int | None]:
+    """The lines and columns of the expression that the code evaluates at `offset`."""
+    return list(code.co_positions())[offset // 2]
 
 
 @lru_cache(maxsize=1024)
 def evaluated_at(code: CodeType, offset: int) -> ast.expr | None:
     """The expression that the code evaluates at `offset`."""
-    line, end_line, column, end_column = list(code.co_positions())[offset // 2]
+    line, end_line, column, end_column = _position(code, offset)
     if line is None or end_line is None or column is None or end_column is None:
         return None
     lines = [text.encode() for text in linecache.getlines(code.co_filename)[line - 1 : end_line]]
