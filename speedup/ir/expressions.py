@@ -55,6 +55,9 @@ MATH = tuple(
     """.split()
 )
 
+UNSEEN = "unseen"
+"""What makes a number of sizes that no trace shows; of other sizes, what it makes is not known."""
+
 FUNCTIONS: Mapping[str, Callable[..., Any]] = MappingProxyType(
     {
         "add": operator.add,
@@ -77,6 +80,7 @@ FUNCTIONS: Mapping[str, Callable[..., Any]] = MappingProxyType(
         "le": operator.le,
         "gt": operator.gt,
         "ge": operator.ge,
+        UNSEEN: lambda number, *sizes: number,
     }
 )
 

@@ -14,9 +14,7 @@ from itertools import chain, combinations, islice, product, zip_longest
 from types import MappingProxyType
 from typing import Any
 
-import torch
 from attrs import frozen
-from torch import Tensor
 
 from speedup.errors import ExportError
 from speedup.ir.companions import changed_places
@@ -51,6 +49,7 @@ from speedup.tracing.questions import (
     targets_of,
 )
 from speedup.tracing.trace import Trace
+from speedup.tracing.unseen import same_numbers, same_operators
 
 # Traces that are made besides those of the given calls; sizes of these that a model may refuse for one
 # question; sizes that are tried on paper for one question, for one of a variant, and in all.
@@ -226,7 +225,7 @@ class _Explorer:
         """
         before = {key: len(seen) for key, seen in self.seen.items()}
         is_new = all(not is_same_trace(trace, other) for _, other in self.traced)
-        is_other = is_new and all(not same_program(trace.graph, other.graph) for _, other in self.traced)
+        is_other = is_new and all(not same_operators(trace.graph, other.graph) for _, other in self.traced)
         self.traced.append((example, trace))
         asked = self._note(example, trace.graph, call)
         for key, number in else_.items():
@@ -618,12 +617,5 @@ def is_same_trace(one: Trace, other: Trace) -> bool:
     """Whether the traces differ in sizes only, constants included."""
     constants = [v.name for v in one.graph.state if v.origin is Origin.CONSTANT]
     return same_program(one.graph, other.graph) and all(
-        _is_same(one.tensors[name], other.tensors[name]) for name in constants
+        same_numbers(one.tensors[name], other.tensors[name]) for name in constants
     )
-
-
-def _is_same(one: Tensor, other: Tensor) -> bool:
-    """Whether two constants are equal; of those without data, as far as can be told."""
-    if one.is_meta or other.is_meta:
-        return one.is_meta and other.is_meta and (one.shape, one.dtype) == (other.shape, other.dtype)
-    return torch.equal(one, other)

@@ -28,6 +28,7 @@ from speedup.tracing.exploring import explore, is_same_trace
 from speedup.tracing.merging import Part, merge_graphs
 from speedup.tracing.reading import Values, as_it_is
 from speedup.tracing.trace import Trace, canonical_names, require_steady, trace_call
+from speedup.tracing.unseen import mark_unseen
 
 # Export takes a second or so; what is called in so many ways is better descended into.
 _MOST_TRACES = 8
@@ -201,13 +202,23 @@ def _merge(
     canonical = canonical_names(model)
     parts: list[Part] = []
     tensors: dict[str, Tensor] = {}
-    for path, number, traced in traces:
+    for path, number, traced in _marked(traces):
         names = {v.name: _name(v, path, number, canonical) for v in traced.graph.state}
         parts.append(Part(path, traced.graph, names))
         tensors.update({names[name]: tensor for name, tensor in traced.tensors.items()})
     graph = merge_graphs(parts, read_outside, named_outside, counted)
     require_steady(graph)
     return Trace(graph, MappingProxyType(tensors))
+
+
+def _marked(traces: Iterable[tuple[str, int, Trace]]) -> Iterator[tuple[str, int, Trace]]:
+    """The same, with the numbers marked that differ between the calls of a module."""
+    by_path: dict[str, list[tuple[int, Trace]]] = {}
+    for path, number, traced in traces:
+        by_path.setdefault(path, []).append((number, traced))
+    for path, own in by_path.items():
+        marked = mark_unseen([traced for _, traced in own])
+        yield from ((path, number, traced) for (number, _), traced in zip(own, marked, strict=True))
 
 
 def _name(value: Value, path: str, number: int, canonical: Mapping[str, str]) -> str:

@@ -186,12 +186,13 @@ def mark_opaque(item: Any, how: str = "") -> None:
                 # Different numbers give one.
                 expression, number = Arithmetic("trunc", (expression,)), int(number)
             frame = caller(1)
-            if frame is None or how != _TEXT or not is_message(frame):
+            if frame is None or how != TEXT or not is_message(frame):
                 item.record.use(expression, number, how, frame, may_repeat=True, hints=None)
 
 
-_TEXT = "text"
-_SPOKEN = {"str": _TEXT, "repr": _TEXT, "format": _TEXT}
+TEXT = "text"
+"""How text uses a number."""
+_SPOKEN = {"str": TEXT, "repr": TEXT, "format": TEXT}
 
 
 def _marking_opaque(name: str) -> Callable[..., Any]:

@@ -23,6 +23,7 @@ from speedup.ir.expressions import (
     sizes_in,
 )
 from speedup.ir.graph import Graph
+from speedup.tracing.provenance import TEXT
 
 Question = Guard | Use
 _MOST_TARGETS = 12
@@ -57,7 +58,9 @@ def targets_of(question: Question) -> tuple[int, ...]:
         wanted = [n for hint in hints for n in (hint + 2, hint + 1, hint)]
     elif isinstance(question.expression, SizeOf) and question.may_repeat:
         near = [n for hint in hints for n in (hint - 1, hint + 1, size - hint, size + hint)]
-        wanted = [size + 1, size // 2, 2 * size, 1, *hints, *near]
+        # A number of more digits is a longer text.
+        longer = [10 ** len(str(size))] if question.how == TEXT else []
+        wanted = [size + 1, size // 2, 2 * size, 1, *longer, *hints, *near]
     else:
         return ()
     return tuple(n for n in dict.fromkeys(wanted) if n > 0 and n != size)[:_MOST_TARGETS]

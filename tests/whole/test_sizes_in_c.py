@@ -14,6 +14,7 @@ import struct
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
+import numpy
 import pytest
 import torch
 from torch import Tensor, nn
@@ -137,6 +138,67 @@ WAYS: dict[str, Way] = {
     "reduce": lambda net, n: [net.layers[functools.reduce(operator.xor, [n, 1]) % 3]],
     "the shape of a tensor": lambda net, n: net.layers[: torch.arange(n).shape[0] % 4],
 }
+
+
+Number = Callable[[int], float]
+
+NUMBERS: dict[str, Number] = {
+    "gcd": lambda n: math.gcd(n, 6),
+    "isqrt": math.isqrt,
+    "hypot": lambda n: math.hypot(n, 1),
+    "fsum": lambda n: math.fsum([n, 0.5]),
+    "the sum of a range": lambda n: sum(range(n)),
+    "the length of a range": lambda n: len(range(n)),
+    "the length of a list": lambda n: len([0] * n),
+    "rounds": lambda n: [i for i, _ in enumerate(range(n))][-1],
+    "an item of a table": lambda n: (3, 1, 4, 1, 5, 9, 2, 6)[n % 8],
+    "digits": lambda n: len(str(n)),
+    "their sum": lambda n: sum(map(int, str(n))),
+    "text": lambda n: float(f"{n}"),
+    "numpy": lambda n: float(numpy.arange(n).mean()),
+    "a fraction": lambda n: float(fractions.Fraction(n, 3)),
+    "power of two": lambda n: 1 << (n % 4),
+    "bits": lambda n: n.bit_length(),
+    "a complex number": lambda n: abs(complex(n, 0)),
+    "sorted": lambda n: sorted((2, n, 6))[1],
+}
+
+
+class Bounded(nn.Module):
+    """Channels that a number made from the length of the input bounds, so that constants may become equal."""
+
+    def __init__(self, number: Number, how: Callable[[Tensor, float], Tensor]) -> None:
+        super().__init__()
+        self.enter, self.leave = nn.Linear(5, 6), nn.Linear(6, 2)
+        self.number, self.how = number, how
+        self.double().eval()
+        with torch.no_grad():
+            self.enter.bias.copy_(torch.tensor([0.5, 1.5, -0.5, 2.5, 0.7, 0.3]))
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = torch.relu(self.enter(x))
+        return self.leave(torch.relu(self.how(y, self.number(x.shape[1])))).mean(1)
+
+
+HOWS: dict[str, Callable[[Tensor, float], Tensor]] = {
+    "as a bound": lambda y, number: y.clamp(max=number * 0.1),
+    "as a factor": lambda y, number: y * number,
+    "as a tensor": lambda y, number: torch.minimum(y, torch.tensor(number * 0.1, dtype=y.dtype)),
+}
+
+
+@pytest.mark.parametrize("how", HOWS)
+@pytest.mark.parametrize("number", NUMBERS)
+def test_what_code_in_c_makes_of_a_size_is_no_constant(number: str, how: str) -> None:
+    torch.manual_seed(0)
+    net = Bounded(NUMBERS[number], HOWS[how])
+    rows = torch.tensor([0.0, 0, 0, 0, 1, 1])
+    masks = {"enter.weight": rows[:, None].expand(6, 5)}
+    small = materialize(plan_speedup(net, torch.randn(2, 4, 5, dtype=torch.float64), masks))
+    masked = apply_masks(net, masks)
+    for length in _LENGTHS:
+        x = torch.randn(3, length, 5, dtype=torch.float64)
+        assert torch.allclose(small(x), masked(x), rtol=1e-9, atol=1e-9), length
 
 
 def _masks(net: Chosen) -> dict[str, Tensor]:

@@ -186,6 +186,20 @@ FAULTS = (
         ("tests/tracing/test_provenance.py",),
     ),
     Fault(
+        "sizes: what code in C makes of one is a constant",
+        "tracing.islands",
+        "for path, number, traced in _marked(traces):",
+        "for path, number, traced in traces:",
+        (IN_C,),
+    ),
+    Fault(
+        "sizes: constants that others have at other sizes stay constants",
+        "tracing.unseen",
+        "yield value.index",
+        "yield from ()",
+        (IN_C,),
+    ),
+    Fault(
         "sizes: of a few numbers that choose one more is enough",
         "tracing.exploring",
         "for target in numbers_of(question):",
