@@ -14,6 +14,8 @@ from torch import nn
 from speedup.torch_api import modules_of
 from speedup.tracing.frames import evaluated_at, syntax_of
 
+IN_C = "code in C"
+"""How a number is used of which no more is known."""
 _MOST_HINTS = 12
 _CONTAINERS = (
     list,
@@ -38,7 +40,7 @@ def index_use(frame: FrameType) -> str:
             return "a lookup"
         case ast.BinOp(op=ast.Mult()):
             return "a repeated list"
-    return "code in C"
+    return IN_C
 
 
 def hints_of(frame: FrameType) -> tuple[int, ...]:

@@ -92,9 +92,13 @@ def is_tracked(item: object) -> bool:
 
 def track(number: float, expression: Expression, record: Record) -> Any:
     """`number` with its provenance."""
-    kind = TrackedInt if isinstance(number, int) else TrackedFloat
-    result = kind.__new__(kind)
-    result.number = int(number) if isinstance(number, int) else number
+    is_int = isinstance(number, int)
+    if record.hands_out_ints:
+        result = (_ActualInt if is_int else _ActualFloat)(number)
+    else:
+        kind = TrackedInt if is_int else TrackedFloat
+        result = kind.__new__(kind)
+    result.number = int(number) if is_int else number
     result.expression = expression
     result.record = record
     return result
@@ -228,7 +232,7 @@ def _as_node(self: Any) -> Any:
     """What torch's own symbolic numbers compute with: the number as one of them."""
     own = _read_back(self) if get_proxy_mode() is not None else None
     if own is None:
-        raise AttributeError("a number out of the trace's sight has no node")
+        raise AttributeError(_NO_NODE)
     return own.node
 
 
@@ -293,12 +297,33 @@ _METHODS: dict[str, Callable[..., Any]] = {
     **{f"__{n}__": _comparison(n) for n in ("eq", "ne", "lt", "le", "gt", "ge")},
 }
 
+
+def _larger(self: Any, other: Any) -> Any:
+    return max(self, other)
+
+
+def _smaller(self: Any, other: Any) -> Any:
+    return min(self, other)
+
+
+_NO_NODE = "a number out of the trace's sight has no node"
+
+
+def insists_on_ints(error: BaseException | None) -> bool:
+    """Whether a forward may have raised an error as it called code in C that takes nothing but ints.
+
+    `json.dumps`, `datetime.timedelta` and `torch.LongTensor([n])` do not ask for one.
+    """
+    words = str(error)
+    return isinstance(error, TypeError) or TrackedInt.__name__ in words or _NO_NODE in words
+
+
 _ASKED_OF_INTS = ("bit_length", "bit_count", "to_bytes", "as_integer_ratio", "conjugate", "is_integer")
 _ASKED_OF_FLOATS = ("is_integer", "hex", "as_integer_ratio", "conjugate")
 
 
-def _tracked_type(name: str, symbolic: type, plain: type, asked: Iterable[str]) -> Any:
-    """The type of numbers that pass for those of type `plain`, and that torch takes for `symbolic` ones."""
+def _tracked_type(name: str, base: type, plain: type, asked: Iterable[str]) -> Any:
+    """The type of numbers that pass for those of type `plain`; code in C takes them for those of `base`."""
     methods = {
         **_METHODS,
         **{name: _ask(name) for name in asked},
@@ -312,14 +337,17 @@ def _tracked_type(name: str, symbolic: type, plain: type, asked: Iterable[str]) 
         "node": property(_as_node),
         "real": property(lambda self: self),
         "imag": property(lambda self: plain(0)),
-        "__sym_max__": max,
-        "__sym_min__": min,
+        "__sym_max__": _larger,
+        "__sym_min__": _smaller,
     }
-    return type(name, (Tracked, symbolic), {k: m for k, m in methods.items() if m is not None})
+    return type(name, (Tracked, base), {k: m for k, m in methods.items() if m is not None})
 
 
 TrackedInt: Any = _tracked_type("TrackedInt", torch.SymInt, int, _ASKED_OF_INTS)
 TrackedFloat: Any = _tracked_type("TrackedFloat", torch.SymFloat, float, _ASKED_OF_FLOATS)
+# For forwards that call what takes nothing else. What becomes of them in C is not seen.
+_ActualInt: Any = _tracked_type("ActualInt", int, int, _ASKED_OF_INTS)
+_ActualFloat: Any = _tracked_type("ActualFloat", float, float, _ASKED_OF_FLOATS)
 
 
 @contextmanager

@@ -23,6 +23,7 @@ from speedup.ir.expressions import (
     sizes_in,
 )
 from speedup.ir.graph import Graph
+from speedup.tracing.hidden import IN_C
 from speedup.tracing.provenance import TEXT
 
 Question = Guard | Use
@@ -34,13 +35,11 @@ FEW_ROUNDS = (1, 2, 3)
 
 # Uses that say how often something runs: more, less and not at all are other programs.
 _COUNTS = frozenset({"range()", "as many tensors", "len()", "a repeated list", "a slice"})
-# Uses of which nobody can tell whether they do.
-_UNKNOWN = "code in C"
 
 
 def is_count(use: Use) -> bool:
     """Whether a use says how often something runs, as far as can be told."""
-    return use.how in _COUNTS or use.how == _UNKNOWN
+    return use.how in _COUNTS or use.how == IN_C
 
 
 def is_choice(use: Use) -> bool:

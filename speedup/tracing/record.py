@@ -23,9 +23,11 @@ class Record:
     numbers Python got; `reads_state` says whether it asked for some that it did not get. `checked` are
     tensors that were taken to be as the forward insists on. `looked_up` is where a number was last asked for
     its hash; `is_noting` says whether calls are noted now, as they are outside of calls that are.
+    `hands_out_ints` says that the forward gets ints for sizes, each of which it may use out of sight.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, hands_out_ints: bool = False) -> None:
+        self.hands_out_ints = hands_out_ints
         self._paths: Mapping[int, str] = {}
         self.guards: list[Guard] = []
         self.uses: list[Use] = []

@@ -31,7 +31,7 @@ from speedup.tracing.flat import Flat
 from speedup.tracing.freeze import freeze
 from speedup.tracing.module_stack import is_confused
 from speedup.tracing.program import Program
-from speedup.tracing.provenance import is_tracked
+from speedup.tracing.provenance import insists_on_ints, is_tracked
 from speedup.tracing.reading import Values, as_it_is
 from speedup.tracing.record import Record
 from speedup.tracing.tracking import Tracking, track_attributes
@@ -75,7 +75,12 @@ def capture(model: nn.Module, example: Example) -> Trace | None:
     Raises:
         ExportError: the forward raised an error.
     """
-    return _trace(model, example, capture_program)
+    try:
+        return _trace(model, example, capture_program)
+    except ExportError as error:
+        if not insists_on_ints(error.__cause__):
+            raise
+    return _trace(model, example, capture_program, tracking=Tracking(Record(hands_out_ints=True)))
 
 
 def export(model: nn.Module, example: Example, values: Values = as_it_is) -> Trace:
@@ -84,16 +89,17 @@ def export(model: nn.Module, example: Example, values: Values = as_it_is) -> Tra
     Raises:
         ExportError: it cannot trace the model as a whole.
     """
-    catches = gives = False
+    catches = gives = insists = False
     while True:
-        tracking = Tracking(Record(), gives)
+        tracking = Tracking(Record(hands_out_ints=insists), gives)
         try:
             found = _trace(model, example, export_program, catches, tracking, values)
         except ExportError as error:
-            before = catches, gives
+            before = catches, gives, insists
             catches = catches or is_confused(error.__cause__)
             gives = gives or tracking.record.reads_state
-            if (catches, gives) == before:
+            insists = insists or insists_on_ints(error.__cause__)
+            if (catches, gives, insists) == before:
                 raise
         else:
             assert found is not None

@@ -19,6 +19,7 @@ from speedup.tracing.adapting import ADAPTING
 from speedup.tracing.attempts import is_tried
 from speedup.tracing.checks import checked_truth
 from speedup.tracing.frames import users_frame
+from speedup.tracing.hidden import IN_C
 from speedup.tracing.provenance import META_KEY, Tracked, plain_number, plain_numbers, track
 from speedup.tracing.reading import READING, Reading, State, is_selection, positions
 from speedup.tracing.record import Record
@@ -102,7 +103,7 @@ class Tracking(TorchFunctionMode):
         if func in (torch.Tensor.size, torch.Tensor.numel, torch.numel, torch.Tensor.__len__):
             return self._size(func, args, kwargs)
         if func in _OF_ALL_SIZES:
-            self._hide(args[0], _OF_ALL_SIZES[func])
+            self._hide(args[0], _OF_ALL_SIZES[func], sys._getframe(1))
         if func == _DATA:
             # Only as detached can a tensor of a trace be followed.
             func = torch.Tensor.detach
@@ -241,12 +242,12 @@ class Tracking(TorchFunctionMode):
         for dim, extent in enumerate(args[0].shape) if root is not None else ():
             self.record.guard(Arithmetic("eq", (SizeOf(cast(int, root), dim), 1)), extent == 1, frame)
 
-    def _hide(self, tensor: Any, how: str) -> None:
-        """Note that something that follows from all sizes of a tensor is used."""
-        root, frame = self._root(tensor), users_frame(sys._getframe(2))
+    def _hide(self, tensor: Any, how: str, reader: FrameType) -> None:
+        """Note that code in the frame `reader` uses something that follows from all sizes of a tensor."""
+        root, frame = self._root(tensor), users_frame(reader)
         for dim, size in enumerate(tensor.shape) if root is not None and frame is not None else ():
             self.record.opaque_roots.append(SizeOf(cast(int, root), dim))
-            self.record.use(SizeOf(cast(int, root), dim), size, how, frame)
+            self.record.use(SizeOf(cast(int, root), dim), size, how, frame, may_repeat=how == IN_C)
 
     def _shape(self, tensor: Any, shape: torch.Size, reader: FrameType) -> torch.Size:
         """The sizes that code in the frame `reader` reads, tracked."""
@@ -254,6 +255,8 @@ class Tracking(TorchFunctionMode):
         root = None if is_untracked else self._root(tensor)
         if root is None:
             return shape
+        if self.record.hands_out_ints:
+            self._hide(tensor, IN_C, reader)
         return torch.Size([track(int(n), SizeOf(root, d), self.record) for d, n in enumerate(shape)])
 
     def _size(self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:

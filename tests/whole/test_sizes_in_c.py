@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import bisect
 import collections
+import datetime
+import decimal
 import fractions
 import functools
 import itertools
+import json
 import math
 import operator
 import re
@@ -161,6 +164,10 @@ NUMBERS: dict[str, Number] = {
     "bits": lambda n: n.bit_length(),
     "a complex number": lambda n: abs(complex(n, 0)),
     "sorted": lambda n: sorted((2, n, 6))[1],
+    "json, which takes no other number": lambda n: float(json.dumps([n])[1:-1]),
+    "days": lambda n: datetime.timedelta(n).days,
+    "a decimal": lambda n: float(decimal.Decimal(n)),
+    "a tensor of the old kind": lambda n: torch.LongTensor([n, n]).sum().item() / 2,
 }
 
 
@@ -199,6 +206,20 @@ def test_what_code_in_c_makes_of_a_size_is_no_constant(number: str, how: str) ->
     for length in _LENGTHS:
         x = torch.randn(3, length, 5, dtype=torch.float64)
         assert torch.allclose(small(x), masked(x), rtol=1e-9, atol=1e-9), length
+
+
+def _says_in_json(y: Tensor, number: float) -> Tensor:
+    assert json.dumps([number])
+    return y
+
+
+def test_a_forward_that_calls_what_takes_nothing_but_ints_shrinks() -> None:
+    net = Bounded(lambda n: n, _says_in_json)
+    rows = torch.tensor([0.0, 0, 0, 0, 1, 1])
+    plan = plan_speedup(
+        net, torch.randn(2, 4, 5, dtype=torch.float64), {"enter.weight": rows[:, None].expand(6, 5)}
+    )
+    assert materialize(plan).get_parameter("enter.weight").shape == (2, 5)
 
 
 def _masks(net: Chosen) -> dict[str, Tensor]:

@@ -186,6 +186,20 @@ FAULTS = (
         ("tests/tracing/test_provenance.py",),
     ),
     Fault(
+        "sizes: code in C that insists on ints gets none",
+        "tracing.trace",
+        "if not insists_on_ints(error.__cause__):",
+        "if error:",
+        (f"{IN_C}::test_a_forward_that_calls_what_takes_nothing_but_ints_shrinks",),
+    ),
+    Fault(
+        "sizes: of ints that are handed out nothing is said",
+        "tracing.tracking",
+        "if self.record.hands_out_ints:",
+        "if False:",
+        (IN_C,),
+    ),
+    Fault(
         "sizes: what code in C makes of one is a constant",
         "tracing.islands",
         "for path, number, traced in _marked(traces):",
