@@ -79,7 +79,7 @@ FAULTS = (
     Fault(
         "parts: calls with other constants are one program",
         "tracing.exploring",
-        "_is_same(one.tensors[name], other.tensors[name]) for name in constants",
+        "same_numbers(one.tensors[name], other.tensors[name]) for name in constants",
         "name in one.tensors for name in constants",
         (f"{ISLANDS}::test_calls_with_other_constants_are_all_traced",),
     ),
