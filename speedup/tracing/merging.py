@@ -71,7 +71,8 @@ def merge_graphs(
         tuple(merger.opaque_roots),
         tuple(merger.uses),
         tuple(dict.fromkeys(merger.written)),
-        tuple(merger.starts),
+        # A call that only hands something on has no ops.
+        tuple(dict.fromkeys((0, *(start for start in merger.starts if start < len(merger.ops))))),
         None if counted is None or counted >= len(merger.starts) else merger.starts[counted],
         tuple(dict.fromkeys(merger.consulted)),
     )

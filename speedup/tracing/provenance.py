@@ -298,12 +298,13 @@ _METHODS: dict[str, Callable[..., Any]] = {
 }
 
 
+# `torch.export` has `max` and `min` ask a symbolic number, so these cannot ask back.
 def _larger(self: Any, other: Any) -> Any:
-    return max(self, other)
+    return other if other > self else self
 
 
 def _smaller(self: Any, other: Any) -> Any:
-    return min(self, other)
+    return other if other < self else self
 
 
 _NO_NODE = "a number out of the trace's sight has no node"

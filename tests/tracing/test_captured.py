@@ -246,3 +246,22 @@ _BEYOND = ("MixtralForCausalLM",)
 def test_models_of_transformers_are_written_down_as_torch_export_does(name: str) -> None:
     call = transformers_models.inputs(name, transformers_models.size(name), 1, 0)
     assert_captured(transformers_models.build(name), call)
+
+
+@pytest.mark.parametrize(
+    "padding",
+    [
+        lambda x: max(x.shape[1] - 2, 0),
+        lambda x: min(3, x.shape[1]),
+        lambda x: torch.sym_max(x.shape[1] - 2, 0),
+        lambda x: torch.sym_min(x.shape[1], 3),
+    ],
+    ids=["max", "min", "sym_max", "sym_min"],
+)
+def test_the_larger_of_sizes_is_followed_by_torch_export_too(padding: Callable[[Tensor], int]) -> None:
+    model = Calling(lambda x: F.pad(x, (0, padding(x))))
+    captured, exported = capture(model, example_from(X)), export(model, example_from(X))
+    assert captured is not None
+    one, other = captured.graph, exported.graph
+    assert [op.arguments["pad"] for op in one.ops] == [op.arguments["pad"] for op in other.ops]
+    assert len(one.guards) == len(other.guards) == 1

@@ -88,3 +88,11 @@ def test_graphs_that_differ_in_a_literal_number_are_different_programs() -> None
 
     one, other = (graph_of(Scaled(by), torch.randn(2, 4)) for by in (2.0, 3.0))
     assert not same_program(one, other)
+
+
+def test_a_part_without_ops_starts_no_call() -> None:
+    graph, empty = graph_of(Reshaping(), torch.randn(2, 4)), graph_of(nn.Identity(), torch.randn(2, 4))
+    names = [{"fc.weight": f"{n}.fc.weight", "fc.bias": f"{n}.fc.bias"} for n in range(2)]
+    for order in ([0, None, 1], [None, 0, 1], [0, 1, None]):
+        parts = [Part(str(n), empty if n is None else graph, {} if n is None else names[n]) for n in order]
+        assert merge_graphs(parts).starts == (0, 2)
