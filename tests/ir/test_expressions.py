@@ -8,6 +8,7 @@ import pytest
 
 from speedup.ir.expressions import (
     FUNCTIONS,
+    UNSEEN,
     Arithmetic,
     AttributeOf,
     Derived,
@@ -81,7 +82,12 @@ def test_every_function_of_an_expression_is_pythons_own(
 def test_there_are_no_functions_that_no_test_holds_against_python() -> None:
     assert set(FUNCTIONS) == set(
         "add sub mul floordiv truediv mod pow neg abs floor ceil eq ne lt le gt ge trunc round".split()
-    ) | set(MATH_CALLS)
+    ) | set(MATH_CALLS) | {UNSEEN}
+
+
+def test_of_what_no_trace_shows_the_number_stays_as_it_was() -> None:
+    unseen = Arithmetic(UNSEEN, (5, SizeOf(0, 0)))
+    assert evaluate_expression(unseen, lambda size: 1) == evaluate_expression(unseen, lambda size: 7) == 5
 
 
 def test_sizes_in_yields_every_size_in_order_with_repetitions() -> None:
