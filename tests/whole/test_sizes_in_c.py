@@ -107,6 +107,7 @@ WAYS: dict[str, Way] = {
     "an item of a table": lambda net, n: [dict(enumerate(net.layers))[n % 3]],
     "what a table has": lambda net, n: [dict(enumerate(net.layers)).get(n % 2, net.third)],
     "an item of an item": lambda net, n: [[list(net.layers), list(net.layers)[::-1]][n % 2][n % 3]],
+    "a seldom item": lambda net, n: [([net.first] * 3, [net.first, net.third, net.first])[n % 2][n % 3]],
     "itemgetter": lambda net, n: [operator.itemgetter(n % 3)(list(net.layers))],
     "a table of numbers": lambda net, n: [net.layers[_BY_LENGTH[n % 3]]],
     "digits": lambda net, n: [net.layers[int("201"[n % 3])]],
@@ -220,6 +221,8 @@ def test_a_forward_that_calls_what_takes_nothing_but_ints_shrinks() -> None:
         net, torch.randn(2, 4, 5, dtype=torch.float64), {"enter.weight": rows[:, None].expand(6, 5)}
     )
     assert materialize(plan).get_parameter("enter.weight").shape == (2, 5)
+    # Nor is there a size that cannot be traced.
+    assert plan.assumptions == ()
 
 
 def _masks(net: Chosen) -> dict[str, Tensor]:
