@@ -25,6 +25,7 @@ from speedup.ir.expressions import (
 from speedup.ir.graph import Graph
 from speedup.tracing.hidden import IN_C
 from speedup.tracing.provenance import TEXT
+from speedup.tracing.record import ARGUMENT
 
 Question = Guard | Use
 _MOST_TARGETS = 12
@@ -44,7 +45,7 @@ def is_count(use: Use) -> bool:
 
 def is_choice(use: Use) -> bool:
     """Whether a use may say which of several things is taken, each number another."""
-    return use.how not in _COUNTS
+    return use.how not in _COUNTS and not use.how.startswith(ARGUMENT)
 
 
 def targets_of(question: Question) -> tuple[int, ...]:

@@ -15,6 +15,9 @@ from speedup.ir.expressions import Arithmetic, Attempt, Expression, Guard, Root,
 from speedup.tracing.frames import place
 from speedup.tracing.hidden import hints_of
 
+ARGUMENT = "an argument of"
+"""How operators use numbers that cannot be found in what came of a call."""
+
 
 class Record:
     """What one trace saw of numbers and calls; filled during that trace only.

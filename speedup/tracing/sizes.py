@@ -29,7 +29,7 @@ from speedup.ir.expressions import (
 )
 from speedup.ir.graph import Op, Origin
 from speedup.torch_api import schema_of
-from speedup.tracing.record import Record
+from speedup.tracing.record import ARGUMENT, Record
 
 # A number in one of these equals a size only by coincidence.
 _NEVER_SIZES = frozenset({"dim", "dim0", "dim1", "dims", "start_dim", "end_dim", "step", "stride"})
@@ -94,7 +94,7 @@ def _unfound(
         place = next(n for n, (_, e) in enumerate(numbers) if e == expression)
         key = (op.calls[:1], place)
         seen[key] += 1
-        how = f"an argument of {op.name}"
+        how = f"{ARGUMENT} {op.name}"
         yield Use(expression, numbers[place][0], how, is_made, where=op.where, key=(key, seen[key]))
 
 
