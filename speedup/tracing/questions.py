@@ -7,7 +7,7 @@ out of the trace's sight.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from functools import partial
+from functools import lru_cache, partial
 from typing import Any
 
 from speedup.ir.expressions import (
@@ -84,15 +84,19 @@ def others_of(question: Question) -> int:
 
 def numbers_of(question: Question) -> tuple[int, ...]:
     """All numbers that there are in the place of a use's, as of a remainder; none if they are many."""
-    if isinstance(question, Guard):
-        return ()
-    sizes = (None, *dict.fromkeys(sizes_in(question.expression)))
+    return () if isinstance(question, Guard) else _numbers_of(question.expression)
+
+
+# Asked of one question at each size that is looked at.
+@lru_cache(maxsize=1024)
+def _numbers_of(expression: Expression) -> tuple[int, ...]:
+    sizes = (None, *dict.fromkeys(sizes_in(expression)))
     near, far = (
         {
             found
             for number in range(first, first + _PERIOD)
             for one in sizes
-            if (found := number_of(question.expression, partial(_probe, one, number))) is not None
+            if (found := number_of(expression, partial(_probe, one, number))) is not None
         }
         for first in (1, _FAR)
     )

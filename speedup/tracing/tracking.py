@@ -262,13 +262,13 @@ class Tracking(TorchFunctionMode):
     def _size(self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         tensor = args[0]
         root = self._root(tensor)
-        frame = users_frame(sys._getframe(2))
         shape = self._shape(tensor, torch.Size(tensor.shape), sys._getframe(2))
         if func == torch.Tensor.size:
             dim = kwargs.get("dim", args[1] if len(args) > 1 else None)
             return shape if dim is None else shape[plain_number(dim)]
         if func == torch.Tensor.__len__:
             if root is not None:
+                frame = users_frame(sys._getframe(2))
                 self.record.opaque_roots.append(SizeOf(root, 0))
                 self.record.use(SizeOf(root, 0), tensor.shape[0], "len()", frame, hints=None)
             return func(*args, **kwargs)

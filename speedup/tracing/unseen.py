@@ -118,6 +118,10 @@ def _plain(argument: Argument) -> Any:
 
 def _outline(graph: Graph) -> Any:
     """A graph but for its numbers and extents."""
+    return graph.once("outline of operators", lambda: _outline_of(graph))
+
+
+def _outline_of(graph: Graph) -> Any:
     return (
         tuple((v.origin, v.name, v.dtype, v.ndim) for v in graph.values),
         tuple((op.target, op.owner, _form(tuple(op.arguments.items()))) for op in graph.ops),
