@@ -143,6 +143,7 @@ REMEMBERED = "tests/whole/test_remembered_tables.py"
 SEVERAL = "tests/whole/test_several_calls.py"
 NUMBERS = "tests/tracing/test_numbers_from_tensors.py"
 IN_C = "tests/whole/test_sizes_in_c.py"
+APART = "tests/whole/test_taken_apart.py"
 DRAWS = "tests/building/test_draws.py"
 
 

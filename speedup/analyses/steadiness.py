@@ -13,6 +13,7 @@ import torch
 from attrs import evolve
 from torch import Tensor
 
+from speedup.analyses.taken_apart import taken_apart
 from speedup.engine.constraints import Dim
 from speedup.engine.lattice import Fact, any_over, uniform_along, uniform_fact
 from speedup.ir.expressions import with_traced_numbers
@@ -75,7 +76,8 @@ def unsteady_dims(
     rule = rule_of(op, rules)
     if not among or _is_still(value, rule):
         return ()
-    found = _unsteady(op, value, [d for d in among if extents.varies(value, d)], rules, extents)
+    varying = [d for d in among if extents.varies(value, d)]
+    found = (*_unsteady(op, value, varying, rules, extents), *taken_apart(op, extents))
     return tuple(d for d in found if d in among)
 
 

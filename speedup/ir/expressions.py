@@ -122,6 +122,14 @@ def attributes_in(expression: Expression) -> Iterator[AttributeOf]:
     return (root for root in roots_in(expression) if isinstance(root, AttributeOf))
 
 
+def functions_in(expression: Expression) -> Iterator[str]:
+    """The name of every function that `expression` is made with."""
+    if isinstance(expression, Arithmetic):
+        yield expression.function
+        for operand in expression.operands:
+            yield from functions_in(operand)
+
+
 @frozen
 class Derived:
     """A number the forward derived from sizes and attributes: what it was in the trace, and how."""

@@ -16,6 +16,7 @@ from attrs import field, frozen
 from torch import Tensor
 
 from speedup.ir.expressions import (
+    UNSEEN,
     Argument,
     Derived,
     Expression,
@@ -25,12 +26,14 @@ from speedup.ir.expressions import (
     SizeOf,
     derived_in,
     evaluate_expression,
+    functions_in,
     recompute,
     sizes_in,
 )
 from speedup.ir.graph import Graph, Op, Shape, Value, call_arguments
 from speedup.ir.operators import functional_form
 
+_VIEWS = ("view", "_unsafe_view")
 _RECURRENT = ("lstm", "gru", "rnn_")
 # Bounds of what a process remembers.
 _MOST_KINDS, _MOST_MADE = 1 << 14, 1 << 16
@@ -138,12 +141,16 @@ class _Kind:
 
 @frozen(eq=False)
 class _Step:
-    """An op that is run on `operands`, with `numbers`; `given` is what it makes where that never changes."""
+    """An op that is run on `operands`, with `numbers`; `given` is what it makes where that never changes.
+
+    It runs only while the extents that `unseen` says are so: nothing is known of its numbers at others.
+    """
 
     op: Op
     kind: _Kind
     operands: tuple[int, ...]
     numbers: tuple[Expression, ...]
+    unseen: tuple[tuple[SizeOf, int], ...]
     results: tuple[int, ...]
     given: tuple[_Sized, ...] | None
 
@@ -185,8 +192,11 @@ class _Runs:
         kind = _Kind(op.target, self._itself(op), _form_of(arguments), dtypes, torch.get_default_dtype())
         heeded = () if op.is_inner or _is_pointwise(op) else derived_in(arguments)
         numbers = tuple(one.expression for one in heeded)
+        unseen = (size for one in numbers if UNSEEN in functions_in(one) for size in sizes_in(one))
+        as_traced = tuple((size, graph.values[size.value].shape[size.dim]) for size in unseen)
         results = tuple(r.index for r in op.results)
-        return _Step(op, _interned(kind), tuple(v.index for v in op.operands), numbers, results, given)
+        operands = tuple(v.index for v in op.operands)
+        return _Step(op, _interned(kind), operands, numbers, as_traced, results, given)
 
     def _itself(self, op: Op) -> Any:
         if op.is_inner or op.name.startswith(_RECURRENT):
@@ -199,6 +209,8 @@ class _Runs:
         def lookup(root: Root) -> Any:
             return found[root.value].shape[root.dim] if isinstance(root, SizeOf) else root.number
 
+        if any(lookup(size) != extent for size, extent in step.unseen):
+            raise ValueError(f"nothing is known of the numbers of {step.op.label} at these sizes")
         numbers = tuple(_key_of(evaluate_expression(one, lookup)) for one in step.numbers)
         key = step.kind, tuple(found[index].key for index in step.operands), numbers
         if key not in _made:
@@ -296,6 +308,9 @@ def _run(op: Op, found: _Found, lookup: Lookup) -> Sequence[Any]:
     filled = {name: fill(argument) for name, argument in op.arguments.items()}
     if "device" in filled:
         filled["device"] = torch.device("meta")
+    if op.name in _VIEWS and "size" in filled:
+        # Strides of tensors without data are not those of the ones that the forward views.
+        return [torch.reshape(filled["self"], filled["size"])]
     positional, keywords = call_arguments(op, filled)
     results = functional_form(op.target)(*positional, **keywords)
     return results if isinstance(results, list | tuple) else [results]

@@ -15,12 +15,14 @@ from attrs import field, frozen
 from speedup.engine.constraints import Dim
 from speedup.ir.companions import Fitting, change_extent, fitting_shapes
 from speedup.ir.expressions import (
+    UNSEEN,
     Argument,
     Derived,
     Root,
     SizeOf,
     derived_in,
     evaluate_expression,
+    functions_in,
     sizes_in,
 )
 from speedup.ir.graph import Graph, Op, Origin, Shape, Value
@@ -55,7 +57,8 @@ class Extents:
 
     def varies(self, value: Value, dim: int) -> bool:
         """Whether dimension `dim` of `value` may have another extent in another call."""
-        return self.may_vary(value, dim) and self._on_trial.get((value.index, dim), True)
+        on_trial = value.origin is Origin.INPUT or self._on_trial.get((value.index, dim), True)
+        return self.may_vary(value, dim) and on_trial
 
     def may_vary(self, value: Value, dim: int) -> bool:
         """The same, from the operators' kinds alone: quicker, and oftener in doubt."""
@@ -68,11 +71,27 @@ class Extents:
     @property
     def _on_trial(self) -> Mapping[Dim, bool]:
         """Whether an extent was another at other sizes of the inputs, for all that could be worked out."""
-        return self.graph.once("extents on trial", lambda: dict(_trials(self.graph)))
+        return self._tried.varied
+
+    @property
+    def _tried(self) -> _Tried:
+        return self.graph.once("extents on trial", lambda: _try_sizes(self.graph))
+
+    def are_equal(self, one: Dim, other: Dim) -> bool:
+        """Whether two dimensions have one extent at all sizes of the inputs that were tried."""
+        known = [s for s in self._tried.shapes if one[0] in s and other[0] in s]
+        return bool(known) and all(shapes[one[0]][one[1]] == shapes[other[0]][other[1]] for shapes in known)
 
     def follow_input(self, expression: Any) -> bool:
         """Whether a number that is derived from sizes may be another in another call."""
         return any(self.varies(self.graph.values[s.value], s.dim) for s in sizes_in(expression))
+
+    def is_taken(self, value: Value, dim: int) -> bool:
+        """Whether dimension `dim` of `value` varies and the ops were seen to run at other extents of it.
+
+        They do not where it is an input's that a layer reads.
+        """
+        return self.varies(value, dim) and self._on_trial.get((value.index, dim), True)
 
     def _fill(self, value: Value) -> None:
         pending = [value]
@@ -198,30 +217,42 @@ def holds_following(extents: Extents, argument: Argument) -> bool:
     return any(extents.follow_input(d.expression) for d in derived_in(argument))
 
 
-def _trials(graph: Graph) -> Iterator[tuple[Dim, bool]]:
-    """By dimension whether its extent was another at other sizes of the inputs, one or a few at a time.
+def holds_varying(extents: Extents, argument: Argument) -> bool:
+    """Whether an argument holds a number that follows sizes which the model takes others of."""
+    return any(extents.is_taken(extents.graph.values[size.value], size.dim) for size in _sizes_of(argument))
+
+
+@frozen(eq=False)
+class _Tried:
+    """What came of other sizes of the inputs: which dimensions `varied`, where that could be worked out, and
+    the `shapes` of all values, by index, as far as the ops ran.
+    """
+
+    varied: Mapping[Dim, bool]
+    shapes: Sequence[Mapping[int, Shape]]
+
+
+def _try_sizes(graph: Graph) -> _Tried:
+    """Tries other sizes of the inputs, one or a few at a time.
 
     Sizes at which the ops do not run are none that the model takes, unless it may take another way there.
     """
+    varied: dict[Dim, bool] = {}
+    tried: list[Mapping[int, Shape]] = []
     for call in range(len(graph.starts)):
         end = graph.starts[call + 1] if call + 1 < len(graph.starts) else len(graph.ops)
-        results = [r for op in graph.ops[graph.starts[call] : end] for r in op.results]
         inputs = [n for n, v in enumerate(graph.inputs) if _is_read_in(call, v, graph)]
-        trial = _Trial(graph, results)
-        changed: set[Dim] = set()
-        unsure: set[Dim] = set()
+        trial = _Trial(graph, graph.ops[graph.starts[call] : end], [graph.inputs[n] for n in inputs])
         units = changing_together((n, graph.inputs[n].shape) for n in inputs)
-        for unit, extent in units.items():
-            found = trial.of(unit, extent)
-            if found is not None:
-                changed.update(trial.others(found))
-                unsure.update(trial.missing(found))
-        for found in trial.together(units):
-            changed.update(trial.others(found))
-            unsure.update(trial.missing(found))
-        for dim in ((value.index, axis) for value in results for axis in range(value.ndim)):
+        found = [one for unit, extent in units.items() for one in trial.of(unit, extent)]
+        found += trial.together(units)
+        changed = {dim for one in found for dim in trial.others(one)}
+        unsure = {dim for one in found for dim in trial.missing(one)} | set(trial.unseen())
+        for dim in ((value.index, axis) for value in trial.measured for axis in range(value.ndim)):
             if dim in changed or dim not in unsure:
-                yield dim, dim in changed
+                varied[dim] = dim in changed
+        tried += found
+    return _Tried(varied, tried)
 
 
 def _is_read_in(call: int, value: Value, graph: Graph) -> bool:
@@ -242,14 +273,32 @@ _STEPS: Sequence[Callable[[int], int]] = (
 )
 
 
+# Of numbers that are made with these, those at twice a size are others.
+_STEADY = frozenset({"add", "sub", "mul", "neg", "truediv", "pow"})
+
+
+def _functions_of(op: Op) -> Iterator[str]:
+    for derived in derived_in(tuple(op.arguments.values())):
+        yield from functions_in(derived.expression)
+
+
 @frozen(eq=False)
 class _Trial:
-    """What the results of one call's ops would measure at other sizes of its inputs."""
+    """What the results of one call's `ops` would measure at other sizes of its `inputs`."""
 
     graph: Graph
-    results: Sequence[Value]
+    ops: Sequence[Op]
+    inputs: Sequence[Value]
     # By unit the sizes at which some op does not run.
     refused: dict[Unit, list[tuple[Shape, ...]]] = field(factory=dict)
+
+    @cached_property
+    def results(self) -> Sequence[Value]:
+        return [result for op in self.ops for result in op.results]
+
+    @cached_property
+    def measured(self) -> Sequence[Value]:
+        return (*self.inputs, *self.results)
 
     @cached_property
     def _wanted(self) -> Sequence[int]:
@@ -266,7 +315,7 @@ class _Trial:
 
     def others(self, found: Mapping[int, Shape]) -> Iterator[Dim]:
         """The dimensions that are not as they were in the trace."""
-        for value in self.results:
+        for value in self.measured:
             measured = found.get(value.index, value.shape)
             if measured != value.shape:
                 yield from ((value.index, d) for d, n in enumerate(value.shape) if measured[d] != n)
@@ -277,13 +326,36 @@ class _Trial:
             if value.index not in found:
                 yield from ((value.index, dim) for dim in range(value.ndim))
 
-    def of(self, unit: Unit, extent: int) -> Mapping[int, Shape] | None:
+    @property
+    def _tells(self) -> bool:
+        """Whether ops that do not run at other sizes say that the model does not."""
+        return self._runs and UNSEEN not in self._functions
+
+    def unseen(self) -> Iterator[Dim]:
+        """The dimensions of what is made with numbers of which nothing is known at other sizes."""
+        if UNSEEN not in self._functions:
+            return
+        found: set[int] = set()
+        for op in self.ops:
+            if UNSEEN in _functions_of(op) or any(v.index in found for v in op.operands):
+                found.update(result.index for result in op.results)
+        yield from ((v.index, dim) for v in self.results if v.index in found for dim in range(v.ndim))
+
+    @cached_property
+    def _functions(self) -> frozenset[str]:
+        """What numbers are made with of sizes."""
+        return frozenset(name for op in self.ops for name in _functions_of(op))
+
+    def of(self, unit: Unit, extent: int) -> Sequence[Mapping[int, Shape]]:
         """The shapes at another extent of `unit`, one at which most of the ops run.
 
-        None where they all run at no other extent, and would not be others either.
+        Where numbers are rounded, or are remainders, the shapes at two: one may do what the trace's does.
+        None where the ops all run at no other extent, and would not be others either.
         """
         best: Mapping[int, Shape] = {}
-        is_same_way = True
+        most, is_same_way = -1, True
+        whole: list[Mapping[int, Shape]] = []
+        wanted = 1 if self._functions <= _STEADY else 2
         refused = self.refused.setdefault(unit, [])
         own = [value.shape for value in self.graph.inputs]
         for step in _STEPS:
@@ -292,12 +364,15 @@ class _Trial:
             shapes = change_extent(own, unit, step(extent))
             found = self.at(shapes)
             if len(found) == len(self.results):
-                return found
-            refused.append(shapes)
-            is_same_way = is_same_way and self._runs and self._goes_on(shapes, found)
-            if len(found) > len(best):
-                best = found
-        return None if is_same_way else best
+                whole.append(self._with_inputs(shapes, found))
+                if len(whole) == wanted:
+                    break
+            elif not whole:
+                refused.append(shapes)
+                is_same_way = is_same_way and self._tells and self._goes_on(shapes, found)
+                if len(found) > most:
+                    best, most = self._with_inputs(shapes, found), len(found)
+        return whole or ([] if is_same_way else [best])
 
     def together(self, units: Mapping[Unit, int]) -> Iterator[Mapping[int, Shape]]:
         """The shapes where other extents change with one that was refused, so that all ops run.
@@ -316,14 +391,17 @@ class _Trial:
                         break
                 found = {} if best is None else self.at(best.shapes)
                 if best is not None and (best.is_whole or not self._goes_on(best.shapes, found)):
-                    yield found
+                    yield self._with_inputs(best.shapes, found)
                     break
                 if left < 0:
                     return
 
+    def _with_inputs(self, shapes: Sequence[Shape], found: Mapping[int, Shape]) -> Mapping[int, Shape]:
+        return {v.index: shape for v, shape in zip(self.graph.inputs, shapes, strict=True)} | dict(found)
+
     def _goes_on(self, shapes: Sequence[Shape], found: Mapping[int, Shape]) -> bool:
         """Whether the forward makes the same of sizes as in the trace, up to where the ops do not run."""
-        known = {v.index: shape for v, shape in zip(self.graph.inputs, shapes, strict=True)} | dict(found)
+        known = self._with_inputs(shapes, found)
         for question in self.graph.questions:
             if all(size.value in known for size in sizes_in(question.expression)):
                 number = evaluate_expression(question.expression, partial(_looked_up, known))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from property_tests.faults.fault import Fault
 from property_tests.faults.killers import (
+    APART,
     CACHED,
     DRAWS,
     IN_C,
@@ -93,6 +94,55 @@ FAULTS = (
         "yield from kept_as_told_by_size(site, extents)",
         "pass",
         ("tests/whole/test_every_size.py::test_what_is_picked_by_a_size_is_all_there",),
+    ),
+    Fault(
+        "sizes: channels go that a view takes apart by a size",
+        "analyses.told_by_size",
+        "    if apart:\n",
+        "    if False:\n",
+        (APART,),
+    ),
+    Fault(
+        "sizes: what single channels hold is known behind a view that takes them apart by a size",
+        "analyses.steadiness",
+        "*taken_apart(op, extents))",
+        ")",
+        (APART,),
+    ),
+    Fault(
+        "sizes: a part of extent 1 is made of a length that becomes a dimension by itself",
+        "analyses.taken_apart",
+        "or [d for d in near if near[d] is None]",
+        "or list(near)",
+        (APART,),
+    ),
+    Fault(
+        "sizes: a width that a layer reads is taken for a length",
+        "rules.extents",
+        "return self.varies(value, dim) and self._on_trial.get((value.index, dim), True)",
+        "return self.varies(value, dim)",
+        (APART, "tests/planning/test_dead_attention.py"),
+    ),
+    Fault(
+        "sizes: a remainder is asked for at twice a size only",
+        "rules.extents",
+        "wanted = 1 if self._functions <= _STEADY else 2",
+        "wanted = 1",
+        (APART,),
+    ),
+    Fault(
+        "sizes: numbers of which nothing is known stay on paper",
+        "ir.resizing",
+        "if any(lookup(size) != extent for size, extent in step.unseen):",
+        "if False:",
+        (APART,),
+    ),
+    Fault(
+        "sizes: a view of what has other strides on paper does not run",
+        "ir.resizing",
+        'if op.name in _VIEWS and "size" in filled:',
+        "if False:",
+        (APART, "tests/planning/test_dead_attention.py"),
     ),
     Fault(
         "sizes: pairs of questions are looked at where one size changes alone",
