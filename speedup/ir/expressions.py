@@ -56,7 +56,10 @@ MATH = tuple(
 )
 
 UNSEEN = "unseen"
-"""What makes a number of sizes that no trace shows; of other sizes, what it makes is not known."""
+"""What makes a number of sizes that no trace shows; of other sizes, what it makes is not known.
+
+Its first operand is the number, or what the number was in all traces: not proven, but likely at others.
+"""
 
 FUNCTIONS: Mapping[str, Callable[..., Any]] = MappingProxyType(
     {
@@ -128,6 +131,15 @@ def functions_in(expression: Expression) -> Iterator[str]:
         yield expression.function
         for operand in expression.operands:
             yield from functions_in(operand)
+
+
+def is_lost(expression: Expression) -> bool:
+    """Whether it cannot even be guessed what number `expression` is at other sizes."""
+    if not isinstance(expression, Arithmetic):
+        return False
+    first = expression.operands[0]
+    is_own = expression.function == UNSEEN and isinstance(first, int | float)
+    return is_own or any(map(is_lost, expression.operands))
 
 
 @frozen

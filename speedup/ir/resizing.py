@@ -16,7 +16,6 @@ from attrs import field, frozen
 from torch import Tensor
 
 from speedup.ir.expressions import (
-    UNSEEN,
     Argument,
     Derived,
     Expression,
@@ -26,7 +25,7 @@ from speedup.ir.expressions import (
     SizeOf,
     derived_in,
     evaluate_expression,
-    functions_in,
+    is_lost,
     recompute,
     sizes_in,
 )
@@ -192,7 +191,7 @@ class _Runs:
         kind = _Kind(op.target, self._itself(op), _form_of(arguments), dtypes, torch.get_default_dtype())
         heeded = () if op.is_inner or _is_pointwise(op) else derived_in(arguments)
         numbers = tuple(one.expression for one in heeded)
-        unseen = (size for one in numbers if UNSEEN in functions_in(one) for size in sizes_in(one))
+        unseen = (size for one in numbers if is_lost(one) for size in sizes_in(one))
         as_traced = tuple((size, graph.values[size.value].shape[size.dim]) for size in unseen)
         results = tuple(r.index for r in op.results)
         operands = tuple(v.index for v in op.operands)

@@ -18,11 +18,13 @@ from speedup.ir.expressions import (
     UNSEEN,
     Argument,
     Derived,
+    Expression,
     Root,
     SizeOf,
     derived_in,
     evaluate_expression,
     functions_in,
+    is_lost,
     sizes_in,
 )
 from speedup.ir.graph import Graph, Op, Origin, Shape, Value
@@ -80,7 +82,7 @@ class Extents:
     def are_equal(self, one: Dim, other: Dim) -> bool:
         """Whether two dimensions have one extent at all sizes of the inputs that were tried."""
         known = [s for s in self._tried.shapes if one[0] in s and other[0] in s]
-        return bool(known) and all(shapes[one[0]][one[1]] == shapes[other[0]][other[1]] for shapes in known)
+        return bool(known) and all(_extent(s, one) == _extent(s, other) for s in known)
 
     def follow_input(self, expression: Any) -> bool:
         """Whether a number that is derived from sizes may be another in another call."""
@@ -202,6 +204,11 @@ class Extents:
         return self._any(op.operands)
 
 
+def _extent(shapes: Mapping[int, Shape], place: Dim) -> int | None:
+    value, dim = place
+    return shapes[value][dim] if dim < len(shapes[value]) else None
+
+
 def _sizes_of(argument: Any) -> Iterable[SizeOf]:
     for derived in derived_in(argument):
         yield from sizes_in(derived.expression)
@@ -247,7 +254,7 @@ def _try_sizes(graph: Graph) -> _Tried:
         found = [one for unit, extent in units.items() for one in trial.of(unit, extent)]
         found += trial.together(units)
         changed = {dim for one in found for dim in trial.others(one)}
-        unsure = {dim for one in found for dim in trial.missing(one)} | set(trial.unseen())
+        unsure = {dim for one in found for dim in trial.missing(one)}
         for dim in ((value.index, axis) for value in trial.measured for axis in range(value.ndim)):
             if dim in changed or dim not in unsure:
                 varied[dim] = dim in changed
@@ -274,12 +281,7 @@ _STEPS: Sequence[Callable[[int], int]] = (
 
 
 # Of numbers that are made with these, those at twice a size are others.
-_STEADY = frozenset({"add", "sub", "mul", "neg", "truediv", "pow"})
-
-
-def _functions_of(op: Op) -> Iterator[str]:
-    for derived in derived_in(tuple(op.arguments.values())):
-        yield from functions_in(derived.expression)
+_STEADY = frozenset({"add", "sub", "mul", "neg", "truediv", "pow", UNSEEN})
 
 
 @frozen(eq=False)
@@ -317,34 +319,29 @@ class _Trial:
         """The dimensions that are not as they were in the trace."""
         for value in self.measured:
             measured = found.get(value.index, value.shape)
-            if measured != value.shape:
+            if measured != value.shape and len(measured) == value.ndim:
                 yield from ((value.index, d) for d, n in enumerate(value.shape) if measured[d] != n)
 
     def missing(self, found: Mapping[int, Shape]) -> Iterator[Dim]:
-        """Those of which it is not known."""
+        """Those of which it is not known, or which are others, where those of extent 1 are taken away."""
         for value in self.results:
-            if value.index not in found:
+            if len(found.get(value.index, ())) != value.ndim:
                 yield from ((value.index, dim) for dim in range(value.ndim))
 
-    @property
+    @cached_property
     def _tells(self) -> bool:
         """Whether ops that do not run at other sizes say that the model does not."""
-        return self._runs and UNSEEN not in self._functions
+        return self._runs and not any(map(is_lost, self._numbers))
 
-    def unseen(self) -> Iterator[Dim]:
-        """The dimensions of what is made with numbers of which nothing is known at other sizes."""
-        if UNSEEN not in self._functions:
-            return
-        found: set[int] = set()
-        for op in self.ops:
-            if UNSEEN in _functions_of(op) or any(v.index in found for v in op.operands):
-                found.update(result.index for result in op.results)
-        yield from ((v.index, dim) for v in self.results if v.index in found for dim in range(v.ndim))
+    @cached_property
+    def _numbers(self) -> Sequence[Expression]:
+        arguments = tuple(argument for op in self.ops for argument in op.arguments.values())
+        return [derived.expression for derived in derived_in(arguments)]
 
     @cached_property
     def _functions(self) -> frozenset[str]:
         """What numbers are made with of sizes."""
-        return frozenset(name for op in self.ops for name in _functions_of(op))
+        return frozenset(name for number in self._numbers for name in functions_in(number))
 
     def of(self, unit: Unit, extent: int) -> Sequence[Mapping[int, Shape]]:
         """The shapes at another extent of `unit`, one at which most of the ops run.

@@ -7,7 +7,7 @@ the next follows the sizes, and is nothing that a plan may rely on.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
 
@@ -18,6 +18,9 @@ from torch import Tensor
 from speedup.ir.expressions import UNSEEN, Argument, Arithmetic, Derived, SizeOf
 from speedup.ir.graph import Graph, Op, Origin, Value
 from speedup.tracing.trace import Trace
+
+_Sizes = Mapping[SizeOf, tuple[int, ...]]
+"""Sizes of a trace, with what they are in all."""
 
 
 def same_operators(one: Graph, other: Graph) -> bool:
@@ -66,7 +69,7 @@ def _changing_constants(traces: Sequence[Trace]) -> Iterator[int]:
 def _marked(
     graph: Graph, alike: Sequence[Graph], arguments: Sequence[set[str]], changing: Sequence[int]
 ) -> Graph:
-    sizes = tuple(_sizes_changed(graph, alike))
+    sizes = dict(_sizes_changed(graph, alike))
     if not sizes:
         return graph
     ops = [
@@ -78,17 +81,16 @@ def _marked(
     return evolve(graph, ops=tuple(ops), written=tuple(dict.fromkeys(written)))
 
 
-def _sizes_changed(graph: Graph, alike: Sequence[Graph]) -> Iterator[SizeOf]:
-    """The extents of the graph's inputs that others have otherwise."""
+def _sizes_changed(graph: Graph, alike: Sequence[Graph]) -> Iterator[tuple[SizeOf, tuple[int, ...]]]:
+    """The extents of the graph's inputs that others have otherwise, and what they are in each."""
     for place, value in enumerate(graph.inputs):
         for dim, extent in enumerate(value.shape):
-            if any(other.inputs[place].shape[dim] != extent for other in alike):
-                yield SizeOf(value.index, dim)
+            extents = tuple(other.inputs[place].shape[dim] for other in alike)
+            if any(n != extent for n in extents):
+                yield SizeOf(value.index, dim), extents
 
 
-def _with_marks(
-    op: Op, alike: Sequence[Graph], names: set[str], sizes: tuple[SizeOf, ...]
-) -> dict[str, Argument]:
+def _with_marks(op: Op, alike: Sequence[Graph], names: set[str], sizes: _Sizes) -> dict[str, Argument]:
     others = [graph.ops[op.index].arguments for graph in alike]
     return {
         name: _mark(one, [other[name] for other in others], sizes) if name in names else one
@@ -96,13 +98,15 @@ def _with_marks(
     }
 
 
-def _mark(argument: Argument, others: Sequence[Argument], sizes: tuple[SizeOf, ...]) -> Argument:
+def _mark(argument: Argument, others: Sequence[Argument], sizes: _Sizes) -> Argument:
     if isinstance(argument, tuple):
         items = zip(argument, *others, strict=True)
         return tuple(_mark(item, found, sizes) for item, *found in items)
     if not _is_number(argument) or all(argument == other for other in others):
         return argument
-    return Derived(argument, Arithmetic(UNSEEN, (argument, *sizes)))
+    # As of `len(x)`.
+    likely = next((size for size, extents in sizes.items() if extents == tuple(others)), argument)
+    return Derived(argument, Arithmetic(UNSEEN, (likely, *sizes)))
 
 
 def _is_number(argument: Argument) -> bool:

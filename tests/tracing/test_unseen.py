@@ -9,9 +9,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from speedup.ir.expressions import UNSEEN, Arithmetic, Derived, SizeOf
+from speedup.ir.expressions import UNSEEN, Arithmetic, Derived, SizeOf, is_lost
 from speedup.ir.graph import Graph, Op
 from speedup.ir.inputs import example_from
+from speedup.ir.resizing import resized_shapes
 from speedup.tracing.trace import trace_call
 from speedup.tracing.unseen import mark_unseen, same_operators
 from tests.support.soundness import Calling
@@ -23,7 +24,8 @@ def marked(step: Callable[[Tensor], Tensor], *lengths: int) -> Sequence[Graph]:
 
 
 def counted(x: Tensor) -> int:
-    return len(range(x.shape[1]))
+    """One less than the size, out of sight."""
+    return len(range(1, x.shape[1]))
 
 
 def only_op(graph: Graph, name: str) -> Op:
@@ -38,12 +40,31 @@ def unseen(graph: Graph, number: int) -> Derived:
 def test_a_number_that_differs_follows_the_sizes_that_do() -> None:
     graphs = marked(lambda x: x.clamp(max=counted(x)), 4, 6, 9)
     for graph, length in zip(graphs, (4, 6, 9), strict=True):
-        assert only_op(graph, "clamp").arguments["max"] == unseen(graph, length)
+        assert only_op(graph, "clamp").arguments["max"] == unseen(graph, length - 1)
 
 
 def test_of_several_numbers_only_those_that_differ_do() -> None:
     first, _ = marked(lambda x: x.new_zeros((3, counted(x))).sum() + x, 4, 6)
-    assert only_op(first, "new_zeros").arguments["size"] == (3, unseen(first, 4))
+    assert only_op(first, "new_zeros").arguments["size"] == (3, unseen(first, 3))
+
+
+def test_a_number_that_is_one_of_the_sizes_in_all_traces_is_likely_to_be_at_others() -> None:
+    first, _ = marked(lambda x: x.new_zeros((3, len(range(x.shape[1])))).sum() + x, 4, 6)
+    size = SizeOf(first.inputs[0].index, 1)
+    (_, found) = only_op(first, "new_zeros").arguments["size"]
+    assert found == Derived(4, Arithmetic(UNSEEN, (size, size)))
+    assert not is_lost(found.expression) and is_lost(unseen(first, 3).expression)
+
+
+@pytest.mark.parametrize("is_likely", [True, False])
+def test_ops_run_on_paper_at_other_sizes_unless_their_numbers_are_lost(is_likely: bool) -> None:
+    start = 0 if is_likely else 1
+    first, _ = marked(lambda x: x.new_zeros((3, len(range(start, x.shape[1])))) + 1, 4, 6)
+    (result,) = first.outputs
+    assert resized_shapes(first, [(2, 4, 3)], [result.index]) == {result.index: (3, 4 - start)}
+    assert resized_shapes(first, [(5, 4, 3)], [result.index]) == {result.index: (3, 4 - start)}
+    made = resized_shapes(first, [(2, 9, 3)], [result.index])
+    assert made == ({result.index: (3, 9)} if is_likely else {})
 
 
 @pytest.mark.parametrize(

@@ -135,7 +135,14 @@ FAULTS = (
         "ir.resizing",
         "if any(lookup(size) != extent for size, extent in step.unseen):",
         "if False:",
-        (APART,),
+        ("tests/tracing/test_unseen.py",),
+    ),
+    Fault(
+        "sizes: a number that is one of the sizes in all traces is lost",
+        "tracing.unseen",
+        "if extents == tuple(others)",
+        "if False",
+        ("tests/tracing/test_unseen.py", "tests/analyses/test_every_size.py"),
     ),
     Fault(
         "sizes: a view of what has other strides on paper does not run",
@@ -161,8 +168,8 @@ FAULTS = (
     Fault(
         "sizes: only what one extent alone changes follows the input",
         "rules.extents",
-        "for found in trial.together(units):",
-        "for found in tuple[Any]():",
+        "found += trial.together(units)",
+        "found += ()",
         ("tests/whole/test_every_size.py::test_extents_that_no_single_change_moves_may_be_others",),
     ),
     Fault(
