@@ -66,17 +66,18 @@ class _View:
         """The dimensions of the operand that dimension `dim` of the result is made of, now or at other sizes.
 
         An extent of 1 is made of nothing now: later of what is next to it, or of extents of 1 between these,
-        but for what becomes a dimension of the result by itself.
+        which may be counted with others too, as a batch is. What becomes a dimension by itself is not.
         """
-        own = [block for block in self.blocks if dim in block.target]
-        if own:
-            return own[0].source
         if "dim" in self.op.arguments:
             return [axis_of(self.op["dim"], self._source.ndim)]
         before = [block for block in self.blocks if max(block.target) < dim][-1:]
         behind = [block for block in self.blocks if min(block.target) > dim][:1]
-        start = min(before[0].source) if before else 0
-        end = max(behind[0].source) + 1 if behind else self._source.ndim
+        if any(dim in block.target for block in self.blocks):
+            start = max(before[0].source) + 1 if before else 0
+            end = min(behind[0].source) if behind else self._source.ndim
+        else:
+            start = min(before[0].source) if before else 0
+            end = max(behind[0].source) + 1 if behind else self._source.ndim
         near = {d: self._becomes(d) for d in range(start, end)}
         return [d for d in near if near[d] == dim] or [d for d in near if near[d] is None]
 

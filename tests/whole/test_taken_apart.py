@@ -100,12 +100,15 @@ class Heads(nn.Module):
                 h = h.view(batch * length, 4, -1).view(batch, length, 4, -1)
             case "rows and back":
                 h = h.view(-1, h.shape[-1]).view(batch, length, 4, -1)
+            case "with the batch":
+                h = h.view(batch, length, 4, -1).transpose(1, 2).reshape(batch * 4, length, -1)
+                h = h.view(batch, 4, length, -1).transpose(1, 2)
         result: Tensor = self.leave(h.square().flatten(2))
         return result
 
 
 @pytest.mark.parametrize("shape", [(2, 5), (1, 5), (2, 1), (1, 1)])
-@pytest.mark.parametrize("form", ["width", "rows", "rows and back"])
+@pytest.mark.parametrize("form", ["width", "rows", "rows and back", "with the batch"])
 def test_sizes_that_take_nothing_apart_keep_nothing(form: str, shape: tuple[int, int]) -> None:
     torch.manual_seed(0)
     model, part = Heads(form).double().eval(), torch.arange(WIDTH) % 4 < 3
