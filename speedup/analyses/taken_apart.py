@@ -1,7 +1,7 @@
 """Dimensions of one extent that a view takes apart by numbers that follow the inputs' sizes.
 
 `x.unflatten(-1, (-1, n % 2 + 1))`: which elements stand side by side is another matter in each call, so
-that nothing of such a dimension goes and what is known of single elements of it says nothing.
+that what is known of single elements says nothing behind the view, and all of them are read there.
 """
 
 from __future__ import annotations

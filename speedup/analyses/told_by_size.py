@@ -1,8 +1,7 @@
 """What ops do to dimensions of one extent by numbers that follow the inputs' sizes: these stay whole.
 
-`x[..., n % 3]`, `x.roll(n, -1)`, `x.chunk(n, -1)`, `x.unflatten(-1, (-1, n % 2 + 1))`: which elements end
-up where is another matter in each call. Where the dimension itself varies with the inputs nothing of it
-goes anyway.
+`x[..., n % 3]`, `x.roll(n, -1)`, `x.chunk(n, -1)`: which elements end up where is another matter in
+each call. Where the dimension itself varies with the inputs nothing of it goes anyway.
 """
 
 from __future__ import annotations
@@ -11,13 +10,12 @@ from collections.abc import Collection, Iterable, Iterator, Sequence
 from typing import Any
 
 from speedup.analyses.steadiness import moved_axes
-from speedup.analyses.taken_apart import taken_apart
 from speedup.engine.constraints import Constraint, Pinned
 from speedup.ir.graph import Op, Value
 from speedup.rules import rule_of
 from speedup.rules.extents import STATED_SIZES, Extents, holds_following, numbers_follow
 from speedup.rules.moves import axis_of
-from speedup.rules.rule import Rule, pinned
+from speedup.rules.rule import Rule
 from speedup.rules.site import Site
 
 _DIMS = ("dim", "dims", "dimension")
@@ -28,10 +26,6 @@ def kept_as_told_by_size(site: Site, extents: Extents) -> Iterable[Constraint]:
     op, rule = site.op, rule_of(site.op, extents.rules)
     if rule.is_local:
         return
-    apart = taken_apart(op, extents)
-    if apart:
-        why = site.because("a view that depends on the input's size reads it")
-        yield from pinned(op.operands[0], apart, why)
     # Sizes that are stated say how much there is, but where they are those of windows.
     names = [name for name in op.arguments if name not in STATED_SIZES or "dimension" in op.arguments]
     told = [name for name in names if numbers_follow(extents, op, name)]
