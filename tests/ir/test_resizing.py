@@ -116,3 +116,19 @@ def test_recurrent_layers_make_what_torch_makes_of_them(make: Callable[[], nn.Mo
         except (RuntimeError, IndexError):
             made = []
         assert _ends(graph, shape) == [tuple(tensor.shape) for tensor in made], shape
+
+
+class Attends(nn.Module):
+    """What attention makes lies otherwise in memory than what is made of tensors without data."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        batch, length, width = x.shape
+        heads = x.view(batch, length, 2, width // 2).transpose(1, 2)
+        made = nn.functional.scaled_dot_product_attention(heads, heads, heads)
+        return made.transpose(1, 2).view(batch, length, width)
+
+
+def test_views_run_whatever_the_strides_of_tensors_without_data() -> None:
+    graph = _graph(Attends(), 2, 5, 8)
+    assert _ends(graph, (2, 5, 8)) == [(2, 5, 8)]
+    assert _ends(graph, (3, 7, 8)) == [(3, 7, 8)]

@@ -142,7 +142,7 @@ FAULTS = (
         "ir.resizing",
         'if op.name in _VIEWS and "size" in filled:',
         "if False:",
-        (APART, "tests/planning/test_dead_attention.py"),
+        ("tests/ir/test_resizing.py",),
     ),
     Fault(
         "sizes: pairs of questions are looked at where one size changes alone",
