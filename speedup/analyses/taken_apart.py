@@ -19,7 +19,7 @@ from speedup.rules.moves import axis_of, moves_at, reshape
 
 def taken_apart(op: Op, extents: Extents) -> frozenset[int]:
     """Those of the dimensions of the operand of `op`; none where it is no view."""
-    if rule_of(op, extents.rules).moves is not reshape or not op.operands or _follows_none(op):
+    if _follows_none(op) or rule_of(op, extents.rules).moves is not reshape:
         return frozenset()
     return extents.graph.once(
         f"taken apart by {op.index}", lambda: frozenset(_View(op, extents).taken_apart())

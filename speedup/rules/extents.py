@@ -346,8 +346,8 @@ class _Trial:
     def of(self, unit: Unit, extent: int) -> Sequence[Mapping[int, Shape]]:
         """The shapes at another extent of `unit`, one at which most of the ops run.
 
-        Where numbers are rounded, or are remainders, the shapes at two: one may do what the trace's does.
-        None where the ops all run at no other extent, and would not be others either.
+        Where numbers are rounded, or are remainders, those at two: one may do what the trace's does. Empty
+        where the ops all run at no other extent, and would not be others either.
         """
         best: Mapping[int, Shape] = {}
         most, is_same_way = -1, True

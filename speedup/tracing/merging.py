@@ -189,6 +189,11 @@ def same_program(one: Graph, other: Graph) -> bool:
 
 
 def _outline(graph: Graph) -> tuple[object, ...]:
+    # A trace is compared with each of the others.
+    return graph.once("outline of the program", lambda: _outline_of(graph))
+
+
+def _outline_of(graph: Graph) -> tuple[object, ...]:
     return (
         [(v.origin, v.name, v.dtype, tuple(n == 1 for n in v.shape)) for v in graph.values],
         [(op.target, op.owner, _plain(tuple(op.arguments.items()))) for op in graph.ops],
